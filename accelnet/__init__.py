@@ -1,0 +1,17 @@
+"""accelnet: train Flax models on whatever XLA compiles for, and know what they will do before you rent it."""
+
+from accelnet import data as data
+from accelnet import models as models
+from accelnet import objectives as objectives
+from accelnet import ops as ops
+from accelnet import optim as optim
+from accelnet.cli import main as main
+from accelnet.errors import DivergenceError as DivergenceError
+from accelnet.errors import UserError as UserError
+from accelnet.experiment import Experiment as Experiment
+from accelnet.training.events import EarlyStopping as EarlyStopping
+from accelnet.training.events import Event as Event
+from accelnet.training.events import Every as Every
+from accelnet.training.loop import evaluate as evaluate
+from accelnet.training.loop import fit as fit
+from accelnet.training.run import Run as Run

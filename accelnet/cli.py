@@ -1,0 +1,233 @@
+"""The command line of an experiment script: verbs, flags from its Config, messages and exit codes.
+
+Exit codes: 0 done; 2 a mistake of the user's, one message; 3 the loss became NaN or infinite; 130 interrupted.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from accelnet.errors import DivergenceError, UserError
+from accelnet.experiment import Experiment
+
+ExperimentFunction = Callable[[Any], Experiment]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where a run is kept, and how it goes on."""
+
+    workdir: Path | None = None
+    """Directory for checkpoints, metrics, curves and result.json; made if needed. None keeps nothing."""
+    resume: bool = False
+    """Go on where the run in --workdir stopped, with its settings; from the start if there is nothing yet."""
+    allow_change: bool = False
+    """Resume although settings changed."""
+    json: bool = False
+    """Print the result as the last line of standard output, as one JSON object."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Which weights are evaluated."""
+
+    workdir: Path
+    """Directory of the run; its own settings are used."""
+    best: bool = False
+    """Take the checkpoint with the best validation metric, not the newest."""
+    json: bool = False
+    """Print the result as the last line of standard output, as one JSON object."""
+
+
+def main(
+    experiment: ExperimentFunction,
+    args: Sequence[str] | None = None,
+    *,
+    after_train: Callable[[Any], None] | None = None,
+) -> None:
+    """Run the command line of an experiment script: `train`, `evaluate` or `summary`.
+
+    Args:
+        experiment: the script's function from its Config, a flat frozen dataclass with defaults, to an
+            `Experiment`. Its parameter's annotation says which dataclass.
+        args: command line arguments; None for those of the process.
+        after_train: called with the finished `Run` of `train`, to show what else there is to see.
+
+    Raises:
+        SystemExit: with code 2 after a mistake of the user's, 3 if the loss diverged, 130 if interrupted.
+
+    Example:
+        >>> if __name__ == "__main__":  # doctest: +SKIP
+        ...     main(experiment)
+
+    Source: original.
+    """
+    try:
+        _run(experiment, list(sys.argv[1:] if args is None else args), after_train)
+    except (UserError, DivergenceError) as error:
+        _exit(f"error: {error}", error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: what was saved stays, go on with --resume", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
+        os._exit(130)
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _run(experiment: ExperimentFunction, args: list[str], after_train: Callable[[Any], None] | None) -> None:
+    config_type = _config_type(experiment)
+    verb, config, options = _parse(experiment, config_type, config_type(), args)
+    if verb == "train" and options.resume and options.workdir is None:
+        raise UserError("--resume needs --workdir, the directory of the run to go on with")
+    if verb == "train" and options.resume:
+        from accelnet.training.workdir import read_config
+
+        stored = read_config(options.workdir)
+        if stored is not None:
+            # The run's own settings are the defaults now; flags that are given still count.
+            verb, config, options = _parse(experiment, config_type, config_from_json(config_type, stored), args)
+    if verb == "train":
+        _train(named(experiment, config), options, after_train)
+    elif verb == "evaluate":
+        _evaluate(experiment, config_type, options)
+    else:
+        _summary(named(experiment, config))
+
+
+def named(experiment: ExperimentFunction, config: Any) -> Experiment:
+    """Make the experiment of a config, with the script's name and the config's values recorded in it."""
+    made = experiment(config)
+    name = Path(experiment.__globals__.get("__file__", "experiment")).stem  # type: ignore[attr-defined]
+    return made.replace(
+        name=name if made.name == "experiment" else made.name,
+        config=dict(made.config) or dataclasses.asdict(config),
+    )
+
+
+def _config_type(experiment: ExperimentFunction) -> type:
+    hints = typing.get_type_hints(experiment)
+    kinds = [kind for name, kind in hints.items() if name != "return" and dataclasses.is_dataclass(kind)]
+    if len(kinds) != 1:
+        raise TypeError(f"{experiment.__name__} has parameters {hints}, expected one that is annotated with a dataclass")
+    return typing.cast(type, kinds[0])
+
+
+def _parse(experiment: ExperimentFunction, config_type: type, default: Any, args: list[str]) -> tuple[str, Any, Any]:
+    import tyro
+
+    def train(config: Any = default, options: TrainOptions = TrainOptions()) -> Any:
+        return "train", config, options
+
+    def evaluate(options: EvaluateOptions) -> Any:
+        return "evaluate", None, options
+
+    def summary(config: Any = default) -> Any:
+        return "summary", config, None
+
+    for function in (train, summary):
+        function.__annotations__["config"] = config_type
+    train.__doc__ = "Train, and evaluate at the end."
+    evaluate.__doc__ = "Evaluate the weights of a run on every split."
+    summary.__doc__ = "Show layers, shapes, parameters and FLOPs."
+    module_doc = sys.modules[experiment.__module__].__doc__ if experiment.__module__ in sys.modules else None
+    return tyro.extras.subcommand_cli_from_dict(
+        {"train": train, "evaluate": evaluate, "summary": summary},
+        args=args,
+        description=module_doc,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def config_from_json(config_type: type, values: dict[str, Any]) -> Any:
+    """Make a Config from the JSON values of an earlier run.
+
+    Raises:
+        UserError: if the script has no such field any more.
+    """
+    hints = typing.get_type_hints(config_type)
+    unknown = sorted(set(values) - {field.name for field in dataclasses.fields(config_type)})
+    if unknown:
+        raise UserError(
+            f"the run was started with settings that {config_type.__module__}.{config_type.__name__} does not have: "
+            f"{', '.join(unknown)}"
+        )
+    return config_type(**{name: _from_json(hints[name], value) for name, value in values.items()})
+
+
+def _from_json(kind: Any, value: Any) -> Any:
+    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, str) and Path in options:
+        return Path(value)
+    return value
+
+
+def _train(experiment: Experiment, options: TrainOptions, after_train: Callable[[Any], None] | None) -> None:
+    from accelnet.training.loop import fit
+    from accelnet.training.result import result_line
+
+    run = fit(
+        experiment,
+        workdir=options.workdir,
+        resume=options.resume,
+        allow_change=options.allow_change,
+        progress=not options.quiet,
+    )
+    timing = run.result["timing"]
+    _print_metrics(run.metrics)
+    print(
+        f"{run.step} steps in {timing['total_seconds']:.1f} s, {timing['examples_per_second']:,.0f} examples/s; "
+        + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
+    )
+    if after_train is not None:
+        after_train(run)
+    if options.json:
+        print(result_line(run.result))
+
+
+def _evaluate(experiment: ExperimentFunction, config_type: type, options: EvaluateOptions) -> None:
+    from accelnet.training.loop import evaluate
+    from accelnet.training.workdir import read_config
+
+    stored = read_config(options.workdir)
+    if stored is None:
+        raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
+    made = named(experiment, config_from_json(config_type, stored))
+    step, metrics = evaluate(made, options.workdir, best=options.best)
+    print(f"{made.name}, step {step}")
+    _print_metrics(metrics)
+    if options.json:
+        print(json.dumps({"experiment": made.name, "step": step, "metrics": metrics, "workdir": str(options.workdir)}))
+
+
+def _summary(experiment: Experiment) -> None:
+    from accelnet.models.summary import summary
+    from accelnet.training.state import sample_inputs
+
+    print(summary(experiment.model, sample_inputs(experiment)))
+
+
+def _print_metrics(metrics: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    splits = [split for split in metrics if metrics[split]]
+    table = Table("metric", *splits, box=None, pad_edge=False)
+    for name in dict.fromkeys(name for split in splits for name in metrics[split]):
+        table.add_row(name, *[f"{metrics[split][name]:.4f}" for split in splits])
+    Console(width=100, highlight=False).print(table)

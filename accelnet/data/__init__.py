@@ -1,0 +1,20 @@
+"""Data sets: sources, their splits, and augmentation."""
+
+from accelnet.data.augment import compose as compose
+from accelnet.data.augment import random_crop as random_crop
+from accelnet.data.augment import random_flip as random_flip
+from accelnet.data.characters import decode as decode
+from accelnet.data.characters import encode as encode
+from accelnet.data.characters import text as text
+from accelnet.data.dataset import Data as Data
+from accelnet.data.images import digits as digits
+from accelnet.data.images import fashion_mnist as fashion_mnist
+from accelnet.data.images import read_idx as read_idx
+from accelnet.data.memory import from_arrays as from_arrays
+from accelnet.data.memory import npz as npz
+from accelnet.data.memory import xor as xor
+from accelnet.data.series import japanese_vowels as japanese_vowels
+from accelnet.data.series import ts as ts
+from accelnet.data.tabular import csv as csv
+from accelnet.data.tabular import diamonds as diamonds
+from accelnet.data.tabular import undo_target as undo_target

@@ -1,0 +1,175 @@
+"""Which example is the n-th of the run: a function of (seed, n) alone.
+
+The same code runs inside the compiled step (on device arrays) and on the host (on NumPy arrays, for
+streaming), in 32-bit integer arithmetic, so both give the same order to the last example. No permutation is
+stored or sorted, so nothing has to be saved to resume and no chunk has to end with the epoch.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.errors import UserError
+
+# A position moves in about half of the rounds, each time to a random place. Over 60,000 examples 12 rounds still leave
+# 10 pairs of neighbours together where 1 is expected, 20 leave none too many; each costs 0.1 us per 128 examples.
+_ROUNDS = 24
+
+
+def mix(x: Any, xp: ModuleType = np) -> Any:
+    """Scramble 32 bits, one to one.
+
+    Args:
+        x: uint32 array.
+        xp: `numpy` or `jax.numpy`.
+
+    Returns:
+        uint32 array of the same shape.
+
+    Example:
+        >>> mix(np.array([1, 2], np.uint32)).tolist()
+        [1364076727, 821347078]
+
+    Source: the finalizer of MurmurHash3 (Appleby, 2011, public domain).
+    """
+    x = (x ^ (x >> xp.uint32(16))) * xp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> xp.uint32(13))) * xp.uint32(0xC2B2AE35)
+    return x ^ (x >> xp.uint32(16))
+
+
+def permute(position: Any, *, seed: Any, epoch: Any, num_examples: int, xp: ModuleType = np) -> Any:
+    """Map positions to examples by a pseudo-random permutation of `range(num_examples)`.
+
+    Round r swaps x with (k_r - x) mod n where a hash of the larger of the two says so: every round is its
+    own inverse, so the whole is a permutation for any n, without a table.
+
+    Args:
+        position: uint32 [B], below `num_examples`.
+        seed: uint32 scalar or [1].
+        epoch: uint32 scalar or [1]; every epoch has its own permutation.
+        num_examples: n, from 1 to 2**31.
+        xp: `numpy` or `jax.numpy`; both give the same integers.
+
+    Returns:
+        uint32 [B], the examples at those positions.
+
+    Example:
+        >>> order = permute(np.arange(5, dtype=np.uint32), seed=0, epoch=0, num_examples=5)
+        >>> sorted(order.tolist())
+        [0, 1, 2, 3, 4]
+
+    Source: Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle", CRYPTO 2012, figure 1
+    (swap-or-not); the round function here is a hash, not a cipher.
+    """
+    n = xp.uint32(num_examples)
+    rounds = xp.arange(_ROUNDS, dtype=xp.uint32)
+    word = mix(xp.asarray(seed, dtype=xp.uint32).reshape(1) + xp.uint32(0x9E3779B9), xp)
+    word = mix(word ^ xp.asarray(epoch, dtype=xp.uint32).reshape(1), xp)
+    salts = mix(word + rounds * xp.uint32(0x9E3779B9), xp)
+    pivots = mix(salts ^ xp.uint32(0x5BD1E995), xp) % n
+
+    def swap(position: Any, salt_and_pivot: Any) -> tuple[Any, None]:
+        salt, pivot = salt_and_pivot
+        partner = pivot + (n - position)
+        partner = xp.where(partner >= n, partner - n, partner)
+        chosen = mix(xp.maximum(position, partner) ^ salt, xp) & xp.uint32(1)
+        return xp.where(chosen == xp.uint32(1), partner, position), None
+
+    if xp is not np:  # a loop in the program: as fast as 24 copies of its body, and 0.3 s less to compile
+        return jax.lax.scan(swap, position, (salts, pivots), unroll=4)[0]
+    for salt_and_pivot in zip(salts, pivots, strict=True):
+        position, _ = swap(position, salt_and_pivot)
+    return position
+
+
+@dataclass(frozen=True)
+class Order:
+    """The batches of a training run, cut into microbatches.
+
+    An epoch has ceil(n / batch_size) steps; the last one's missing rows repeat examples of the epoch's
+    beginning and are masked.
+
+    Attributes:
+        num_examples: n, rows of the training split.
+        batch_size: examples per update.
+        microbatch_size: examples per forward and backward pass.
+        first_row: where the training split begins in the data's rows.
+
+    Raises:
+        UserError: if the batch is larger than the data or a size is not positive.
+
+    Example:
+        >>> order = Order(num_examples=10, batch_size=4, microbatch_size=4)
+        >>> order.steps_per_epoch
+        3
+        >>> rows, mask = order.rows(2, 0, seed=0)
+        >>> mask.tolist()
+        [True, True, False, False]
+
+    Source: original.
+    """
+
+    num_examples: int
+    batch_size: int
+    microbatch_size: int
+    first_row: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "microbatch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if self.batch_size > self.num_examples:
+            raise UserError(
+                f"batch_size {self.batch_size} is larger than the training split of {self.num_examples} "
+                f'examples: take at most {self.num_examples}, or "full" for the whole split per update'
+            )
+        if self.microbatch_size > self.batch_size:
+            raise UserError(
+                f"microbatch_size {self.microbatch_size} is larger than batch_size {self.batch_size}: "
+                "take at most the batch size"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Updates per epoch, the last partial one included."""
+        return -(-self.num_examples // self.batch_size)
+
+    @property
+    def num_microbatches(self) -> int:
+        """Microbatches per update."""
+        return -(-self.batch_size // self.microbatch_size)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether one microbatch is the whole split, so that order has no meaning."""
+        return self.microbatch_size == self.num_examples
+
+    def rows(self, step: Any, microbatch: Any, *, seed: Any, xp: ModuleType = np) -> tuple[Any, Any]:
+        """Give the rows of one microbatch.
+
+        Args:
+            step: update of the run, int32 scalar, from 0.
+            microbatch: which part of the batch, int32 scalar, from 0.
+            seed: uint32 scalar.
+            xp: `numpy` or `jax.numpy`.
+
+        Returns:
+            (rows, mask): int32 [microbatch_size] into the data's rows, and bool [microbatch_size], False
+            for padding.
+        """
+        within = microbatch * self.microbatch_size + xp.arange(self.microbatch_size, dtype=xp.int32)
+        position = (step % self.steps_per_epoch) * self.batch_size + within
+        mask = (within < self.batch_size) & (position < self.num_examples)
+        rows = position % self.num_examples
+        if self.batch_size < self.num_examples:
+            rows = permute(
+                rows.astype(xp.uint32),
+                seed=seed,
+                epoch=step // self.steps_per_epoch,
+                num_examples=self.num_examples,
+                xp=xp,
+            )
+        return rows.astype(xp.int32) + self.first_row, mask

@@ -1,0 +1,211 @@
+"""The convolutional network in its classic order."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.ad_checkpoint import checkpoint_name
+
+from accelnet import ops
+from accelnet.errors import UserError
+from accelnet.models.initialization import he_normal
+from accelnet.models.normalization import Norm, Normalization
+
+
+class CNN(nnx.Module):
+    """Classify images by stages of convolutions and pooling, then dense layers.
+
+        stage(x) = pool([activation(norm(conv(x)))] * num_convolutions)
+        out      = dense(dropout(... activation(dense(dropout(head(stage(... stage(x))))))))
+
+    A separable convolution is depthwise, norm, activation, 1x1, norm, activation; the very first convolution,
+    which has few input channels, stays an ordinary one.
+
+    Args:
+        image_shape: height, width and channels of the images.
+        channels: output channels per stage, first to last.
+        out_features: number of outputs.
+        kernel_size: height and width of each kernel, in pixels; the padding is "SAME".
+        strides: step of each stage's first convolution: one integer, or one per stage.
+        num_convolutions: convolutions per stage.
+        separable: whether convolutions are depthwise-separable.
+        norm: None, "batch", "layer" (over the channels of each pixel) or "group".
+        activation: elementwise nonlinearity.
+        pooling: "max", "average" or None, over 2x2 pixels.
+        head: "flatten", or "average" over all pixels (then any image size fits).
+        dense_features: widths of the dense layers before the output; may be empty.
+        dropout: rate of dropout before each dense layer, in [0, 1).
+        conv_general_dilated: the convolution, with the arguments of jax.lax.conv_general_dilated.
+        rngs: source of keys (streams `params` and `dropout`).
+
+    Raises:
+        UserError: for an image too small for the stages, or an argument out of range.
+
+    Example:
+        >>> model = CNN((28, 28, 1), [4, 8], 10, dense_features=[16], rngs=nnx.Rngs(0))
+        >>> model(jnp.ones((2, 28, 28, 1))).shape
+        (2, 10)
+
+    Source: LeCun et al. 1998, section II; separable: Howard et al. 2017, figure 3.
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        channels: Sequence[int],
+        out_features: int,
+        *,
+        kernel_size: int = 3,
+        strides: int | Sequence[int] = 1,
+        num_convolutions: int = 1,
+        separable: bool = False,
+        norm: Norm = None,
+        activation: Callable[[Array], Array] = nnx.relu,
+        pooling: Literal["max", "average"] | None = "max",
+        head: Literal["flatten", "average"] = "flatten",
+        dense_features: Sequence[int] = (128,),
+        dropout: float = 0.0,
+        conv_general_dilated: Callable[..., Array] = ops.conv_general_dilated,
+        rngs: nnx.Rngs,
+    ) -> None:
+        strides = [strides] * len(channels) if isinstance(strides, int) else list(strides)
+        _check(image_shape, channels, strides, num_convolutions, pooling, head, dropout)
+        self.image_shape, self.head = tuple(image_shape), head
+        stages, shape = [], (1, *image_shape)
+        for index, (features, step) in enumerate(zip(channels, strides, strict=True)):
+            layers = []
+            for i in range(num_convolutions):
+                arguments = (shape[-1] if i == 0 else features, features, kernel_size, step if i == 0 else 1)
+                kind = _Separable if separable and (index, i) != (0, 0) else _Convolution
+                layers.append(kind(*arguments, 1, norm, activation, conv_general_dilated, rngs))
+            stage = _Stage(layers, pooling)
+            before, shape = shape, _output_shape(stage, shape)
+            if 0 in shape:
+                raise UserError(
+                    f"image_shape {tuple(image_shape)} is too small: stage {index + 1} of {len(channels)} "
+                    f"gets {before[1]}x{before[2]} pixels, too few to pool; use fewer stages or pooling=None"
+                )
+            stages.append(stage)
+        self.stages = nnx.List(stages)
+        flat = shape[-1] if head == "average" else shape[1] * shape[2] * shape[3]
+        widths = [flat, *dense_features]
+        self.dense = nnx.List(
+            [nnx.Linear(a, b, kernel_init=he_normal, rngs=rngs) for a, b in pairwise(widths)]
+        )
+        self.activation = activation
+        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
+        self.output = nnx.Linear(widths[-1], out_features, rngs=rngs)
+
+    def __call__(self, inputs: Array) -> Array:
+        """Compute outputs [B, out_features] of images, float [B, H, W, C]."""
+        if inputs.ndim != 4 or (self.head == "flatten" and inputs.shape[1:] != self.image_shape):
+            raise UserError(
+                f"images have shape {inputs.shape}, expected (B, *{self.image_shape}): reshape the data"
+            )
+        x = inputs
+        for stage in self.stages:
+            x = stage(x)
+        x = jnp.mean(x, axis=(1, 2)) if self.head == "average" else x.reshape(x.shape[0], -1)
+        for layer in self.dense:
+            x = self.activation(layer(self._drop(x)))
+        return self.output(self._drop(x))
+
+    def _drop(self, x: Array) -> Array:
+        return x if self.dropout is None else self.dropout(x)
+
+
+class _Convolution(nnx.Module):
+    """Convolution, norm, activation."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        strides: int,
+        groups: int,
+        norm: Norm,
+        activation: Callable[[Array], Array],
+        conv_general_dilated: Callable[..., Array],
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = nnx.Conv(
+            in_features,
+            out_features,
+            (kernel_size, kernel_size),
+            strides,
+            feature_group_count=groups,
+            use_bias=norm is None,
+            kernel_init=he_normal,
+            conv_general_dilated=conv_general_dilated,
+            rngs=rngs,
+        )
+        self.norm = None if norm is None else Normalization(norm, out_features, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        x = self.conv(x)
+        return self.activation(x if self.norm is None else self.norm(x))
+
+
+class _Separable(nnx.Module):
+    """A depthwise convolution, then a 1x1 convolution, each with norm and activation."""
+
+    def __init__(
+        self, in_features: int, out_features: int, kernel_size: int, strides: int, groups: int, *rest: Any
+    ) -> None:
+        self.depthwise = _Convolution(in_features, in_features, kernel_size, strides, in_features, *rest)
+        self.pointwise = _Convolution(in_features, out_features, 1, 1, groups, *rest)
+
+    def __call__(self, x: Array) -> Array:
+        return self.pointwise(self.depthwise(x))
+
+
+class _Stage(nnx.Module):
+    def __init__(self, layers: list[_Convolution | _Separable], pooling: str | None) -> None:
+        self.layers = nnx.List(layers)
+        self.pooling = pooling
+
+    def __call__(self, x: Array) -> Array:
+        for layer in self.layers:
+            x = layer(x)
+        if self.pooling is not None:
+            pool = ops.max_pool if self.pooling == "max" else ops.avg_pool
+            x = pool(x, (2, 2), (2, 2))
+        return checkpoint_name(x, "block")
+
+
+def _check(
+    image_shape: tuple[int, int, int],
+    channels: Sequence[int],
+    strides: Sequence[int],
+    num_convolutions: int,
+    pooling: str | None,
+    head: str,
+    dropout: float,
+) -> None:
+    if len(image_shape) != 3:
+        raise UserError(f"image_shape is {tuple(image_shape)}, expected (height, width, channels)")
+    if not channels or len(strides) != len(channels):
+        raise UserError(
+            f"strides {tuple(strides)} and channels {tuple(channels)}: expected one of each per stage"
+        )
+    if num_convolutions < 1:
+        raise UserError(f"num_convolutions is {num_convolutions}, expected at least 1")
+    if pooling not in ("max", "average", None):
+        raise UserError(f'pooling is {pooling!r}, expected "max", "average" or None')
+    if head not in ("flatten", "average"):
+        raise UserError(f'head is {head!r}, expected "flatten" or "average"')
+    if not 0.0 <= dropout < 1.0:
+        raise UserError(f"dropout is {dropout}, expected a rate in [0, 1)")
+
+
+def _output_shape(stage: _Stage, shape: tuple[int, ...]) -> tuple[int, ...]:
+    graph, state = nnx.split(stage)
+    # A copy, because a batch norm writes its running statistics inside the abstract call.
+    run = lambda state, x: nnx.merge(graph, state, copy=True)(x)  # noqa: E731
+    return jax.eval_shape(run, state, jax.ShapeDtypeStruct(shape, jnp.float32)).shape

@@ -1,0 +1,186 @@
+"""What a metric is: a state that starts empty, merges, and computes to one number."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from accelnet.errors import UserError
+
+State = dict[str, jax.Array]
+Batch = Mapping[str, Any]
+
+
+def example_weights(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
+    """Weigh every example (or step) of a batch by its mask and its own weights.
+
+    Args:
+        batch: may hold "mask", bool[B], and "weights", float[B] or float[B, T].
+        shape: the shape of the losses, (B,) or (B, T).
+
+    Returns:
+        float32 of that shape: 1 where nothing is said, 0 where the mask is False.
+
+    Raises:
+        UserError: the batch's weights have more axes than the losses, or other lengths.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> batch = {"mask": jnp.array([True, False]), "weights": jnp.array([0.5, 3.0])}
+        >>> example_weights(batch, (2,)).tolist()
+        [0.5, 0.0]
+
+    Source: original.
+    """
+    weights = jnp.ones(shape, jnp.float32)
+    if batch.get("weights") is not None:
+        weights = _spread("weights", jnp.asarray(batch["weights"], jnp.float32), shape)
+    if batch.get("mask") is not None:
+        # A selection, not a product: a padding row's weight may be NaN.
+        weights = jnp.where(_spread("mask", jnp.asarray(batch["mask"], bool), shape), weights, 0.0)
+    return weights
+
+
+def _spread(name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    if array.ndim > len(shape) or array.shape != shape[: array.ndim]:
+        raise UserError(
+            f'batch["{name}"] has shape {array.shape}, but the losses have shape {shape}: '
+            f"give {name} of shape {shape[:1]}" + (f" or {shape}" if len(shape) > 1 else "")
+        )
+    return jnp.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
+
+
+class Metric(ABC):
+    """Measure a model over any number of batches, exactly, however they are cut.
+
+    A metric holds settings only; what it has seen is in the state, a flat dict of small float32 arrays whose
+    shapes never change. `merge` is associative and `empty` is its neutral element, so that states of batches,
+    devices and hosts can be combined in any grouping.
+
+    Example:
+        >>> metric = Loss()
+        >>> losses, weights = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])
+        >>> state = metric.merge(metric.empty(), metric.measure(None, {}, losses, weights))
+        >>> float(metric.compute(state))
+        2.0
+
+    Source: original.
+    """
+
+    @abstractmethod
+    def empty(self) -> State:
+        """Return the state that has seen nothing."""
+
+    @abstractmethod
+    def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:
+        """Return the state of one batch.
+
+        Args:
+            outputs: what the model returned. Where the weight is 0 it holds zeros.
+            batch: "targets" (zeros where the weight is 0), and maybe "mask" and "weights".
+            losses: float32[B] or float32[B, T].
+            weights: of the losses, the same shape; they include the mask and the loss's class weights.
+        """
+
+    def merge(self, a: State, b: State) -> State:
+        """Return the state that has seen what both have: their sum, unless a metric says otherwise."""
+        return {name: a[name] + b[name] for name in a}
+
+    @abstractmethod
+    def compute(self, state: State) -> jax.Array:
+        """Return the metric, a float32 scalar; 0 (a perplexity of 1) where nothing was seen."""
+
+
+class Mean(Metric):
+    """Average one value per example or step: `sum(w v) / sum(w)`. A base class: it lacks `values`.
+
+    Example:
+        >>> class FirstOutput(Mean):
+        ...     def values(self, outputs, batch, losses, weights):
+        ...         return outputs[:, 0], weights
+        >>> metric = FirstOutput()
+        >>> state = metric.measure(jnp.array([[1.0], [2.0]]), {}, jnp.zeros(2), jnp.ones(2))
+        >>> float(metric.compute(state))
+        1.5
+
+    Source: original.
+    """
+
+    @abstractmethod
+    def values(
+        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the values and their weights, both of shape [B] or [B, T]."""
+
+    def empty(self) -> State:
+        """Return sums of nothing."""
+        return {"total": jnp.zeros((), jnp.float32), "weight": jnp.zeros((), jnp.float32)}
+
+    def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:
+        """Return the sums of one batch."""
+        values, weights = self.values(outputs, batch, losses, weights)
+        total, weight = weighted_sum(values, weights)
+        return {"total": total, "weight": weight}
+
+    def compute(self, state: State) -> jax.Array:
+        """Return the weighted mean, float32; 0 where nothing was seen."""
+        return safe_ratio(state["total"], state["weight"])
+
+
+@dataclass(frozen=True)
+class Loss(Mean):
+    """Average the losses by their own weights, as training does.
+
+    Example:
+        >>> metric = Loss()
+        >>> float(metric.compute(metric.measure(None, {}, jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))))
+        2.0
+
+    Source: original.
+    """
+
+    def values(
+        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return the losses and weights as they are."""
+        del outputs, batch
+        return losses, weights
+
+
+def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sum values times weights, and the weights; what has weight 0 does not count, NaN or not.
+
+    Args:
+        values: of any float dtype, [B] or [B, T].
+        weights: the same shape.
+
+    Returns:
+        (sum of weights * values, sum of weights), float32 scalars.
+
+    Example:
+        >>> total, weight = weighted_sum(jnp.array([2.0, jnp.nan]), jnp.array([3.0, 0.0]))
+        >>> float(total), float(weight)
+        (6.0, 3.0)
+
+    Source: original.
+    """
+    values, weights = values.astype(jnp.float32), weights.astype(jnp.float32)
+    return jnp.sum(weights * jnp.where(weights != 0, values, 0.0)), jnp.sum(weights)
+
+
+def safe_ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """Divide, giving 0 (and gradients of 0) where the divisor is 0.
+
+    Example:
+        >>> (
+        ...     float(safe_ratio(jnp.array(3.0), jnp.array(2.0))),
+        ...     float(safe_ratio(jnp.array(0.0), jnp.array(0.0))),
+        ... )
+        (1.5, 0.0)
+
+    Source: original.
+    """
+    return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1.0), 0.0)

@@ -1,0 +1,9 @@
+from accelnet.ops.convolution import conv_general_dilated as conv_general_dilated
+from accelnet.ops.flops import Flops as Flops
+from accelnet.ops.flops import Product as Product
+from accelnet.ops.flops import count_flops as count_flops
+from accelnet.ops.pooling import avg_pool as avg_pool
+from accelnet.ops.pooling import max_pool as max_pool
+from accelnet.ops.recurrence import gru as gru
+from accelnet.ops.recurrence import lstm as lstm
+from accelnet.ops.recurrence import simple_rnn as simple_rnn

@@ -1,0 +1,111 @@
+"""Averages of the weights to evaluate with."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from accelnet.errors import UserError
+from accelnet.optim.hyperparams import check_hyperparam
+
+
+class AverageState(NamedTuple):
+    """The state of `average_params`.
+
+    Example:
+        >>> AverageState(num_updates=jnp.zeros((), jnp.int32), average=jnp.zeros(3)).average.shape
+        (3,)
+
+    Source: original.
+    """
+
+    num_updates: jax.Array
+    average: Any
+
+
+def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
+    """Keep an exponential moving average of the params; last in a chain, it changes no update.
+
+    `average = sum_i decay^(t-i) p_i / sum_i decay^(t-i)` over the params p_1 .. p_t after each update: the
+    initial ones do not count, and there is no bias to correct. Get it by `eval_params(opt_state, params)`.
+
+    Args:
+        decay: in [0, 1). The average reaches back about 1 / (1 - decay) updates.
+
+    Returns:
+        The transformation, which needs params in update. The average is float32 or wider.
+
+    Raises:
+        UserError: decay is out of its range, or, when used, params are missing.
+
+    Example:
+        >>> optimizer = optax.chain(optax.sgd(1.0), average_params(0.5))
+        >>> params = jnp.array([0.0])
+        >>> state = optimizer.init(params)
+        >>> for gradient in (-1.0, -3.0):
+        ...     updates, state = optimizer.update(jnp.array([gradient]), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> params.tolist(), eval_params(state, params).tolist()
+        ([4.0], [3.0])
+
+    Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 7.2.
+    """
+    decay = check_hyperparam("decay", decay)
+    log_decay = math.log(decay) if decay > 0.0 else -math.inf
+
+    def init(params: Any) -> AverageState:
+        # A copy: the same buffer in params and state could not be donated.
+        average = jax.tree.map(
+            lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params
+        )
+        return AverageState(jnp.zeros((), jnp.int32), average)
+
+    def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, AverageState]:
+        if params is None:
+            raise UserError(
+                "average_params needs the params: call optimizer.update(grads, opt_state, params)"
+            )
+        num_updates = jnp.asarray(optax.safe_increment(state.num_updates))
+        # (1 - decay) / (1 - decay^t). In float32, 1 - 0.9999 would be off by 2e-4.
+        share = (1.0 - decay) / -jnp.expm1(num_updates.astype(jnp.float32) * log_decay)
+
+        def follow(average: jax.Array, new: jax.Array) -> jax.Array:
+            return average + share.astype(average.dtype) * (new.astype(average.dtype) - average)
+
+        average = jax.tree.map(follow, state.average, optax.apply_updates(params, updates))
+        return updates, AverageState(num_updates, average)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def eval_params(opt_state: Any, params: Any) -> Any:
+    """Return the params to evaluate with: their average if the optimizer keeps one, else themselves.
+
+    Args:
+        opt_state: of any chain or nesting. An average by `average_params` comes before a schedule-free one.
+        params: that are trained.
+
+    Returns:
+        A tree like params, of the same dtypes.
+
+    Example:
+        >>> from accelnet.optim import sgd
+        >>> params = jnp.array([1.0])
+        >>> eval_params(sgd(0.1).init(params), params) is params
+        True
+
+    Source: original; for schedule-free, Defazio et al., "The road less scheduled", 2024, x of algorithm 1.
+    """
+    kinds = (AverageState, optax.contrib.ScheduleFreeState)
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
+    averages = [leaf.average for leaf in leaves if isinstance(leaf, AverageState)]
+    averages += [
+        optax.contrib.schedule_free_eval_params(leaf, params)
+        for leaf in leaves
+        if isinstance(leaf, optax.contrib.ScheduleFreeState)
+    ]
+    if not averages:
+        return params
+    return jax.tree.map(lambda average, p: average.astype(p.dtype), averages[0], params)

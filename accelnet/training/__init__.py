@@ -1,0 +1,1 @@
+"""State, step, loop, events, checkpoint, record: how an experiment is trained."""

@@ -1,0 +1,373 @@
+"""The loop: chunks of steps, and what happens on the host between them."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from accelnet.data.feed import AbstractFeed, make_feed
+from accelnet.errors import DivergenceError, UserError
+from accelnet.experiment import Experiment
+from accelnet.optim import hyperparams, with_hyperparams
+from accelnet.training.cache import enable_compilation_cache
+from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.events import Event, Every, Moment
+from accelnet.training.program import Program, Programs, make_programs
+from accelnet.training.progress import Progress, make_progress
+
+from accelnet.training.result import versions
+from accelnet.training.run import Run
+from accelnet.training.state import TrainState, num_parameters
+from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
+
+# Long enough that dispatch (0.2 ms) and the wait at a chunk's end do not count, short enough to look alive.
+_CHUNK_SECONDS = 0.5
+_LOGS_PER_RUN = 100
+_EVALUATIONS_PER_RUN = 50
+_SAVE_SECONDS = 300.0
+
+
+@dataclass
+class Timing:
+    """Where the time of a run went, in seconds.
+
+    Attributes:
+        seconds: by what it was spent on, over all processes if the run was resumed.
+        before: the total of the earlier processes.
+    """
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("compile", "train", "eval", "input", "checkpoint"), 0.0)
+    )
+    before: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def measure(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function and add its time."""
+        start = time.perf_counter()
+        result = function(*args)
+        self.seconds[name] += time.perf_counter() - start
+        return result
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start, those of earlier processes included."""
+        return self.before + time.perf_counter() - self.started
+
+
+def fit(
+    experiment: Experiment,
+    *,
+    workdir: str | Path | None = None,
+    resume: bool = False,
+    allow_change: bool = False,
+    events: Sequence[Event] = (),
+    progress: bool = True,
+) -> Run:
+    """Train an experiment to its end.
+
+    Args:
+        experiment: what is trained.
+        workdir: where the run keeps its configuration, checkpoints, metrics, curves and result. None: nowhere.
+        resume: go on where the run in `workdir` stopped; from the start if there is nothing yet.
+        allow_change: resume although the configuration changed; the new one counts from here on.
+        events: the user's own, after logging, evaluation and saving.
+        progress: show a progress display on standard error.
+
+    Returns:
+        The finished `Run`.
+
+    Raises:
+        UserError: for a mistake in the configuration, the work directory or its disk.
+        DivergenceError: if the loss became NaN or infinite.
+
+    Example:
+        >>> import numpy as np, accelnet as an
+        >>> data = an.data.from_arrays(np.eye(20, 2, dtype=np.float32), np.arange(20) % 2, num_classes=2)
+        >>> run = fit(Experiment(
+        ...     data=data, model=lambda rngs: an.models.MLP(2, (4,), 2, rngs=rngs), batch_size=4, steps=3,
+        ...     optimizer=an.optim.adam(1e-2), objective=an.objectives.softmax_cross_entropy()), progress=False)
+        >>> run.step, sorted(run.metrics)
+        (3, ['test', 'train', 'validation'])
+
+    Source: original.
+    """
+    timing = Timing()
+    enable_compilation_cache()
+    feed, programs = _prepare(experiment)
+    work = _open_workdir(experiment, workdir, resume=resume, allow_change=allow_change)
+    display = None
+    try:
+        restored = work.open(programs.abstract_state)
+        if restored is None:
+            state = timing.measure("compile", programs.init, np.uint32(experiment.seed))
+        else:
+            state = _with_new_hyperparams(restored, programs, experiment)
+            timing = Timing({name: restored.seconds[name] for name in timing.seconds}, restored.seconds["total"])
+        display = make_progress(experiment.name, experiment.total_steps, show=progress)
+        loop = _Loop(experiment, feed, programs, work, display, timing, events)
+        state = loop.train(state)
+        metrics = {split: loop.evaluate(state, split) for split in ("train", "validation", "test")}
+        loop.log_test(state, metrics["test"])
+        work.wait()
+        run = Run(experiment, state, metrics, work.rows, _result(experiment, state, metrics, work, timing, programs))
+        work.finish(run.result)
+        return run
+    finally:
+        if display is not None:
+            display.close()
+        work.close()
+        feed.close()
+
+
+def evaluate(
+    experiment: Experiment, workdir: str | Path, *, best: bool = False
+) -> tuple[int, dict[str, dict[str, float]]]:
+    """Evaluate the weights of a run that is in a work directory.
+
+    Args:
+        experiment: that was trained there.
+        workdir: of the run.
+        best: take the checkpoint with the best validation metric, not the newest.
+
+    Returns:
+        (step, metrics by split and name).
+
+    Raises:
+        UserError: if there is no checkpoint, or it does not fit the experiment.
+    """
+    enable_compilation_cache()
+    feed, programs = _prepare(experiment)
+    checkpoints = Checkpoints(workdir, best_metric=experiment.best_metric, note=_say)
+    try:
+        found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
+        if found is None:
+            raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
+        state, _ = found
+        loop = _Loop(experiment, feed, programs, Workdir(), make_progress(experiment.name, 1, show=False), Timing(), ())
+        return int(state.step), {split: loop.evaluate(state, split) for split in experiment.data.splits}
+    finally:
+        checkpoints.close()
+        feed.close()
+
+
+def _prepare(experiment: Experiment) -> tuple[AbstractFeed, Programs]:
+    feed = make_feed(
+        experiment.data,
+        experiment.order,
+        seed=experiment.seed,
+        eval_batch_size=experiment.resolved_eval_batch_size,
+        on_device=experiment.on_device,
+    )
+    return feed, make_programs(experiment, feed)
+
+
+def _open_workdir(experiment: Experiment, path: str | Path | None, *, resume: bool, allow_change: bool) -> Workdir:
+    if path is None:
+        if resume:
+            raise UserError("resume=True needs a workdir, the directory of the run to go on with")
+        return Workdir()
+    return DiskWorkdir(path, experiment, resume=resume, allow_change=allow_change, note=_say)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _with_new_hyperparams(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:
+    """Let a changed learning rate (or decay, or momentum) count: the old one is in the optimizer's state."""
+    if not set(restored.changed) - {"steps", "epochs"}:
+        return restored.state
+    fresh = hyperparams(programs.init(np.uint32(experiment.seed)).opt_state)
+    return restored.state.replace(opt_state=with_hyperparams(restored.state.opt_state, **fresh))
+
+
+def _result(
+    experiment: Experiment,
+    state: TrainState,
+    metrics: dict[str, dict[str, float]],
+    work: Workdir,
+    timing: Timing,
+    programs: Programs,
+) -> dict[str, Any]:
+    step, seconds = int(state.step), timing.seconds
+    examples = step / experiment.order.steps_per_epoch * experiment.order.num_examples
+    return {
+        "experiment": experiment.name,
+        "step": step,
+        "epochs": step / experiment.order.steps_per_epoch,
+        "metrics": metrics,
+        "parameters": num_parameters(state.params),
+        "timing": {
+            "total_seconds": timing.total,
+            **{f"{name}_seconds": value for name, value in seconds.items()},
+            "examples_per_second": examples / seconds["train"] if seconds["train"] else 0.0,
+        },
+        "compiles": {"train": programs.train.compiles, "eval": programs.evaluate.compiles},
+        "devices": [device.device_kind for device in jax.devices()],
+        "seed": experiment.seed,
+        "versions": versions(),
+        "config": dict(experiment.config),
+        "workdir": None if work.path is None else str(work.path),
+    }
+
+
+class _Loop:
+    """One run's loop; the state goes through it, all else stays."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        feed: AbstractFeed,
+        programs: Programs,
+        work: Workdir,
+        display: Progress,
+        timing: Timing,
+        events: Sequence[Event],
+    ) -> None:
+        self.experiment = experiment
+        self.feed = feed
+        self.programs = programs
+        self.work = work
+        self.display = display
+        self.timing = timing
+        self.events = events
+        self.steps_per_epoch = experiment.order.steps_per_epoch
+        self.rhythms = _rhythms(experiment, events)
+        self.last_seconds = dict.fromkeys(self.rhythms, timing.total)
+
+    def train(self, state: TrainState) -> TrainState:
+        """Run chunks until the last step, or until an event says stop."""
+        step, total = int(state.step), self.experiment.total_steps
+        seconds_per_step, stop = None, self._says_stop()
+        while step < total and not stop:
+            length = self._chunk_length(step, seconds_per_step)
+            state, report, seconds = self._chunk(state, step, length)
+            self._check(state, report["failure"])
+            step += length
+            seconds_per_step = seconds / length
+            rate = self.experiment.order.batch_size / seconds_per_step
+            self.display.update(step, float(report["loss"]), rate)
+            stop = self._happen(state, step, report, rate)
+        self._save(state, None)
+        return state
+
+    def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
+        """Return the metrics of a split, exact over every example; empty if there is no such split."""
+        rows = self.experiment.data.splits.get(split, range(0))
+        if not len(rows):
+            return {}
+        program, values = self.programs.evaluate, {}
+        metrics = jax.tree.map(jnp.asarray, self.experiment.objective.empty())
+        num_batches = -(-len(rows) // self.feed.eval_batch_size)
+        most = self.feed.max_steps or num_batches
+        self._compile(program)
+        for first in range(0, num_batches, most):
+            length = min(most, num_batches - first)
+            operand = self.timing.measure("input", self.feed.eval_operand, rows, first, length)
+            numbers = [np.int32(n) for n in (first, length, rows.start, rows.stop)]
+            metrics, values = self.timing.measure(
+                "eval",
+                lambda *a: jax.block_until_ready(program(*a)),
+                state.params, state.opt_state, state.model_state, metrics, operand, *numbers,
+            )  # fmt: skip
+        return {name: float(value) for name, value in jax.device_get(values).items()}
+
+    def log_test(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Record the metrics of the test split, the only time it is looked at."""
+        step = int(state.step)
+        row = {"step": step, "epoch": step / self.steps_per_epoch, "seconds": self.timing.total, "split": "test"}
+        if metrics:
+            self.work.log(row | metrics)
+
+    def _compile(self, program: Program) -> None:
+        if not program.compiles:
+            self.display.note(f"compiling {program.name} …")
+            self.timing.measure("compile", lambda: program.compiled)
+
+    def _chunk_length(self, step: int, seconds_per_step: float | None) -> int:
+        limits = [self.experiment.total_steps - step]
+        limits += [n - step for r in self.rhythms.values() if (n := r.next_step(step, self.steps_per_epoch))]
+        # The first chunk is one step, to learn how long a step takes.
+        limits.append(max(1, int(_CHUNK_SECONDS / seconds_per_step)) if seconds_per_step else 1)
+        if self.feed.max_steps is not None:
+            limits.append(self.feed.max_steps)
+        return min(limits)
+
+    def _chunk(self, state: TrainState, step: int, length: int) -> tuple[TrainState, Any, float]:
+        self._compile(self.programs.train)
+        operand = self.timing.measure("input", self.feed.train_operand, step, length)
+        start = time.perf_counter()
+        state, report = self.programs.train(state, operand, np.int32(length), np.bool_(self.work.is_logged(step)))
+        report = jax.device_get(report)
+        seconds = time.perf_counter() - start
+        self.timing.seconds["train"] += seconds
+        return state, report, seconds
+
+    def _check(self, state: TrainState, failure: Any) -> None:
+        if not failure.happened:
+            return
+        step = int(state.step)
+        raise DivergenceError(
+            f"the loss became {failure.loss} at step {step} (epoch {step / self.steps_per_epoch:.2f}); there the "
+            f"global norm of the gradients was {failure.grad_norm:.4g} and that of the weights "
+            f"{failure.param_norm:.4g}. {self.work.last_good()}. Lower the learning rate, clip the gradients "
+            "(optax.clip_by_global_norm), or look at the data of that step"
+        )
+
+    def _happen(self, state: TrainState, step: int, report: Any, rate: float) -> bool:
+        """Log, evaluate, save and the user's events, in this order; say whether to stop."""
+        at_end = step == self.experiment.total_steps
+        due = {name: self._is_due(name, step) for name in self.rhythms}
+        row = {"step": step, "epoch": step / self.steps_per_epoch, "seconds": self.timing.total}
+        if due["log"] or at_end:
+            values = {name: float(value) for name, value in report["metrics"].items()}
+            extra = {"learning_rate": float(report["learning_rate"]), "examples_per_second": rate}
+            self.work.log(row | {"split": "train"} | values | extra)
+        validation, stop = None, False
+        if "eval" in due and (due["eval"] or at_end):
+            validation = self.evaluate(state, "validation")
+            self.work.log(row | {"split": "validation"} | validation)
+            stop = self._says_stop()
+        if validation is not None or due["save"]:
+            self._save(state, validation)
+        for index, event in enumerate(self.events):
+            if due[f"event {index}"]:
+                moment = Moment(step, step / self.steps_per_epoch, state, self.work.rows)
+                stop = bool(event.action(moment)) or stop
+        return stop
+
+    def _is_due(self, name: str, step: int) -> bool:
+        rhythm = self.rhythms[name]
+        if rhythm.seconds is None:
+            return rhythm.next_step(step - 1, self.steps_per_epoch) == step
+        if self.timing.total - self.last_seconds[name] < rhythm.seconds:
+            return False
+        self.last_seconds[name] = self.timing.total
+        return True
+
+    def _says_stop(self) -> bool:
+        stopping = self.experiment.early_stopping
+        return stopping is not None and stopping.says_stop(self.work.rows)
+
+    def _save(self, state: TrainState, validation: dict[str, float] | None) -> None:
+        seconds = self.timing.seconds | {"total": self.timing.total}
+        self.timing.measure("checkpoint", self.work.save, state, seconds, validation)
+
+
+def _rhythms(experiment: Experiment, events: Sequence[Event]) -> dict[str, Every]:
+    total, per_epoch = experiment.total_steps, experiment.order.steps_per_epoch
+    rhythms = {
+        "log": experiment.log_every or Every(steps=max(1, total // _LOGS_PER_RUN)),
+        "save": experiment.save_every or Every(seconds=_SAVE_SECONDS),
+    }
+    if experiment.data.num_examples("validation"):
+        epochs = -(-total // (per_epoch * _EVALUATIONS_PER_RUN))
+        rhythms["eval"] = experiment.eval_every or Every(epochs=max(1, epochs))
+    return rhythms | {f"event {index}": event.every for index, event in enumerate(events)}

@@ -1,0 +1,110 @@
+"""result.json: what came out of a run, as one object."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelnet.training.record import plain_value, write_atomically
+
+RESULT_FIELDS = (
+    "experiment",
+    "step",
+    "epochs",
+    "metrics",
+    "parameters",
+    "timing",
+    "compiles",
+    "devices",
+    "seed",
+    "versions",
+    "config",
+    "workdir",
+)
+TIMING_FIELDS = (
+    "total_seconds",
+    "compile_seconds",
+    "train_seconds",
+    "eval_seconds",
+    "input_seconds",
+    "checkpoint_seconds",
+    "examples_per_second",
+)
+
+
+def result_line(result: Mapping[str, Any]) -> str:
+    """Write a result as one line of strict JSON, NaN as null.
+
+    Args:
+        result: with all of `RESULT_FIELDS`; "timing" with all of `TIMING_FIELDS`.
+
+    Raises:
+        ValueError: if a field is missing or unknown.
+
+    Example:
+        >>> result = dict.fromkeys(RESULT_FIELDS) | {"timing": dict.fromkeys(TIMING_FIELDS, 0.5)}
+        >>> result_line(result)[:40]
+        '{"experiment": null, "step": null, "epoc'
+
+    Source: original.
+    """
+    for where, given, expected in (
+        ("result", result, RESULT_FIELDS),
+        ("result's timing", result.get("timing") or {}, TIMING_FIELDS),
+    ):
+        if set(given) != set(expected):
+            wrong = sorted(set(given) ^ set(expected))
+            raise ValueError(f"the {where} lacks or does not know: {', '.join(wrong)}")
+    return json.dumps({name: plain_value(result[name]) for name in RESULT_FIELDS}, allow_nan=False)
+
+
+def write_result(workdir: str | os.PathLike[str], result: Mapping[str, Any]) -> Path:
+    """Write result.json into the work directory, atomically.
+
+    Args:
+        workdir: the directory.
+        result: as for `result_line`, which makes the same object.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: if it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> result = dict.fromkeys(RESULT_FIELDS) | {"timing": dict.fromkeys(TIMING_FIELDS, 0.5)}
+        >>> write_result(tempfile.mkdtemp(), result).name
+        'result.json'
+
+    Source: original.
+    """
+    path = Path(workdir) / "result.json"
+    write_atomically(path, json.dumps(json.loads(result_line(result)), indent=2) + "\n")
+    return path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on.
+
+    Returns:
+        {"python": "3.12.1", "jax": "0.12.0", ...}; "not installed" for a package that runs from its sources.
+
+    Example:
+        >>> sorted(versions())
+        ['accelnet', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'orbax-checkpoint', 'python']
+
+    Source: original.
+    """
+    packages = ("accelnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    return {"python": platform.python_version()} | {name: _version(name) for name in packages}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,100 @@
+"""A text file, character by character: an LSTM language model.
+
+The King James Bible: `apt-get install bible-kjv bible-kjv-text`, then
+bible -f "Gen1:1-Rev22:21" </dev/null | sed 's/^[^ ]* //' > kjv.txt
+python experiments/char_rnn.py train --data kjv.txt --workdir runs/char_rnn
+RESULT
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import accelnet as an
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is worth varying."""
+
+    data: Path | None = None
+    """A text file; None for text that every Python has."""
+    window: int = 128
+    """Characters per example."""
+    cell: Literal["lstm", "gru", "simple"] = "lstm"
+    """Recurrent cell."""
+    hidden_features: int = 512
+    """Features of the state."""
+    num_layers: int = 1
+    """Recurrent layers."""
+    learning_rate: float = 3e-3
+    """Of AdamW, at the peak of its schedule."""
+    weight_decay: float = 0.01
+    """Decoupled, on matrices only."""
+    dropout: float = 0.0
+    """Rate between and after the recurrent layers."""
+    batch_size: int = 64
+    """Windows per update."""
+    epochs: float = 4
+    """Passes over the training windows."""
+    seed: int = 0
+    """Of weights, order and all noise."""
+
+
+def experiment(config: Config) -> an.Experiment:
+    """Make the experiment of a config."""
+    data = an.data.text(config.data, window=config.window)
+    num_steps = data.num_steps(config.epochs, config.batch_size)
+    num_symbols = len(data.info["vocabulary"])
+    return an.Experiment(
+        data=data,
+        model=lambda rngs: an.models.RNN(
+            128,
+            config.hidden_features,
+            num_symbols,
+            num_symbols=num_symbols,
+            cell=config.cell,
+            num_layers=config.num_layers,
+            output="steps",
+            dropout=config.dropout,
+            rngs=rngs,
+        ),
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(1.0),
+            an.optim.adamw(
+                config.learning_rate,
+                weight_decay=config.weight_decay,
+                schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+            ),
+        ),
+        objective=an.objectives.token_cross_entropy(),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+def sample(run: an.Run, num_characters: int = 400, temperature: float = 0.7) -> str:
+    """Continue the beginning of the test text, drawing each character given the last window of them."""
+    info = run.experiment.data.info
+    pure, params, model_state = run.experiment.pure_model, run.params, run.state.model_state
+    first = run.experiment.data.splits["test"].start
+    tokens = jnp.asarray(run.experiment.data.arrays["inputs"][first : first + 1], jnp.int32)
+
+    def draw(tokens, key):
+        logits, _ = pure.apply(params, model_state, tokens, key=key, train=False)
+        token = jax.random.categorical(key, logits[:, -1] / temperature)
+        return jnp.concatenate([tokens[:, 1:], token[:, None]], axis=1), token[0]
+
+    keys = jax.random.split(jax.random.key(run.experiment.seed), num_characters)
+    _, drawn = jax.jit(lambda tokens: jax.lax.scan(draw, tokens, keys))(tokens)
+    beginning = an.data.decode(tokens[0], info["vocabulary"])
+    return f"{beginning}|{an.data.decode(drawn, info['vocabulary'])}"
+
+
+if __name__ == "__main__":
+    an.main(experiment, after_train=lambda run: print(sample(run)))

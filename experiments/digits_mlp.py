@@ -1,0 +1,52 @@
+"""Handwritten digits, 8x8 pixels, a multilayer perceptron.
+
+python experiments/digits_mlp.py train --workdir runs/digits_mlp
+RESULT
+"""
+
+from dataclasses import dataclass
+
+import accelnet as an
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is worth varying."""
+
+    learning_rate: float = 3e-3
+    """Of AdamW, at the peak of its schedule."""
+    weight_decay: float = 0.05
+    """Decoupled, on matrices only."""
+    hidden_features: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers."""
+    dropout: float = 0.2
+    """Rate after each hidden layer."""
+    batch_size: int = 64
+    """Examples per update."""
+    epochs: float = 60
+    """Passes over the training rows."""
+    seed: int = 0
+    """Of weights, order and dropout; the split of the data stays."""
+
+
+def experiment(config: Config) -> an.Experiment:
+    """Make the experiment of a config."""
+    data = an.data.digits()
+    num_steps = data.num_steps(config.epochs, config.batch_size)
+    return an.Experiment(
+        data=data,
+        model=lambda rngs: an.models.MLP(64, config.hidden_features, 10, dropout=config.dropout, rngs=rngs),
+        optimizer=an.optim.adamw(
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+        ),
+        objective=an.objectives.softmax_cross_entropy(),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+if __name__ == "__main__":
+    an.main(experiment)

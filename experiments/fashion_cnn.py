@@ -1,0 +1,71 @@
+"""Fashion-MNIST, a convolutional network.
+
+python experiments/fashion_cnn.py train --workdir runs/fashion_cnn
+RESULT
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import accelnet as an
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is worth varying."""
+
+    learning_rate: float = 3e-3
+    """Of AdamW, at the peak of its schedule."""
+    weight_decay: float = 0.05
+    """Decoupled, on matrices and kernels only."""
+    channels: tuple[int, ...] = (32, 64)
+    """Output channels of each stage."""
+    num_convolutions: int = 1
+    """Convolutions per stage."""
+    dropout: float = 0.4
+    """Rate before each dense layer."""
+    augment: bool = True
+    """Shift by up to 2 pixels and flip at random."""
+    batch_size: int = 128
+    """Examples per update."""
+    epochs: float = 12
+    """Passes over the training rows."""
+    seed: int = 0
+    """Of weights, order and all noise; the split of the data stays."""
+    data: Path | None = None
+    """Directory of the four IDX files; None for where Debian's package puts them, else a download."""
+
+
+def experiment(config: Config) -> an.Experiment:
+    """Make the experiment of a config."""
+    data = an.data.fashion_mnist(config.data)
+    if config.augment:
+        augment = an.data.compose(an.data.random_crop(2), an.data.random_flip())
+        data = dataclasses.replace(data, augment=augment)
+    num_steps = data.num_steps(config.epochs, config.batch_size)
+    return an.Experiment(
+        data=data,
+        model=lambda rngs: an.models.CNN(
+            (28, 28, 1),
+            config.channels,
+            10,
+            num_convolutions=config.num_convolutions,
+            norm="batch",
+            dropout=config.dropout,
+            rngs=rngs,
+        ),
+        optimizer=an.optim.adamw(
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+        ),
+        objective=an.objectives.softmax_cross_entropy(),
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+if __name__ == "__main__":
+    an.main(experiment)

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Run the tests and doctests:  bash scripts/test.sh [pytest arguments, paths relative to the repository]
+#
+# Makes .venv with the test extra if needed. PYTHON= chooses the interpreter, VENV= another environment:
+#   VENV=.venv-3.12 PYTHON=python3.12 bash scripts/test.sh -k resume
+# WORKERS= sets the number of processes (default 2).
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
+make_venv test
+cd -- "$root"
+exec "$venv/bin/python" -m pytest --numprocesses "${WORKERS:-2}" "$@"

@@ -1,0 +1,155 @@
+import re
+
+import numpy as np
+import pytest
+
+from accelnet.data import Data
+from accelnet.data import arrays as arrays_module
+from accelnet.data import dataset as dataset_module
+from accelnet.errors import UserError
+
+SPLITS = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
+
+
+def make(inputs=None, targets=None, splits=None, **kwargs):
+    inputs = np.arange(20, dtype=np.float32).reshape(10, 2) if inputs is None else inputs
+    targets = np.arange(10) % 3 if targets is None else targets
+    return Data("toy", {"inputs": inputs, "targets": targets}, SPLITS if splits is None else splits, **kwargs)
+
+
+def with_value(value):
+    inputs = np.zeros((10, 2), np.float32)
+    inputs[7, 1] = value
+    return inputs
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"splits": {"train": range(6), "test": range(5, 10)}}, "'train' and 'test' overlap from row 5"),
+        ({"splits": {"train": range(11)}}, "outside of the 10 rows"),
+        ({"splits": {"train": range(-1, 4)}}, "outside of the 10 rows"),
+        ({"splits": {"train": range(0, 6, 2)}}, "expected a range with step 1"),
+        ({"splits": {"train": [0, 1]}}, "expected a range with step 1"),
+        ({"splits": {"test": range(3)}}, "no training rows"),
+        ({"splits": {"train": range(0), "test": range(3)}}, "no training rows"),
+        ({"splits": {}}, "no training rows"),
+        ({"targets": np.zeros(9)}, "unequal numbers of rows: inputs has 10, targets has 9"),
+        ({"targets": np.float32(1)}, "targets is a single number"),
+        ({"inputs": with_value(np.nan)}, "inputs is NaN or infinite in row 7"),
+        ({"inputs": with_value(-np.inf)}, "inputs is NaN or infinite in row 7"),
+        ({"inputs": {"x": with_value(np.nan)}}, "inputs.x is NaN or infinite in row 7"),
+        ({"targets": with_value(np.nan)[:, 1]}, "targets is NaN or infinite in row 7"),
+        ({"info": {"num_classes": 2}}, "labels 0 to 2, expected 0 to 1"),
+        ({"targets": np.arange(10) - 1, "info": {"num_classes": 10}}, "labels -1 to 8, expected 0 to 9"),
+        ({"inputs": np.array(["a"] * 10)}, "expected numbers or booleans"),
+        ({"inputs": np.array([None] * 10)}, "expected numbers or booleans"),
+        ({"inputs": {}}, "is empty"),
+    ],
+)
+def test_wrong_data_is_refused_with_a_message_that_says_what_is_wrong(kwargs, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        make(**kwargs)
+
+
+def test_missing_and_reserved_arrays_are_refused():
+    with pytest.raises(UserError, match=re.escape("expected 'inputs' and 'targets'")):
+        Data("toy", {"inputs": np.zeros(3)}, {"train": range(3)})
+    with pytest.raises(UserError, match="'mask'"):
+        Data("toy", dict.fromkeys(("inputs", "targets", "mask"), np.zeros(3)), {"train": range(3)})
+
+
+def test_splits_may_leave_out_rows_and_be_empty():
+    data = make(splits={"train": range(2, 5), "validation": range(0), "test": range(9, 10)})
+    assert [data.num_examples(split) for split in ("train", "validation", "test", "other")] == [3, 0, 1, 0]
+
+
+def test_steps_are_counted_with_a_partial_last_batch_per_epoch():
+    data = make()
+    assert [data.num_steps(3, size) for size in (1, 4, 5, 6)] == [18, 6, 6, 3]
+    assert data.num_steps(0.5, 1) == 3
+
+
+@pytest.mark.parametrize(("epochs", "size"), [(1, 7), (1, 0), (1, -2), (0, 1), (-1, 1), (float("inf"), 1)])
+def test_steps_of_impossible_batches_or_epochs_are_refused(epochs, size):
+    with pytest.raises(UserError, match="expected"):
+        make().num_steps(epochs, size)
+
+
+def test_take_copies_the_rows_in_order_whatever_the_structure():
+    inputs = {"x": np.arange(20).reshape(10, 2), "lengths": np.arange(10)}
+    data = make(inputs=inputs)
+    batch = data.take(np.array([3, 0, 3]))
+    assert batch["inputs"]["x"].tolist() == [[6, 7], [0, 1], [6, 7]]
+    assert batch["inputs"]["lengths"].tolist() == [3, 0, 3]
+    batch["inputs"]["x"][:] = -1
+    assert inputs["x"][3].tolist() == [6, 7]
+    for row in (-1, 10):
+        with pytest.raises(IndexError):
+            data.take(np.array([row]))
+
+
+def test_take_of_a_memmap_is_an_array_in_memory(tmp_path):
+    saved = np.arange(20, dtype=np.float32).reshape(10, 2)
+    np.save(tmp_path / "x.npy", saved)
+    data = make(inputs=np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert isinstance(data.arrays["inputs"], np.memmap)
+    batch = data.take(np.array([9, 1]))
+    assert type(batch["inputs"]) is np.ndarray
+    assert np.array_equal(batch["inputs"], saved[[9, 1]])
+    assert data.fingerprint() == make().fingerprint()
+
+
+def test_values_of_a_large_memmap_are_not_read(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", with_value(np.nan))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    with pytest.raises(UserError, match="row 7"):
+        make(inputs=mapped)
+    monkeypatch.setattr(arrays_module, "CHECKED_MEMMAP_BYTES", 8)
+    make(inputs=mapped)
+
+
+def test_the_bad_row_is_named_when_the_array_is_read_by_blocks(monkeypatch):
+    monkeypatch.setattr(arrays_module, "CHUNK_BYTES", 16)
+    with pytest.raises(UserError, match="in row 7"):
+        make(inputs=with_value(np.nan))
+
+
+def test_bytes_are_those_of_all_arrays():
+    assert make(targets=np.zeros(10, np.uint8)).nbytes == 10 * 2 * 4 + 10
+
+
+def test_fingerprint_changes_with_every_part_of_the_data_and_with_nothing_else():
+    changed = with_value(0.0)
+    inputs = np.zeros((10, 2), np.float32)
+    changed[9, 1] = np.float32(1e-30)
+    variants = [
+        make(inputs=inputs),
+        make(inputs=changed),
+        make(inputs=inputs.reshape(10, 2, 1)),
+        make(inputs=inputs.view(np.int32)),
+        make(inputs={"x": inputs}),
+        make(inputs=inputs, targets=np.zeros(10, int)),
+        make(inputs=inputs, splits={"train": range(7), "test": range(7, 10)}),
+    ]
+    assert len({data.fingerprint() for data in variants}) == len(variants)
+    strided = np.asfortranarray(inputs)
+    assert make(inputs=strided, info={"a": 1}).fingerprint() == variants[0].fingerprint()
+
+
+def test_fingerprint_of_a_large_array_reads_evenly_spaced_rows(monkeypatch):
+    monkeypatch.setattr(dataset_module, "HASHED_BYTES", 16)
+    first, unread, last = (with_value(0.0) for _ in range(3))
+    unread[4] = 1
+    last[9] = 1
+    assert make(inputs=first).fingerprint() == make(inputs=unread).fingerprint()
+    assert make(inputs=first).fingerprint() != make(inputs=last).fingerprint()
+
+
+def test_the_structure_is_a_pytree_of_plain_dicts():
+    import types
+
+    import jax
+
+    data = make(inputs=types.MappingProxyType({"x": np.zeros(10)}))
+    assert len(jax.tree.leaves(dict(data.arrays))) == 2

@@ -1,0 +1,251 @@
+"""What holds for every objective and metric: masks, merging, types."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score, top_k_accuracy_score
+
+from accelnet import objectives
+
+TOP = {"top": objectives.TopKAccuracy(2)}
+OBJECTIVES = {
+    "softmax": objectives.softmax_cross_entropy(label_smoothing=0.1, class_weights=(1, 2, 3, 0), metrics=TOP),
+    "sigmoid": objectives.sigmoid_cross_entropy(),
+    "squared": objectives.squared_error(metrics={"accuracy": objectives.RoundedAccuracy()}),
+    "squared of several": objectives.squared_error(num_outputs=4),
+    "huber": objectives.huber(),
+    "token": objectives.token_cross_entropy(metrics=TOP),
+}
+# Compiled once for all tests: op by op, each new shape compiles dozens of small programs.
+EVALUATE = {name: jax.jit(objective.evaluate) for name, objective in OBJECTIVES.items()}
+TOTALS = {name: jax.jit(objective.totals) for name, objective in OBJECTIVES.items()}
+MERGE = {name: jax.jit(objective.merge) for name, objective in OBJECTIVES.items()}
+COMPUTE = {name: jax.jit(objective.compute) for name, objective in OBJECTIVES.items()}
+GRADIENT = {
+    name: jax.jit(jax.value_and_grad(objective.evaluate, has_aux=True))
+    for name, objective in OBJECTIVES.items()
+}
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+
+
+def make_batch(name, size, seed=0):
+    generator = np.random.default_rng(seed)
+    if name == "softmax":
+        outputs, targets = generator.normal(size=(size, 4)), generator.integers(0, 4, size)
+    elif name == "token":
+        outputs, targets = generator.normal(size=(size, 3, 4)), generator.integers(0, 4, (size, 3))
+    elif name == "sigmoid":
+        outputs, targets = generator.normal(size=(size, 2)), generator.integers(0, 2, (size, 2))
+    else:
+        shape = (size, 4) if name == "squared of several" else (size, 1)
+        outputs, targets = generator.normal(size=shape), generator.normal(size=shape)
+    weights = generator.uniform(0.5, 2.0, (size, 3) if name == "token" else size)
+    batch = {"targets": jnp.asarray(targets), "weights": jnp.asarray(weights, jnp.float32)}
+    return jnp.asarray(outputs, jnp.float32), {**batch, "mask": jnp.ones(size, bool)}
+
+
+def pad(outputs, batch, garbage):
+    """Append three rows of garbage with mask False."""
+
+    def extend(leaf):
+        value = garbage if jnp.issubdtype(leaf.dtype, jnp.inexact) else 99
+        return jnp.concatenate([leaf, jnp.full((3, *leaf.shape[1:]), value, leaf.dtype)])
+
+    padded = jax.tree.map(extend, {key: value for key, value in batch.items() if key != "mask"})
+    return extend(outputs), {**padded, "mask": jnp.arange(len(outputs) + 3) < len(outputs)}
+
+
+def assert_close(actual, expected, tolerance=2e-6):
+    jax.tree.map(
+        lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance), actual, expected
+    )
+
+
+@every_objective
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
+def test_masked_examples_count_nowhere_whatever_they_hold(name, garbage):
+    outputs, batch = make_batch(name, 5)
+    padded_outputs, padded_batch = pad(outputs, batch, garbage)
+
+    (plain, states), gradient = GRADIENT[name](outputs, batch)
+    (padded, padded_states), padded_gradient = GRADIENT[name](padded_outputs, padded_batch)
+    assert_close(padded, plain)
+    assert_close(padded_gradient[:5], gradient)
+    assert jnp.all(padded_gradient[5:] == 0)
+    assert_close(COMPUTE[name](padded_states), COMPUTE[name](states))
+
+
+@every_objective
+def test_weight_zero_counts_nowhere_whatever_is_there(name):
+    outputs, batch = make_batch(name, 5)
+    padded_outputs, padded_batch = pad(outputs, batch, np.nan)
+    live = padded_batch.pop("mask")
+    weights = padded_batch["weights"]
+    padded_batch["weights"] = jnp.where(live.reshape(-1, *[1] * (weights.ndim - 1)), weights, 0.0)
+    mean, states = EVALUATE[name](padded_outputs, padded_batch)
+    expected, expected_states = EVALUATE[name](outputs, batch)
+    assert_close(mean, expected)
+    assert_close(COMPUTE[name](states), COMPUTE[name](expected_states))
+
+
+def test_steps_after_a_series_end_count_nowhere_whatever_they_hold():
+    outputs, batch = make_batch("token", 2)
+    short = {key: value[:, :2] if value.ndim > 1 else value for key, value in batch.items()}
+    expected, expected_states = EVALUATE["token"](outputs[:, :2], short)
+    batch = {
+        "mask": batch["mask"],
+        "weights": batch["weights"].at[:, 2].set(0.0),
+        "targets": batch["targets"].at[:, 2].set(-1),
+    }
+    outputs = outputs.at[:, 2].set(jnp.nan)
+    (mean, states), gradient = GRADIENT["token"](outputs, batch)
+    assert_close(mean, expected)
+    assert_close(COMPUTE["token"](states), COMPUTE["token"](expected_states))
+    assert jnp.all(gradient[:, 2] == 0)
+    assert jnp.all(jnp.isfinite(gradient))
+
+
+@every_objective
+def test_a_batch_in_which_nothing_counts_gives_zero_and_no_gradient(name):
+    outputs, batch = make_batch(name, 5)
+    batch["mask"] = jnp.zeros(5, bool)
+    (mean, states), gradient = GRADIENT[name](outputs, batch)
+    assert mean == 0.0
+    assert jnp.all(gradient == 0)
+    assert_close(states, OBJECTIVES[name].empty(), 0.0)
+    assert all(np.isfinite(value) for value in COMPUTE[name](states).values())
+
+
+@every_objective
+def test_an_example_that_counts_and_is_nan_makes_the_loss_nan(name):
+    outputs, batch = make_batch(name, 5)
+    assert jnp.isnan(EVALUATE[name](outputs.at[0].set(jnp.nan), batch)[0])
+
+
+@every_objective
+def test_batches_merge_to_the_metrics_of_the_whole_in_any_grouping(name):
+    outputs, batch = make_batch(name, 20)
+    whole = COMPUTE[name](EVALUATE[name](outputs, batch)[1])
+    states = []
+    for start, stop in ((0, 3), (3, 4), (4, 13), (13, 20)):
+        part = {key: value[start:stop] for key, value in batch.items()}
+        states.append(EVALUATE[name](outputs[start:stop], part)[1])
+    a, b, c, d = states
+    merge = MERGE[name]
+    left = merge(merge(merge(merge(OBJECTIVES[name].empty(), a), b), c), d)
+    right = merge(a, merge(b, merge(c, merge(d, OBJECTIVES[name].empty()))))
+    assert_close(left, right)
+    assert_close(COMPUTE[name](left), whole)
+    assert_close(COMPUTE[name](right), whole)
+
+
+@every_objective
+def test_states_keep_their_types_through_a_compiled_loop(name):
+    outputs, batch = make_batch(name, 5)
+    empty = OBJECTIVES[name].empty()
+
+    def one(_, states):
+        return MERGE[name](states, EVALUATE[name](outputs, batch)[1])
+
+    merged = jax.jit(lambda states: jax.lax.fori_loop(0, 3, one, states), donate_argnums=0)(empty)
+    types = jax.tree.map(jax.typeof, OBJECTIVES[name].empty())
+    assert jax.tree.map(jax.typeof, merged) == types
+    assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype("float32")}
+    assert_close(COMPUTE[name](merged), COMPUTE[name](EVALUATE[name](outputs, batch)[1]))
+
+
+@every_objective
+def test_totals_of_microbatches_add_up_to_the_batchs_mean(name):
+    outputs, batch = make_batch(name, 6)
+    total, weight = 0.0, 0.0
+    for part in (slice(0, 2), slice(2, 6)):
+        more, more_weight, _ = TOTALS[name](outputs[part], {key: value[part] for key, value in batch.items()})
+        total, weight = total + more, weight + more_weight
+    assert_close(total / weight, EVALUATE[name](outputs, batch)[0])
+
+
+def test_an_objective_can_stand_under_vmap_over_members_of_a_population():
+    objective = OBJECTIVES["softmax"]
+    outputs, batch = make_batch("softmax", 5)
+    members = jnp.stack([outputs, 2 * outputs])
+    means, states = jax.vmap(lambda member: objective.evaluate(member, batch))(members)
+    assert_close(means[1], objective.evaluate(2 * outputs, batch)[0])
+    assert jax.vmap(objective.compute)(states)["accuracy"].shape == (2,)
+
+
+def test_an_objective_of_ones_own_takes_any_outputs_and_is_masked_too():
+    def loss(outputs, batch):
+        errors = (outputs["mean"] - batch["targets"]["y"]) ** 2
+        return errors, objectives.example_weights(batch, errors.shape)
+
+    objective = objectives.Objective(loss)
+    outputs = {"mean": jnp.array([1.0, jnp.nan])}
+    batch = {"targets": {"y": jnp.array([3.0, jnp.nan])}, "mask": jnp.array([True, False])}
+    gradient, states = jax.grad(objective.evaluate, has_aux=True)(outputs, batch)
+    assert gradient["mean"].tolist() == [-4.0, 0.0]
+    assert objective.compute(states) == {"loss": 4.0}
+
+
+def test_top_k_accuracy_is_scikit_learns():
+    generator = np.random.default_rng(0)
+    scores, targets = generator.normal(size=(50, 6)), generator.integers(0, 6, 50)
+    for k in (1, 2, 3, 6):
+        metric = objectives.TopKAccuracy(k)
+        batch = {"targets": jnp.asarray(targets)}
+        state = metric.measure(jnp.asarray(scores), batch, jnp.zeros(50), jnp.ones(50))
+        expected = top_k_accuracy_score(targets, scores, k=k) if k < 6 else 1.0
+        assert float(metric.compute(state)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_equal_outputs_the_first_ranks_higher_in_both_accuracies():
+    outputs, ones = jnp.zeros((3, 3)), jnp.ones(3)
+    batch = {"targets": jnp.array([0, 1, 2])}
+    for metric, expected in (
+        (objectives.Accuracy(), 1 / 3),
+        (objectives.TopKAccuracy(1), 1 / 3),
+        (objectives.TopKAccuracy(2), 2 / 3),
+    ):
+        assert float(metric.compute(metric.measure(outputs, batch, ones, ones))) == pytest.approx(expected)
+
+
+def test_outputs_that_are_nan_are_not_among_the_top_k():
+    metric, batch, ones = objectives.TopKAccuracy(2), {"targets": jnp.array([0, 1])}, jnp.ones(2)
+    assert metric.compute(metric.measure(jnp.full((2, 3), jnp.nan), batch, ones, ones)) == 0.0
+
+
+def r2_in_batches(outputs, targets, weights, size):
+    metric = objectives.R2()
+    state = metric.empty()
+    for start in range(0, len(targets), size):
+        rows = slice(start, start + size)
+        batch = {"targets": jnp.asarray(targets[rows]), "weights": jnp.asarray(weights[rows])}
+        none = jnp.zeros(len(targets[rows]))
+        state = metric.merge(state, metric.measure(jnp.asarray(outputs[rows]), batch, none, none))
+    return float(metric.compute(state))
+
+
+def test_r2_is_scikit_learns_with_weights_and_far_from_zero():
+    generator = np.random.default_rng(0)
+    targets = (1000.0 + generator.normal(size=200)).astype(np.float32)
+    outputs = (targets + 0.3 * generator.normal(size=200)).astype(np.float32)
+    weights = generator.uniform(0.0, 2.0, 200).astype(np.float32)
+    expected = r2_score(targets, outputs, sample_weight=weights)
+    # Sums of squares would be off by more than 1: 10^6 in float32 has steps of 0.06, 200 of them are added.
+    assert r2_in_batches(outputs, targets, weights, 7) == pytest.approx(expected, rel=1e-4)
+    assert r2_in_batches(outputs, targets, weights, 200) == pytest.approx(expected, rel=1e-4)
+
+
+def test_r2_of_targets_that_do_not_vary_is_one_if_exact_else_zero_as_in_scikit_learn():
+    ones = np.ones(4, np.float32)
+    assert r2_in_batches(ones, ones, ones, 2) == r2_score(ones, ones) == 1.0
+    assert r2_in_batches(2 * ones, ones, ones, 2) == r2_score(ones, 2 * ones) == 0.0
+
+
+def test_counts_of_whole_examples_are_exact():
+    metric = objectives.Accuracy()
+    state = metric.empty()
+    outputs, batch = jnp.array([[0.0, 1.0]] * 3), {"targets": jnp.array([1, 1, 0])}
+    one = metric.measure(outputs, batch, jnp.zeros(3), jnp.ones(3))
+    state = jax.lax.fori_loop(0, 20_000, lambda _, state: metric.merge(state, one), state)
+    assert (float(state["total"]), float(state["weight"])) == (40_000.0, 60_000.0)

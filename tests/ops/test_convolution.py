@@ -1,0 +1,297 @@
+import itertools
+import re
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+
+from accelnet.ops import convolution
+from accelnet.ops.convolution import Geometry, choose_lowering, conv_general_dilated
+
+LAYOUTS = {3: ("NHC", "HIO", "NHC"), 4: ("NHWC", "HWIO", "NHWC"), 5: ("NHWDC", "HWDIO", "NHWDC")}
+
+
+def random_case(seed):
+    """Draw shapes and options of a channels-last convolution that leaves at least one pixel."""
+    rng = np.random.default_rng(seed)
+    rank = int(rng.choice([1, 2, 2, 2, 3]))
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    channels = groups * int(rng.integers(1, 4))
+    if rng.random() < 0.3:
+        groups = channels
+    rhs_dilation = rng.integers(1, 3, rank).tolist()
+    lhs_dilation = [1] * rank
+    kernel = rng.integers(1, 4, rank).tolist()
+    size = rng.integers(6, 10, rank).tolist()
+    padding = rng.choice(["SAME", "VALID", "pairs"])
+    if padding == "pairs":
+        padding = [tuple(p) for p in rng.integers(-1, 3, (rank, 2)).tolist()]
+        lhs_dilation = rng.integers(1, 3, rank).tolist()
+    lhs = rng.normal(size=(int(rng.integers(1, 4)), *size, channels)).astype(np.float32)
+    rhs = rng.normal(size=(*kernel, channels // groups, groups * int(rng.integers(1, 4)))).astype(np.float32)
+    options = {
+        "window_strides": rng.integers(1, 4, rank).tolist(),
+        "padding": padding if isinstance(padding, list) else str(padding),
+        "lhs_dilation": lhs_dilation,
+        "rhs_dilation": rhs_dilation,
+        "dimension_numbers": LAYOUTS[rank + 2],
+        "feature_group_count": groups,
+    }
+    return lhs, rhs, options
+
+
+def values_and_gradients(conv, lhs, rhs, options):
+    def run(lhs, rhs):
+        out, pull = jax.vjp(lambda lhs, rhs: conv(lhs, rhs, **options), lhs, rhs)
+        # A cotangent on eighths from -1 to 1 is the same number in every dtype.
+        cotangent = (jnp.arange(out.size) * 5 % 17 - 8) / 8
+        return out, *pull(cotangent.reshape(out.shape).astype(out.dtype))
+
+    return jax.jit(run)(lhs, rhs)
+
+
+def assert_close(actual, expected, relative=1e-5):
+    """Compare to the largest number: float32 sums of up to a thousand terms differ by a few 1e-7 of it."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == b.dtype
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=0, atol=relative * max(np.abs(b).max(initial=0), 1e-30))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_values_and_both_gradients_equal_those_of_xla(seed):
+    lhs, rhs, options = random_case(seed)
+    expected = values_and_gradients(lax.conv_general_dilated, lhs, rhs, options)
+    assert_close(values_and_gradients(conv_general_dilated, lhs, rhs, options), expected)
+
+
+def test_the_random_cases_reach_every_lowering():
+    seen = set()
+    for seed in range(40):
+        lhs, rhs, options = random_case(seed)
+        geometry = Geometry((), (), (), (), options["feature_group_count"], None, None)
+        rank = lhs.ndim - 2
+        plain = geometry._replace(
+            strides=(1,) * rank, padding=((9, 9),) * rank, lhs_dilation=(1,) * rank, rhs_dilation=(1,) * rank
+        )
+        seen.add(choose_lowering(lhs.shape, rhs.shape, plain).__name__)
+    assert seen == {"pointwise", "depthwise", "patches"}
+
+
+@pytest.mark.parametrize("lowering", [convolution.patches, convolution.depthwise])
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_every_lowering_of_a_depthwise_convolution_agrees(lowering, multiplier):
+    lhs = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    rhs = jax.random.normal(jax.random.key(1), (3, 2, 1, 3 * multiplier))
+    geometry = Geometry((2, 1), ((1, 1), (0, 1)), (1, 1), (1, 2), 3, None, None)
+    assert_close(lowering(lhs, rhs, geometry), convolution.native(lhs, rhs, geometry))
+
+
+def test_a_plain_loop_over_pixels_gives_the_same():
+    rng = np.random.default_rng(0)
+    lhs, rhs = (
+        rng.normal(size=(2, 5, 6, 3)).astype(np.float32),
+        rng.normal(size=(3, 2, 3, 4)).astype(np.float32),
+    )
+    out = conv_general_dilated(lhs, rhs, (2, 1), "VALID", dimension_numbers=LAYOUTS[4])
+    expected = np.zeros((2, 2, 5, 4), np.float32)
+    for y, x in itertools.product(range(2), range(5)):
+        expected[:, y, x] = np.einsum("nijc,ijco->no", lhs[:, 2 * y : 2 * y + 3, x : x + 2], rhs)
+    assert_close(out, expected)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0)], ids=["images", "weights", "both"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_vmap_equals_a_loop(axes, groups):
+    lhs = jax.random.normal(jax.random.key(0), (3, 2, 6, 6, 4))
+    rhs = jax.random.normal(jax.random.key(1), (3, 3, 3, 4 // groups, 8))
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUTS[4]}
+    options["feature_group_count"] = groups
+
+    def loss(lhs, rhs):
+        return jnp.sum(jnp.sin(conv_general_dilated(lhs, rhs, **options)))
+
+    arguments = [x if axis == 0 else x[0] for x, axis in zip((lhs, rhs), axes, strict=True)]
+    mapped = jax.jit(jax.vmap(jax.grad(loss, (0, 1)), axes))(*arguments)
+    pick = lambda i: [x[i] if axis == 0 else x for x, axis in zip(arguments, axes, strict=True)]  # noqa: E731
+    looped = [jax.grad(loss, (0, 1))(*pick(i)) for i in range(3)]
+    assert_close(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped))
+
+
+def test_forward_mode_equals_that_of_xla():
+    lhs, rhs, options = random_case(3)
+    tangents = (jnp.sin(lhs), jnp.cos(rhs))
+    ours = jax.jvp(lambda a, b: conv_general_dilated(a, b, **options), (lhs, rhs), tangents)
+    assert_close(ours, jax.jvp(lambda a, b: lax.conv_general_dilated(a, b, **options), (lhs, rhs), tangents))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_bfloat16_stays_bfloat16_and_close_to_float32(groups):
+    lhs = jax.random.normal(jax.random.key(0), (2, 6, 6, 4), jnp.bfloat16)
+    rhs = jax.random.normal(jax.random.key(1), (3, 3, 4 // groups, 8), jnp.bfloat16)
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUTS[4]}
+    options["feature_group_count"] = groups
+    ours = values_and_gradients(conv_general_dilated, lhs, rhs, options)
+    assert {x.dtype for x in ours} == {jnp.dtype(jnp.bfloat16)}
+    exact = values_and_gradients(
+        lax.conv_general_dilated, lhs.astype(jnp.float32), rhs.astype(jnp.float32), options
+    )
+    # Rounding to bfloat16 is off by 2^-9 = 0.002 of a number; the input's gradient adds nine rounded parts.
+    assert_close(ours, jax.tree.map(lambda x: x.astype(jnp.bfloat16), exact), relative=0.02)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_preferred_element_type_is_the_dtype_of_the_output(groups):
+    lhs, rhs = jnp.ones((1, 4, 4, 4), jnp.bfloat16), jnp.ones((3, 3, 4 // groups, 4), jnp.bfloat16)
+    out = conv_general_dilated(
+        lhs,
+        rhs,
+        (1, 1),
+        "VALID",
+        dimension_numbers=LAYOUTS[4],
+        feature_group_count=groups,
+        preferred_element_type=jnp.float32,
+    )
+    assert out.dtype == jnp.float32
+
+
+def train_loop(conv):
+    """Build a scan of gradient descent over convolutions of every kind."""
+
+    def loss(weights, image):
+        x = image
+        for kernel, groups, stride in zip(weights, (1, 8, 1, 2), (1, 1, 1, 2), strict=True):
+            x = conv(
+                x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUTS[4], feature_group_count=groups
+            )
+            x = jnp.tanh(x)
+        return jnp.mean(x**2)
+
+    def step(weights, image):
+        value, grads = jax.value_and_grad(loss)(weights, image)
+        return jax.tree.map(lambda w, g: w - 0.1 * g, weights, grads), value
+
+    return lambda weights, images: lax.scan(step, weights, images)
+
+
+SHAPES = [(3, 3, 3, 8), (3, 3, 1, 8), (1, 1, 8, 8), (3, 3, 4, 8)]
+
+
+def train_arguments():
+    weights = [jax.random.normal(jax.random.key(i), shape) * 0.3 for i, shape in enumerate(SHAPES)]
+    return weights, jax.random.normal(jax.random.key(9), (5, 2, 8, 8, 3))
+
+
+def test_no_convolution_is_left_in_a_compiled_training_loop_on_the_cpu():
+    arguments = train_arguments()
+    compiled = jax.jit(train_loop(conv_general_dilated)).lower(*arguments).compile().as_text()
+    native = jax.jit(train_loop(lax.conv_general_dilated)).lower(*arguments).compile().as_text()
+    assert re.search(r"\bconvolution\(", native)  # the pattern can find one
+    assert "while(" in compiled
+    assert not re.search(r"\bconvolution\(|onednn|convolution_thunk", compiled)
+    assert not re.search(r"\bscatter\(|\bgather\(", compiled)
+
+
+def test_the_training_loop_gives_the_same_losses_and_weights_as_xla():
+    arguments = train_arguments()
+    ours = jax.jit(train_loop(conv_general_dilated))(*arguments)
+    assert_close(ours, jax.jit(train_loop(lax.conv_general_dilated))(*arguments))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_get_the_same_convolutions_as_from_xla(platform):
+    def count(conv):
+        program = jax.export.export(jax.jit(train_loop(conv)), platforms=[platform])(*train_arguments())
+        return program.mlir_module().count("stablehlo.convolution")
+
+    assert count(conv_general_dilated) == count(lax.conv_general_dilated) > 4
+
+
+def test_rematerialization_changes_no_gradient():
+    weights, images = train_arguments()
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUTS[4]}
+
+    def loss(kernel, image):
+        return jnp.sum(jnp.sin(conv_general_dilated(image, kernel, **options)))
+
+    plain = jax.jit(jax.grad(loss))(weights[0], images[0])
+    for policy in (None, jax.checkpoint_policies.save_only_these_names("block")):
+        assert_close(jax.jit(jax.grad(jax.checkpoint(loss, policy=policy)))(weights[0], images[0]), plain)
+
+
+def test_a_batch_sharded_over_eight_devices_gives_the_same():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    lhs = jax.random.normal(jax.random.key(0), (16, 6, 6, 4))
+    rhs = jax.random.normal(jax.random.key(1), (3, 3, 4, 8))
+    options = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUTS[4]}
+    sharded = values_and_gradients(conv_general_dilated, jax.device_put(lhs, sharding), rhs, options)
+    assert len(sharded[0].sharding.device_set) == 8
+    assert_close(sharded, values_and_gradients(lax.conv_general_dilated, lhs, rhs, options))
+
+
+def test_other_layouts_types_and_batch_groups_are_xlas_own():
+    rng = np.random.default_rng(0)
+    channels_first = (
+        rng.normal(size=(2, 3, 5, 5)).astype(np.float32),
+        rng.normal(size=(4, 3, 3, 3)).astype(np.float32),
+    )
+    integers = (rng.integers(0, 9, (2, 5, 5, 3)), rng.integers(0, 9, (3, 3, 3, 4)))
+    batch_groups = (
+        rng.normal(size=(4, 5, 5, 3)).astype(np.float32),
+        rng.normal(size=(3, 3, 3, 4)).astype(np.float32),
+    )
+    for (lhs, rhs), options in (
+        (channels_first, {}),
+        (integers, {"dimension_numbers": LAYOUTS[4]}),
+        (batch_groups, {"dimension_numbers": LAYOUTS[4], "batch_group_count": 2}),
+    ):
+        lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
+        expected = lax.conv_general_dilated(lhs, rhs, (1, 1), "SAME", **options)
+        np.testing.assert_array_equal(conv_general_dilated(lhs, rhs, (1, 1), "SAME", **options), expected)
+
+
+def test_an_empty_batch_gives_an_empty_output():
+    out = conv_general_dilated(
+        jnp.ones((0, 5, 5, 3)), jnp.ones((3, 3, 3, 4)), (1, 1), "VALID", dimension_numbers=LAYOUTS[4]
+    )
+    assert out.shape == (0, 3, 3, 4)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", "REFLECT", 1])
+def test_flax_layers_take_it_as_their_convolution(padding):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 7, 4))
+    layers = [
+        nnx.Conv(4, 6, (3, 3), 2, padding=padding, rngs=nnx.Rngs(0), **chosen)
+        for chosen in ({}, {"conv_general_dilated": conv_general_dilated})
+    ]
+    assert_close(layers[1](x), layers[0](x))
+    plain = nn.Conv(6, (3, 3), 2, padding=padding)
+    ours = nn.Conv(6, (3, 3), 2, padding=padding, conv_general_dilated=conv_general_dilated)
+    variables = plain.init(jax.random.key(1), x)
+    assert_close(ours.apply(variables, x), plain.apply(variables, x))
+
+
+@pytest.mark.parametrize(
+    ("rhs_shape", "options"),
+    [
+        ((3, 3, 5, 4), {}),
+        ((3, 3, 3, 4), {"feature_group_count": 2}),
+        ((3, 3, 3, 4), {"window_strides": (1,)}),
+        ((3, 3, 3, 4), {"padding": "SOME"}),
+        ((3, 3, 3, 4), {"padding": [(1, 1)]}),
+        ((3, 3, 3, 4), {"lhs_dilation": (2, 2)}),
+    ],
+)
+def test_a_mistake_gets_xlas_message(rhs_shape, options):
+    arguments = {"window_strides": (1, 1), "padding": "SAME", "dimension_numbers": LAYOUTS[4], **options}
+    lhs, rhs = jnp.ones((2, 5, 5, 3)), jnp.ones(rhs_shape)
+    with pytest.raises(Exception, match=r".") as expected:
+        lax.conv_general_dilated(lhs, rhs, **arguments)
+    with pytest.raises(expected.type, match=re.escape(str(expected.value).splitlines()[0])):
+        conv_general_dilated(lhs, rhs, **arguments)

@@ -1,0 +1,291 @@
+"""The recurrent ops against a step-by-step oracle, Flax's cells and themselves, padding above all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from accelnet.errors import UserError
+from accelnet.ops.recurrence import gru, lstm, simple_rnn
+
+BATCH, STEPS, FEATURES, HIDDEN = 4, 6, 3, 5
+LENGTHS = jnp.array([6, 1, 0, 4])
+GATES = {"simple": 1, "lstm": 4, "gru": 3}
+# Sums of a few dozen float32 products in another order.
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+cells = pytest.mark.parametrize("cell", list(GATES))
+directions = pytest.mark.parametrize("reverse", [False, True])
+
+
+def make_arrays(cell, seed=0, steps=STEPS):
+    keys = iter(jax.random.split(jax.random.key(seed), 8))
+    width = GATES[cell] * HIDDEN
+    arrays = {
+        "inputs": jax.random.normal(next(keys), (BATCH, steps, FEATURES)),
+        "input_kernel": jax.random.normal(next(keys), (FEATURES, width)),
+        "recurrent_kernel": jax.random.normal(next(keys), (HIDDEN, width)) / 2,
+        "bias": jax.random.normal(next(keys), (width,)),
+        "initial_state": jax.random.normal(next(keys), (BATCH, HIDDEN)),
+    }
+    if cell == "lstm":
+        arrays["initial_state"] = (arrays["initial_state"], jax.random.normal(next(keys), (BATCH, HIDDEN)))
+    if cell == "gru":
+        arrays["recurrent_bias"] = jax.random.normal(next(keys), (HIDDEN,))
+    return arrays
+
+
+def run(cell, arrays, lengths=None, reverse=False):
+    """Outputs and final state, whatever the cell."""
+    function = {"simple": simple_rnn, "lstm": lstm, "gru": gru}[cell]
+    return jax.jit(lambda a: function(**a, lengths=lengths, reverse=reverse))(arrays)
+
+
+def run_with_gradient(cell, arrays, lengths=None, reverse=False, function=run):
+    """Results and the gradient of `scalar` by every array, in one compiled program."""
+
+    def loss(arrays):
+        results = function(cell, arrays, lengths, reverse)
+        return scalar(results), results
+
+    gradient, results = jax.jit(jax.grad(loss, has_aux=True))(arrays)
+    return results, gradient
+
+
+def sigmoid(x):
+    return 1 / (1 + jnp.exp(-x))
+
+
+def oracle_step(cell, x, state, a):
+    """One step of one sequence, written from the equations in the docstrings."""
+    p = x @ a["input_kernel"] + a["bias"]
+    if cell == "simple":
+        return jnp.tanh(p + state @ a["recurrent_kernel"])
+    if cell == "lstm":
+        h, c = state
+        i, f, g, o = jnp.split(p + h @ a["recurrent_kernel"], 4)
+        c = sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)
+        return sigmoid(o) * jnp.tanh(c), c
+    p_r, p_z, p_n = jnp.split(p, 3)
+    r_r, r_z, r_n = jnp.split(state @ a["recurrent_kernel"], 3)
+    z = sigmoid(p_z + r_z)
+    n = jnp.tanh(p_n + sigmoid(p_r + r_r) * (r_n + a["recurrent_bias"]))
+    return (1 - z) * n + z * state
+
+
+def oracle(cell, arrays, lengths=None, reverse=False):
+    """Every sequence by itself, cut to its length: a plain scan of the step, flipped for reverse."""
+    steps = arrays["inputs"].shape[1]
+
+    def step(state, x):
+        state = oracle_step(cell, x, state, arrays)
+        return state, state[0] if cell == "lstm" else state
+
+    rows, states = [], []
+    for b, length in enumerate([steps] * BATCH if lengths is None else lengths.tolist()):
+        order = slice(None, None, -1) if reverse else slice(None)
+        state = jax.tree.map(lambda s, b=b: s[b], arrays["initial_state"])
+        state, row = jax.lax.scan(step, state, arrays["inputs"][b, :length][order])
+        rows.append(jnp.concatenate([row[order], jnp.zeros((steps - length, HIDDEN))]))
+        states.append(state)
+    return jnp.stack(rows), jax.tree.map(lambda *s: jnp.stack(s), *states)
+
+
+def scalar(results):
+    """A loss that every output and state enters with a different weight."""
+    leaves = jax.tree.leaves(results)
+    return sum(
+        (leaf * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)).sum() for leaf in leaves
+    )
+
+
+def assert_equal(left, right):
+    jax.tree.map(np.testing.assert_array_equal, left, right)
+
+
+def assert_close(left, right, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **(tolerance or CLOSE)), left, right)
+
+
+@cells
+@directions
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_values_and_every_gradient_equal_a_loop_over_steps(cell, reverse, lengths):
+    arrays = make_arrays(cell)
+    results, ours = run_with_gradient(cell, arrays, lengths, reverse)
+    expected, theirs = run_with_gradient(cell, arrays, lengths, reverse, function=oracle)
+    assert_close(results, expected)
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-5)  # gradients sum over all steps and sequences
+
+
+def test_lstm_equals_the_cell_of_flax():
+    a = make_arrays("lstm")
+    cell = nnx.LSTMCell(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    for n, gate in enumerate(["i", "f", "g", "o"]):
+        part = slice(n * HIDDEN, (n + 1) * HIDDEN)
+        layer = getattr(cell, "if_" if gate == "f" else f"i{gate}")
+        layer.kernel[...] = a["input_kernel"][:, part]
+        getattr(cell, f"h{gate}").kernel[...] = a["recurrent_kernel"][:, part]
+        getattr(cell, f"h{gate}").bias[...] = a["bias"][part]
+    h, c = a["initial_state"]
+    carry = (c, h)
+    outputs, state = run("lstm", a)
+    for t in range(STEPS):
+        carry, expected = cell(carry, a["inputs"][:, t])
+        assert_close(outputs[:, t], expected)
+    assert_close(state, (carry[1], carry[0]))
+
+
+@pytest.mark.parametrize("cell", ["gru", "simple"])
+def test_gru_and_simple_equal_the_cells_of_flax(cell):
+    a = make_arrays(cell)
+    a.pop("recurrent_bias", None)
+    flax_cell = (nnx.GRUCell if cell == "gru" else nnx.SimpleCell)(FEATURES, HIDDEN, rngs=nnx.Rngs(0))
+    flax_cell.dense_i.kernel[...] = a["input_kernel"]
+    flax_cell.dense_i.bias[...] = a["bias"]
+    flax_cell.dense_h.kernel[...] = a["recurrent_kernel"]
+    carry = a["initial_state"]
+    outputs, state = run(cell, a)
+    for t in range(STEPS):
+        carry, expected = flax_cell(carry, a["inputs"][:, t])
+        assert_close(outputs[:, t], expected)
+    assert_close(state, carry)
+
+
+@cells
+@directions
+def test_padding_never_changes_a_bit_of_an_output_or_gradient(cell, reverse):
+    clean = make_arrays(cell)
+    padding = (jnp.arange(STEPS)[None, :] >= LENGTHS[:, None])[:, :, None]
+    step = jax.jit(lambda a: run_with_gradient(cell, a, LENGTHS, reverse))
+    expected = step(clean)
+    for garbage in (1e30, jnp.inf, jnp.nan):
+        found = step(clean | {"inputs": jnp.where(padding, garbage, clean["inputs"])})
+        assert_equal(found, expected)
+        gradient = found[1]["inputs"]
+        assert not np.any(np.where(padding, gradient, 0))
+        assert np.any(gradient)
+
+
+@cells
+@directions
+def test_more_padding_changes_nothing(cell, reverse):
+    short, long = make_arrays(cell), make_arrays(cell, steps=STEPS + 7)
+    long["inputs"] = long["inputs"].at[:, :STEPS].set(short["inputs"])
+    long |= {name: array for name, array in short.items() if name != "inputs"}
+
+    def cut(cell, a, lengths, reverse):
+        outputs, state = run(cell, a, lengths, reverse)
+        return outputs[:, :STEPS], state
+
+    outputs, _ = run(cell, long, LENGTHS, reverse)
+    assert not np.any(outputs[:, STEPS:])
+    found, left = run_with_gradient(cell, long, LENGTHS, reverse, function=cut)
+    expected, right = run_with_gradient(cell, short, LENGTHS, reverse)
+    left["inputs"] = left["inputs"][:, :STEPS]
+    assert_close((found, left), (expected, right))
+
+
+@cells
+def test_reverse_without_lengths_is_the_flipped_sequence(cell):
+    a = make_arrays(cell)
+    outputs, state = run(cell, a | {"inputs": a["inputs"][:, ::-1]})
+    assert_close(run(cell, a, reverse=True), (outputs[:, ::-1], state))
+
+
+@cells
+def test_final_state_is_the_output_of_each_last_step(cell):
+    outputs, state = run(cell, make_arrays(cell), LENGTHS)
+    hidden = state[0] if cell == "lstm" else state
+    for row in (0, 1, 3):
+        np.testing.assert_array_equal(hidden[row], outputs[row, LENGTHS[row] - 1])
+
+
+@cells
+def test_a_sequence_in_two_pieces_equals_the_whole(cell):
+    a = make_arrays(cell)
+    first, state = run(cell, a | {"inputs": a["inputs"][:, :2]})
+    second, state = run(cell, a | {"inputs": a["inputs"][:, 2:], "initial_state": state})
+    assert_close((jnp.concatenate([first, second], axis=1), state), run(cell, a))
+
+
+@cells
+def test_a_missing_initial_state_is_zeros(cell):
+    a = make_arrays(cell)
+    zeros = a | {"initial_state": jax.tree.map(jnp.zeros_like, a["initial_state"])}
+    assert_equal(run(cell, a | {"initial_state": None}), run(cell, zeros))
+
+
+@cells
+def test_vmap_over_weights_and_inputs_equals_one_at_a_time(cell):
+    members = [make_arrays(cell, seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    step = jax.jit(lambda a: run_with_gradient(cell, a, LENGTHS))
+    alone = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[step(member) for member in members])
+    assert_close(jax.jit(jax.vmap(step))(stacked), alone, rtol=1e-4, atol=1e-5)
+    shared = members[0] | {"inputs": stacked["inputs"]}
+    axes = dict.fromkeys(shared, None) | {"inputs": 0}
+    outputs = jax.jit(jax.vmap(lambda a: run(cell, a)[0], in_axes=(axes,)))(shared)
+    assert_close(outputs[2], run(cell, members[0] | {"inputs": members[2]["inputs"]})[0])
+
+
+@cells
+def test_gradient_inside_scan_and_remat_equals_the_one_outside(cell):
+    a = make_arrays(cell)
+    rematerialized = jax.grad(jax.checkpoint(lambda a: scalar(run(cell, a, LENGTHS))))
+    body = lambda carry, _: (carry, rematerialized(carry))  # noqa: E731
+    _, stacked = jax.jit(lambda a: jax.lax.scan(body, a, None, length=2))(a)
+    _, expected = run_with_gradient(cell, a, LENGTHS)
+    assert_close(jax.tree.map(lambda leaf: leaf[1], stacked), expected)
+
+
+@cells
+def test_bfloat16_stays_bfloat16_and_close_to_float32(cell):
+    a = make_arrays(cell)
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), a)
+    results = run(cell, half, LENGTHS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.bfloat16)}
+    _, gradient = run_with_gradient(cell, half, LENGTHS)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {jnp.dtype(jnp.bfloat16)}
+    # bfloat16 holds 8 bits: 0.4 % per rounding, and the recurrence adds up six of them.
+    exact = run(cell, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), half), LENGTHS)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x.astype(jnp.float32), y, atol=0.05), results, exact)
+
+
+@cells
+def test_wide_weights_do_not_widen_bfloat16_inputs(cell):
+    a = make_arrays(cell)
+    outputs, _ = run(cell, a | {"inputs": a["inputs"].astype(jnp.bfloat16)})
+    assert outputs.dtype == jnp.bfloat16
+
+
+def test_all_input_projections_are_one_product_and_so_is_the_kernels_gradient():
+    a = make_arrays("lstm")
+    jaxpr = jax.make_jaxpr(jax.grad(lambda a: scalar(lstm(**a))))(a).jaxpr
+    inside = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
+    in_scans = [sum(e.primitive.name == "dot_general" for e in scan.params["jaxpr"].eqns) for scan in inside]
+    assert in_scans == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": jnp.zeros((4, 6))}, "expected floats"),
+        ({"inputs": jnp.zeros((4, 6, 3), jnp.int32)}, "int32"),
+        ({"inputs": jnp.zeros((4, 6, 2))}, "input_kernel has shape"),
+        ({"recurrent_kernel": jnp.zeros((5, 5))}, "recurrent_kernel has shape"),
+        ({"bias": jnp.zeros(5)}, "bias has shape"),
+        ({"initial_state": (jnp.zeros((4, 5)),)}, "initial_state has 1"),
+        ({"initial_state": (jnp.zeros((4, 5)), jnp.zeros((1, 5)))}, "initial_state.1. has shape"),
+        ({"lengths": jnp.zeros(3, jnp.int32)}, "lengths has shape"),
+        ({"lengths": jnp.zeros(4)}, "expected integers"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    with pytest.raises(UserError, match=message):
+        lstm(**(make_arrays("lstm") | change))
+
+
+def test_a_bad_recurrent_bias_is_named():
+    with pytest.raises(UserError, match="recurrent_bias has shape"):
+        gru(**(make_arrays("gru") | {"recurrent_bias": jnp.zeros(15)}))

@@ -1,0 +1,163 @@
+"""Rules of the house that hold between modules: who may import whom, and what nobody may use."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "accelnet"
+
+# A room may import itself and the rooms named here.
+_CORE = {"errors", "ops", "models", "optim", "objectives", "data", "parallel"}
+_TRAINING = _CORE | {"training", "experiment"}
+MAY_IMPORT = {
+    "errors": set(),
+    "ops": {"errors"},
+    "models": {"errors", "ops"},
+    "optim": {"errors", "ops"},
+    "objectives": {"errors", "ops"},
+    "data": {"errors", "ops"},
+    "parallel": {"errors", "ops"},
+    "experiment": _TRAINING,
+    "training": _TRAINING,
+    "planning": _TRAINING,
+    "choosing": _TRAINING,
+    "cli": _TRAINING | {"planning", "choosing"},
+    "__init__": _TRAINING | {"planning", "choosing", "cli"},
+}
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
+FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
+# Costly to import, and needed by some runs only: modules import them inside functions.
+HEAVY = ("orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas")
+
+
+def room_of(path: Path, package: Path = PACKAGE) -> str:
+    return path.relative_to(package).with_suffix("").parts[0]
+
+
+def imported_names(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Yield (dotted name, line) of every import, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module is not None
+            yield from ((f"{node.module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def upward_arrows(package: Path) -> list[str]:
+    arrows = []
+    for path in sorted(package.rglob("*.py")):
+        room = room_of(path, package)
+        for name, line in imported_names(ast.parse(path.read_text())):
+            top, *rest = name.split(".")
+            if top != "accelnet":
+                continue
+            target = rest[0] if rest else "__init__"
+            if target not in MAY_IMPORT.get(room, set()) | {room}:
+                arrows.append(f"{path.relative_to(package)}:{line} imports {name}")
+    return arrows
+
+
+def unsafe_uses(source: str) -> list[str]:
+    tree = ast.parse(source)
+    found = [
+        f"line {line}: imports {name}"
+        for name, line in imported_names(tree)
+        if name.split(".")[0] in FORBIDDEN_IMPORTS
+    ]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id in {"eval", "exec"}:
+            found.append(f"line {node.lineno}: calls {node.func.id}()")
+        found += [
+            f"line {node.lineno}: {keyword.arg}=True"
+            for keyword in node.keywords
+            if keyword.arg in {"shell", "allow_pickle"}
+            and not (isinstance(keyword.value, ast.Constant) and keyword.value.value is False)
+        ]
+    return found
+
+
+def our_files() -> list[Path]:
+    folders = (ROOT / name for name in ("accelnet", "experiments", "scripts"))
+    return sorted(path for folder in folders for path in folder.rglob("*.py"))
+
+
+def test_imports_go_one_way():
+    assert upward_arrows(PACKAGE) == []
+
+
+def test_every_room_has_its_place_in_the_order():
+    rooms = {room_of(path) for path in PACKAGE.rglob("*.py")}
+    assert rooms <= set(MAY_IMPORT), "a new room needs an entry in MAY_IMPORT"
+
+
+def test_an_arrow_that_goes_up_is_found(tmp_path):
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "ops" / "conv.py").write_text("def f():\n    from accelnet.models import cnn\n")
+    (tmp_path / "ops" / "pool.py").write_text("import accelnet\n")
+    (tmp_path / "training.py").write_text("from accelnet.ops import conv\nimport accelnet.errors\n")
+    assert upward_arrows(tmp_path) == [
+        "ops/conv.py:2 imports accelnet.models.cnn",
+        "ops/pool.py:1 imports accelnet",
+    ]
+
+
+def test_no_room_is_a_drawer_for_leftovers():
+    names = {part for path in our_files() for part in path.relative_to(ROOT).with_suffix("").parts}
+    assert names & FORBIDDEN_NAMES == set()
+
+
+def test_nothing_unpickles_evaluates_or_uses_a_shell():
+    found = {str(path.relative_to(ROOT)): unsafe_uses(path.read_text()) for path in our_files()}
+    assert {path: uses for path, uses in found.items() if uses} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "eval('1')",
+        "subprocess.run('ls', shell=True)",
+        "np.load(path, allow_pickle=flag)",
+    ],
+)
+def test_an_unsafe_use_is_found(source):
+    assert len(unsafe_uses(source)) == 1
+
+
+def test_a_safe_use_is_not_called_unsafe():
+    assert unsafe_uses("model.eval()\nnp.load(path, allow_pickle=False)\n") == []
+
+
+def test_the_package_itself_holds_public_names_and_nothing_else():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    docstring, *statements = tree.body
+    assert isinstance(docstring, ast.Expr)
+    for statement in statements:
+        assert isinstance(statement, ast.Import | ast.ImportFrom | ast.Assign), ast.unparse(statement)
+        if isinstance(statement, ast.ImportFrom):
+            unexported = [alias.name for alias in statement.names if alias.asname != alias.name]
+            assert unexported == [], f"line {statement.lineno}: write `import X as X`"
+
+
+def test_importing_touches_no_device_and_nothing_heavy():
+    code = f"""
+import sys
+import jax, flax.linen, flax.nnx, optax
+before = set(sys.modules)
+import accelnet
+from jax._src import xla_bridge
+heavy = [name for name in {HEAVY!r} if name in set(sys.modules) - before]
+print(heavy, xla_bridge.backends_are_initialized())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[] False"

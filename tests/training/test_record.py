@@ -1,0 +1,249 @@
+import json
+import os
+import resource
+import stat
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from accelnet.errors import UserError
+from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
+from accelnet.training.result import RESULT_FIELDS, TIMING_FIELDS, result_line, versions, write_result
+
+ROWS = [{"step": step, "epoch": step / 10, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def read_events(path: Path) -> Iterator[Event]:
+    """Read TFRecords: a length, its checksum, that many bytes, their checksum."""
+    data = path.read_bytes()
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+
+
+@pytest.mark.parametrize("content", ["täxt", b"\x00\xff"])
+def test_an_atomic_write_replaces_the_content_and_leaves_nothing_else(tmp_path, content):
+    path = tmp_path / "new" / "file"
+    write_atomically(path, "old and longer than the new one")
+    write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_an_atomic_write_respects_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", "")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+def test_a_write_that_fails_names_the_path_and_harms_nothing(tmp_path):
+    write_atomically(tmp_path / "file", "kept")
+    with pytest.raises(UserError, match=r"cannot write .*file/below: /.*file: File exists\. .*untouched"):
+        write_atomically(tmp_path / "file" / "below", "x")
+    assert (tmp_path / "file").read_text() == "kept"
+    with pytest.raises(UserError, match="cannot write"):
+        write_atomically(tmp_path, "x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"cannot write .*: Permission denied"):
+        write_atomically(tmp_path / "file", "x")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float32(0.1), float(np.float32(0.1))),
+        (jnp.float32(0.1), float(np.float32(0.1))),
+        (np.int64(3), 3),
+        (jnp.bfloat16(0.5), 0.5),
+        (np.bool_(True), True),
+        (float("inf"), None),
+        (jnp.array([1.0, jnp.nan]), [1.0, None]),
+        ({"a": (1, Path("x"))}, {"a": [1, "x"]}),
+        ("text", "text"),
+        (None, None),
+    ],
+)
+def test_values_of_other_libraries_become_plain(value, expected):
+    plain = plain_value(value)
+    assert plain == expected
+    assert type(plain) is type(expected)
+
+
+def test_rows_in_memory_and_in_the_file_are_the_same(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for row in [
+            *ROWS,
+            {"step": 4, "split": "validation", "loss": np.float32("nan"), "r2": jnp.float32(0.1)},
+        ]:
+            log.append(row)
+            assert read_rows(path) == log.rows
+    assert log.rows[:3] == ROWS
+    assert log.rows[3] == {"step": 4, "split": "validation", "loss": None, "r2": float(np.float32(0.1))}
+
+
+def test_going_on_drops_the_rows_after_the_checkpoint_and_a_torn_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsLog(path) as log:
+        for row in ROWS:
+            log.append(row)
+    with path.open("a") as file:
+        file.write('{"step": 4, "lo')
+    with MetricsLog(path, rows=ROWS[:2]) as log:
+        log.append({"step": 3, "split": "train", "loss": 7.0})
+    assert read_rows(path) == [*ROWS[:2], {"step": 3, "split": "train", "loss": 7.0}]
+
+
+def test_a_new_log_starts_empty(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
+    MetricsLog(tmp_path / "metrics.jsonl").close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_a_closed_log_takes_no_rows(tmp_path):
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.close()
+    log.close()
+    with pytest.raises(ValueError, match="is closed"):
+        log.append(ROWS[0])
+
+
+def test_a_full_disk_harms_nothing_that_was_written(tmp_path):
+    # A limit on file sizes stands for the full disk: the system writes what fits and then refuses.
+    path = tmp_path / "metrics.jsonl"
+    write_atomically(tmp_path / "result.json", "old")
+    code = f"""
+import resource
+from accelnet.errors import UserError
+from accelnet.training.record import MetricsLog, write_atomically
+log = MetricsLog({str(path)!r})
+log.append({{"step": 1, "loss": 0.5}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (40, {resource.getrlimit(resource.RLIMIT_FSIZE)[1]}))
+for write in (
+    lambda: log.append({{"step": 2, "loss": 0.25}}),
+    lambda: write_atomically({str(tmp_path / "result.json")!r}, "new" * 100),
+):
+    try:
+        write()
+    except UserError as error:
+        print(error)
+print(len(log.rows))
+log.close()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    messages = done.stdout.splitlines()
+    assert [message.split(": ")[0] for message in messages] == [
+        f"cannot write {path}",
+        f"cannot write {tmp_path / 'result.json'}",
+        "1",
+    ], done.stderr
+    assert (tmp_path / "result.json").read_text() == "old"
+    assert {file.name for file in tmp_path.iterdir()} == {"metrics.jsonl", "result.json"}
+    assert read_rows(path) == [{"step": 1, "loss": 0.5}]
+
+
+def test_tensorboard_gets_every_number_under_its_split(tmp_path):
+    row = {
+        "step": 7,
+        "epoch": 0.5,
+        "seconds": 3.0,
+        "split": "validation",
+        "loss": 0.25,
+        "r2": None,
+        "learning_rate": 0.125,
+    }
+    with TensorBoardLog(tmp_path, purge_step=5) as log:
+        log.append(row)
+    (path,) = tmp_path.iterdir()
+    assert "tfevents" in path.name
+    version, start, event = read_events(path)
+    assert version.file_version == "brain.Event:2"
+    assert (start.step, start.session_log.status) == (5, SessionLog.START)
+    assert event.step == 7
+    assert {value.tag: value.simple_value for value in event.summary.value} == {
+        "epoch": 0.5,
+        "loss/validation": 0.25,
+        "learning_rate": 0.125,
+    }
+
+
+def test_going_on_at_once_keeps_the_older_event_file(tmp_path):
+    for purge_step in (0, 3):
+        with TensorBoardLog(tmp_path, purge_step) as log:
+            log.append(ROWS[2])
+    assert [len(list(read_events(path))) for path in sorted(tmp_path.iterdir())] == [3, 3]
+
+
+def test_tensorboard_names_the_directory_it_cannot_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file"):
+        TensorBoardLog(tmp_path / "file")
+
+
+def make_result() -> dict[str, Any]:
+    return dict.fromkeys(RESULT_FIELDS, 1) | {
+        "metrics": {"test": {"loss": np.float32(0.5), "r2": float("nan")}},
+        "timing": dict.fromkeys(TIMING_FIELDS, 0.5),
+        "workdir": Path("runs/a"),
+    }
+
+
+def test_the_result_file_holds_the_same_object_as_the_line(tmp_path):
+    path = write_result(tmp_path, make_result())
+    line = result_line(make_result())
+    assert "\n" not in line
+    assert json.loads(path.read_text()) == json.loads(line)
+    assert list(json.loads(line)) == list(RESULT_FIELDS)
+    assert json.loads(line)["metrics"] == {"test": {"loss": 0.5, "r2": None}}
+    assert json.loads(line)["workdir"] == "runs/a"
+
+
+def test_a_result_that_lacks_a_field_is_refused():
+    result = make_result()
+    del result["seed"]
+    with pytest.raises(ValueError, match="result lacks or does not know: seed"):
+        result_line(result)
+    result = make_result()
+    result["timing"]["total_secs"] = 1.0
+    with pytest.raises(ValueError, match="timing lacks or does not know: total_secs"):
+        result_line(result)
+
+
+def test_versions_are_those_that_run():
+    found = versions()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert found["numpy"] == np.__version__
+    assert set(found) == {
+        "python",
+        "accelnet",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+    }

@@ -1,0 +1,247 @@
+"""Kill anywhere, go on, same bits."""
+
+import dataclasses
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import accelnet as an
+from accelnet.training import loop
+from accelnet.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+TIMES = ("seconds", "examples_per_second")
+
+
+class Killed(Exception):
+    pass
+
+
+def die(moment):
+    raise Killed
+
+
+def fit(experiment, **options):
+    return an.fit(experiment, progress=False, **options)
+
+
+def rows_of(run):
+    return [{name: value for name, value in row.items() if name not in TIMES} for row in run.rows]
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+    assert a.metrics == b.metrics and rows_of(a) == rows_of(b)
+
+
+@pytest.fixture
+def full(make_experiment):
+    # Dropout, augmentation, accumulation, shuffling, batch statistics and averaged weights, all at once.
+    return make_experiment(microbatch_size=3, save_every=an.Every(steps=4))
+
+
+@pytest.mark.parametrize("step", [1, 5, 12, 30])
+def test_a_run_that_died_and_went_on_ends_with_the_same_bits(full, tmp_path, monkeypatch, step):
+    expected = fit(full)
+    with pytest.raises(Killed):
+        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=step), die)])
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 1e-9)  # other chunks than before
+    same(fit(full, workdir=tmp_path / "run", resume=True), expected)
+
+
+_SCRIPT = """
+import sys
+import accelnet as an
+from tests.training.conftest import toy_experiment
+from accelnet.training import loop
+loop._CHUNK_SECONDS = 1e-3
+experiment = toy_experiment(microbatch_size=3, epochs=60, save_every=an.Every(steps=3), log_every=an.Every(steps=5))
+print("started", flush=True)
+an.fit(experiment, workdir=sys.argv[1], resume=True, progress=False)
+"""
+
+
+def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(make_experiment, tmp_path):
+    experiment = make_experiment(
+        microbatch_size=3, epochs=60, save_every=an.Every(steps=3), log_every=an.Every(steps=5)
+    )
+    expected = fit(experiment)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    rng = random.Random(0)
+    command = [sys.executable, "-c", _SCRIPT, str(tmp_path / "run")]
+    kills, seen = 0, set()
+    for _ in range(12):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        assert process.stdout.readline() == "started\n"
+        deadline = time.monotonic() + 120
+        wanted = len(seen) + rng.randint(1, 3)
+        while process.poll() is None and time.monotonic() < deadline:
+            seen |= set(Checkpoints(tmp_path / "run").steps())
+            if len(seen) >= wanted:
+                time.sleep(rng.uniform(0, 0.1))
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        code = process.wait()
+        process.stdout.close()
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+    if code != 0:
+        subprocess.run(command, env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    assert kills >= 2
+    same(fit(experiment, workdir=tmp_path / "run", resume=True), expected)
+
+
+def test_resuming_where_there_is_nothing_starts_from_the_beginning(make_experiment, tmp_path):
+    same(fit(make_experiment(), workdir=tmp_path / "run", resume=True), fit(make_experiment()))
+
+
+def test_more_steps_are_a_harmless_change_and_continue_the_same_run(make_experiment, tmp_path):
+    fit(make_experiment(epochs=3), workdir=tmp_path / "run")
+    longer = fit(make_experiment(epochs=6), workdir=tmp_path / "run", resume=True)
+    jax.tree.map(np.testing.assert_array_equal, longer.state.params, fit(make_experiment(epochs=6)).state.params)
+
+
+def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_path):
+    fit(make_experiment(steps=3, config={"rate": 0.1}), workdir=tmp_path / "run")
+    changed = make_experiment(steps=6, batch_size=10, config={"rate": 0.2})
+    with pytest.raises(an.UserError, match=r"batch_size was 8 and is 10, .*rate was 0.1 and is 0.2.*--allow-change"):
+        fit(changed, workdir=tmp_path / "run", resume=True)
+    assert fit(changed, workdir=tmp_path / "run", resume=True, allow_change=True).step == 6
+
+
+def test_an_allowed_new_learning_rate_counts(make_experiment, tmp_path):
+    def made(rate, steps):
+        return make_experiment(optimizer=an.optim.adam(rate), steps=steps, config={"rate": rate})
+
+    before = fit(made(1e-2, 4), workdir=tmp_path / "run")
+    after = fit(made(0.0, 8), workdir=tmp_path / "run", resume=True, allow_change=True)
+    jax.tree.map(np.testing.assert_array_equal, before.state.params, after.state.params)
+
+
+def test_a_directory_with_a_run_is_not_overwritten(make_experiment, tmp_path):
+    fit(make_experiment(steps=3), workdir=tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(an.UserError, match="already holds a run of toy: pass --resume"):
+        fit(make_experiment(steps=3), workdir=tmp_path / "run")
+    with pytest.raises(an.UserError, match="holds the experiment toy, not other"):
+        fit(make_experiment(steps=3, name="other"), workdir=tmp_path / "run", resume=True)
+    with pytest.raises(an.UserError, match="is at step 3 already, and 2 steps were asked for"):
+        fit(make_experiment(steps=2), workdir=tmp_path / "run", resume=True)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+
+
+def _largest_file(step_directory):
+    return max((path for path in step_directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def _truncate(step_directory):
+    file = _largest_file(step_directory / "state")
+    file.write_bytes(file.read_bytes()[:-20])
+
+
+def _flip(step_directory):
+    file = _largest_file(step_directory / "state")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def _lose_record(step_directory):
+    for path in (step_directory / "record").iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, _lose_record])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, tmp_path, capsys, damage):
+    expected = fit(full)
+    with pytest.raises(Killed):
+        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=17), die)])
+    steps = Checkpoints(tmp_path / "run").steps()
+    damage(tmp_path / "run" / "checkpoints" / str(steps[-1]))
+    same(fit(full, workdir=tmp_path / "run", resume=True), expected)
+    said = capsys.readouterr().err
+    assert f"checkpoints/{steps[-1]} is damaged" in said and f"going on from step {steps[-2]}" in said
+    assert list((tmp_path / "run" / "checkpoints").glob(f"damaged-{steps[-1]}-*"))
+
+
+def test_the_last_and_the_best_checkpoints_are_kept(make_experiment, tmp_path):
+    experiment = make_experiment(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(epochs=1))
+    run = fit(experiment, workdir=tmp_path / "run")
+    scores = {row["step"]: row["accuracy"] for row in run.rows if row["split"] == "validation"}
+    checkpoints = Checkpoints(tmp_path / "run", best_metric="accuracy")
+    kept = checkpoints.steps()
+    assert kept[-1] == run.step and len(kept) in (2, 3)
+    assert scores[checkpoints.best_step()] == max(scores.values())
+    step, metrics = an.evaluate(experiment, tmp_path / "run", best=True)
+    assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
+    checkpoints.close()
+
+
+def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experiment, tmp_path):
+    big = make_experiment(
+        model=lambda rngs: an.models.MLP(16, (400, 400), 3, rngs=rngs), optimizer=optax.sgd(0.01), steps=3
+    )
+    fit(big, workdir=tmp_path / "run")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a file system that is full for large files
+    try:
+        with pytest.raises(an.UserError, match="checkpoint could not be written .* unharmed"):
+            fit(dataclasses.replace(big, steps=6), workdir=tmp_path / "run", resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Checkpoints(tmp_path / "run").steps() == [3]
+    assert fit(dataclasses.replace(big, steps=6), workdir=tmp_path / "run", resume=True).step == 6
+
+
+def test_two_processes_do_not_share_a_work_directory(make_experiment, tmp_path):
+    def again(moment):
+        with pytest.raises(an.UserError, match="another process is training in"):
+            fit(make_experiment(steps=3), workdir=tmp_path / "run", resume=True)
+        return True
+
+    assert fit(make_experiment(), workdir=tmp_path / "run", events=[an.Event(an.Every(steps=2), again)]).step == 2
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_what_differs(make_experiment, plain_model, tmp_path):
+    fit(make_experiment(steps=2), workdir=tmp_path / "run")
+    with pytest.raises(an.UserError, match="is of another model or optimizer: it and the experiment differ in"):
+        fit(make_experiment(steps=4, model=plain_model), workdir=tmp_path / "run", resume=True)
+
+
+def test_a_place_that_cannot_be_written_is_one_message(make_experiment, tmp_path):
+    (tmp_path / "file").write_text("not a directory")
+    with pytest.raises(an.UserError, match="cannot be written"):
+        fit(make_experiment(steps=2), workdir=tmp_path / "file" / "run")
+
+
+def test_the_compilation_cache_is_the_users_own(make_experiment, tmp_path):
+    code = "from accelnet.training.cache import enable_compilation_cache as e; import jax; print(e(), jax.config.jax_compilation_cache_dir)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    directory = tmp_path / "accelnet" / "xla"
+    assert said.stdout.split() == [str(directory)] * 2
+    assert directory.stat().st_mode & 0o777 == 0o700
+    chosen = environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}
+    said = subprocess.run([sys.executable, "-c", code], env=chosen, capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["None", str(tmp_path / "mine")]
+
+
+def test_config_json_holds_what_was_run(make_experiment, tmp_path):
+    fit(make_experiment(steps=2, config={"rate": 0.1, "path": Path("x")}), workdir=tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert content["config"] == {"rate": 0.1, "path": "x"}
+    assert content["description"]["steps"] == 2

@@ -1,0 +1,181 @@
+"""The step: the same numbers however it is computed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import accelnet as an
+from accelnet.data.feed import DeviceFeed
+from accelnet.training.state import init_state, random_key
+from accelnet.training.step import make_gradient, make_loss, make_train_step
+
+
+def prepare(experiment):
+    """Return (state, microbatch of a step as a function, feed's operand)."""
+    feed = DeviceFeed(experiment.data, experiment.order, seed=experiment.seed, eval_batch_size=5)
+    operand = feed.train_operand(0, 1)
+
+    def parts(step, seed=experiment.seed):
+        return lambda part: feed.train_batch(operand, jnp.int32(0), jnp.asarray(step), part, jnp.uint32(seed))
+
+    return jax.jit(lambda seed: init_state(experiment, seed))(np.uint32(experiment.seed)), parts
+
+
+def close(a, b, rtol=2e-5, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def test_jit_vmap_and_a_loop_by_hand_give_the_same_numbers(make_experiment, make_data, plain_model):
+    experiment = make_experiment(
+        model=plain_model, data=make_data(augment=False), optimizer=optax.sgd(0.1, momentum=0.9), seed=3
+    )
+    state, parts = prepare(experiment)
+    step = make_train_step(experiment)
+    jitted, solo = state, []
+    one = jax.jit(lambda s: step(s, parts(s.step)))
+    for _ in range(8):
+        jitted, loss, _ = one(jitted)
+        solo.append(float(loss))
+
+    many = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), state)
+    together = []
+    population = jax.jit(jax.vmap(lambda s: step(s, parts(s.step))))
+    for _ in range(8):
+        many, losses, _ = population(many)
+        together.append(np.asarray(losses))
+
+    def mean_loss(params, batch):
+        x = batch["inputs"].reshape(8, 16).astype(jnp.float32) / 100.0
+        hidden = jnp.maximum(x @ params["first"]["kernel"] + params["first"]["bias"][None, :], 0.0)
+        logits = hidden @ params["last"]["kernel"] + params["last"]["bias"][None, :]
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+        return jnp.sum(losses * batch["mask"]) / jnp.sum(batch["mask"])
+
+    params, by_hand = state.params, []
+    velocity = jax.tree.map(jnp.zeros_like, params)
+    for index in range(8):
+        loss, grads = jax.value_and_grad(mean_loss)(params, parts(index)(0))
+        velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
+        params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
+        by_hand.append(float(loss))
+    np.testing.assert_allclose(solo, by_hand, rtol=1e-5)
+    np.testing.assert_allclose(np.stack(together, axis=1), [solo, solo], rtol=1e-5)
+    close(jitted.params, params)
+
+
+@pytest.mark.parametrize("micro", [1, 3, 8])
+def test_accumulated_microbatches_equal_the_large_batch(make_experiment, make_data, plain_model, micro):
+    settings = {"model": plain_model, "data": make_data(augment=False), "optimizer": optax.sgd(0.1)}
+    state, whole = prepare(make_experiment(batch_size=8, **settings))
+    _, parts = prepare(make_experiment(batch_size=8, microbatch_size=micro, **settings))
+    large = make_gradient(make_experiment(batch_size=8, **settings))
+    small = make_gradient(make_experiment(batch_size=8, microbatch_size=micro, **settings))
+    for step in (0, 6):  # the last step of an epoch has 2 examples and 6 of padding
+        grads, loss, states, _ = large(state, whole(step))
+        grads2, loss2, states2, _ = small(state, parts(step))
+        close((grads, loss, states), (grads2, loss2, states2))
+
+
+def test_full_batch_descent_is_the_gradient_of_the_whole_training_split(make_experiment, make_data, plain_model):
+    experiment = make_experiment(
+        model=plain_model, data=make_data(augment=False), batch_size="full", microbatch_size=7
+    )
+    state, parts = prepare(experiment)
+    grads, loss, _, _ = make_gradient(experiment)(state, parts(3))
+    rows = experiment.data.take(np.arange(50))
+
+    def mean_loss(params):
+        inputs = rows["inputs"].astype(np.float32) / 100.0
+        outputs, _ = experiment.pure_model.apply(params, {}, inputs, key=jax.random.key(0), train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(outputs, rows["targets"]).mean()
+
+    expected, expected_grads = jax.value_and_grad(mean_loss)(state.params)
+    close((loss, grads), (expected, expected_grads))
+
+
+def test_padding_rows_change_no_gradient_even_if_they_are_garbage(make_experiment, make_data, plain_model):
+    experiment = make_experiment(model=plain_model, data=make_data(augment=False))
+    state, parts = prepare(experiment)
+    gradient = make_gradient(experiment)
+
+    def spoiled(part):
+        batch = parts(6)(part)  # 2 examples, 6 of padding
+        keep = batch["mask"].reshape(-1, 1, 1, 1)
+        return {**batch, "inputs": jnp.where(keep, batch["inputs"], jnp.uint8(255))}
+
+    clean, dirty = gradient(state, parts(6)), gradient(state, spoiled)
+    assert int(parts(6)(0)["mask"].sum()) == 2
+    jax.tree.map(np.testing.assert_array_equal, clean[:3], dirty[:3])
+
+
+def test_rematerialization_keeps_less_and_changes_no_gradient(make_experiment):
+    data = an.data.from_arrays(np.random.default_rng(0).normal(size=(60, 64)), np.arange(60) % 3, num_classes=3)
+    kept, gradients = {}, {}
+    for remat in ("none", "products", "blocks"):
+        experiment = make_experiment(
+            data=data,
+            model=lambda rngs: an.models.MLP(64, [32] * 4, 3, norm="layer", activation=jax.nn.gelu, rngs=rngs),
+            batch_size=16,
+            remat=remat,
+        )
+        state, parts = prepare(experiment)
+        loss, batch = make_loss(experiment), experiment.data.prepare(parts(0)(0))
+
+        def mean(params, loss=loss, batch=batch):
+            return loss(params, {}, batch, key=jax.random.key(0), train=True)[0]
+
+        # What a gradient keeps between the forward and the backward pass.
+        residuals = jax.eval_shape(lambda params, mean=mean: jax.vjp(mean, params)[1], state.params)
+        kept[remat] = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(residuals))
+        gradients[remat] = jax.jit(jax.grad(mean))(state.params)
+    assert max(kept["blocks"], kept["products"]) < 0.6 * kept["none"]
+    close(gradients["none"], gradients["products"])
+    close(gradients["none"], gradients["blocks"])
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_low_precision_computes_low_and_keeps_the_weights_in_float32(make_experiment, precision):
+    experiment = make_experiment(precision=precision)
+    state, parts = prepare(experiment)
+    step = make_train_step(experiment)
+    text = jax.jit(lambda s: step(s, parts(0))).lower(state).as_text()
+    short = {"bfloat16": "bf16", "float16": "f16"}[precision]
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert products and all(f"x{short}>" in line for line in products)
+    run = an.fit(make_experiment(precision=precision, epochs=20), progress=False)
+    losses = [row["loss"] for row in run.rows if row["split"] == "train"]
+    assert losses[-1] < 0.7 * losses[0]
+    assert {leaf.dtype for leaf in jax.tree.leaves((run.state.params, run.state.model_state))} == {np.dtype("float32")}
+
+
+def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(make_experiment):
+    experiment = make_experiment(precision="float16")
+    state, parts = prepare(experiment)
+    state = state.replace(loss_scale=state.loss_scale.replace(scale=jnp.float32(2.0**40)))
+    after, loss, _ = jax.jit(lambda s: make_train_step(experiment)(s, parts(0)))(state)
+    assert np.isfinite(loss) and int(after.step) == 1
+    assert float(after.loss_scale.scale) == 2.0**39
+    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), (after.params, after.opt_state))
+
+
+def test_keys_of_purposes_steps_seeds_and_parts_all_differ():
+    keys = {
+        tuple(jax.random.key_data(random_key(seed, purpose, step, part)).tolist())
+        for seed in range(4)
+        for purpose in range(3)
+        for step in range(5)
+        for part in range(3)
+    }
+    assert len(keys) == 4 * 3 * 5 * 3
+
+
+def test_averaged_weights_are_what_is_evaluated(make_experiment):
+    run = an.fit(make_experiment(steps=9), progress=False)
+    assert not np.array_equal(run.params["last"]["kernel"], run.state.params["last"]["kernel"])
+    rows = run.experiment.data.take(np.asarray(run.experiment.data.splits["test"]))
+    logits = run.model(jnp.asarray(rows["inputs"], jnp.float32) / 100.0)
+    accuracy = np.mean(np.argmax(logits, axis=1) == rows["targets"])
+    assert run.metrics["test"]["accuracy"] == pytest.approx(accuracy)
+    np.testing.assert_allclose(run.predict(rows["inputs"]), logits, rtol=1e-5)
