@@ -122,7 +122,9 @@ def _config_type(experiment: ExperimentFunction) -> type:
     hints = typing.get_type_hints(experiment)
     kinds = [kind for name, kind in hints.items() if name != "return" and dataclasses.is_dataclass(kind)]
     if len(kinds) != 1:
-        raise TypeError(f"{experiment.__name__} has parameters {hints}, expected one that is annotated with a dataclass")
+        raise TypeError(
+            f"{experiment.__name__} has parameters {hints}, expected one that is annotated with a dataclass"
+        )
     return typing.cast(type, kinds[0])
 
 

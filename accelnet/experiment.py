@@ -62,9 +62,13 @@ class Experiment:
         >>> import numpy as np, accelnet as an
         >>> data = an.data.from_arrays(np.eye(20, 3, dtype=np.float32), np.arange(20) % 2, num_classes=2)
         >>> experiment = Experiment(
-        ...     data=data, model=lambda rngs: an.models.MLP(3, (4,), 2, rngs=rngs),
-        ...     optimizer=an.optim.adam(1e-2), objective=an.objectives.softmax_cross_entropy(),
-        ...     batch_size=4, epochs=2)
+        ...     data=data,
+        ...     model=lambda rngs: an.models.MLP(3, (4,), 2, rngs=rngs),
+        ...     optimizer=an.optim.adam(1e-2),
+        ...     objective=an.objectives.softmax_cross_entropy(),
+        ...     batch_size=4,
+        ...     epochs=2,
+        ... )
         >>> experiment.total_steps
         8
 

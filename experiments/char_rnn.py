@@ -27,7 +27,7 @@ class Config:
     """Characters per example."""
     cell: Literal["lstm", "gru", "simple"] = "lstm"
     """Recurrent cell."""
-    hidden_features: int = 512
+    hidden_features: int = 256
     """Features of the state."""
     num_layers: int = 1
     """Recurrent layers."""
@@ -37,7 +37,7 @@ class Config:
     """Decoupled, on matrices only."""
     dropout: float = 0.0
     """Rate between and after the recurrent layers."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Windows per update."""
     epochs: float = 4
     """Passes over the training windows."""
@@ -85,7 +85,7 @@ def sample(run: an.Run, num_characters: int = 400, temperature: float = 0.7) -> 
     first = run.experiment.data.splits["test"].start
     tokens = jnp.asarray(run.experiment.data.arrays["inputs"][first : first + 1], jnp.int32)
 
-    def draw(tokens, key):
+    def draw(tokens: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits, _ = pure.apply(params, model_state, tokens, key=key, train=False)
         token = jax.random.categorical(key, logits[:, -1] / temperature)
         return jnp.concatenate([tokens[:, 1:], token[:, None]], axis=1), token[0]

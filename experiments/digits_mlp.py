@@ -4,6 +4,7 @@ python experiments/digits_mlp.py train --workdir runs/digits_mlp
 RESULT
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import accelnet as an
@@ -17,9 +18,9 @@ class Config:
     """Of AdamW, at the peak of its schedule."""
     weight_decay: float = 0.05
     """Decoupled, on matrices only."""
-    hidden_features: tuple[int, ...] = (128, 128)
+    hidden_features: tuple[int, ...] = (256, 256)
     """Widths of the hidden layers."""
-    dropout: float = 0.2
+    dropout: float = 0.1
     """Rate after each hidden layer."""
     batch_size: int = 64
     """Examples per update."""
@@ -31,7 +32,7 @@ class Config:
 
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
-    data = an.data.digits()
+    data = dataclasses.replace(an.data.digits(), augment=an.data.random_crop(1))
     num_steps = data.num_steps(config.epochs, config.batch_size)
     return an.Experiment(
         data=data,

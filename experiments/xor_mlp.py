@@ -6,6 +6,7 @@ RESULT
 
 from dataclasses import dataclass
 
+import jax
 from flax import nnx
 
 import accelnet as an
@@ -24,17 +25,18 @@ class Config:
 
 
 class Net(nnx.Module):
-    """Two inputs, three hidden units and one output, each behind a sigmoid."""
+    """Two inputs, three hidden units behind sigmoids, one linear output."""
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
-        # Small first weights leave the hidden units alike, and some seeds on the plateau at 1/2.
-        wide = nnx.initializers.normal(2.0)
+        # Of 40 seeds, none ends in the local minimum of loss 1/8 with first weights this wide; of weights four times
+        # as wide 5 do, and with a sigmoid behind the output 8.
+        wide = nnx.initializers.normal(1.0)
         self.hidden = nnx.Linear(2, 3, kernel_init=wide, bias_init=wide, rngs=rngs)
         self.output = nnx.Linear(3, 1, rngs=rngs)
 
-    def __call__(self, inputs):
-        """Compute outputs [B, 1] in (0, 1) of inputs [B, 2]."""
-        return nnx.sigmoid(self.output(nnx.sigmoid(self.hidden(inputs))))
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Compute outputs [B, 1] of inputs [B, 2]."""
+        return self.output(nnx.sigmoid(self.hidden(inputs)))
 
 
 def experiment(config: Config) -> an.Experiment:

@@ -66,9 +66,7 @@ def upward_arrows(package: Path) -> list[str]:
 def unsafe_uses(source: str) -> list[str]:
     tree = ast.parse(source)
     found = [
-        f"line {line}: imports {name}"
-        for name, line in imported_names(tree)
-        if name.split(".")[0] in FORBIDDEN_IMPORTS
+        f"line {line}: imports {name}" for name, line in imported_names(tree) if name.split(".")[0] in FORBIDDEN_IMPORTS
     ]
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):

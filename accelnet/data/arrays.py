@@ -142,9 +142,7 @@ def check_finite(name: str, arrays: Any) -> None:
             good = np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)
             if not good.all():
                 row = start + int(np.argmin(good))
-                raise UserError(
-                    f"data {name!r}: {path} is NaN or infinite in row {row}: remove or fill such rows"
-                )
+                raise UserError(f"data {name!r}: {path} is NaN or infinite in row {row}: remove or fill such rows")
             start += len(chunk)
 
 

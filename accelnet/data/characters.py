@@ -93,9 +93,7 @@ def encode(content: str, vocabulary: str) -> np.ndarray:
     """
     unknown = sorted(set(content) - set(vocabulary))
     if unknown:
-        raise UserError(
-            f"characters {''.join(unknown)!r} are not in the vocabulary {vocabulary!r}: leave them out"
-        )
+        raise UserError(f"characters {''.join(unknown)!r} are not in the vocabulary {vocabulary!r}: leave them out")
     return np.searchsorted(_code_points(vocabulary), _code_points(content)).astype(np.int32)
 
 
@@ -126,9 +124,7 @@ def _read(path: Path, encoding: str) -> str:
             f"{path} is not {encoding} text ({error.reason} at byte {error.start}): give its encoding"
         ) from None
     except LookupError:
-        raise UserError(
-            f"encoding {encoding!r} is unknown, expected one that Python has, such as latin-1"
-        ) from None
+        raise UserError(f"encoding {encoding!r} is unknown, expected one that Python has, such as latin-1") from None
     if not content:
         raise UserError(f"text file {path} is empty")
     return content

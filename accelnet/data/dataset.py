@@ -86,13 +86,9 @@ class Data:
         object.__setattr__(self, "info", dict(self.info))
         for required in ("inputs", "targets"):
             if required not in self.arrays:
-                raise UserError(
-                    f"data {self.name!r} has arrays {sorted(self.arrays)}, expected 'inputs' and 'targets'"
-                )
+                raise UserError(f"data {self.name!r} has arrays {sorted(self.arrays)}, expected 'inputs' and 'targets'")
         if "mask" in self.arrays:
-            raise UserError(
-                f"data {self.name!r} has an array 'mask': that name is for padding rows, use 'weights'"
-            )
+            raise UserError(f"data {self.name!r} has an array 'mask': that name is for padding rows, use 'weights'")
         check_leading_axes(self.name, self.arrays)
         check_splits(self.name, self.splits, self.num_rows)
         check_finite(self.name, self.arrays)
@@ -141,17 +137,13 @@ class Data:
             UserError: if an argument is out of its range.
 
         Example:
-            >>> data = Data(
-            ...     "toy", {"inputs": [[1.0], [2.0], [3.0]], "targets": [0, 1, 0]}, {"train": range(3)}
-            ... )
+            >>> data = Data("toy", {"inputs": [[1.0], [2.0], [3.0]], "targets": [0, 1, 0]}, {"train": range(3)})
             >>> data.num_steps(epochs=2, batch_size=2)
             4
         """
         rows = self.num_examples("train")
         if not 1 <= batch_size <= rows:
-            raise UserError(
-                f"batch_size is {batch_size}, expected 1 to {rows}, the training rows of {self.name!r}"
-            )
+            raise UserError(f"batch_size is {batch_size}, expected 1 to {rows}, the training rows of {self.name!r}")
         if not (epochs > 0 and math.isfinite(epochs)):
             raise UserError(f"epochs is {epochs}, expected a finite number above 0")
         return math.ceil(epochs * math.ceil(rows / batch_size))
@@ -169,9 +161,7 @@ class Data:
             IndexError: if a row is not there.
 
         Example:
-            >>> data = Data(
-            ...     "toy", {"inputs": [[1.0], [2.0], [3.0]], "targets": [0, 1, 0]}, {"train": range(3)}
-            ... )
+            >>> data = Data("toy", {"inputs": [[1.0], [2.0], [3.0]], "targets": [0, 1, 0]}, {"train": range(3)})
             >>> data.take(np.array([2, 1]))["targets"]
             array([0, 1])
         """
@@ -191,9 +181,7 @@ class Data:
 
         Example:
             >>> def fingerprint(label):
-            ...     return Data(
-            ...         "toy", {"inputs": [[1.0]], "targets": [label]}, {"train": range(1)}
-            ...     ).fingerprint()
+            ...     return Data("toy", {"inputs": [[1.0]], "targets": [label]}, {"train": range(1)}).fingerprint()
             >>> fingerprint(0) == fingerprint(0), fingerprint(0) == fingerprint(1)
             (True, False)
         """

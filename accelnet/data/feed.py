@@ -69,6 +69,7 @@ class AbstractFeed(ABC):
         shapes = jax.eval_shape(lambda: (self.train_operand(0, 1), self.eval_operand(self.data.splits["train"], 0, 1)))
         return shapes
 
+    @abstractmethod
     def close(self) -> None:
         """Stop what runs in the background."""
 
@@ -113,6 +114,9 @@ class DeviceFeed(AbstractFeed):
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, _device_dtype(a.dtype)), dict(self.data.arrays))
         return shapes, shapes
 
+    def close(self) -> None:
+        self._arrays = None
+
 
 class StreamFeed(AbstractFeed):
     """Read batches on the host, ahead of time in threads of grain's, and send a chunk's worth at once.
@@ -154,7 +158,8 @@ class StreamFeed(AbstractFeed):
     def abstract(self) -> tuple[Tree, Tree]:
         def shapes(*lead: int) -> Tree:
             arrays = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct((*lead, *a.shape[1:]), _device_dtype(a.dtype)), dict(self.data.arrays)
+                lambda a: jax.ShapeDtypeStruct((*lead, *a.shape[1:]), _device_dtype(a.dtype)),
+                dict(self.data.arrays),
             )
             return arrays | {"mask": jax.ShapeDtypeStruct(lead, jnp.bool_)}
 
@@ -171,9 +176,7 @@ class StreamFeed(AbstractFeed):
         self._train = None
 
 
-def make_feed(
-    data: Data, order: Order, *, seed: int, eval_batch_size: int, on_device: bool | None
-) -> AbstractFeed:
+def make_feed(data: Data, order: Order, *, seed: int, eval_batch_size: int, on_device: bool | None) -> AbstractFeed:
     """Choose the feed: on the device if the data takes at most a quarter of its memory, else streamed.
 
     Args:

@@ -59,15 +59,9 @@ def digits(seed: int = 0) -> Data:
     """
     # Importing scikit-learn takes 2 s, reading its file 0.02 s.
     spec = find_spec("sklearn")
-    path = (
-        Path(next(iter(spec.submodule_search_locations or [""]))) / "datasets/data/digits.csv.gz"
-        if spec
-        else None
-    )
+    path = Path(next(iter(spec.submodule_search_locations or [""]))) / "datasets/data/digits.csv.gz" if spec else None
     if path is None or not path.is_file():
-        raise UserError(
-            "the digits are a file of scikit-learn, which is not installed: pip install scikit-learn"
-        )
+        raise UserError("the digits are a file of scikit-learn, which is not installed: pip install scikit-learn")
     rows = [line.split(",") for line in _decompressed(path).decode("ascii").split()]
     table = np.array(rows, dtype=np.float32).astype(np.uint8)
     images, labels = table[:, :64].reshape(-1, 8, 8, 1), table[:, 64]
@@ -112,9 +106,7 @@ def fashion_mnist(directory: str | os.PathLike[str] | None = None, seed: int = 0
     for name, sha256 in FASHION_SHA256.items():
         path = next((p for p in (found / f"{name}.gz", found / name) if p.is_file()), None)
         if path is None:
-            raise UserError(
-                f"no file {found / name}.gz: give a directory that holds it, or none for the usual places"
-            )
+            raise UserError(f"no file {found / name}.gz: give a directory that holds it, or none for the usual places")
         parts[name] = read_idx(path, sha256=sha256 if checked else None)
     for part in ("train", "t10k"):
         images, labels = parts[f"{part}-images-idx3-ubyte"], parts[f"{part}-labels-idx1-ubyte"]
@@ -147,18 +139,14 @@ def download_fashion_mnist() -> Path:
     try:
         import pooch
     except ImportError:
-        raise UserError(
-            f"Fashion-MNIST is not here, and pooch, which downloads it, is not either: {advice}"
-        ) from None
+        raise UserError(f"Fashion-MNIST is not here, and pooch, which downloads it, is not either: {advice}") from None
     base = os.environ.get("XDG_CACHE_HOME")
     directory = (Path(base) if base else Path.home() / ".cache") / "accelnet" / "fashion-mnist"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)
         for name, md5 in FASHION_MD5.items():
-            pooch.retrieve(
-                f"{FASHION_URL}{name}.gz", known_hash=f"md5:{md5}", fname=f"{name}.gz", path=directory
-            )
+            pooch.retrieve(f"{FASHION_URL}{name}.gz", known_hash=f"md5:{md5}", fname=f"{name}.gz", path=directory)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"Fashion-MNIST is not here and the download failed ({reason}): {advice}") from None
@@ -199,9 +187,7 @@ def read_idx(path: str | os.PathLike[str], sha256: str | None = None) -> np.ndar
     shape = np.frombuffer(content[4:header], dtype=">u4").astype(int)
     expected = int(np.prod(shape))
     if len(content) - header != expected:
-        raise UserError(
-            f"{path} holds {len(content) - header} values, expected {expected} for {shape.tolist()}"
-        )
+        raise UserError(f"{path} holds {len(content) - header} values, expected {expected} for {shape.tolist()}")
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} is not the published file (its SHA-256 differs): remove it and get it again")
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)

@@ -75,9 +75,7 @@ def from_arrays(
             continue
         part = tuple(_compact(one, f"{name}: {split}") for one in held_out)
         if len(part) != 2:
-            raise UserError(
-                f"{name}: {split} has {len(part)} parts, expected a fraction or (inputs, targets)"
-            )
+            raise UserError(f"{name}: {split} has {len(part)} parts, expected a fraction or (inputs, targets)")
         rows = _num_rows(f"{name}, {split}", *part)
         splits[split] = range(num_rows, num_rows + rows)
         num_rows += rows
@@ -88,15 +86,9 @@ def from_arrays(
     }
     prepare = _cast
     values = arrays["inputs"]
-    if (
-        normalize
-        and isinstance(values, np.ndarray)
-        and (values.dtype.kind == "f" or values.dtype == np.uint8)
-    ):
+    if normalize and isinstance(values, np.ndarray) and (values.dtype.kind == "f" or values.dtype == np.uint8):
         prepare = make_standardize(*moments(values[: len(splits["train"])]))
-    return Data(
-        name, arrays, splits, prepare, info={} if num_classes is None else {"num_classes": num_classes}
-    )
+    return Data(name, arrays, splits, prepare, info={} if num_classes is None else {"num_classes": num_classes})
 
 
 def npz(
@@ -146,9 +138,7 @@ def npz(
         with np.load(path, allow_pickle=False) as file:
             for key in wanted:
                 if key not in file.files:
-                    raise UserError(
-                        f"{path} has arrays {', '.join(file.files) or 'none'}, expected one {key!r}"
-                    )
+                    raise UserError(f"{path} has arrays {', '.join(file.files) or 'none'}, expected one {key!r}")
                 arrays[key] = file[key]
     except UserError:
         raise
@@ -160,9 +150,7 @@ def npz(
         arrays[inputs],
         arrays[targets],
         name=Path(path).stem,
-        validation=validation
-        if isinstance(validation, int | float)
-        else tuple(arrays[key] for key in validation),
+        validation=validation if isinstance(validation, int | float) else tuple(arrays[key] for key in validation),
         test=test if isinstance(test, int | float) else tuple(arrays[key] for key in test),
         seed=seed,
         normalize=normalize,
@@ -203,9 +191,7 @@ def _compact(tree: Any, where: str) -> Any:
         if array.dtype == np.float64:
             low, high = (array.min(), array.max()) if array.size else (0, 0)
             if max(abs(low), abs(high)) > np.finfo(np.float32).max and np.isfinite([low, high]).all():
-                raise UserError(
-                    f"{where} range from {low} to {high}, which float32 cannot hold: rescale them"
-                )
+                raise UserError(f"{where} range from {low} to {high}, which float32 cannot hold: rescale them")
             return array.astype(np.float32)
         if array.dtype in (np.int64, np.uint64, np.uint32):
             low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)

@@ -60,9 +60,7 @@ def ts(
         raise UserError(f"{train_path} has labels {train.class_names}, {test_path} has {test.class_names}")
     dimensions = train.series[0].shape[1]
     if test.series[0].shape[1] != dimensions:
-        raise UserError(
-            f"{train_path} has {dimensions} dimensions, {test_path} has {test.series[0].shape[1]}"
-        )
+        raise UserError(f"{train_path} has {dimensions} dimensions, {test_path} has {test.series[0].shape[1]}")
     order = stratified_order(np.array(train.labels), seed)
     series = [train.series[row] for row in order] + test.series
     labels = np.array([train.labels[row] for row in order] + test.labels, dtype=np.int32)
@@ -101,9 +99,7 @@ def japanese_vowels(seed: int = 0, validation: float = 0.1) -> Data:
     # Not imported: aeon needs numba and more, its files need nothing.
     spec = find_spec("aeon")
     folder = (
-        Path(next(iter(spec.submodule_search_locations or [""]))) / "datasets/data/JapaneseVowels"
-        if spec
-        else None
+        Path(next(iter(spec.submodule_search_locations or [""]))) / "datasets/data/JapaneseVowels" if spec else None
     )
     if folder is None or not folder.is_dir():
         raise UserError("JapaneseVowels is part of aeon, which is not installed: pip install --no-deps aeon")
@@ -136,9 +132,7 @@ def _read_ts(path: Path, allow_missing: bool) -> _Content:
             continue
         if "data" not in header:
             if not line.startswith("@"):
-                raise UserError(
-                    f"{path}, line {number}: expected a header line such as @problemName or @data"
-                )
+                raise UserError(f"{path}, line {number}: expected a header line such as @problemName or @data")
             key, *values = line[1:].split()
             header[key.lower()] = values
             if key.lower() == "data":
@@ -146,15 +140,12 @@ def _read_ts(path: Path, allow_missing: bool) -> _Content:
             continue
         *dimensions, label = line.split(":")
         if label.strip() not in class_names:
-            raise UserError(
-                f"{path}, line {number}: label {label.strip()!r}, expected one of {', '.join(class_names)}"
-            )
+            raise UserError(f"{path}, line {number}: label {label.strip()!r}, expected one of {', '.join(class_names)}")
         series.append(_parse_series(f"{path}, line {number}", dimensions, allow_missing))
         labels.append(class_names.index(label.strip()))
         if series[-1].shape[1] != series[0].shape[1]:
             raise UserError(
-                f"{path}, line {number}: {series[-1].shape[1]} dimensions, "
-                f"expected {series[0].shape[1]} as before"
+                f"{path}, line {number}: {series[-1].shape[1]} dimensions, expected {series[0].shape[1]} as before"
             )
     if not series:
         raise UserError(f"{path} holds no series: expected lines of values after a line @data")
@@ -176,9 +167,7 @@ def _parse_series(where: str, dimensions: list[str], allow_missing: bool) -> np.
         values = [value.strip() for value in text.split(",")]
         missing = [value == "?" or value.lower() == "nan" for value in values]
         if any(missing) and not allow_missing:
-            raise UserError(
-                f"{where}: a value is missing (?): pass allow_missing=True to fill with training means"
-            )
+            raise UserError(f"{where}: a value is missing (?): pass allow_missing=True to fill with training means")
         try:
             column = [math.nan if gone else float(value) for value, gone in zip(values, missing, strict=True)]
         except ValueError as error:

@@ -109,9 +109,7 @@ def csv(
     if log_target:
         if targets.min() <= 0:
             line = lines[int(np.argmin(targets))]
-            raise UserError(
-                f"{path}, line {line}: {target} is {targets.min()}, expected above 0 for log_target=True"
-            )
+            raise UserError(f"{path}, line {line}: {target} is {targets.min()}, expected above 0 for log_target=True")
         targets = np.log(targets)
 
     order, splits = random_order(len(targets), seed), cut(len(targets), validation=validation, test=test)
@@ -171,13 +169,9 @@ def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
     if path is None:
         # Not imported: plotnine needs matplotlib and more, its file needs nothing.
         spec = find_spec("plotnine")
-        path = (
-            Path(next(iter(spec.submodule_search_locations or [""]))) / "data/diamonds.csv" if spec else None
-        )
+        path = Path(next(iter(spec.submodule_search_locations or [""]))) / "data/diamonds.csv" if spec else None
         if path is None or not path.is_file():
-            raise UserError(
-                "diamonds is part of plotnine, which is not installed: pip install --no-deps plotnine"
-            )
+            raise UserError("diamonds is part of plotnine, which is not installed: pip install --no-deps plotnine")
     return csv(path, target="price", ordinal=DIAMONDS_ORDERS, log_target=True, seed=seed, name="diamonds")
 
 
@@ -192,8 +186,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
                     continue
                 if len(row) != len(header):
                     raise UserError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, "
-                        f"expected {len(header)} as in the header"
+                        f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header"
                     )
                 rows.append(row)
                 lines.append(reader.line_num)
@@ -228,9 +221,7 @@ def _numbers(path: Path, column: str, texts: Sequence[str], lines: list[int]) ->
     return numbers
 
 
-def _positions(
-    path: Path, column: str, texts: Sequence[str], lines: list[int], names: Sequence[str]
-) -> list[int]:
+def _positions(path: Path, column: str, texts: Sequence[str], lines: list[int], names: Sequence[str]) -> list[int]:
     position = {name: index for index, name in enumerate(names)}
     for text, line in zip(texts, lines, strict=True):
         if text not in position:

@@ -8,7 +8,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def adapt(model: Any) -> PureModel:
                 f"model(rngs=...) returned {type(abstract).__name__}, expected an nnx.Module: pass "
                 "`lambda rngs: MyModule(..., rngs=rngs)`"
             )
-        return _adapt_nnx(abstract, construct=model)
+        return _adapt_nnx(abstract, construct=cast(Callable[..., nnx.Module], model))
     raise UserError(
         f"model is of type {type(model).__name__}, expected a callable that takes rngs= and returns an "
         "nnx.Module, an nnx.Module, or a Linen module"
@@ -108,10 +108,7 @@ def _adapt_nnx(template: nnx.Module, construct: Callable[..., nnx.Module] | None
     def state_of(name: str, values: dict[str, Any]) -> nnx.State:
         flat = flatten_dict(values)
         return nnx.from_flat_state(
-            [
-                (path, variable.replace(flat[tuple(map(str, path))]))
-                for path, variable in nnx.to_flat_state(likes[name])
-            ]
+            [(path, variable.replace(flat[tuple(map(str, path))])) for path, variable in nnx.to_flat_state(likes[name])]
         )
 
     def random_state(key: jax.Array) -> nnx.State:
@@ -133,25 +130,32 @@ def _adapt_nnx(template: nnx.Module, construct: Callable[..., nnx.Module] | None
             copy=True,
         )
 
-    def init(key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
+    def init(key: jax.Array, _inputs: Any = None) -> tuple[Params, ModelState]:
         module = template if construct is None else construct(rngs=nnx.Rngs(key))
         _, params, _, model_state = nnx.split(module, *_KINDS)
         return jax.tree.map(jnp.array, (_plain(params), _plain(model_state)))
 
     def apply(
-        params: Params, model_state: ModelState, inputs: Any, *, key: jax.Array, train: bool, dtype: Any = None
+        params: Params,
+        model_state: ModelState,
+        inputs: Any,
+        *,
+        key: jax.Array,
+        train: bool,
+        dtype: Any = None,
     ) -> tuple[Any, ModelState]:
         module = merge(params, model_state, key)
         module.train() if train else module.eval()
         if dtype is not None:
             for _, layer in nnx.iter_modules(module):
                 if getattr(layer, "dtype", dtype) is None:
-                    layer.dtype = dtype
+                    setattr(layer, "dtype", dtype)  # noqa: B010, not every module has one
         outputs = _call(module, inputs)
         if not train:
             return outputs, model_state
         nnx.pop(module, nnx.Intermediate)  # what `sow` left behind is no state
-        return outputs, _plain(nnx.split(module, *_KINDS)[3])
+        _, _, _, after = nnx.split(module, *_KINDS)
+        return outputs, _plain(after)
 
     def live(params: Params, model_state: ModelState) -> nnx.Module:
         module = merge(params, model_state, jax.random.key(0))
@@ -186,11 +190,17 @@ def _adapt_linen(model: linen.Module) -> PureModel:
         return jax.tree.map(jnp.array, (dict(params), variables))
 
     def apply(
-        params: Params, model_state: ModelState, inputs: Any, *, key: jax.Array, train: bool, dtype: Any = None
+        params: Params,
+        model_state: ModelState,
+        inputs: Any,
+        *,
+        key: jax.Array,
+        train: bool,
+        dtype: Any = None,
     ) -> tuple[Any, ModelState]:
         variables = {"params": params, **model_state}
 
-        def cast(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        def narrow(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
             outputs = next_call(*args, **kwargs)
             if getattr(context.module, "dtype", dtype) is not None or context.method_name != "__call__":
                 return outputs
@@ -201,7 +211,7 @@ def _adapt_linen(model: linen.Module) -> PureModel:
                 return model.apply(variables, *args, **kwargs), model_state
             return model.apply(variables, *args, rngs=streams(key), mutable=list(model_state), **kwargs)
 
-        with linen.intercept_methods(cast) if dtype is not None else contextlib.nullcontext():
+        with linen.intercept_methods(narrow) if dtype is not None else contextlib.nullcontext():
             outputs, after = _call(bound, inputs, **flags(train))
         return outputs, dict(after)
 

@@ -93,9 +93,7 @@ class CNN(nnx.Module):
         self.stages = nnx.List(stages)
         flat = shape[-1] if head == "average" else shape[1] * shape[2] * shape[3]
         widths = [flat, *dense_features]
-        self.dense = nnx.List(
-            [nnx.Linear(a, b, kernel_init=he_normal, rngs=rngs) for a, b in pairwise(widths)]
-        )
+        self.dense = nnx.List([nnx.Linear(a, b, kernel_init=he_normal, rngs=rngs) for a, b in pairwise(widths)])
         self.activation = activation
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         self.output = nnx.Linear(widths[-1], out_features, rngs=rngs)
@@ -103,9 +101,7 @@ class CNN(nnx.Module):
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of images, float [B, H, W, C]."""
         if inputs.ndim != 4 or (self.head == "flatten" and inputs.shape[1:] != self.image_shape):
-            raise UserError(
-                f"images have shape {inputs.shape}, expected (B, *{self.image_shape}): reshape the data"
-            )
+            raise UserError(f"images have shape {inputs.shape}, expected (B, *{self.image_shape}): reshape the data")
         x = inputs
         for stage in self.stages:
             x = stage(x)
@@ -191,9 +187,7 @@ def _check(
     if len(image_shape) != 3:
         raise UserError(f"image_shape is {tuple(image_shape)}, expected (height, width, channels)")
     if not channels or len(strides) != len(channels):
-        raise UserError(
-            f"strides {tuple(strides)} and channels {tuple(channels)}: expected one of each per stage"
-        )
+        raise UserError(f"strides {tuple(strides)} and channels {tuple(channels)}: expected one of each per stage")
     if num_convolutions < 1:
         raise UserError(f"num_convolutions is {num_convolutions}, expected at least 1")
     if pooling not in ("max", "average", None):

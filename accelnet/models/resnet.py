@@ -61,9 +61,7 @@ class ResNet(nnx.Module):
     ) -> None:
         if depth < 8 or (depth - 2) % 6:
             near = [max(8, depth - (depth - 2) % 6), max(8, depth - (depth - 2) % 6) + 6]
-            raise UserError(
-                f"depth is {depth}, expected 6n + 2 with n >= 1: the nearest are {near[0]} and {near[1]}"
-            )
+            raise UserError(f"depth is {depth}, expected 6n + 2 with n >= 1: the nearest are {near[0]} and {near[1]}")
         num_blocks = (depth - 2) // 6
         if len(widths) != 3:
             raise UserError(f"widths are {tuple(widths)}, expected three, one per stage")

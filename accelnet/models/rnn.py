@@ -1,5 +1,6 @@
 """Recurrent networks for series, rows of images and tokens."""
 
+import math
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -208,9 +209,7 @@ class RNN(nnx.Module):
         layers = []
         for index in range(1 if shared else num_layers):
             features = in_features if index == 0 and not shared else layer_features
-            layers.append(
-                RecurrentLayer(features, hidden_features, cell=cell, bidirectional=bidirectional, rngs=rngs)
-            )
+            layers.append(RecurrentLayer(features, hidden_features, cell=cell, bidirectional=bidirectional, rngs=rngs))
         self.layers = nnx.List(layers)
         self.project_outputs = tie_embedding and in_features != layer_features
         if self.project_outputs:
@@ -226,7 +225,8 @@ class RNN(nnx.Module):
         """Return the outputs, [batch, out_features] or, for output="steps", [batch, steps, out_features].
 
         Args:
-            inputs: float [batch, steps, in_features], or int tokens [batch, steps] with `num_symbols`.
+            inputs: float [batch, steps, ...] with in_features numbers per step (an image is its rows), or int
+                tokens [batch, steps] with `num_symbols`.
             lengths: int [batch], valid steps per sequence in [0, steps]; all if None. What lies behind a
                 sequence's length changes no output and no gradient.
 
@@ -234,7 +234,7 @@ class RNN(nnx.Module):
             UserError: If the inputs' shape or dtype does not fit.
         """
         self._check_inputs(inputs)
-        x = inputs if self.num_symbols is None else self.embedding(inputs)
+        x = inputs.reshape(*inputs.shape[:2], -1) if self.num_symbols is None else self.embedding(inputs)
         if self.project_inputs:
             if lengths is not None:
                 x = jnp.where(valid_steps(lengths, x.shape[1])[:, :, None], x, jnp.zeros((), x.dtype))
@@ -265,7 +265,7 @@ class RNN(nnx.Module):
 
     def _check_inputs(self, inputs: Array) -> None:
         if self.num_symbols is None:
-            fits = inputs.ndim == 3 and inputs.shape[2] == self.in_features
+            fits = inputs.ndim >= 3 and math.prod(inputs.shape[2:]) == self.in_features
             fits = fits and jnp.issubdtype(inputs.dtype, jnp.floating)
             expected = f"floats [batch, steps, {self.in_features}]"
         else:

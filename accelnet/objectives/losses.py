@@ -197,9 +197,7 @@ def _objective(loss: LossFunction, defaults: Mapping[str, Metric], metrics: Metr
 def _class_weights(class_weights: Sequence[float] | np.ndarray) -> np.ndarray:
     table = np.asarray(class_weights, np.float32)
     if table.ndim != 1 or not np.all(np.isfinite(table)) or np.any(table < 0) or not np.any(table > 0):
-        raise UserError(
-            f"class_weights is {class_weights}, expected one number per class, none negative, not all 0"
-        )
+        raise UserError(f"class_weights is {class_weights}, expected one number per class, none negative, not all 0")
     return table
 
 

@@ -110,9 +110,7 @@ class Mean(Metric):
     """
 
     @abstractmethod
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the values and their weights, both of shape [B] or [B, T]."""
 
     def empty(self) -> State:
@@ -142,9 +140,7 @@ class Loss(Mean):
     Source: original.
     """
 
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the losses and weights as they are."""
         del outputs, batch
         return losses, weights

@@ -30,9 +30,7 @@ class Accuracy(Mean):
     Source: original.
     """
 
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where the largest output is the target's, else 0."""
         del losses, weights
         targets = batch["targets"].astype(jnp.int32)
@@ -67,9 +65,7 @@ class TopKAccuracy(Mean):
         if self.k < 1:
             raise UserError(f"TopKAccuracy: k is {self.k}, expected at least 1")
 
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where fewer than k outputs rank above the target's, else 0."""
         del losses, weights
         num_classes = outputs.shape[-1]

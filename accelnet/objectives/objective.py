@@ -44,9 +44,7 @@ class Objective:
     def __post_init__(self) -> None:
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
-                raise UserError(
-                    f"metric {name!r} is {metric!r}, expected an instance of Metric, as Accuracy()"
-                )
+                raise UserError(f"metric {name!r} is {metric!r}, expected an instance of Metric, as Accuracy()")
         object.__setattr__(self, "metrics", {"loss": Loss(), **self.metrics})
 
     def totals(self, outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array, States]:
@@ -73,9 +71,7 @@ class Objective:
         total, weight = weighted_sum(losses, weights)
         # No gradient goes through a metric: states are carried through loops, where it would cost memory.
         seen = jax.lax.stop_gradient((outputs, losses, weights))
-        states = {
-            name: metric.measure(seen[0], batch, seen[1], seen[2]) for name, metric in self.metrics.items()
-        }
+        states = {name: metric.measure(seen[0], batch, seen[1], seen[2]) for name, metric in self.metrics.items()}
         return total, weight, states
 
     def evaluate(self, outputs: Any, batch: Batch) -> tuple[jax.Array, States]:

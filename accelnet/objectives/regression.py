@@ -57,9 +57,7 @@ class BinaryAccuracy(Mean):
     Source: original.
     """
 
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the share of an example's labels that are right."""
         del losses, weights
         logits, targets = paired(outputs, batch["targets"])
@@ -82,9 +80,7 @@ class RoundedAccuracy(Mean):
     Source: original.
     """
 
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where all rounded outputs equal the targets, else 0."""
         del losses, weights
         outputs, targets = paired(outputs, batch["targets"])
@@ -107,9 +103,7 @@ class MeanAbsoluteError(Mean):
     Source: original.
     """
 
-    def values(
-        self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the mean absolute difference per example."""
         del losses, weights
         outputs, targets = paired(outputs, batch["targets"])
@@ -133,9 +127,7 @@ class R2(Metric):
     Example:
         >>> metric = R2()
         >>> batch = {"targets": jnp.array([1.0, 2.0, 3.0])}
-        >>> float(
-        ...     metric.compute(metric.measure(jnp.array([1.0, 2.0, 4.0]), batch, jnp.zeros(3), jnp.ones(3)))
-        ... )
+        >>> float(metric.compute(metric.measure(jnp.array([1.0, 2.0, 4.0]), batch, jnp.zeros(3), jnp.ones(3))))
         0.5
 
     Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
@@ -151,9 +143,7 @@ class R2(Metric):
     def empty(self) -> State:
         """Return the state that has seen nothing."""
         # One array each: the same array under three names could not be donated.
-        sums = {
-            name: jnp.zeros((self.num_outputs,), jnp.float32) for name in ("mean", "deviation", "residual")
-        }
+        sums = {name: jnp.zeros((self.num_outputs,), jnp.float32) for name in ("mean", "deviation", "residual")}
         return {"weight": jnp.zeros((), jnp.float32), **sums}
 
     def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:

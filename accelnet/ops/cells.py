@@ -56,9 +56,7 @@ def scan_cell(
         The hidden states of all steps, [steps, hidden, batch], and the last state.
 
     Example:
-        >>> states, _ = scan_cell(
-        ...     SIMPLE, False, jnp.ones((5, 4, 2)), jnp.eye(4), None, (jnp.zeros((4, 2)),), None
-        ... )
+        >>> states, _ = scan_cell(SIMPLE, False, jnp.ones((5, 4, 2)), jnp.eye(4), None, (jnp.zeros((4, 2)),), None)
         >>> states.shape
         (5, 4, 2)
 
@@ -104,9 +102,7 @@ def _backward(
     dhiddens, dlast = cotangents
     dtype = kernel.dtype
 
-    def step(
-        dstate: Arrays, xs: tuple[Array, Arrays, Array | None]
-    ) -> tuple[Arrays, tuple[Array, Array | None]]:
+    def step(dstate: Arrays, xs: tuple[Array, Arrays, Array | None]) -> tuple[Arrays, tuple[Array, Array | None]]:
         dhidden, arrays, is_valid = xs
         dnew = (dstate[0] + dhidden, *dstate[1:])
         dprojected, drecurrent, dold = cell.backward(arrays, dnew)

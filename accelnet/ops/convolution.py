@@ -74,9 +74,7 @@ def conv_general_dilated(
 
     Example:
         >>> image, kernel = jnp.arange(4.0).reshape(1, 2, 2, 1), jnp.ones((2, 2, 1, 1))
-        >>> out = conv_general_dilated(
-        ...     image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        ... )
+        >>> out = conv_general_dilated(image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         >>> float(out[0, 0, 0, 0])
         6.0
 
@@ -98,11 +96,7 @@ def conv_general_dilated(
         return native(lhs, rhs, out_sharding=out_sharding)
     jax.eval_shape(native, lhs, rhs)  # jax.lax's own checks and messages come before any lowering of ours
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-    if (
-        batch_group_count != 1
-        or layout != _channels_last(lhs.ndim)
-        or not jnp.issubdtype(lhs.dtype, jnp.floating)
-    ):
+    if batch_group_count != 1 or layout != _channels_last(lhs.ndim) or not jnp.issubdtype(lhs.dtype, jnp.floating):
         return native(lhs, rhs)
     rank = lhs.ndim - 2
     strides = tuple(int(s) for s in window_strides)
@@ -217,15 +211,37 @@ def depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    lowering = choose_lowering(lhs.shape, rhs.shape, geometry)
-    if lowering is native:
+    if choose_lowering(lhs.shape, rhs.shape, geometry) is native:
         return native(lhs, rhs, geometry)
+    return _portable(lhs, rhs, geometry)
+
+
+# The platform is chosen within the two passes: a `platform_dependent` that autodiff takes apart keeps what the
+# backward pass of every platform needs, zeros for all but one, and the patches, nine times the image.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _portable(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
+    lowering = choose_lowering(lhs.shape, rhs.shape, geometry)
     return lax.platform_dependent(
         lhs,
         rhs,
         cpu=lambda lhs, rhs: lowering(lhs, rhs, geometry),
         default=lambda lhs, rhs: native(lhs, rhs, geometry),
     )
+
+
+def _portable_forward(lhs: Array, rhs: Array, geometry: Geometry) -> tuple[Array, tuple[Array, Array]]:
+    return _portable(lhs, rhs, geometry), (lhs, rhs)
+
+
+def _portable_backward(geometry: Geometry, operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    def backward(lowering: Lowering) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+        return lambda lhs, rhs, gradient: jax.vjp(lambda a, b: lowering(a, b, geometry), lhs, rhs)[1](gradient)
+
+    lowering = choose_lowering(operands[0].shape, operands[1].shape, geometry)
+    return lax.platform_dependent(*operands, gradient, cpu=backward(lowering), default=backward(native))
+
+
+_portable.defvjp(_portable_forward, _portable_backward)
 
 
 def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
@@ -244,9 +260,7 @@ def _product(pixels: Array, matrix: Array, geometry: Geometry) -> Array:
     )
 
 
-def _output_shape(
-    lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], geometry: Geometry
-) -> tuple[int, ...]:
+def _output_shape(lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
     sizes = []
     for axis, size in enumerate(lhs_shape[1:-1]):
         padded = max(0, (size - 1) * geometry.lhs_dilation[axis] + 1) + sum(geometry.padding[axis])
@@ -258,9 +272,7 @@ def _output_shape(
 def _shifted_views(lhs: Array, rhs_shape: tuple[int, ...], geometry: Geometry) -> list[Array]:
     """Return, for every tap of the kernel in row-major order, the pixels it meets: [N, out spatial..., C]."""
     out_shape = _output_shape(lhs.shape, rhs_shape, geometry)
-    pads = [
-        (low, high, d - 1) for (low, high), d in zip(geometry.padding, geometry.lhs_dilation, strict=True)
-    ]
+    pads = [(low, high, d - 1) for (low, high), d in zip(geometry.padding, geometry.lhs_dilation, strict=True)]
     padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     views = []
     for tap in np.ndindex(*rhs_shape[:-2]):

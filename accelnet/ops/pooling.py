@@ -102,6 +102,19 @@ class _Windows(NamedTuple):
         sizes = [n for pair in zip(self.counts, self.window, strict=True) for n in pair]
         return padded.reshape(*inputs.shape[: self.first], *sizes, inputs.shape[-1])
 
+    def join(self, split: Array) -> Array:
+        """Undo `split`; pixels beyond the last window are zeros."""
+        sizes = [n * w for n, w in zip(self.counts, self.window, strict=True)]
+        whole = split.reshape(*split.shape[: self.first], *sizes, split.shape[-1])
+        config = [(-low, rest - high, 0) for (low, high), rest in zip(self.pads, self.remainders, strict=True)]
+        config = [(0, 0, 0)] * self.first + config + [(0, 0, 0)]
+        return lax.pad(whole, jnp.zeros((), whole.dtype), config)
+
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The axes of `split` that lie within a window."""
+        return tuple(self.first + 1 + 2 * axis for axis in range(len(self.window)))
+
     def full(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         return (1,) * self.first + spatial + (1,)
 
@@ -115,9 +128,7 @@ def _resolve(
     rank = len(window)
     strides = (1,) * rank if strides is None else strides
     if len(strides) != rank:
-        raise ValueError(
-            f"strides {tuple(strides)} must have one number per axis of window_shape {tuple(window)}"
-        )
+        raise ValueError(f"strides {tuple(strides)} must have one number per axis of window_shape {tuple(window)}")
     if len(shape) < rank + 1:
         raise ValueError(
             f"inputs of shape {shape} have too few axes for window_shape {tuple(window)}: "
@@ -127,9 +138,7 @@ def _resolve(
     sizes = shape[first:-1]
     pads = lax.padtype_to_pads(sizes, window, strides, padding) if isinstance(padding, str) else padding
     if len(pads) != rank:
-        raise ValueError(
-            f"padding {padding} must have one (low, high) per axis of window_shape {tuple(window)}"
-        )
+        raise ValueError(f"padding {padding} must have one (low, high) per axis of window_shape {tuple(window)}")
     padded = [n + low + high for n, (low, high) in zip(sizes, pads, strict=True)]
     return _Windows(
         first=first,
@@ -144,13 +153,62 @@ def _resolve(
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
 @functools.partial(jax.jit, static_argnums=1, inline=True)
 def _max(inputs: Array, windows: _Windows) -> Array:
-    if not jnp.issubdtype(inputs.dtype, jnp.floating) or not windows.tile:
-        return _reduce_max(inputs, windows)
+    if jnp.issubdtype(inputs.dtype, jnp.floating) and windows.tile:
+        return _tile_max(inputs, windows)
+    return _reduce_max(inputs, windows)
+
+
+# The platform is chosen within the two passes: a `platform_dependent` that autodiff takes apart keeps what the
+# backward pass of every platform needs, zeros for all but one (10 ms of a CNN step of 113).
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _tile_max(inputs: Array, windows: _Windows) -> Array:
     return lax.platform_dependent(
         inputs,
-        cpu=functools.partial(_fold_max, windows=windows),
-        default=functools.partial(_reduce_max, windows=windows),
+        cpu=lambda inputs: windows.split(inputs, -np.inf).max(axis=windows.inner),
+        default=lambda inputs: _reduce_max(inputs, windows),
     )
+
+
+def _tile_max_forward(inputs: Array, windows: _Windows) -> tuple[Array, Array]:
+    return _tile_max(inputs, windows), inputs
+
+
+def _tile_max_backward(windows: _Windows, inputs: Array, gradient: Array) -> tuple[Array]:
+    def native(inputs: Array, gradient: Array) -> Array:
+        return jax.vjp(lambda inputs: _reduce_max(inputs, windows), inputs)[1](gradient)[0]
+
+    return (
+        lax.platform_dependent(inputs, gradient, cpu=functools.partial(_first_max_gradient, windows), default=native),
+    )
+
+
+_tile_max.defvjp(_tile_max_forward, _tile_max_backward)
+
+
+def _first_max_gradient(windows: _Windows, inputs: Array, gradient: Array) -> Array:
+    """Give each window's gradient to the first of its largest pixels; a window with NaN gives none.
+
+    All of it is elementwise in the split layout, which XLA:CPU fuses. A CNN step (28x28x1, 3x3x32, pool, 3x3x64,
+    pool, dense 128; batch 128) takes 95 ms with it, 92 with autodiff's own of a plain max, which shares the gradient
+    among equal pixels, and 124 with selections pixel by pixel.
+    """
+    split = windows.split(inputs, -np.inf)
+    best, gradient = (jnp.expand_dims(a, windows.inner) for a in (split.max(axis=windows.inner), gradient))
+    chosen = largest = split == best
+    for axis in reversed(windows.inner):  # not behind another in its row, nor its row behind another, ...
+        chosen = chosen & ~_any_before(largest, axis)
+        largest = largest.any(axis=axis, keepdims=True)
+    return windows.join(jnp.where(chosen, gradient, jnp.zeros((), gradient.dtype)))
+
+
+def _any_before(array: Array, axis: int) -> Array:
+    """Say of every place along an axis whether an earlier one is True."""
+    size, before = array.shape[axis], jnp.zeros_like(array)
+    for step in range(1, size):
+        config = [(0, 0, 0)] * array.ndim
+        config[axis] = (step, -step, 0)
+        before |= lax.pad(array, jnp.zeros((), array.dtype), config)
+    return before
 
 
 def _reduce_max(inputs: Array, windows: _Windows) -> Array:
@@ -165,28 +223,10 @@ def _reduce_max(inputs: Array, windows: _Windows) -> Array:
     )
 
 
-def _fold_max(inputs: Array, windows: _Windows) -> Array:
-    split = windows.split(inputs, -np.inf)
-    best = None
-    for tap in np.ndindex(*windows.window):
-        index: list[int | slice] = [slice(None)] * windows.first
-        for offset in tap:
-            index += [slice(None), offset]
-        pixel = split[tuple(index)]
-        if best is None:
-            best = pixel
-        else:
-            # 128 x 28 x 28 x 32, forward and gradient: this 6 ms, reshape and max 24, reduce_window 69.
-            # A selection, not lax.max: its gradient goes whole to the earlier of two equal pixels. NaN wins.
-            best = jnp.where((best >= pixel) | jnp.isnan(best), best, pixel)
-    assert best is not None
-    return best
-
-
 def _sum(inputs: Array, windows: _Windows) -> Array:
     if windows.tile:
         split = windows.split(inputs, 0.0)
-        return split.sum(axis=tuple(windows.first + 1 + 2 * axis for axis in range(len(windows.window))))
+        return split.sum(axis=windows.inner)
     return lax.reduce_window(
         inputs,
         np.array(0, inputs.dtype),

@@ -54,9 +54,7 @@ def simple_rnn(
     Source: Elman (1990), Finding structure in time; the backward rule: original.
     """
     states = None if initial_state is None else (initial_state,)
-    outputs, (hidden,) = _run(
-        SIMPLE, inputs, input_kernel, recurrent_kernel, bias, None, states, lengths, reverse
-    )
+    outputs, (hidden,) = _run(SIMPLE, inputs, input_kernel, recurrent_kernel, bias, None, states, lengths, reverse)
     return outputs, hidden
 
 
@@ -158,8 +156,7 @@ def gru(
         hidden = recurrent_kernel.shape[0]
         if recurrent_bias.shape != (hidden,):
             raise UserError(
-                f"recurrent_bias has shape {recurrent_bias.shape}, expected ({hidden},): one number per "
-                "hidden feature"
+                f"recurrent_bias has shape {recurrent_bias.shape}, expected ({hidden},): one number per hidden feature"
             )
         recurrent_bias = jnp.pad(recurrent_bias, (2 * hidden, 0))
     outputs, (hidden,) = _run(
@@ -215,9 +212,7 @@ def _run(
     projected = projected + bias.astype(dtype)[None, :, None]
     if recurrent_bias is not None:
         recurrent_bias = recurrent_bias.astype(dtype)
-    scanned: Any = scan_cell(
-        cell, reverse, projected, recurrent_kernel.astype(dtype), recurrent_bias, first, valid
-    )
+    scanned: Any = scan_cell(cell, reverse, projected, recurrent_kernel.astype(dtype), recurrent_bias, first, valid)
     hiddens, last = scanned
     if valid is not None:
         hiddens = jnp.where(valid, hiddens, jnp.zeros((), dtype))
@@ -248,15 +243,11 @@ def _check(
     if states is not None:
         if len(states) != cell.num_states:
             raise UserError(f"initial_state has {len(states)} arrays, expected {cell.num_states}")
-        expected |= {
-            f"initial_state[{n}]": (state, (inputs.shape[0], hidden)) for n, state in enumerate(states)
-        }
+        expected |= {f"initial_state[{n}]": (state, (inputs.shape[0], hidden)) for n, state in enumerate(states)}
     if lengths is not None:
         expected["lengths"] = (lengths, (inputs.shape[0],))
         if not jnp.issubdtype(lengths.dtype, jnp.integer):
-            raise UserError(
-                f"lengths are {lengths.dtype}, expected integers: the number of valid steps per sequence"
-            )
+            raise UserError(f"lengths are {lengths.dtype}, expected integers: the number of valid steps per sequence")
     for name, (array, shape) in expected.items():
         if array.shape != shape:
             raise UserError(

@@ -49,9 +49,7 @@ def adam(
     check_hyperparam("eps", eps)
 
     def make(learning_rate: Any, schedule: Any, b1: Any) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate * schedule)
-        )
+        return optax.chain(optax.scale_by_adam(b1, b2, eps), optax.scale_by_learning_rate(learning_rate * schedule))
 
     return inject(make, learning_rate, schedule, b1=b1)
 

@@ -90,9 +90,7 @@ def adadelta(
     check_hyperparam("eps", eps)
 
     def make(learning_rate: Any, schedule: Any) -> optax.GradientTransformation:
-        return optax.chain(
-            optax.scale_by_adadelta(decay, eps), optax.scale_by_learning_rate(learning_rate * schedule)
-        )
+        return optax.chain(optax.scale_by_adadelta(decay, eps), optax.scale_by_learning_rate(learning_rate * schedule))
 
     return inject(make, learning_rate, schedule)
 

@@ -57,16 +57,12 @@ def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArg
 
     def init(params: Any) -> AverageState:
         # A copy: the same buffer in params and state could not be donated.
-        average = jax.tree.map(
-            lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params
-        )
+        average = jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), params)
         return AverageState(jnp.zeros((), jnp.int32), average)
 
     def update(updates: Any, state: Any, params: Any = None, **_: Any) -> tuple[Any, AverageState]:
         if params is None:
-            raise UserError(
-                "average_params needs the params: call optimizer.update(grads, opt_state, params)"
-            )
+            raise UserError("average_params needs the params: call optimizer.update(grads, opt_state, params)")
         num_updates = jnp.asarray(optax.safe_increment(state.num_updates))
         # (1 - decay) / (1 - decay^t). In float32, 1 - 0.9999 would be off by 2e-4.
         share = (1.0 - decay) / -jnp.expm1(num_updates.astype(jnp.float32) * log_decay)

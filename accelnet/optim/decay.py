@@ -26,9 +26,7 @@ def decayed(params: Any) -> Any:
         The same tree of bools.
 
     Example:
-        >>> decayed(
-        ...     {"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}, "norm": {"scale": jnp.ones(4)}}
-        ... )
+        >>> decayed({"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}, "norm": {"scale": jnp.ones(4)}})
         {'dense': {'bias': False, 'kernel': True}, 'norm': {'scale': False}}
 
     Source: original.
@@ -61,9 +59,7 @@ def descend(
 
     Example:
         >>> optimizer = descend(optax.identity(), 0.5, 0.1, decayed)
-        >>> updates, _ = optimizer.update(
-        ...     jnp.ones((1, 1)), optimizer.init(jnp.ones((1, 1))), jnp.ones((1, 1))
-        ... )
+        >>> updates, _ = optimizer.update(jnp.ones((1, 1)), optimizer.init(jnp.ones((1, 1))), jnp.ones((1, 1)))
         >>> f"{updates[0, 0]:.2f}"
         '-0.55'
 

@@ -54,9 +54,7 @@ def check_hyperparam(name: str, value: Any) -> Any:
     if isinstance(value, Tracer):
         return value.astype(jnp.float32)
     if callable(value):
-        raise UserError(
-            f"{name} is a function, expected a number {bound}: give functions of the step as schedule="
-        )
+        raise UserError(f"{name} is a function, expected a number {bound}: give functions of the step as schedule=")
     if isinstance(value, bool) or not (isinstance(value, numbers.Real) or np.shape(value) == ()):
         raise UserError(f"{name} is {value!r}, expected one number {bound}")
     try:
@@ -103,9 +101,7 @@ def inject(
     values = {"learning_rate": learning_rate, **hyperparams}
     values = {name: check_hyperparam(name, value) for name, value in values.items()}
     if not callable(schedule):
-        raise UserError(
-            f"schedule is {schedule!r}, expected a function of the step such as schedules.cosine(1000)"
-        )
+        raise UserError(f"schedule is {schedule!r}, expected a function of the step such as schedules.cosine(1000)")
     inner = optax.inject_hyperparams(make, hyperparam_dtype=jnp.float32)(schedule=schedule, **values)
     return in_float32(inner)
 
@@ -212,18 +208,14 @@ def with_hyperparams(opt_state: Any, **values: Any) -> Any:
     known = hyperparams(opt_state)
     for name, value in values.items():
         if name not in known:
-            raise UserError(
-                f"the optimizer has no hyperparameter {name!r}, only: {', '.join(sorted(known)) or 'none'}"
-            )
+            raise UserError(f"the optimizer has no hyperparameter {name!r}, only: {', '.join(sorted(known)) or 'none'}")
         for one in [value] if isinstance(value, Tracer) else np.ravel(np.asarray(value)):
             check_hyperparam(name, one)
 
     def change(node: Any) -> Any:
         if not isinstance(node, optax.InjectStatefulHyperparamsState):
             return node
-        new = {
-            name: _like(name, values[name], node.hyperparams[name]) for name in _own(node) if name in values
-        }
+        new = {name: _like(name, values[name], node.hyperparams[name]) for name in _own(node) if name in values}
         inner = jax.tree.map(change, node.inner_state, is_leaf=_is_injected)
         return node._replace(hyperparams={**node.hyperparams, **new}, inner_state=inner)
 

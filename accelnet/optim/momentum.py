@@ -81,9 +81,7 @@ def momentum(
     Source: Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     """
 
-    def make(
-        learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any
-    ) -> optax.GradientTransformation:
+    def make(learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
         return descend(optax.trace(momentum), learning_rate * schedule, weight_decay, decay_mask)
 
     return inject(make, learning_rate, schedule, momentum=momentum, weight_decay=weight_decay)
@@ -125,12 +123,8 @@ def nesterov(
     section 2, in the form of Bengio et al., "Advances in optimizing recurrent networks", 2013, equation 7.
     """
 
-    def make(
-        learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any
-    ) -> optax.GradientTransformation:
-        return descend(
-            optax.trace(momentum, nesterov=True), learning_rate * schedule, weight_decay, decay_mask
-        )
+    def make(learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
+        return descend(optax.trace(momentum, nesterov=True), learning_rate * schedule, weight_decay, decay_mask)
 
     return inject(make, learning_rate, schedule, momentum=momentum, weight_decay=weight_decay)
 
@@ -175,9 +169,7 @@ def lars(
     """
     check_hyperparam("trust_coefficient", trust_coefficient)
 
-    def make(
-        learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any
-    ) -> optax.GradientTransformation:
+    def make(learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any) -> optax.GradientTransformation:
         return optax.chain(
             optax.add_decayed_weights(weight_decay, mask=decay_mask),
             optax.masked(optax.scale_by_trust_ratio(trust_coefficient=trust_coefficient), decay_mask),

@@ -135,14 +135,10 @@ def warmup_cosine(num_steps: int, *, warmup_steps: int, final: float = 0.0) -> S
     fall = cosine(num_steps - warmup_steps, final=final)
     if warmup_steps == 0:
         return fall
-    return _schedule(
-        optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup_steps), fall], [warmup_steps])
-    )
+    return _schedule(optax.join_schedules([optax.linear_schedule(0.0, 1.0, warmup_steps), fall], [warmup_steps]))
 
 
-def one_cycle(
-    num_steps: int, *, warmup_fraction: float = 0.3, initial: float = 0.04, final: float = 4e-6
-) -> Schedule:
+def one_cycle(num_steps: int, *, warmup_fraction: float = 0.3, initial: float = 0.04, final: float = 4e-6) -> Schedule:
     """Let the rate rise along half a cosine from `initial` to 1, then fall along another to `final`.
 
     Args:
@@ -169,17 +165,11 @@ def one_cycle(
     _fraction("initial", initial, zero=False)
     _fraction("final", final, zero=False)
     if not 0.0 < warmup_fraction < 1.0 or int(warmup_fraction * num_steps) < 1:
-        raise UserError(
-            f"warmup_fraction is {warmup_fraction}, expected in (0, 1) and a step or more of {num_steps}"
-        )
-    return _schedule(
-        optax.cosine_onecycle_schedule(num_steps, 1.0, warmup_fraction, 1.0 / initial, initial / final)
-    )
+        raise UserError(f"warmup_fraction is {warmup_fraction}, expected in (0, 1) and a step or more of {num_steps}")
+    return _schedule(optax.cosine_onecycle_schedule(num_steps, 1.0, warmup_fraction, 1.0 / initial, initial / final))
 
 
-def warmup_stable_decay(
-    num_steps: int, *, warmup_steps: int = 0, decay_steps: int = 0, final: float = 0.0
-) -> Schedule:
+def warmup_stable_decay(num_steps: int, *, warmup_steps: int = 0, decay_steps: int = 0, final: float = 0.0) -> Schedule:
     """Let the rate rise linearly from 0, stay at 1, and fall linearly to `final` at the end.
 
     Args:

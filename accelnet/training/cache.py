@@ -31,7 +31,8 @@ def enable_compilation_cache() -> Path | None:
 
     Source: original.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+    values = jax.config.values
+    if values["jax_compilation_cache_dir"] is not None or not values["jax_enable_compilation_cache"]:
         return None
     directory = user_cache_directory() / "xla"
     try:

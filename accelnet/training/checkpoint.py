@@ -69,8 +69,9 @@ class Checkpoints:
 
             keep: list[Any] = [policies.LatestN(last)]
             if best:
-                keep.append(policies.BestN(
-                        get_metric_fn=score, reverse=lower, n=best, keep_checkpoints_without_metrics=False))
+                keep.append(
+                    policies.BestN(get_metric_fn=score, reverse=lower, n=best, keep_checkpoints_without_metrics=False)
+                )
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -170,7 +171,7 @@ class Checkpoints:
                 state, record = self._read(candidate, abstract)
             except UserError:
                 raise
-            except Exception as error:  # Orbax, TensorStore and JSON each have their own
+            except Exception as error:  # noqa: BLE001, Orbax, TensorStore and JSON each have their own
                 damages.append(f"checkpoint {self.directory / str(candidate)} is damaged ({_first_line(error)})")
                 continue
             for damage in damages:
@@ -178,17 +179,6 @@ class Checkpoints:
             self._set_aside([s for s in steps if s > candidate])
             return state, record
         raise UserError("; ".join(damages) + ": none is whole, start again in another --workdir")
-
-    def record(self) -> Record | None:
-        """Read the JSON of the newest checkpoint whose JSON can be read, None if there is none."""
-        import orbax.checkpoint as ocp
-
-        for step in reversed(self.steps()):
-            try:
-                return self._open().restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
-            except Exception:  # the arrays' own damage is reported when they are read
-                continue
-        return None
 
     def _read(self, step: int, abstract: Tree) -> tuple[Tree, Record]:
         import orbax.checkpoint as ocp
@@ -203,7 +193,10 @@ class Checkpoints:
                 f"experiment differ in {', '.join(differing[:5])}{' …' if len(differing) > 5 else ''}"
             )
         for name, shape in shapes.items():
-            before, now = (stored[name]["dtype"], stored[name]["shape"]), (shape.dtype.name, list(shape.shape))
+            before, now = (
+                (stored[name]["dtype"], stored[name]["shape"]),
+                (shape.dtype.name, list(shape.shape)),
+            )
             if before != now:
                 raise UserError(
                     f"checkpoint {self.directory / str(step)} holds {name} as {before[0]}{before[1]}, the "
@@ -261,4 +254,3 @@ def _signature(array: np.ndarray) -> dict[str, Any]:
 def _first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__
-

@@ -116,9 +116,7 @@ def _draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> Non
     for split in ("train", "validation"):
         _draw_split(axes, *series[split], split)
     for step, value in zip(*series["test"], strict=True):
-        axes.plot(
-            step, value, "*", color=_COLORS["test"], markersize=11, label=f"test: {value:.4g}", zorder=5
-        )
+        axes.plot(step, value, "*", color=_COLORS["test"], markersize=11, label=f"test: {value:.4g}", zorder=5)
     values = np.concatenate([values for _, values in series.values()])
     finite = values[np.isfinite(values)]
     if is_lower_better(name) and len(finite) and finite.min() > 0:
@@ -174,17 +172,13 @@ def _mark_best(axes: Any, steps: np.ndarray, values: np.ndarray, split: str, low
 def _mark_lost(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:
     lost = np.sort(steps[~np.isfinite(values)])
     if len(lost):
-        text = f"not finite at step {lost[0]:,.0f}" + (
-            f" and {len(lost) - 1:,} more" if len(lost) > 1 else ""
-        )
+        text = f"not finite at step {lost[0]:,.0f}" + (f" and {len(lost) - 1:,} more" if len(lost) > 1 else "")
         axes.axvline(lost[0], color=_WARNING, linestyle="--", linewidth=1, label=text)
 
 
 def _draw_rate(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:
     axes.set_title("Learning rate", color=_INK)
-    axes.plot(
-        steps, values, color=_INK, linewidth=1.5, marker="o" if len(steps) <= 30 else None, markersize=4
-    )
+    axes.plot(steps, values, color=_INK, linewidth=1.5, marker="o" if len(steps) <= 30 else None, markersize=4)
     axes.set_ylim(bottom=0)
     _finish(axes)
 

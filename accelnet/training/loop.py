@@ -20,7 +20,6 @@ from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event, Every, Moment
 from accelnet.training.program import Program, Programs, make_programs
 from accelnet.training.progress import Progress, make_progress
-
 from accelnet.training.result import versions
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState, num_parameters
@@ -90,9 +89,17 @@ def fit(
     Example:
         >>> import numpy as np, accelnet as an
         >>> data = an.data.from_arrays(np.eye(20, 2, dtype=np.float32), np.arange(20) % 2, num_classes=2)
-        >>> run = fit(Experiment(
-        ...     data=data, model=lambda rngs: an.models.MLP(2, (4,), 2, rngs=rngs), batch_size=4, steps=3,
-        ...     optimizer=an.optim.adam(1e-2), objective=an.objectives.softmax_cross_entropy()), progress=False)
+        >>> run = fit(
+        ...     Experiment(
+        ...         data=data,
+        ...         model=lambda rngs: an.models.MLP(2, (4,), 2, rngs=rngs),
+        ...         batch_size=4,
+        ...         steps=3,
+        ...         optimizer=an.optim.adam(1e-2),
+        ...         objective=an.objectives.softmax_cross_entropy(),
+        ...     ),
+        ...     progress=False,
+        ... )
         >>> run.step, sorted(run.metrics)
         (3, ['test', 'train', 'validation'])
 
@@ -282,7 +289,12 @@ class _Loop:
     def log_test(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Record the metrics of the test split, the only time it is looked at."""
         step = int(state.step)
-        row = {"step": step, "epoch": step / self.steps_per_epoch, "seconds": self.timing.total, "split": "test"}
+        row = {
+            "step": step,
+            "epoch": step / self.steps_per_epoch,
+            "seconds": self.timing.total,
+            "split": "test",
+        }
         if metrics:
             self.work.log(row | metrics)
 

@@ -101,8 +101,7 @@ def _differences(expected: tuple[Any, ...], given: tuple[Any, ...]) -> list[str]
     ]
 
 
-@flax.struct.dataclass
-class Failure:
+class Failure(flax.struct.PyTreeNode):
     """The first step whose loss was not finite.
 
     Attributes:
@@ -150,14 +149,19 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed) -> Callable[...
             grad_norm, param_norm = jax.lax.cond(
                 failed,
                 lambda grads, params: (_norm(grads), _norm(params)),
-                lambda grads, params: (nothing, nothing),
+                lambda *_: (nothing, nothing),
                 grads,
                 state.params,
             )
             return index + 1, after, loss, Failure(failed, loss, grad_norm, param_norm)
 
         nothing = jnp.float32(jnp.nan)
-        start = (jnp.int32(0), state.replace(metrics=metrics), nothing, Failure(jnp.bool_(False), *[nothing] * 3))
+        start = (
+            jnp.int32(0),
+            state.replace(metrics=metrics),
+            nothing,
+            Failure(jnp.bool_(False), *[nothing] * 3),
+        )
         _, state, loss, failure = jax.lax.while_loop(goes_on, body, start)
         rate = learning_rate(state.opt_state)
         report = {

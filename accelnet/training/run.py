@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from accelnet.experiment import Experiment
 from accelnet.optim import eval_params
@@ -58,7 +59,12 @@ class Run:
         Returns:
             The model's outputs, [B, ...].
         """
-        batch = self.experiment.data.prepare({"inputs": jax.tree.map(jax.numpy.asarray, inputs)})
+        inputs = jax.tree.map(jnp.asarray, inputs)
+        rows = len(jax.tree.leaves(inputs)[0])
+        # Sources prepare targets along with the inputs, so there have to be some.
+        others = {name: array for name, array in self.experiment.data.arrays.items() if name != "inputs"}
+        others = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), others)
+        batch = self.experiment.data.prepare({**others, "inputs": inputs, "mask": jnp.ones((rows,), bool)})
         outputs, _ = self.experiment.pure_model.apply(
             self.params, self.state.model_state, batch["inputs"], key=jax.random.key(0), train=False
         )

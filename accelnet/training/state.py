@@ -17,8 +17,7 @@ _FIRST_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_GROWTH_STEPS = 2000
 
 
-@flax.struct.dataclass
-class LossScale:
+class LossScale(flax.struct.PyTreeNode):
     """Dynamic scale of the loss, so that float16 gradients neither vanish nor overflow.
 
     Attributes:
@@ -38,8 +37,7 @@ class LossScale:
         return LossScale(scale, jnp.where(finite & ~grow, self.good_steps + 1, 0))
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """What a step reads and writes. Nothing else decides what the next step does.
 
     Attributes:
@@ -83,7 +81,8 @@ def random_key(seed: Any, purpose: int, step: Any, part: Any = 0) -> jax.Array:
 def sample_inputs(experiment: Experiment) -> Any:
     """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""
     batch = jax.tree.map(
-        lambda a: jnp.zeros((1, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), dict(experiment.data.arrays)
+        lambda a: jnp.zeros((1, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)),
+        dict(experiment.data.arrays),
     )
     return experiment.data.prepare(batch | {"mask": jnp.ones((1,), bool)})["inputs"]
 

@@ -20,7 +20,6 @@ _COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": 
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
-
 def cast_floats(tree: Tree, dtype: Any) -> Tree:
     """Cast the floating-point leaves of a pytree, leaving integers and booleans."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -15,7 +15,6 @@ from accelnet.training.curves import write_curves
 from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
 from accelnet.training.result import write_result
 
-
 Row = dict[str, Any]
 Tree = Any
 
@@ -43,9 +42,8 @@ class Workdir:
     Source: original.
     """
 
-    path: Path | None = None
-
     def __init__(self) -> None:
+        self.path: Path | None = None
         self.rows: list[Row] = []
 
     def open(self, abstract_state: Tree) -> Restored | None:
@@ -104,15 +102,15 @@ class DiskWorkdir(Workdir):
         note: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self.path: Path = Path(path)
+        self.path = self.directory = Path(path)
         self.experiment = experiment
         self.note = note
         self._saved: int | None = None
         self._logs: list[Any] = []
         self.changed = self._check(resume, allow_change)
-        self._lock = _lock(self.path)
+        self._lock = _lock(self.directory)
         self.checkpoints = Checkpoints(
-            self.path,
+            self.directory,
             keep_last=experiment.keep_last,
             keep_best=experiment.keep_best,
             best_metric=experiment.best_metric,
@@ -121,18 +119,18 @@ class DiskWorkdir(Workdir):
 
     def _check(self, resume: bool, allow_change: bool) -> list[str]:
         """Return the names of changed fields, or say why the directory cannot be used."""
-        before, now = read_description(self.path), plain_value(self.experiment.description())
+        before, now = read_description(self.directory), plain_value(self.experiment.description())
         if before is None:
             return []
         if not resume:
             raise UserError(
-                f"{self.path} already holds a run of {before.get('experiment')}: pass --resume to go on with it, or "
-                "another --workdir"
+                f"{self.directory} already holds a run of {before.get('experiment')}: pass --resume to go on "
+                "with it, or another --workdir"
             )
         if before.get("experiment") != now["experiment"]:
             raise UserError(
-                f"{self.path} holds the experiment {before.get('experiment')}, not {now['experiment']}: give another "
-                "--workdir"
+                f"{self.directory} holds the experiment {before.get('experiment')}, not {now['experiment']}: give "
+                "another --workdir"
             )
         changes = {
             name: (before.get(name), now.get(name))
@@ -143,7 +141,7 @@ class DiskWorkdir(Workdir):
         if harmful and not allow_change:
             listed = ", ".join(f"{name} was {old!r} and is {new!r}" for name, (old, new) in harmful.items())
             raise UserError(
-                f"the configuration of the run in {self.path} changed: {listed}. Give the old values, or "
+                f"the configuration of the run in {self.directory} changed: {listed}. Give the old values, or "
                 "--allow-change to go on with the new ones"
             )
         return list(changes)
@@ -151,19 +149,19 @@ class DiskWorkdir(Workdir):
     def open(self, abstract_state: Tree) -> Restored | None:
         """Restore the newest whole checkpoint, and rewrite the metrics as they were then."""
         found = self.checkpoints.restore(abstract_state)
-        state, record = found if found else (None, {"rows": [], "seconds": {}})
+        state, record = found or (None, {"rows": [], "seconds": {}})
         step = 0 if state is None else int(state.step)
         if step > self.experiment.total_steps:
             raise UserError(
-                f"the run in {self.path} is at step {step} already, and {self.experiment.total_steps} steps were asked "
-                f"for: give at least {step} steps, or another --workdir"
+                f"the run in {self.directory} is at step {step} already, and {self.experiment.total_steps} steps were "
+                f"asked for: give at least {step} steps, or another --workdir"
             )
         self._saved = step or None
         description = plain_value(self.experiment.description())
         content = {"description": description, "config": plain_value(self.experiment.config)}
-        write_atomically(self.path / CONFIG, json.dumps(content, indent=2) + "\n")
-        self._logs = [MetricsLog(self.path / "metrics.jsonl", record["rows"])]
-        self._logs.append(TensorBoardLog(self.path / "tensorboard", purge_step=step + 1))
+        write_atomically(self.directory / CONFIG, json.dumps(content, indent=2) + "\n")
+        self._logs = [MetricsLog(self.directory / "metrics.jsonl", record["rows"])]
+        self._logs.append(TensorBoardLog(self.directory / "tensorboard", purge_step=step + 1))
         self.rows = self._logs[0].rows
         return None if state is None else Restored(state, record["seconds"], self.changed)
 
@@ -184,7 +182,9 @@ class DiskWorkdir(Workdir):
         """Return a sentence about the newest checkpoint."""
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
-        return f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}" if steps else "None was saved"
+        return (
+            f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}" if steps else "None was saved"
+        )
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk."""
@@ -192,8 +192,8 @@ class DiskWorkdir(Workdir):
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, the last of all files, and the curves."""
-        write_curves(self.path, self.rows, title=self.experiment.name)
-        write_result(self.path, result)
+        write_curves(self.directory, self.rows, title=self.experiment.name)
+        write_result(self.directory, result)
 
     def close(self) -> None:
         """Finish writing and let go."""

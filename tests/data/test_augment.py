@@ -38,9 +38,7 @@ def test_a_flip_mirrors_about_half_of_the_images():
     batch = images(batch=200)
     got = np.asarray(jax.jit(random_flip())(jax.random.key(0), batch)["inputs"])
     original = np.asarray(batch["inputs"])
-    flipped = np.array(
-        [np.array_equal(one, other[:, ::-1]) for one, other in zip(got, original, strict=True)]
-    )
+    flipped = np.array([np.array_equal(one, other[:, ::-1]) for one, other in zip(got, original, strict=True)])
     same = np.array([np.array_equal(one, other) for one, other in zip(got, original, strict=True)])
     assert np.array_equal(flipped, ~same)
     # 100 expected with a standard deviation of 7.

@@ -14,7 +14,10 @@ from accelnet.data.order import Order
 def data():
     rng = np.random.default_rng(0)
     arrays = {
-        "inputs": {"inputs": rng.normal(size=(40, 5, 2)).astype(np.float32), "lengths": np.arange(40) % 5 + 1},
+        "inputs": {
+            "inputs": rng.normal(size=(40, 5, 2)).astype(np.float32),
+            "lengths": np.arange(40) % 5 + 1,
+        },
         "targets": np.arange(40),
     }
     return an.data.Data("toy", arrays, {"train": range(23), "validation": range(23, 40)})

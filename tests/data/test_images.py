@@ -14,10 +14,7 @@ from accelnet.errors import UserError
 
 
 def idx(array):
-    return (
-        struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-        + array.astype(np.uint8).tobytes()
-    )
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
 def write_fashion(folder, num_train=120, num_test=20, **replaced):
@@ -38,10 +35,7 @@ def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
     theirs = load_digits()
-    rows = {
-        image.tobytes(): label
-        for image, label in zip(theirs.images.astype(np.uint8), theirs.target, strict=True)
-    }
+    rows = {image.tobytes(): label for image, label in zip(theirs.images.astype(np.uint8), theirs.target, strict=True)}
     assert data.arrays["inputs"].shape == (1797, 8, 8, 1)
     assert len(rows) == len({image.tobytes() for image in data.arrays["inputs"]})
     for image, label in zip(data.arrays["inputs"], data.arrays["targets"], strict=True):
@@ -91,17 +85,13 @@ def test_published_test_images_stay_the_test_split_and_no_row_is_lost(tmp_path, 
             path.unlink()
     data = fashion_mnist(tmp_path, seed=3)
     rows = data.splits["test"]
-    assert np.array_equal(
-        data.arrays["inputs"][rows.start : rows.stop, :, :, 0], arrays["t10k-images-idx3-ubyte"]
-    )
+    assert np.array_equal(data.arrays["inputs"][rows.start : rows.stop, :, :, 0], arrays["t10k-images-idx3-ubyte"])
     assert np.array_equal(data.arrays["targets"][rows.start : rows.stop], arrays["t10k-labels-idx1-ubyte"])
     ours = {
         image.tobytes(): label
         for image, label in zip(*(data.arrays[k][:120] for k in ("inputs", "targets")), strict=True)
     }
-    for image, label in zip(
-        arrays["train-images-idx3-ubyte"], arrays["train-labels-idx1-ubyte"], strict=True
-    ):
+    for image, label in zip(arrays["train-images-idx3-ubyte"], arrays["train-labels-idx1-ubyte"], strict=True):
         assert ours[image.astype(np.uint8).tobytes()] == label
     assert sorted(data.arrays["targets"][110:120]) == list(range(10))
     assert data.fingerprint() != fashion_mnist(tmp_path, seed=4).fingerprint()
@@ -203,9 +193,7 @@ def test_a_download_goes_into_the_users_own_cache_and_is_checked(tmp_path, monke
     assert all(url.startswith("https://") and known.startswith("md5:") for url, known in calls)
 
 
-@pytest.mark.parametrize(
-    "error", [ConnectionError("unreachable\nhost"), ValueError("hash differs"), OSError()]
-)
+@pytest.mark.parametrize("error", [ConnectionError("unreachable\nhost"), ValueError("hash differs"), OSError()])
 def test_without_files_and_network_the_message_says_which_command_gets_them(tmp_path, monkeypatch, error):
     import pooch
 
@@ -220,9 +208,7 @@ def test_without_files_and_network_the_message_says_which_command_gets_them(tmp_
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.skipif(
-    not DEBIAN_DIRECTORY.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed"
-)
+@pytest.mark.skipif(not DEBIAN_DIRECTORY.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
 def test_the_real_files_are_read_and_have_the_published_hashes():
     data = fashion_mnist()
     assert data.arrays["inputs"].shape == (70000, 28, 28, 1)

@@ -29,9 +29,7 @@ def test_splits_follow_the_seed():
 
 
 def test_classes_are_stratified():
-    data = from_arrays(
-        np.zeros((100, 1)), np.repeat([0, 1], [80, 20]), num_classes=2, validation=0.1, test=0.1
-    )
+    data = from_arrays(np.zeros((100, 1)), np.repeat([0, 1], [80, 20]), num_classes=2, validation=0.1, test=0.1)
     assert [rows_of(data, split)["targets"].sum() for split in ("train", "validation", "test")] == [16, 2, 2]
 
 
@@ -70,9 +68,7 @@ def test_numbers_become_compact_and_tokens_are_not_normalized():
 
 def test_a_dict_of_inputs_is_passed_on():
     inputs = {"x": np.arange(10.0), "lengths": np.arange(10)}
-    data = from_arrays(
-        inputs, np.arange(10), test=({"x": np.zeros(2), "lengths": np.zeros(2, int)}, np.zeros(2, int))
-    )
+    data = from_arrays(inputs, np.arange(10), test=({"x": np.zeros(2), "lengths": np.zeros(2, int)}, np.zeros(2, int)))
     assert np.array_equal(data.arrays["inputs"]["x"][:10], data.arrays["targets"][:10])
     assert data.arrays["inputs"]["lengths"].shape == (12,)
     with pytest.raises(UserError, match="named differently"):

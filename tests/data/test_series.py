@@ -12,9 +12,7 @@ HEADER = "#comment\n@problemName Toy\n@timeStamps false\n@missing false\n@classL
 
 
 def write(path, rows, header=HEADER):
-    lines = [
-        ":".join([",".join(str(float(v)) for v in dim) for dim in one.T] + [label]) for one, label in rows
-    ]
+    lines = [":".join([",".join(str(float(v)) for v in dim) for dim in one.T] + [label]) for one, label in rows]
     path.write_text(header + "\n".join(lines) + "\n")
     return path
 
@@ -54,11 +52,7 @@ def test_validation_is_seeded_stratified_and_of_the_training_file(files):
         "test": 30,
     }
     assert np.bincount(data.arrays["targets"][54:60]).tolist() == [2, 2, 2]
-    assert (
-        data.fingerprint()
-        == ts(*files[:2], validation=0.1).fingerprint()
-        != ts(*files[:2], seed=1).fingerprint()
-    )
+    assert data.fingerprint() == ts(*files[:2], validation=0.1).fingerprint() != ts(*files[:2], seed=1).fingerprint()
     assert "validation" not in ts(*files[:2], validation=0).splits
 
 

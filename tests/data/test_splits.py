@@ -40,9 +40,7 @@ def test_stratified_order_is_random_within_the_classes():
     assert not np.array_equal(stratified_order(labels, 0), np.arange(100))
 
 
-@pytest.mark.parametrize(
-    ("rows", "validation", "test"), [(10, 0.1, 0.2), (7, 0.3, 0.3), (3, 0.01, 0.01), (5, 0, 0)]
-)
+@pytest.mark.parametrize(("rows", "validation", "test"), [(10, 0.1, 0.2), (7, 0.3, 0.3), (3, 0.01, 0.01), (5, 0, 0)])
 def test_cut_covers_every_row_once(rows, validation, test):
     splits = cut(rows, validation=validation, test=test)
     assert sorted(row for split in splits.values() for row in split) == list(range(rows))

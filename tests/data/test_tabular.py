@@ -35,9 +35,7 @@ def test_every_row_is_read_and_targets_can_be_undone(tmp_path, log_target):
     written = set()
     for line in (tmp_path / "a.csv").read_text().splitlines()[1:]:
         size, shape, grade, price = line.split(",")
-        written.add(
-            (f"{np.float32(size):.3f}", shape, ["low", "mid", "high"].index(grade), f"{float(price):.3f}")
-        )
+        written.add((f"{np.float32(size):.3f}", shape, ["low", "mid", "high"].index(grade), f"{float(price):.3f}"))
     assert read == written
 
 

@@ -28,9 +28,7 @@ def num_parameters(model):
 def test_outputs_equal_the_equation_in_numpy():
     model = MLP(6, [4, 4, 3], 2, activation=jnp.tanh, residual=True, rngs=nnx.Rngs(0))
     x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
-    weights = [
-        (np.asarray(layer.linear.kernel[...]), np.asarray(layer.linear.bias[...])) for layer in model.layers
-    ]
+    weights = [(np.asarray(layer.linear.kernel[...]), np.asarray(layer.linear.bias[...])) for layer in model.layers]
     h = np.tanh(x.reshape(5, 6) @ weights[0][0] + weights[0][1])
     h = np.tanh(h @ weights[1][0] + weights[1][1]) + h  # equally wide: a skip; the other two layers have none
     h = np.tanh(h @ weights[2][0] + weights[2][1])
@@ -41,9 +39,7 @@ def test_outputs_equal_the_equation_in_numpy():
 def test_no_hidden_layer_makes_a_linear_model():
     model = MLP(3, [], 2, rngs=nnx.Rngs(0))
     x = jnp.ones((4, 3))
-    np.testing.assert_allclose(
-        model(x), x @ model.head.kernel[...] + model.head.bias[...][None, :], rtol=1e-6
-    )
+    np.testing.assert_allclose(model(x), x @ model.head.kernel[...] + model.head.bias[...][None, :], rtol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

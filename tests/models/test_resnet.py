@@ -117,9 +117,7 @@ def test_bfloat16_gives_bfloat16(norm, shortcut):
 
 def test_a_replaced_convolution_gives_the_same_outputs():
     plain = build(conv_general_dilated=lax.conv_general_dilated)
-    np.testing.assert_allclose(
-        build()(images()), plain(images()), atol=1e-4
-    )  # seven batch norms enlarge rounding
+    np.testing.assert_allclose(build()(images()), plain(images()), atol=1e-4)  # seven batch norms enlarge rounding
 
 
 def test_rematerialization_changes_no_gradient():

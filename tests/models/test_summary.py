@@ -136,9 +136,7 @@ def test_a_model_in_training_mode_stays_there():
 
 def test_a_model_too_large_for_this_machine_is_described():
     side = 2**20  # 4 TiB of parameters
-    result = summary(
-        lambda rngs: nnx.Linear(side, side, rngs=rngs), jax.ShapeDtypeStruct((1, side), jnp.float32)
-    )
+    result = summary(lambda rngs: nnx.Linear(side, side, rngs=rngs), jax.ShapeDtypeStruct((1, side), jnp.float32))
     assert result.parameters == side * side + side
     linen_result = summary(linen.Dense(side), jax.ShapeDtypeStruct((1, side), jnp.float32))
     assert linen_result.parameters == side * side + side
@@ -159,9 +157,7 @@ def test_the_dict_is_json():
     assert values["parameters"] == 312
 
 
-@pytest.mark.parametrize(
-    ("model", "message"), [(3, "of type int"), (lambda rngs: 3, "expected an nnx.Module")]
-)
+@pytest.mark.parametrize(("model", "message"), [(3, "of type int"), (lambda rngs: 3, "expected an nnx.Module")])
 def test_what_is_no_model_is_named(model, message):
     with pytest.raises(UserError, match=message):
         summary(model, IMAGES)

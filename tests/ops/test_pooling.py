@@ -28,9 +28,7 @@ POOLS = {"max": (max_pool, linen.max_pool), "average": (avg_pool, linen.avg_pool
 def values_and_gradient(pool, x, *arguments):
     def run(x):
         out, pull = jax.vjp(lambda x: pool(x, *arguments), x)
-        return out, *pull(
-            jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape).astype(out.dtype)
-        )
+        return out, *pull(jnp.cos(jnp.arange(out.size, dtype=jnp.float32)).reshape(out.shape).astype(out.dtype))
 
     return jax.jit(run)(x)
 

@@ -94,9 +94,7 @@ def oracle(cell, arrays, lengths=None, reverse=False):
 def scalar(results):
     """A loss that every output and state enters with a different weight."""
     leaves = jax.tree.leaves(results)
-    return sum(
-        (leaf * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)).sum() for leaf in leaves
-    )
+    return sum((leaf * jnp.cos(jnp.arange(leaf.size, dtype=leaf.dtype)).reshape(leaf.shape)).sum() for leaf in leaves)
 
 
 def assert_equal(left, right):

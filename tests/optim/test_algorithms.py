@@ -23,9 +23,7 @@ def is_shape(node):
 
 def draw(seed):
     generator = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda shape: generator.normal(size=shape).astype(np.float32), SHAPES, is_leaf=is_shape
-    )
+    return jax.tree.map(lambda shape: generator.normal(size=shape).astype(np.float32), SHAPES, is_leaf=is_shape)
 
 
 def run(optimizer, steps=STEPS):
@@ -237,9 +235,7 @@ CASES = {
 
 def assert_close(actual, expected, tolerance):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    jax.tree.map(
-        lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance), actual, expected
-    )
+    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance), actual, expected)
 
 
 def test_every_algorithm_has_an_oracle():

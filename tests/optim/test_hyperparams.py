@@ -84,9 +84,10 @@ def test_several_algorithms_change_together():
 def test_each_member_of_a_population_can_have_a_value_of_its_own():
     state = jax.vmap(lambda rate: optim.sgd(rate).init(PARAMS))(jnp.array([0.1, 0.2]))
     assert optim.learning_rate(optim.with_hyperparams(state, learning_rate=0.5)).tolist() == [0.5, 0.5]
-    assert optim.learning_rate(
-        optim.with_hyperparams(state, learning_rate=jnp.array([0.5, 0.25]))
-    ).tolist() == [0.5, 0.25]
+    assert optim.learning_rate(optim.with_hyperparams(state, learning_rate=jnp.array([0.5, 0.25]))).tolist() == [
+        0.5,
+        0.25,
+    ]
 
 
 def test_a_changed_value_is_no_array_of_the_callers():

@@ -9,9 +9,7 @@ import pytest
 from accelnet import optim
 
 SCHEDULE = optim.schedules.warmup_cosine(10, warmup_steps=2)
-OPTIMIZERS = {
-    name: (lambda rate, make=make: make(rate, schedule=SCHEDULE)) for name, make in optim.algorithms.items()
-}
+OPTIMIZERS = {name: (lambda rate, make=make: make(rate, schedule=SCHEDULE)) for name, make in optim.algorithms.items()}
 OPTIMIZERS["chain"] = lambda rate: optax.chain(
     optax.clip_by_global_norm(1.0),
     optim.adamw(rate, schedule=SCHEDULE),
@@ -62,9 +60,7 @@ def test_the_step_keeps_every_type_can_donate_its_state_and_equals_eager(name):
     assert types(compiled) == before
     # XLA fuses differently than op by op; Newton-Schulz amplifies that.
     tolerance = 1e-4 if name == "muon" else 2e-6
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), compiled, eager
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), compiled, eager)
 
 
 @every_optimizer
@@ -150,8 +146,6 @@ def test_a_state_spread_over_devices_keeps_its_shardings_when_the_rate_changes()
     step(params, state)
     compiled = step._cache_size()
     changed = optim.with_hyperparams(state, learning_rate=0.2)
-    assert jax.tree.map(lambda leaf: leaf.sharding, changed) == jax.tree.map(
-        lambda leaf: leaf.sharding, state
-    )
+    assert jax.tree.map(lambda leaf: leaf.sharding, changed) == jax.tree.map(lambda leaf: leaf.sharding, state)
     step(params, changed)
     assert step._cache_size() == compiled

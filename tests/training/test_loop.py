@@ -149,7 +149,14 @@ def test_noise_has_no_say_in_evaluation_and_batch_one_trains(make_experiment):
 def test_the_work_directory_holds_all_results(make_experiment, tmp_path):
     run = fit(make_experiment(config={"rate": 0.1}), workdir=tmp_path / "run")
     names = {entry.name for entry in (tmp_path / "run").iterdir()}
-    assert {"config.json", "checkpoints", "metrics.jsonl", "tensorboard", "curves.png", "result.json"} <= names
+    assert {
+        "config.json",
+        "checkpoints",
+        "metrics.jsonl",
+        "tensorboard",
+        "curves.png",
+        "result.json",
+    } <= names
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result == json.loads(json.dumps(run.result))
     assert result["config"] == {"rate": 0.1} and result["experiment"] == "toy" and result["epochs"] == 6
@@ -162,7 +169,9 @@ def test_the_test_split_is_touched_once(make_experiment, monkeypatch):
     splits = []
     evaluate = loop._Loop.evaluate
     monkeypatch.setattr(
-        loop._Loop, "evaluate", lambda self, state, split: splits.append(split) or evaluate(self, state, split)
+        loop._Loop,
+        "evaluate",
+        lambda self, state, split: splits.append(split) or evaluate(self, state, split),
     )
     fit(make_experiment())
     assert splits.count("test") == 1 and splits[-1] == "test"

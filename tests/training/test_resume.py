@@ -186,7 +186,7 @@ def test_the_last_and_the_best_checkpoints_are_kept(make_experiment, tmp_path):
     kept = checkpoints.steps()
     assert kept[-1] == run.step and len(kept) in (2, 3)
     assert scores[checkpoints.best_step()] == max(scores.values())
-    step, metrics = an.evaluate(experiment, tmp_path / "run", best=True)
+    _, metrics = an.evaluate(experiment, tmp_path / "run", best=True)
     assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
     checkpoints.close()
 
@@ -199,7 +199,7 @@ def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experim
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a file system that is full for large files
     try:
-        with pytest.raises(an.UserError, match="checkpoint could not be written .* unharmed"):
+        with pytest.raises(an.UserError, match=r"checkpoint could not be written .* unharmed"):
             fit(dataclasses.replace(big, steps=6), workdir=tmp_path / "run", resume=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -229,7 +229,10 @@ def test_a_place_that_cannot_be_written_is_one_message(make_experiment, tmp_path
 
 
 def test_the_compilation_cache_is_the_users_own(make_experiment, tmp_path):
-    code = "from accelnet.training.cache import enable_compilation_cache as e; import jax; print(e(), jax.config.jax_compilation_cache_dir)"
+    code = (
+        "from accelnet.training.cache import enable_compilation_cache as enable; import jax;"
+        "print(enable(), jax.config.jax_compilation_cache_dir)"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
     said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     directory = tmp_path / "accelnet" / "xla"

@@ -79,9 +79,7 @@ def test_accumulated_microbatches_equal_the_large_batch(make_experiment, make_da
 
 
 def test_full_batch_descent_is_the_gradient_of_the_whole_training_split(make_experiment, make_data, plain_model):
-    experiment = make_experiment(
-        model=plain_model, data=make_data(augment=False), batch_size="full", microbatch_size=7
-    )
+    experiment = make_experiment(model=plain_model, data=make_data(augment=False), batch_size="full", microbatch_size=7)
     state, parts = prepare(experiment)
     grads, loss, _, _ = make_gradient(experiment)(state, parts(3))
     rows = experiment.data.take(np.arange(50))

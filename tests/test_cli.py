@@ -1,0 +1,110 @@
+"""The command line as a user meets it, in processes of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+XOR = str(ROOT / "experiments" / "xor_mlp.py")
+DIGITS = str(ROOT / "experiments" / "digits_mlp.py")
+SHORT = ("--hidden-features", "8", "--epochs", "2")
+
+
+def command(script, *args):
+    return subprocess.run(
+        [sys.executable, script, *args],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"},
+    )
+
+
+def test_train_resume_evaluate_and_summary_go_together(tmp_path):
+    run = str(tmp_path / "run")
+    first = command(DIGITS, "train", *SHORT, "--workdir", run, "--seed", "3", "--learning-rate", "1e-3", "--json")
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout.splitlines()[-1])
+    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["experiment"] == "digits_mlp" and result["seed"] == 3
+    assert result["config"]["learning_rate"] == 1e-3 and result["config"]["hidden_features"] == [8]
+
+    again = command(DIGITS, "train", *SHORT, "--workdir", run)
+    assert again.returncode == 2
+    assert again.stderr.strip().splitlines()[-1].startswith("error:") and "pass --resume" in again.stderr
+    assert "Traceback" not in again.stderr
+
+    # The run's own settings are the defaults now: only the number of epochs is given.
+    more = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", "--json")
+    assert more.returncode == 0, more.stderr
+    resumed = json.loads(more.stdout.splitlines()[-1])
+    assert resumed["epochs"] == 3 and resumed["config"] == result["config"] | {"epochs": 3.0}
+
+    changed = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", "--learning-rate", "0.5")
+    assert changed.returncode == 2 and "learning_rate was 0.001 and is 0.5" in changed.stderr
+
+    evaluated = command(DIGITS, "evaluate", "--workdir", run, "--json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(evaluated.stdout.splitlines()[-1])["metrics"] == resumed["metrics"]
+
+
+def test_resume_without_a_run_starts_one(tmp_path):
+    done = command(XOR, "train", "--steps", "5", "--workdir", str(tmp_path / "new"), "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["step"] == 5
+
+
+def test_summary_names_layers_shapes_parameters_and_flops():
+    shown = command(DIGITS, "summary", "--hidden-features", "8").stdout
+    for word in ("Linear", "float32[1,10]", "520", "90", "610", "FLOPs"):  # 64 * 8 + 8, 8 * 10 + 10
+        assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("train", "--learning-rte", "0.1"), "--learning-rate"),
+        (("train", "--learning-rate", "-1"), "learning_rate is -1"),
+        (("train", "--steps", "0"), "steps is 0, expected at least 1"),
+        (("train", "--steps", "many"), "many"),
+        (("trian",), "train"),
+        (("train", "--resume"), "--resume needs --workdir"),
+        (("evaluate", "--workdir", "/nowhere/at/all"), "holds no run"),
+        (("train", "--steps", "3", "--workdir", "/proc/no"), "cannot be written"),
+    ],
+)
+def test_a_mistake_is_one_message_with_exit_code_two(args, words):
+    done = command(XOR, *args)
+    assert done.returncode == 2, done.stderr
+    said = done.stderr + done.stdout
+    assert words in said and "Traceback" not in said
+
+
+def test_a_diverging_run_has_exit_code_three(tmp_path):
+    script = tmp_path / "explode.py"
+    script.write_text(Path(XOR).read_text().replace("an.optim.adam(config.learning_rate)", "an.optim.sgd(1e30)"))
+    done = command(str(script), "train", "--workdir", str(tmp_path / "run"))
+    assert done.returncode == 3, done.stderr
+    assert "the loss became" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
+    run = str(tmp_path / "run")
+    args = [sys.executable, XOR, "train", "--steps", "100000000", "--workdir", run]
+    process = subprocess.Popen(
+        args, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "go on with --resume" in said and "Traceback" not in said

@@ -1,0 +1,111 @@
+"""Every experiment script trains for two steps, on small files in the formats of its data."""
+
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def write_idx(path, array):
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    with gzip.open(path, "wb") as file:
+        file.write(header + array.tobytes())
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Small copies of the data sets: Fashion-MNIST's four files, aeon's series, plotnine's table, a text."""
+    root, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    for name, rows in (("train", 6000), ("t10k", 100)):
+        write_idx(root / f"{name}-images-idx3-ubyte.gz", rng.integers(0, 255, (rows, 28, 28)).astype(np.uint8))
+        write_idx(root / f"{name}-labels-idx1-ubyte.gz", (np.arange(rows) % 10).astype(np.uint8))
+    series = root / "packages" / "aeon" / "datasets" / "data" / "JapaneseVowels"
+    series.mkdir(parents=True)
+    for part, rows in (("TRAIN", 90), ("TEST", 27)):
+        lines = ["@problemName JapaneseVowels", "@univariate false", "@dimensions 12", "@equalLength false"]
+        lines += ["@classLabel true " + " ".join(str(label) for label in range(1, 10)), "@data"]
+        for row in range(rows):
+            values = rng.normal(size=(12, 7 + row % 20)).round(4)
+            lines.append(":".join(",".join(map(str, one)) for one in values) + f":{row % 9 + 1}")
+        (series / f"JapaneseVowels_{part}.ts").write_text("\n".join(lines) + "\n")
+    table = root / "packages" / "plotnine" / "data"
+    table.mkdir(parents=True)
+    for package in ("aeon", "plotnine"):
+        (root / "packages" / package / "__init__.py").write_text("")
+    grades = (["Fair", "Good", "Very Good", "Premium", "Ideal"], list("DEFGHIJ"), ["SI1", "VS2", "IF", "I1"])
+    lines = ["carat,cut,color,clarity,depth,table,price,x,y,z"]
+    for row in range(2000):
+        carat = 0.2 + row % 100 / 50
+        cut, color, clarity = (grade[row % len(grade)] for grade in grades)
+        lines.append(f"{carat},{cut},{color},{clarity},61,57,{int(4000 * carat)},{carat},{carat},{carat}")
+    (table / "diamonds.csv").write_text("\n".join(lines) + "\n")
+    (root / "text.txt").write_text("In the beginning was the Word, and the Word was good.\n" * 3000)
+    return root
+
+
+RUNS = {
+    "xor_mlp": ["--steps", "2"],
+    "digits_mlp": ["--epochs", "0.1"],
+    "digits_cnn": ["--epochs", "0.1"],
+    "fashion_cnn": ["--epochs", "0.05", "--data", "{files}"],
+    "fashion_rnn": ["--epochs", "0.05", "--data", "{files}"],
+    "vowels_rnn": ["--epochs", "0.5"],
+    "char_rnn": ["--epochs", "0.1", "--hidden-features", "16", "--data", "{files}/text.txt"],
+    "diamonds_mlp": ["--epochs", "0.25"],
+}
+
+
+def test_every_script_has_a_run_here():
+    assert set(RUNS) == {path.stem for path in (ROOT / "experiments").glob("*.py")}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_experiment_trains_evaluates_and_leaves_its_results(name, files, tmp_path):
+    args = [argument.format(files=files) for argument in RUNS[name]]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{files / 'packages'}", "PYTHONWARNINGS": "error"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / f"{name}.py", "train", *args, "--workdir", "run", "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["experiment"] == name and result["step"] >= 2 and result["compiles"] == {"train": 1, "eval": 1}
+    assert np.isfinite(result["metrics"]["train"]["loss"])
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "command"),
+    [
+        ("fashion_cnn", ["--data", "{nothing}"], "give a directory that holds it"),
+        ("vowels_rnn", [], "pip install --no-deps aeon"),
+        ("diamonds_mlp", [], "pip install --no-deps plotnine"),
+        ("char_rnn", ["--data", "{nothing}/text.txt"], "text.txt"),
+    ],
+)
+def test_where_data_is_missing_the_message_says_how_to_get_it(name, args, command, tmp_path):
+    # An installed package is hidden by an empty one of the same name.
+    for package in ("aeon", "plotnine"):
+        (tmp_path / "packages" / package).mkdir(parents=True)
+        (tmp_path / "packages" / package / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / f"{name}.py", "train", *[a.format(nothing=tmp_path) for a in args]],
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path / 'packages'}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert command in done.stderr and "Traceback" not in done.stderr
