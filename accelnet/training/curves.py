@@ -41,9 +41,14 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
 
     Source: original.
     """
-    # Figure alone: importing pyplot takes half a second and may look for a display.
+    # Figure alone: importing pyplot takes half a second and may look for a display. But it is pyplot that teaches
+    # notebooks to show figures, so this one says itself how it looks.
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    class Curves(Figure):
+        def _repr_png_(self) -> bytes:
+            return _png(self)
 
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     names = _metric_names(rows)
@@ -51,7 +56,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     num_panels = len(names) + bool(len(rates[0])) or 1
     num_columns = 1 if num_panels == 1 else 2
     num_lines = math.ceil(num_panels / num_columns)
-    figure = Figure(figsize=(6.4 * num_columns, 3.6 * num_lines + 0.4), dpi=110, layout=engine)
+    figure = Curves(figsize=(6.4 * num_columns, 3.6 * num_lines + 0.4), dpi=110, layout=engine)
     if title:
         figure.suptitle(title, fontsize=13, color=_INK)
     panels = figure.subplots(num_lines, num_columns, squeeze=False).flat
@@ -85,13 +90,17 @@ def write_curves(workdir: str | os.PathLike[str], rows: Sequence[Mapping[str, An
 
     Source: original.
     """
+    path = Path(workdir) / "curves.png"
+    write_atomically(path, _png(curves(rows, title)))
+    return path
+
+
+def _png(figure: Any) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     image = io.BytesIO()
-    FigureCanvasAgg(curves(rows, title)).print_png(image)
-    path = Path(workdir) / "curves.png"
-    write_atomically(path, image.getvalue())
-    return path
+    FigureCanvasAgg(figure).print_png(image)
+    return image.getvalue()
 
 
 def _metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,11 +4,17 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from accelnet.experiment import Experiment
 from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.state import TrainState, num_parameters
 
 RESULT_FIELDS = (
     "experiment",
@@ -33,6 +39,77 @@ TIMING_FIELDS = (
     "checkpoint_seconds",
     "examples_per_second",
 )
+
+
+@dataclass
+class Timing:
+    """Where the time of a run went, in seconds.
+
+    Attributes:
+        seconds: by what it was spent on, over all processes if the run was resumed.
+        before: the total of the earlier processes.
+    """
+
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("compile", "train", "eval", "input", "checkpoint"), 0.0)
+    )
+    before: float = 0.0
+    started: float = field(default_factory=time.perf_counter)
+
+    def measure(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function and add its time."""
+        start = time.perf_counter()
+        result = function(*args)
+        self.seconds[name] += time.perf_counter() - start
+        return result
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start, those of earlier processes included."""
+        return self.before + time.perf_counter() - self.started
+
+
+def make_result(
+    experiment: Experiment,
+    state: TrainState,
+    metrics: Mapping[str, Mapping[str, float]],
+    timing: Timing,
+    compiles: Mapping[str, int],
+    workdir: Path | None,
+) -> dict[str, Any]:
+    """Put together what came out of a run.
+
+    Args:
+        experiment: what was trained.
+        state: at the end.
+        metrics: of the final weights, by split and name.
+        timing: where the time went.
+        compiles: how often each program was compiled.
+        workdir: of the run, None if nothing was kept.
+
+    Returns:
+        A dict with `RESULT_FIELDS`.
+    """
+    step, epochs = int(state.step), int(state.step) / experiment.order.steps_per_epoch
+    train_seconds = timing.seconds["train"]
+    return {
+        "experiment": experiment.name,
+        "step": step,
+        "epochs": epochs,
+        "metrics": metrics,
+        "parameters": num_parameters(state.params),
+        "timing": {
+            "total_seconds": timing.total,
+            **{f"{name}_seconds": value for name, value in timing.seconds.items()},
+            "examples_per_second": epochs * experiment.order.num_examples / train_seconds if train_seconds else 0.0,
+        },
+        "compiles": compiles,
+        "devices": [device.device_kind for device in jax.devices()],
+        "seed": experiment.seed,
+        "versions": versions(),
+        "config": dict(experiment.config),
+        "workdir": None if workdir is None else str(workdir),
+    }
 
 
 def result_line(result: Mapping[str, Any]) -> str:

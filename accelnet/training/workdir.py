@@ -157,13 +157,14 @@ class DiskWorkdir(Workdir):
                 f"asked for: give at least {step} steps, or another --workdir"
             )
         self._saved = step or None
-        description = plain_value(self.experiment.description())
-        content = {"description": description, "config": plain_value(self.experiment.config)}
-        write_atomically(self.directory / CONFIG, json.dumps(content, indent=2) + "\n")
+        write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
         self._logs = [MetricsLog(self.directory / "metrics.jsonl", record["rows"])]
         self._logs.append(TensorBoardLog(self.directory / "tensorboard", purge_step=step + 1))
         self.rows = self._logs[0].rows
         return None if state is None else Restored(state, record["seconds"], self.changed)
+
+    def _content(self) -> dict[str, Any]:
+        return plain_value({"description": self.experiment.description(), "config": self.experiment.config})
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Record a row of metrics, in memory and on the disk."""
@@ -175,7 +176,9 @@ class DiskWorkdir(Workdir):
         """Write a checkpoint, unless there is one of this step already."""
         step = int(state.step)
         if self._saved != step:
-            self.checkpoints.save(state, {"rows": list(self.rows), "seconds": seconds}, validation)
+            # A list of its own: the checkpoint is written while the run, and its rows, go on.
+            record = {"rows": list(self.rows), "seconds": seconds} | self._content()
+            self.checkpoints.save(state, record, validation)
             self._saved = step
 
     def last_good(self) -> str:
