@@ -16,8 +16,10 @@ Tree = Any
 
 _COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
-# Primitives whose results are dear to compute again; all else is recomputed under remat="products".
+# Primitives, and names given by `checkpoint_name`, whose results are dear to compute again; all else is recomputed
+# under remat="products". A custom gradient hides the primitives of accelnet's own operations: these have names.
 _PRODUCTS = ("dot_general", "conv_general_dilated")
+_PRODUCT_NAMES = ("product", "block")
 
 
 def cast_floats(tree: Tree, dtype: Any) -> Tree:
@@ -57,8 +59,10 @@ def with_remat(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]
         return function
     if remat == "products":
 
-        def policy(primitive: Any, *_: Any, **__: Any) -> bool:
-            return primitive.name in _PRODUCTS
+        named = jax.checkpoint_policies.save_only_these_names(*_PRODUCT_NAMES)
+
+        def policy(primitive: Any, *args: Any, **params: Any) -> bool:
+            return primitive.name in _PRODUCTS or named(primitive, *args, **params)
 
     else:
         policy = jax.checkpoint_policies.save_only_these_names("block")
