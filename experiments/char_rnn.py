@@ -25,6 +25,8 @@ class Config:
     """A text file; None for text that every Python has."""
     window: int = 128
     """Characters per example."""
+    held_out: Literal["blocks", "end"] = "blocks"
+    """Which tenth the test is: ten blocks of a hundred, or the end of the file."""
     cell: Literal["lstm", "gru", "simple"] = "lstm"
     """Recurrent cell."""
     hidden_features: int = 256
@@ -47,7 +49,7 @@ class Config:
 
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
-    data = an.data.text(config.data, window=config.window)
+    data = an.data.text(config.data, window=config.window, held_out=config.held_out)
     num_steps = data.num_steps(config.epochs, config.batch_size)
     num_symbols = len(data.info["vocabulary"])
     return an.Experiment(

@@ -4,6 +4,7 @@ python experiments/fashion_rnn.py train --workdir runs/fashion_rnn
 RESULT
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,7 +30,7 @@ class Config:
     """Rate between and after the recurrent layers."""
     batch_size: int = 128
     """Examples per update."""
-    epochs: float = 12
+    epochs: float = 15
     """Passes over the training rows."""
     seed: int = 0
     """Of weights, order and all noise; the split of the data stays."""
@@ -39,7 +40,7 @@ class Config:
 
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
-    data = an.data.fashion_mnist(config.data)
+    data = dataclasses.replace(an.data.fashion_mnist(config.data), augment=an.data.random_flip())
     num_steps = data.num_steps(config.epochs, config.batch_size)
     return an.Experiment(
         data=data,

@@ -2,23 +2,34 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
 
 from accelnet.data.dataset import Data
 from accelnet.data.normalize import cast_targets
+from accelnet.data.splits import random_order
 from accelnet.errors import UserError
 
+# Of a text, for held-out parts that are like the rest: enough to meet all its kinds of pages, few enough that what is
+# held out is pages and not single windows between known ones.
+_NUM_BLOCKS = 100
 
-def text(path: str | os.PathLike[str] | None = None, window: int = 128, encoding: str = "utf-8-sig") -> Data:
+
+def text(
+    path: str | os.PathLike[str] | None = None,
+    window: int = 128,
+    encoding: str = "utf-8-sig",
+    held_out: Literal["end", "blocks"] = "end",
+    seed: int = 0,
+) -> Data:
     r"""Load a text file as windows of characters, each with the character that follows as its target.
 
-    Windows do not overlap. The first 80 % are for training, the next 10 % for validation, the last tenth for
-    the test. One window is left out between two splits, as the last target of a split would otherwise be the
-    first input of the next; less than `window` characters at the very start are left out, so that the last
-    window ends the file. The vocabulary is that of the whole file: held-out parts hold no unknown symbol.
+    Windows do not overlap. A tenth is for the test and a tenth for validation. One window is left out between
+    two splits, as the last target of a split would otherwise be the first input of the next; less than `window`
+    characters at the very start are left out, so that the last window ends the file. The vocabulary is that of the
+    whole file: held-out parts hold no unknown symbol.
 
     The King James Bible, after `apt-get install bible-kjv bible-kjv-text`:
     `bible -f "Gen1:1-Rev22:21" </dev/null | sed 's/^[^ ]* //' > kjv.txt`
@@ -28,11 +39,15 @@ def text(path: str | os.PathLike[str] | None = None, window: int = 128, encoding
             about Python, part of every Python, different between its versions).
         window: characters per example, at least 1.
         encoding: of the file; the default is UTF-8 with or without a byte order mark.
+        held_out: "end": the test split is the last tenth, validation the tenth before it, as for text that is to come.
+            "blocks": each is ten of a hundred equal blocks of the file, drawn at random, so that both are like the rest
+            of it; the end of a collection of books is another book.
+        seed: of the draw, at least 0.
 
     Returns:
-        Data with inputs and targets [N, window] (views of one array, uint8 up to 256 symbols, uint16 up to
-        65,536), cast to int32 by `prepare`. `info` has the `vocabulary` (a str, symbol i is its i-th
-        character) and `num_classes`.
+        Data with inputs and targets [N, window] (uint8 up to 256 symbols, uint16 up to 65,536),
+        cast to int32 by `prepare`. `info` has the `vocabulary` (a str, symbol i is its i-th character) and
+        `num_classes`.
 
     Raises:
         UserError: if the file is missing, empty, too short for a window per split, or not of that encoding.
@@ -55,23 +70,44 @@ def text(path: str | os.PathLike[str] | None = None, window: int = 128, encoding
     else:
         name, content = Path(path).stem, _read(Path(path), encoding)
     points = _code_points(content)
-    # One character is for the last target. Five windows: one per split and two between.
-    num_windows = (len(points) - 1) // window
-    if num_windows < 5:
+    # One character is for the last target. Five windows: one per split and two between; or three blocks of two.
+    num_windows, needed = (len(points) - 1) // window, 5 if held_out == "end" else 6
+    if num_windows < needed:
         raise UserError(
-            f"{path} has {len(points)} characters, expected at least {5 * window + 1} for window={window}: "
+            f"{path} has {len(points)} characters, expected at least {needed * window + 1} for window={window}: "
             f"give a longer text or a smaller window"
         )
     symbols, tokens = _tokens(points[len(points) - 1 - num_windows * window :], points)
-    held_out = max(1, round(0.1 * num_windows))
-    splits = {
-        "train": range(num_windows - 2 * held_out - 2),
-        "validation": range(num_windows - 2 * held_out - 1, num_windows - held_out - 1),
-        "test": range(num_windows - held_out, num_windows),
-    }
     arrays = {"inputs": tokens[:-1].reshape(-1, window), "targets": tokens[1:].reshape(-1, window)}
+    if held_out == "end":
+        tenth = max(1, round(0.1 * num_windows))
+        splits = {
+            "train": range(num_windows - 2 * tenth - 2),
+            "validation": range(num_windows - 2 * tenth - 1, num_windows - tenth - 1),
+            "test": range(num_windows - tenth, num_windows),
+        }
+    elif held_out == "blocks":
+        rows, splits = _blocks(num_windows, seed)
+        arrays = {name: array[rows] for name, array in arrays.items()}
+    else:
+        raise UserError(f'held_out is {held_out!r}, expected "end" or "blocks"')
     info = {"vocabulary": "".join(map(chr, symbols)), "num_classes": len(symbols)}
     return Data(name, arrays, splits, _prepare, info=info)
+
+
+def _blocks(num_windows: int, seed: int) -> tuple[np.ndarray, dict[str, range]]:
+    """Return the windows of each split, split after split, and where each split is among them."""
+    num_blocks = min(_NUM_BLOCKS, num_windows // 2)  # one window of a block may be left out
+    tenth = max(1, round(0.1 * num_blocks))
+    kinds = np.full(num_blocks, 0)
+    drawn = random_order(num_blocks, seed)
+    kinds[drawn[:tenth]], kinds[drawn[tenth : 2 * tenth]] = 2, 1
+    kind = kinds[np.arange(num_windows) * num_blocks // num_windows]
+    before_another = np.append(kind[1:] != kind[:-1], False)
+    rows = [np.flatnonzero((kind == number) & ~before_another) for number in range(3)]
+    stops = np.cumsum([len(part) for part in rows]).tolist()
+    ranges = map(range, [0, *stops], stops)
+    return np.concatenate(rows), dict(zip(("train", "validation", "test"), ranges, strict=True))
 
 
 def encode(content: str, vocabulary: str) -> np.ndarray:

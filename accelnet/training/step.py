@@ -58,7 +58,6 @@ def with_remat(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]
     if remat == "none":
         return function
     if remat == "products":
-
         named = jax.checkpoint_policies.save_only_these_names(*_PRODUCT_NAMES)
 
         def policy(primitive: Any, *args: Any, **params: Any) -> bool:

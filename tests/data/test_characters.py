@@ -42,6 +42,28 @@ def test_the_last_tenth_is_the_test_split(tmp_path):
     assert len(data.splits["train"]) == 7997
 
 
+@pytest.mark.parametrize("length", [61, 1009, 20011])
+def test_held_out_blocks_are_a_tenth_each_all_over_the_text_and_share_no_character(tmp_path, length):
+    content = "".join(chr(0x4E00 + index) for index in range(length))
+    (tmp_path / "a.txt").write_text(content, encoding="utf-8")
+    data = text(tmp_path / "a.txt", window=10, held_out="blocks")
+    seen = {}
+    for split, rows in data.splits.items():
+        inputs, targets = (data.arrays[key][rows.start : rows.stop] for key in ("inputs", "targets"))
+        assert np.array_equal(inputs[:, 1:], targets[:, :-1])
+        symbols = np.append(inputs.ravel(), targets[:, -1])
+        seen[split] = {content.index(character) for character in decode(symbols, data.info["vocabulary"])}
+    assert not seen["train"] & seen["validation"]
+    assert not (seen["train"] | seen["validation"]) & seen["test"]
+    if length > 10_000:
+        for split in ("validation", "test"):
+            assert 0.08 * length < len(seen[split]) < 0.11 * length
+            assert max(seen[split]) - min(seen[split]) > length / 2
+        assert len(seen["train"]) > 0.75 * length
+        other = text(tmp_path / "a.txt", window=10, held_out="blocks", seed=1)
+        assert not np.array_equal(other.arrays["inputs"], data.arrays["inputs"])
+
+
 def test_tokens_are_one_array_of_the_smallest_type(tmp_path):
     for number, dtype in ((200, np.uint8), (300, np.uint16)):
         (tmp_path / "a.txt").write_text("".join(map(chr, range(50, 50 + number))), encoding="utf-8")
@@ -83,6 +105,7 @@ def test_the_default_is_text_that_every_python_has_and_stays_the_same():
         (b"abc", {"window": 2}, "has 3 characters, expected at least 11"),
         (b"a" * 100, {"window": 20}, "expected at least 101"),
         (b"a" * 100, {"window": 0}, "window is 0"),
+        (b"a" * 100, {"window": 5, "held_out": "start"}, "held_out is 'start'"),
         (b"ab\xff" * 50, {"window": 2}, "is not utf-8-sig text (invalid start byte at byte 2)"),
         (b"a" * 100, {"encoding": "utf-99"}, "'utf-99' is unknown"),
     ],
