@@ -3,7 +3,7 @@
 The King James Bible: `apt-get install bible-kjv bible-kjv-text`, then
 bible -f "Gen1:1-Rev22:21" </dev/null | sed 's/^[^ ]* //' > kjv.txt
 python experiments/char_rnn.py train --data kjv.txt --workdir runs/char_rnn
-RESULT
+Not measured with held-out blocks yet; with --held-out end 2.05 bits per character in 14 minutes of two busy cores.
 """
 
 from dataclasses import dataclass

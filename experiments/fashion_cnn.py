@@ -1,7 +1,7 @@
 """Fashion-MNIST, a convolutional network.
 
 python experiments/fashion_cnn.py train --workdir runs/fashion_cnn
-RESULT
+Not measured with these settings yet; two stages of 48 and 96 channels with crops of 2 reached 92.0 % in 13 minutes.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Fashion-MNIST, each image read as 28 rows by an LSTM.
 
 python experiments/fashion_rnn.py train --workdir runs/fashion_rnn
-RESULT
+Not measured with these settings yet; 12 epochs without flips reached 89.9 % in 4 minutes.
 """
 
 import dataclasses

@@ -97,14 +97,14 @@ def test_a_diverging_run_has_exit_code_three(tmp_path):
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
     run = str(tmp_path / "run")
     args = [sys.executable, XOR, "train", "--steps", "100000000", "--workdir", run]
-    process = subprocess.Popen(  # noqa: PLW1509
+    process = subprocess.Popen(
         args,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         # Whoever runs the tests in the background has interrupts ignored, which processes inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
