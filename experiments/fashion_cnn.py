@@ -26,7 +26,7 @@ class Config:
     dropout: float = 0.3
     """Rate before each dense layer."""
     crop: int = 0
-    """Shift each image by up to this many pixels at random; worth it from 30 epochs on."""
+    """Shift each image by up to this many pixels at random."""
     batch_size: int = 128
     """Examples per update."""
     epochs: float = 10

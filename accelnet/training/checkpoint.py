@@ -34,6 +34,7 @@ class Checkpoints:
         keep_best: checkpoints kept whose validation metric is the best, at least 0.
         best_metric: name of that metric.
         note: called with a sentence when a damaged checkpoint is passed over.
+        read_only: change nothing in the directory, where another process may be training.
 
     Source: original.
     """
@@ -46,11 +47,12 @@ class Checkpoints:
         keep_best: int = 1,
         best_metric: str = "loss",
         note: Callable[[str], None] = print,
+        read_only: bool = False,
     ) -> None:
         self.directory = Path(workdir).absolute() / DIRECTORY
         self.best_metric = best_metric
         self.note = note
-        self.seconds = 0.0
+        self.read_only = read_only
         self._keep = keep_last, keep_best
         self._manager: Any = None
 
@@ -78,7 +80,9 @@ class Checkpoints:
                     preservation_policy=policies.AnyPreservationPolicy(keep),
                     best_fn=score,  # without it Orbax writes no metrics
                     best_mode="min" if lower else "max",
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=not self.read_only,
+                    read_only=self.read_only,
+                    create=not self.read_only,
                     enable_async_checkpointing=True,
                 ),
                 item_names=("state", "record"),
@@ -115,7 +119,6 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        start = time.perf_counter()
         # A copy, since the next chunk of steps writes into the very buffers.
         arrays = {name: np.array(leaf) for name, leaf in _flat(state).items()}
         record = record | {"arrays": {name: _signature(array) for name, array in arrays.items()}}
@@ -126,15 +129,12 @@ class Checkpoints:
                 args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)),
                 force=True,
             )
-        self.seconds += time.perf_counter() - start
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk."""
         if self._manager is not None:
-            start = time.perf_counter()
             with self._reporting():
                 self._manager.wait_until_finished()
-            self.seconds += time.perf_counter() - start
 
     def close(self) -> None:
         """Wait, and stop the threads."""
@@ -212,7 +212,7 @@ class Checkpoints:
 
     def _set_aside(self, steps: list[int]) -> None:
         """Rename damaged checkpoints: nothing is deleted, and their steps can be saved anew."""
-        if not steps:
+        if self.read_only or not steps:
             return
         self.close()
         for step in steps:

@@ -102,13 +102,13 @@ def _differences(expected: tuple[Any, ...], given: tuple[Any, ...]) -> list[str]
 
 
 class Failure(flax.struct.PyTreeNode):
-    """The first step whose loss was not finite.
+    """A step whose loss was not finite, or, at the end of a chunk, weights that are not.
 
     Attributes:
         happened: bool scalar.
         loss: float32 scalar, the loss at that step.
-        grad_norm: float32 scalar, global norm of the gradients there.
-        param_norm: float32 scalar, global norm of the weights before it.
+        grad_norm: float32 scalar, global norm of the gradients there; NaN if the loss was finite.
+        param_norm: float32 scalar, global norm of the weights that the loss was computed with, or of those at the end.
     """
 
     happened: jax.Array
@@ -163,6 +163,10 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed) -> Callable[...
             Failure(jnp.bool_(False), *[nothing] * 3),
         )
         _, state, loss, failure = jax.lax.while_loop(goes_on, body, start)
+        # The last update can spoil the weights without a loss that shows it; such weights must not be saved as good.
+        norm = _norm(state.params)
+        spoiled = Failure(~jnp.isfinite(norm), loss, nothing, norm)
+        failure = jax.tree.map(lambda a, b: jnp.where(failure.happened, a, b), failure, spoiled)
         rate = learning_rate(state.opt_state)
         report = {
             "metrics": objective.compute(state.metrics),

@@ -1,5 +1,6 @@
 """The loop: chunks, events, metrics, compilations."""
 
+import dataclasses
 import json
 
 import jax
@@ -131,13 +132,35 @@ def test_early_stopping_stops_when_nothing_becomes_better(make_experiment):
     assert fit(experiment).step == 4 * 7
 
 
-def test_a_loss_that_becomes_nan_stops_with_step_norms_and_last_good_checkpoint(make_experiment, tmp_path):
-    experiment = make_experiment(optimizer=optax.sgd(1e30), eval_every=an.Every(steps=1))
+def test_a_loss_that_becomes_nan_stops_with_step_norms_and_last_good_checkpoint(make_experiment, make_data, tmp_path):
+    data = make_data(augment=False)
+    order = make_experiment(data=data).order
+    poisoned = int(order.rows(np.int32(9), 0, seed=0)[0][3])  # an example of the tenth step, met in the first epoch too
+    first = next(
+        step for step in range(7) if poisoned in order.rows(np.int32(step), 0, seed=0)[0][: 2 if step == 6 else 8]
+    )
+    images = data.arrays["inputs"].copy()
+    images[poisoned] = 255
+    data = dataclasses.replace(
+        data,
+        arrays={**data.arrays, "inputs": images},
+        prepare=lambda batch: {**batch, "inputs": jnp.where(batch["inputs"] == 255, jnp.inf, batch["inputs"] / 100.0)},
+    )
     with pytest.raises(an.DivergenceError) as caught:
-        fit(experiment, workdir=tmp_path / "run")
+        fit(make_experiment(data=data, save_every=an.Every(steps=1)), workdir=tmp_path / "run")
     message = str(caught.value)
-    assert "the loss became" in message and "at step" in message and "norm of the gradients" in message
-    assert "last good checkpoint" in message
+    assert f"the loss became nan at step {first + 1} " in message
+    assert "norm of the gradients was nan and that of the weights " in message
+    assert (f"The last good checkpoint is {tmp_path}/run/checkpoints/{first}" if first else "None was saved") in message
+
+
+def test_weights_spoiled_by_the_very_last_update_are_a_failure_too(make_experiment, tmp_path):
+    experiment = make_experiment(optimizer=optax.sgd(1e38), steps=1)
+    with pytest.raises(
+        an.DivergenceError, match=r"the update at step 1 .* made the global norm of the weights .*None was"
+    ):
+        fit(experiment, workdir=tmp_path / "run")
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
 
 def test_noise_has_no_say_in_evaluation_and_batch_one_trains(make_experiment):

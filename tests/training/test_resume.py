@@ -191,6 +191,17 @@ def test_the_last_and_the_best_checkpoints_are_kept(make_experiment, tmp_path):
     checkpoints.close()
 
 
+def test_evaluating_changes_nothing_in_the_directory(full, tmp_path, capsys):
+    fit(full, workdir=tmp_path / "run")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    (checkpoints / "99.orbax-checkpoint-tmp-1").mkdir()  # as of a process that is saving right now
+    _flip(checkpoints / str(Checkpoints(tmp_path / "run").steps()[-1]))
+    before = sorted(path.name for path in checkpoints.iterdir())
+    step, _ = an.evaluate(full, tmp_path / "run")
+    assert step < full.total_steps and "is damaged" in capsys.readouterr().err
+    assert sorted(path.name for path in checkpoints.iterdir()) == before
+
+
 def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experiment, tmp_path):
     big = make_experiment(
         model=lambda rngs: an.models.MLP(16, (400, 400), 3, rngs=rngs), optimizer=optax.sgd(0.01), steps=3
