@@ -8,4 +8,4 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
 make_venv test
 cd -- "$root"
-exec "$venv/bin/python" -m pytest --numprocesses "${WORKERS:-2}" "$@"
+exec "$venv/bin/python" -m pytest --numprocesses "${WORKERS:-2}" --dist worksteal "$@"

@@ -91,7 +91,8 @@ def test_a_diverging_run_has_exit_code_three(tmp_path):
     script.write_text(Path(XOR).read_text().replace("an.optim.adam(config.learning_rate)", "an.optim.sgd(1e30)"))
     done = command(str(script), "train", "--workdir", str(tmp_path / "run"))
     assert done.returncode == 3, done.stderr
-    assert "the loss became" in done.stderr and "Traceback" not in done.stderr
+    assert "the update at step 1" in done.stderr and "Lower the learning rate" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
