@@ -19,7 +19,8 @@ Tree = Any
 
 # Batches of a chunk lie on the device together; beyond this there is nothing to win (measured: none from 8 on).
 _CHUNK_BYTES = 64 << 20
-_CHUNK_STEPS = 64
+_CHUNK_STEPS = 32
+_BLOCK_STEPS = 16
 # Enough to cover a slow read; batches wait in memory, so no more than this many bytes of them.
 _PREFETCH_BYTES = 128 << 20
 
@@ -130,27 +131,43 @@ class StreamFeed(AbstractFeed):
         super().__init__(data, order, seed=seed, eval_batch_size=eval_batch_size)
         step_bytes = max(1, data.nbytes // data.num_rows) * max(order.batch_size, eval_batch_size)
         self.max_steps = int(np.clip(_CHUNK_BYTES // step_bytes, 1, _CHUNK_STEPS))
-        self._prefetch = int(np.clip(_PREFETCH_BYTES // step_bytes, 2, 2 * _CHUNK_STEPS))
-        self._train: tuple[int, Iterator[Tree]] | None = None
+        # Steps are read in blocks, since reading one costs as much as reading sixteen small ones.
+        self._block_steps = min(_BLOCK_STEPS, self.max_steps)
+        self._prefetch = int(np.clip(_PREFETCH_BYTES // (step_bytes * self._block_steps), 2, 8))
+        self._step: int | None = None  # the next one that is read
+        self._blocks: Iterator[Tree] = iter(())
+        self._rest: Tree = None  # what is left of the last block
 
-    def _train_step(self, step: int) -> Tree:
-        parts = [self.order.rows(np.int32(step), j, seed=self.seed) for j in range(self.order.num_microbatches)]
-        return _stack([self.data.take(rows) | {"mask": mask} for rows, mask in parts])
+    def _read_block(self, first: int) -> Tree:
+        rows, mask = self.order.block(range(first, first + self._block_steps), seed=self.seed)
+        return self._take(rows) | {"mask": mask}
+
+    def _take(self, rows: np.ndarray) -> dict[str, Any]:
+        """Read rows of any shape: arrays [*rows.shape, ...]."""
+        return jax.tree.map(lambda a: a.reshape(*rows.shape, *a.shape[1:]), self.data.take(rows.reshape(-1)))
 
     def train_operand(self, step: int, num_steps: int) -> Tree:
-        if self._train is None or self._train[0] != step:
-            self._train = step, _prefetched(self._train_step, step, 2**31 - 1, self._prefetch)
-        iterator = self._train[1]
-        operand = self._filled([next(iterator) for _ in range(num_steps)])
-        self._train = step + num_steps, iterator
-        return operand
+        if self._step != step:
+            self._blocks = _prefetched(self._read_block, step, self._block_steps, self._prefetch)
+            self._rest = None
+        parts, missing = [], num_steps
+        while missing:
+            block = next(self._blocks) if self._rest is None else self._rest
+            length = min(missing, len(block["mask"]))
+            parts.append(jax.tree.map(lambda a, n=length: a[:n], block))
+            rest = jax.tree.map(lambda a, n=length: a[n:], block)
+            self._rest = rest if len(rest["mask"]) else None
+            missing -= length
+        self._step = step + num_steps
+        return self._filled(parts)
 
     def train_batch(self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array) -> Tree:
         return jax.tree.map(lambda a: a[index, microbatch], operand)
 
     def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
-        parts = [self.eval_rows(rows.start, rows.stop, first + j) for j in range(num_batches)]
-        return self._filled([self.data.take(index) | {"mask": mask} for index, mask in parts])
+        numbers = np.arange(first, first + num_batches, dtype=np.int32)[:, None]
+        index, mask = self.eval_rows(rows.start, rows.stop, numbers)
+        return self._filled([self._take(index) | {"mask": mask}])
 
     def eval_batch(self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array) -> Tree:
         return jax.tree.map(lambda a: a[index], operand)
@@ -167,13 +184,20 @@ class StreamFeed(AbstractFeed):
         train = shapes(self.max_steps, self.order.num_microbatches, self.order.microbatch_size)
         return train, shapes(self.max_steps, self.eval_batch_size)
 
-    def _filled(self, batches: list[Tree]) -> Tree:
-        """Stack batches to the fixed length of an operand; what lies behind them is never read."""
-        assert self.max_steps is not None
-        return jax.device_put(_stack(batches, self.max_steps))
+    def _filled(self, parts: list[Tree]) -> Tree:
+        """Join parts to the fixed length of an operand; what lies behind them is never read."""
+        length = self.max_steps
+        assert length is not None
+
+        def join(*parts: np.ndarray) -> np.ndarray:
+            operand = np.empty((length, *parts[0].shape[1:]), _device_dtype(parts[0].dtype))
+            np.concatenate(parts, out=operand[: sum(map(len, parts))], casting="unsafe")
+            return operand
+
+        return jax.device_put(jax.tree.map(join, *parts))
 
     def close(self) -> None:
-        self._train = None
+        self._step, self._blocks, self._rest = None, iter(()), None
 
 
 def make_feed(data: Data, order: Order, *, seed: int, eval_batch_size: int, on_device: bool | None) -> AbstractFeed:
@@ -211,18 +235,8 @@ def _gather(arrays: Tree, rows: jax.Array) -> Tree:
     return jax.tree.map(lambda a: jnp.take(a, rows, axis=0, mode="clip"), arrays)
 
 
-def _stack(trees: list[Tree], length: int | None = None) -> Tree:
-    def stack(*leaves: np.ndarray) -> np.ndarray:
-        out = np.zeros((length or len(leaves), *leaves[0].shape), _device_dtype(leaves[0].dtype))
-        for index, leaf in enumerate(leaves):
-            out[index] = leaf
-        return out
-
-    return jax.tree.map(stack, *trees)
-
-
-def _prefetched(read: Any, start: int, stop: int, buffer_size: int) -> Iterator[Tree]:
+def _prefetched(read: Any, start: int, stride: int, buffer_size: int) -> Iterator[Tree]:
     import grain  # imported where it is needed: 0.25 s
 
     options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=buffer_size)
-    return iter(grain.MapDataset.range(start, stop).map(read).to_iter_dataset(options))
+    return iter(grain.MapDataset.range(start, 2**31 - 1 - stride, stride).map(read).to_iter_dataset(options))

@@ -161,15 +161,30 @@ class Order:
             for padding.
         """
         within = microbatch * self.microbatch_size + xp.arange(self.microbatch_size, dtype=xp.int32)
+        return self._rows(step, step // self.steps_per_epoch, within, seed, xp)
+
+    def block(self, steps: range, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the rows of many steps at once, on the host: the hashing of one step alone takes NumPy 0.9 ms.
+
+        Args:
+            steps: updates of the run, at least one.
+            seed: uint32.
+
+        Returns:
+            (rows, mask): int32 and bool [len(steps), num_microbatches, microbatch_size], those of `rows`.
+        """
+        step = np.arange(steps.start, steps.stop, dtype=np.int32)[:, None]
+        epochs = step[:, 0] // self.steps_per_epoch
+        within = np.arange(self.num_microbatches * self.microbatch_size, dtype=np.int32)[None, :]
+        parts = [self._rows(step[epochs == epoch], epoch, within, seed, np) for epoch in np.unique(epochs)]
+        shape = (len(steps), self.num_microbatches, self.microbatch_size)
+        rows, mask = (np.concatenate(arrays).reshape(shape) for arrays in zip(*parts, strict=True))
+        return rows, mask
+
+    def _rows(self, step: Any, epoch: Any, within: Any, seed: Any, xp: ModuleType) -> tuple[Any, Any]:
         position = (step % self.steps_per_epoch) * self.batch_size + within
         mask = (within < self.batch_size) & (position < self.num_examples)
         rows = position % self.num_examples
         if self.batch_size < self.num_examples:
-            rows = permute(
-                rows.astype(xp.uint32),
-                seed=seed,
-                epoch=step // self.steps_per_epoch,
-                num_examples=self.num_examples,
-                xp=xp,
-            )
+            rows = permute(rows.astype(xp.uint32), seed=seed, epoch=epoch, num_examples=self.num_examples, xp=xp)
         return rows.astype(xp.int32) + self.first_row, mask

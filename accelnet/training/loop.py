@@ -197,17 +197,36 @@ class _Loop:
         """Run chunks until the last step, or until an event says stop."""
         step, total = int(state.step), self.experiment.total_steps
         seconds_per_step, stop = None, self._says_stop()
+        if stop or step == total:
+            return state
+        self._compile(self.programs.train)
+        length = self._chunk_length(step, None)
+        operand = self.timing.measure("input", self.feed.train_operand, step, length)
         while step < total and not stop:
+            start = time.perf_counter()
+            reset = np.bool_(self.work.is_logged(step))
+            state, report = self.programs.train(state, operand, np.int32(length), reset)
+            # Not waited for yet: what the next chunk needs is read while the device computes this one.
+            done, step = length, step + length
             length = self._chunk_length(step, seconds_per_step)
-            state, report, seconds = self._chunk(state, step, length)
+            read_seconds, operand = self._read(step, length)
+            hidden = not report["loss"].is_ready()
+            report = jax.device_get(report)
+            seconds = time.perf_counter() - start - (0.0 if hidden else read_seconds)
+            self.timing.seconds["train"] += seconds
+            self.timing.seconds["input"] += 0.0 if hidden else read_seconds
             self._check(state, report["failure"])
-            step += length
-            seconds_per_step = seconds / length
+            seconds_per_step = seconds / done
             rate = self.experiment.order.batch_size / seconds_per_step
             self.display.update(step, float(report["loss"]), rate)
             stop = self._happen(state, step, report, rate)
         self._save(state, None)
         return state
+
+    def _read(self, step: int, length: int) -> tuple[float, Any]:
+        start = time.perf_counter()
+        operand = self.feed.train_operand(step, length) if length else None
+        return time.perf_counter() - start, operand
 
     def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
         """Return the metrics of a split, exact over every example; empty if there is no such split."""
@@ -223,12 +242,10 @@ class _Loop:
             length = min(most, num_batches - first)
             operand = self.timing.measure("input", self.feed.eval_operand, rows, first, length)
             numbers = [np.int32(n) for n in (first, length, rows.start, rows.stop)]
-            metrics, values = self.timing.measure(
-                "eval",
-                lambda *a: jax.block_until_ready(program(*a)),
-                state.params, state.opt_state, state.model_state, metrics, operand, *numbers,
-            )  # fmt: skip
-        return {name: float(value) for name, value in jax.device_get(values).items()}
+            # Not waited for: the next operand is read while the device computes.
+            weights = state.params, state.opt_state, state.model_state
+            metrics, values = self.timing.measure("eval", program, *weights, metrics, operand, *numbers)
+        return {name: float(value) for name, value in self.timing.measure("eval", jax.device_get, values).items()}
 
     def log_test(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Record the metrics of the test split, the only time it is looked at."""
@@ -255,16 +272,6 @@ class _Loop:
         if self.feed.max_steps is not None:
             limits.append(self.feed.max_steps)
         return min(limits)
-
-    def _chunk(self, state: TrainState, step: int, length: int) -> tuple[TrainState, Any, float]:
-        self._compile(self.programs.train)
-        operand = self.timing.measure("input", self.feed.train_operand, step, length)
-        start = time.perf_counter()
-        state, report = self.programs.train(state, operand, np.int32(length), np.bool_(self.work.is_logged(step)))
-        report = jax.device_get(report)
-        seconds = time.perf_counter() - start
-        self.timing.seconds["train"] += seconds
-        return state, report, seconds
 
     def _check(self, state: TrainState, failure: Any) -> None:
         if not failure.happened:

@@ -57,6 +57,19 @@ def test_an_epoch_holds_every_example_once_and_host_and_device_agree(n, batch, m
         assert sorted(seen) == list(range(100, 100 + n))
 
 
+@pytest.mark.parametrize(("n", "batch", "micro"), [(50, 8, 3), (7, 7, 2), (1437, 64, 64)])
+def test_a_block_holds_the_rows_of_its_steps_across_epochs(n, batch, micro):
+    order = Order(n, batch, micro, first_row=5)
+    steps = range(2, 2 + 3 * order.steps_per_epoch)
+    rows, mask = order.block(steps, seed=7)
+    assert rows.shape == mask.shape == (len(steps), order.num_microbatches, micro)
+    for index, step in enumerate(steps):
+        for part in range(order.num_microbatches):
+            expected = order.rows(np.int32(step), part, seed=7)
+            np.testing.assert_array_equal(rows[index, part], expected[0])
+            np.testing.assert_array_equal(mask[index, part], expected[1])
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
