@@ -7,6 +7,7 @@ Not measured with these settings yet; two stages of 48 and 96 channels with crop
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import optax
 
@@ -22,7 +23,9 @@ class Config:
     weight_decay: float = 0.05
     """Decoupled, on matrices and kernels only."""
     channels: tuple[int, ...] = (64, 128)
-    """Output channels of each stage: two 3x3 convolutions, the first of which halves the image."""
+    """Output channels of each stage: two 3x3 convolutions."""
+    halve: Literal["strides", "max"] = "strides"
+    """What halves the image in each stage: its first convolution's strides, or max pooling at its end."""
     dropout: float = 0.3
     """Rate before each dense layer."""
     crop: int = 0
@@ -52,8 +55,8 @@ def experiment(config: Config) -> an.Experiment:
             config.channels,
             10,
             num_convolutions=2,
-            strides=2,
-            pooling=None,
+            strides=2 if config.halve == "strides" else 1,
+            pooling="max" if config.halve == "max" else None,
             norm="batch",
             dropout=config.dropout,
             rngs=rngs,

@@ -1,30 +1,39 @@
 """Convolution with one meaning and, per platform, the program that is fast there."""
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-
-class Geometry(NamedTuple):
-    """Hold everything about a channels-last convolution that is known before its arrays are (hashable)."""
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    lhs_dilation: tuple[int, ...]
-    rhs_dilation: tuple[int, ...]
-    groups: int
-    precision: Any
-    preferred_element_type: Any
+from accelnet.ops import patches, winograd
+from accelnet.ops.geometry import Geometry, Shape, transposed_kernels
 
 
-Lowering = Callable[[Array, Array, Geometry], Array]
+class Lowering(NamedTuple):
+    """Name a program for convolutions of channels-last images."""
+
+    name: str
+    convolve: Callable[[Array, Array, Geometry], Array]
+    kernel_gradient: Callable[[Array, Array, Shape, Geometry], Array]
+
+
+def make_winograd(forward_tile: int, gradient_tile: int) -> Lowering:
+    """Make the lowering with tiles of 2 or 4 pixels in `winograd.convolve` and in its kernel gradient."""
+    return Lowering(
+        f"winograd {forward_tile}, {gradient_tile}",
+        functools.partial(winograd.convolve, tile=forward_tile),
+        functools.partial(winograd.kernel_gradient, tile=gradient_tile),
+    )
+
+
+PATCHES = Lowering("patches", patches.convolve, patches.kernel_gradient)
+DEPTHWISE = Lowering("depthwise", patches.convolve_depthwise, patches.depthwise_kernel_gradient)
+WINOGRAD_2 = make_winograd(2, 4)
+WINOGRAD_4 = make_winograd(4, 4)
 
 
 def conv_general_dilated(
@@ -117,29 +126,33 @@ def conv_general_dilated(
     return _convolve(lhs, rhs, geometry)
 
 
-def choose_lowering(lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], geometry: Geometry) -> Lowering:
+def choose_lowering(lhs_shape: Shape, rhs_shape: Shape, geometry: Geometry, dtype: Any = jnp.float32) -> Lowering:
     """Pick the CPU's program for a channels-last convolution of these shapes.
 
     Args:
         lhs_shape: [N, spatial..., C].
         rhs_shape: [spatial..., C / groups, O].
         geometry: strides, padding, dilations, groups.
+        dtype: of the images.
 
     Returns:
-        One of `pointwise`, `depthwise`, `patches`, `native`; all compute the same.
+        A lowering; all compute the same. The thresholds are those of `scripts/bench_ops.py`: with 64 images of
+        14x14x32 to 64 channels, patches, tiles of 2 and tiles of 4 take 4.1, 2.0 and 3.7 ms for the output and
+        6.1, 3.8 and 2.9 ms for the kernels' gradient; with 16x16x128 to 128, 50, 23 and 15 ms and 68, 38 and
+        22 ms; with 32x32x3 to 16, 1.4, 3.6 and 4.8 ms.
 
     Example:
-        >>> plain = Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1, None, None)
-        >>> choose_lowering((8, 32, 32, 16), (1, 1, 16, 64), plain).__name__
-        'pointwise'
+        >>> plain = Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
+        >>> choose_lowering((8, 32, 32, 16), (1, 1, 16, 64), plain).name
+        'patches'
     """
-    if 0 in _output_shape(lhs_shape, rhs_shape, geometry) or 0 in lhs_shape or 0 in rhs_shape:
-        return native
-    if math.prod(rhs_shape[:-2]) == 1 and geometry.groups == 1:
-        return pointwise
     if geometry.groups == lhs_shape[-1] > 1:
-        return depthwise
-    return patches
+        return DEPTHWISE
+    narrowest = min(rhs_shape[-2:])
+    exact = jnp.finfo(dtype).bits >= 32 and geometry.preferred_element_type in (None, dtype)
+    if narrowest < 16 or not exact or len(rhs_shape) != 4 or not winograd.fits(rhs_shape, geometry):
+        return PATCHES
+    return WINOGRAD_2 if narrowest < 64 else WINOGRAD_4
 
 
 def native(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
@@ -158,61 +171,10 @@ def native(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     )
 
 
-def pointwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve with a kernel of one tap by a single product over the channels."""
-    (pixels,) = _shifted_views(lhs, rhs.shape, geometry)
-    return _product(pixels, rhs.reshape(rhs.shape[-2:]), geometry)
-
-
-def patches(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve by one product of every output pixel's patch with the kernels as a matrix.
-
-    The patches are static slices side by side in the channel axis, so the gradients are products, pads and
-    additions, never a scatter.
-    """
-    views = _shifted_views(lhs, rhs.shape, geometry)
-    gathered = jnp.concatenate(views, axis=-1)
-    if geometry.groups == 1:
-        return _product(gathered, rhs.reshape(-1, rhs.shape[-1]), geometry)
-    groups, taps, (width, features) = geometry.groups, len(views), rhs.shape[-2:]
-    gathered = gathered.reshape(*gathered.shape[:-1], taps, groups, width)
-    kernels = rhs.reshape(taps, width, groups, features // groups)
-    rank = gathered.ndim
-    # The product's axes: groups, N, spatial..., O / groups.
-    out = lax.dot_general(
-        gathered,
-        kernels,
-        (((rank - 3, rank - 1), (0, 1)), ((rank - 2,), (2,))),
-        precision=geometry.precision,
-        preferred_element_type=geometry.preferred_element_type,
-    )
-    out = jnp.moveaxis(out, 0, -2)
-    return out.reshape(*out.shape[:-2], features)
-
-
-def depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve every channel on its own by a sum of shifted elementwise products."""
-    channels, features = lhs.shape[-1], rhs.shape[-1]
-    out_dtype = geometry.preferred_element_type or lhs.dtype
-    # Sums of half-precision products are kept in float32, as XLA's convolution does.
-    sum_dtype = jnp.promote_types(out_dtype, jnp.float32)
-    kernels = rhs.reshape(-1, channels, features // channels).astype(sum_dtype)
-    out = None
-    for view, kernel in zip(_shifted_views(lhs, rhs.shape, geometry), kernels, strict=True):
-        view = view.astype(sum_dtype)
-        if features == channels:
-            term = view * kernel.reshape((1,) * (lhs.ndim - 1) + (channels,))
-        else:
-            term = view[..., None] * kernel.reshape((1,) * (lhs.ndim - 1) + kernel.shape)
-        out = term if out is None else out + term
-    assert out is not None
-    return out.reshape(*out.shape[: lhs.ndim - 1], features).astype(out_dtype)
-
-
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
 @functools.partial(jax.jit, static_argnums=2, inline=True)
 def _convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    if choose_lowering(lhs.shape, rhs.shape, geometry) is native:
+    if 0 in (*lhs.shape, *rhs.shape, *geometry.output_sizes(lhs.shape, rhs.shape)):
         return native(lhs, rhs, geometry)
     return _portable(lhs, rhs, geometry)
 
@@ -221,11 +183,11 @@ def _convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 # backward pass of every platform needs, zeros for all but one, and the patches, nine times the image.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _portable(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    lowering = choose_lowering(lhs.shape, rhs.shape, geometry)
+    lowering = choose_lowering(lhs.shape, rhs.shape, geometry, lhs.dtype)
     return lax.platform_dependent(
         lhs,
         rhs,
-        cpu=lambda lhs, rhs: lowering(lhs, rhs, geometry),
+        cpu=lambda lhs, rhs: lowering.convolve(lhs, rhs, geometry),
         default=lambda lhs, rhs: native(lhs, rhs, geometry),
     )
 
@@ -236,11 +198,19 @@ def _portable_forward(lhs: Array, rhs: Array, geometry: Geometry) -> tuple[Array
 
 
 def _portable_backward(geometry: Geometry, operands: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    def backward(lowering: Lowering) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-        return lambda lhs, rhs, gradient: jax.vjp(lambda a, b: lowering(a, b, geometry), lhs, rhs)[1](gradient)
+    def portable(lhs: Array, rhs: Array, gradient: Array) -> tuple[Array, Array]:
+        transposed = geometry.transposed(lhs.shape, rhs.shape)
+        kernels = transposed_kernels(rhs, geometry.groups)
+        lowering = choose_lowering(gradient.shape, kernels.shape, transposed, gradient.dtype)
+        lhs_gradient = lowering.convolve(gradient, kernels.astype(gradient.dtype), transposed)
+        lowering = choose_lowering(lhs.shape, rhs.shape, geometry, lhs.dtype)
+        rhs_gradient = lowering.kernel_gradient(lhs.astype(gradient.dtype), gradient, rhs.shape, geometry)
+        return lhs_gradient.astype(lhs.dtype), rhs_gradient.astype(rhs.dtype)
 
-    lowering = choose_lowering(operands[0].shape, operands[1].shape, geometry)
-    return lax.platform_dependent(*operands, gradient, cpu=backward(lowering), default=backward(native))
+    def default(lhs: Array, rhs: Array, gradient: Array) -> tuple[Array, Array]:
+        return jax.vjp(lambda lhs, rhs: native(lhs, rhs, geometry), lhs, rhs)[1](gradient)
+
+    return lax.platform_dependent(*operands, gradient, cpu=portable, default=default)
 
 
 _portable.defvjp(_portable_forward, _portable_backward)
@@ -250,42 +220,3 @@ def _channels_last(rank: int) -> lax.ConvDimensionNumbers:
     spatial = tuple(range(1, rank - 1))
     image = (0, rank - 1, *spatial)
     return lax.ConvDimensionNumbers(image, (rank - 1, rank - 2, *range(rank - 2)), image)
-
-
-def _product(pixels: Array, matrix: Array, geometry: Geometry) -> Array:
-    return lax.dot_general(
-        pixels,
-        matrix,
-        (((pixels.ndim - 1,), (0,)), ((), ())),
-        precision=geometry.precision,
-        preferred_element_type=geometry.preferred_element_type,
-    )
-
-
-def _output_shape(lhs_shape: tuple[int, ...], rhs_shape: tuple[int, ...], geometry: Geometry) -> tuple[int, ...]:
-    sizes = []
-    for axis, size in enumerate(lhs_shape[1:-1]):
-        padded = max(0, (size - 1) * geometry.lhs_dilation[axis] + 1) + sum(geometry.padding[axis])
-        extent = (rhs_shape[axis] - 1) * geometry.rhs_dilation[axis] + 1
-        sizes.append(max(0, (padded - extent) // geometry.strides[axis] + 1))
-    return tuple(sizes)
-
-
-def _shifted_views(lhs: Array, rhs_shape: tuple[int, ...], geometry: Geometry) -> list[Array]:
-    """Return, for every tap of the kernel in row-major order, the pixels it meets: [N, out spatial..., C]."""
-    out_shape = _output_shape(lhs.shape, rhs_shape, geometry)
-    pads = [(low, high, d - 1) for (low, high), d in zip(geometry.padding, geometry.lhs_dilation, strict=True)]
-    padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
-    views = []
-    for tap in np.ndindex(*rhs_shape[:-2]):
-        starts = [i * d for i, d in zip(tap, geometry.rhs_dilation, strict=True)]
-        limits = [a + (n - 1) * s + 1 for a, n, s in zip(starts, out_shape, geometry.strides, strict=True)]
-        views.append(
-            lax.slice(
-                padded,
-                (0, *starts, 0),
-                (padded.shape[0], *limits, padded.shape[-1]),
-                (1, *geometry.strides, 1),
-            )
-        )
-    return views

@@ -1,4 +1,5 @@
 import itertools
+import math
 import re
 
 import flax.linen as nn
@@ -10,7 +11,9 @@ from flax import nnx
 from jax import lax
 
 from accelnet.ops import convolution
-from accelnet.ops.convolution import Geometry, choose_lowering, conv_general_dilated
+from accelnet.ops.convolution import DEPTHWISE, PATCHES, WINOGRAD_2, WINOGRAD_4, choose_lowering, conv_general_dilated
+from accelnet.ops.flops import count_flops
+from accelnet.ops.geometry import Geometry, transposed_kernels
 
 LAYOUTS = {3: ("NHC", "HIO", "NHC"), 4: ("NHWC", "HWIO", "NHWC"), 5: ("NHWDC", "HWDIO", "NHWDC")}
 
@@ -70,26 +73,84 @@ def test_values_and_both_gradients_equal_those_of_xla(seed):
     assert_close(values_and_gradients(conv_general_dilated, lhs, rhs, options), expected)
 
 
-def test_the_random_cases_reach_every_lowering():
-    seen = set()
-    for seed in range(40):
-        lhs, rhs, options = random_case(seed)
-        geometry = Geometry((), (), (), (), options["feature_group_count"], None, None)
-        rank = lhs.ndim - 2
-        plain = geometry._replace(
-            strides=(1,) * rank, padding=((9, 9),) * rank, lhs_dilation=(1,) * rank, rhs_dilation=(1,) * rank
-        )
-        seen.add(choose_lowering(lhs.shape, rhs.shape, plain).__name__)
-    assert seen == {"pointwise", "depthwise", "patches"}
+def test_the_choice_follows_the_shape():
+    def chosen(lhs_shape, rhs_shape, strides=(1, 1), groups=1, dtype=jnp.float32):
+        geometry = Geometry(strides, ((1, 1), (1, 1)), (1, 1), (1, 1), groups)
+        return choose_lowering(lhs_shape, rhs_shape, geometry, dtype)
+
+    assert chosen((8, 14, 14, 32), (3, 3, 32, 64)) is WINOGRAD_2
+    assert chosen((8, 14, 14, 64), (3, 3, 64, 64)) is WINOGRAD_4
+    assert chosen((8, 14, 14, 32), (3, 3, 32, 64), dtype=jnp.bfloat16) is PATCHES
+    assert chosen((8, 14, 14, 32), (3, 3, 32, 64), strides=(2, 2)) is PATCHES
+    assert chosen((8, 14, 14, 1), (3, 3, 1, 64)) is PATCHES
+    assert chosen((8, 14, 14, 32), (3, 3, 1, 32), groups=32) is DEPTHWISE
+    assert chosen((8, 14, 14, 32), (3, 3, 8, 32), groups=4) is PATCHES
 
 
-@pytest.mark.parametrize("lowering", [convolution.patches, convolution.depthwise])
+def check_lowering(lowering, lhs, rhs, geometry):
+    """Compare a lowering's output, and both gradients that are made of it, to those of XLA's convolution."""
+    out, pull = jax.vjp(lambda lhs, rhs: convolution.native(lhs, rhs, geometry), lhs, rhs)
+    gradient = jnp.sin(jnp.arange(float(out.size))).reshape(out.shape)
+    lhs_gradient, rhs_gradient = pull(gradient)
+    # Tiles of four pixels round to about 5e-6 of the largest output.
+    relative = 1e-5
+    assert_close(lowering.convolve(lhs, rhs, geometry), out, relative)
+    assert_close(lowering.kernel_gradient(lhs, gradient, rhs.shape, geometry), rhs_gradient, relative)
+    transposed, kernels = geometry.transposed(lhs.shape, rhs.shape), transposed_kernels(rhs, geometry.groups)
+    if lowering is not DEPTHWISE or kernels.shape[-2] == 1:
+        assert_close(lowering.convolve(gradient, kernels, transposed), lhs_gradient, relative)
+
+
 @pytest.mark.parametrize("multiplier", [1, 2])
+@pytest.mark.parametrize("lowering", [PATCHES, DEPTHWISE], ids=lambda lowering: lowering.name)
 def test_every_lowering_of_a_depthwise_convolution_agrees(lowering, multiplier):
     lhs = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
     rhs = jax.random.normal(jax.random.key(1), (3, 2, 1, 3 * multiplier))
-    geometry = Geometry((2, 1), ((1, 1), (0, 1)), (1, 1), (1, 2), 3, None, None)
-    assert_close(lowering(lhs, rhs, geometry), convolution.native(lhs, rhs, geometry))
+    check_lowering(lowering, lhs, rhs, Geometry((2, 1), ((1, 1), (0, 1)), (1, 1), (1, 2), 3))
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(
+    "padding", [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((-1, 2), (3, 0))], ids=["same", "valid", "uneven"]
+)
+@pytest.mark.parametrize("size", [(8, 8), (7, 5), (3, 10)], ids=str)
+def test_winograd_agrees_at_sizes_that_tiles_do_and_do_not_divide(tile, padding, size):
+    lhs = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    rhs = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
+    check_lowering(convolution.make_winograd(tile, tile), lhs, rhs, Geometry((1, 1), padding, (1, 1), (1, 1), 1))
+
+
+@pytest.mark.parametrize(("tile", "rank"), [(2, 1), (4, 1), (2, 3)])
+def test_winograd_agrees_in_one_and_three_dimensions(tile, rank):
+    lhs = jax.random.normal(jax.random.key(0), (2, *(6, 5, 7)[:rank], 2))
+    rhs = jax.random.normal(jax.random.key(1), (3,) * rank + (2, 3))
+    ones = (1,) * rank
+    check_lowering(convolution.make_winograd(tile, tile), lhs, rhs, Geometry(ones, ((1, 1),) * rank, ones, ones, 1))
+
+
+@pytest.mark.parametrize("channels", [64, 256])
+def test_winograd_with_many_channels_stays_within_a_ten_thousandth(channels):
+    lhs = jax.nn.relu(jax.random.normal(jax.random.key(0), (2, 8, 8, channels)) + 1)
+    rhs = jax.random.normal(jax.random.key(1), (3, 3, channels, 32)) / (3 * channels**0.5)
+    geometry = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
+    exact = convolution.native(lhs, rhs, geometry)
+    assert_close(convolution.make_winograd(4, 4).convolve(lhs, rhs, geometry), exact, 1e-4)
+    assert_close(convolution.make_winograd(2, 2).convolve(lhs, rhs, geometry), exact, 1e-5)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_the_input_gradient_of_a_strided_convolution_needs_no_dilated_image(stride, kernel):
+    lhs = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
+    rhs = jax.random.normal(jax.random.key(1), (kernel, kernel, 3, 4))
+    geometry = Geometry((stride, stride), ((1, 0), (0, 2)), (1, 1), (1, 1), 1)
+    check_lowering(PATCHES, lhs, rhs, geometry)
+    transposed = geometry.transposed(lhs.shape, rhs.shape)
+    gradient = jnp.ones((2, *geometry.output_sizes(lhs.shape, rhs.shape), 4))
+    kernels = transposed_kernels(rhs, 1)
+    flops = count_flops(lambda g, k: PATCHES.convolve(g, k, transposed), gradient, kernels).product_flops
+    dilated = math.prod(lhs.shape[:3]) * math.prod(rhs.shape) * 2
+    assert flops < dilated / stride**2 * 1.8  # the image's size is no multiple of the stride
 
 
 def test_a_plain_loop_over_pixels_gives_the_same():

@@ -1,0 +1,140 @@
+"""Measure every CPU program that could compute a convolution, shape by shape.
+
+python scripts/bench_ops.py [--rounds 3] [--batch 64] [--only 0 5]
+
+Prints, for each shape, the milliseconds of the output, of the input's gradient and of the kernels' gradient by every
+lowering and by XLA's own convolution, each inside a compiled loop, where training runs. The median of rounds in
+which the programs take turns; * marks the fastest. `choose_lowering` is made from this table.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from accelnet.ops import convolution
+from accelnet.ops.geometry import Geometry, transposed_kernels
+
+# Pixels per side, input channels, output channels, kernel size, stride, groups.
+SHAPES = [
+    (28, 1, 32, 3, 1, 1),
+    (32, 3, 16, 3, 1, 1),
+    (32, 8, 8, 3, 1, 1),
+    (32, 16, 16, 3, 1, 1),
+    (16, 32, 32, 3, 1, 1),
+    (14, 32, 64, 3, 1, 1),
+    (8, 64, 64, 3, 1, 1),
+    (16, 128, 128, 3, 1, 1),
+    (8, 256, 256, 3, 1, 1),
+    (14, 32, 64, 5, 1, 1),
+    (32, 16, 32, 3, 2, 1),
+    (16, 32, 64, 3, 2, 1),
+    (28, 64, 64, 3, 2, 1),
+    (32, 32, 64, 1, 1, 1),
+    (32, 32, 32, 3, 1, 32),
+    (32, 64, 64, 3, 2, 64),
+    (16, 64, 64, 3, 1, 4),
+]
+LOWERINGS = [
+    convolution.PATCHES,
+    convolution.make_winograd(2, 2),
+    convolution.make_winograd(4, 4),
+    convolution.DEPTHWISE,
+]
+
+
+def in_loop(function: Callable[..., Array], *args: Array) -> Callable[[int], float]:
+    """Return a timer of n calls in one compiled loop, in seconds per call; no call can be hoisted out of it."""
+    stacks = [jnp.stack([arg, arg * 1.5]) for arg in args]
+
+    @jax.jit
+    def run(n: Array, stacks: list[Array]) -> Array:
+        def body(i: Array, previous: Array) -> Array:
+            chosen = [lax.dynamic_index_in_dim(stack, i % 2, keepdims=False) for stack in stacks]
+            return function(*lax.optimization_barrier(chosen)) + 1e-30 * previous.ravel()[0]
+
+        shape = jax.eval_shape(function, *args)
+        return lax.fori_loop(0, n, body, jnp.zeros(shape.shape, shape.dtype))
+
+    def timed(n: int) -> float:
+        start = time.perf_counter()
+        jax.block_until_ready(run(jnp.int32(n), stacks))
+        return (time.perf_counter() - start) / n
+
+    timed(1)
+    return timed
+
+
+def candidates(lhs: Array, rhs: Array, geometry: Geometry) -> dict[str, dict[str, Any]]:
+    """Return, per pass, every program that computes it and its arguments."""
+    gradient = jnp.ones_like(convolution.native(lhs, rhs, geometry))
+    transposed = geometry.transposed(lhs.shape, rhs.shape)
+    native = lambda lhs, rhs: convolution.native(lhs, rhs, geometry)  # noqa: E731
+    passes: dict[str, dict[str, Any]] = {
+        "output": {"XLA": (native, lhs, rhs)},
+        "input gradient": {"XLA": (lambda g, rhs: jax.vjp(lambda x: native(x, rhs), lhs)[1](g)[0], gradient, rhs)},
+        "kernel gradient": {"XLA": (lambda x, g: jax.vjp(lambda rhs: native(x, rhs), rhs)[1](g)[0], lhs, gradient)},
+    }
+    for lowering in LOWERINGS:
+        if lowering.name.startswith("winograd") and not convolution.winograd.fits(rhs.shape, geometry):
+            continue
+        if lowering is convolution.DEPTHWISE and not geometry.groups == lhs.shape[-1] > 1:
+            continue
+        passes["output"][lowering.name] = (lambda x, k, low=lowering: low.convolve(x, k, geometry), lhs, rhs)
+        passes["input gradient"][lowering.name] = (
+            lambda g, k, low=lowering: low.convolve(g, transposed_kernels(k, geometry.groups), transposed),
+            gradient,
+            rhs,
+        )
+        passes["kernel gradient"][lowering.name] = (
+            lambda x, g, low=lowering: low.kernel_gradient(x, g, rhs.shape, geometry),
+            lhs,
+            gradient,
+        )
+    return passes
+
+
+def measure(programs: dict[str, Any], rounds: int, seconds: float = 0.1) -> dict[str, float]:
+    """Time programs in turns; return medians in milliseconds."""
+    timers = {name: in_loop(function, *args) for name, (function, *args) in programs.items()}
+    counts = {name: max(2, int(seconds / timer(2))) for name, timer in timers.items()}
+    times: dict[str, list[float]] = {name: [] for name in timers}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            times[name].append(timer(counts[name]) * 1e3)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of each measurement")
+    parser.add_argument("--batch", type=int, default=64, help="images")
+    parser.add_argument("--only", type=int, nargs="*", help="indices of the shapes, all if left out")
+    arguments = parser.parse_args()
+    for size, channels, features, kernel, stride, groups in (
+        [SHAPES[i] for i in arguments.only] if arguments.only else SHAPES
+    ):
+        low, high = (kernel - 1) // 2, kernel // 2
+        geometry = Geometry((stride,) * 2, ((low, high),) * 2, (1, 1), (1, 1), groups)
+        lhs = jax.random.normal(jax.random.key(0), (arguments.batch, size, size, channels))
+        rhs = jax.random.normal(jax.random.key(1), (kernel, kernel, channels // groups, features))
+        print(f"{size}x{size}x{channels} -> {features}, {kernel}x{kernel}, stride {stride}, groups {groups}")
+        for name, programs in candidates(lhs, rhs, geometry).items():
+            times = measure(programs, arguments.rounds)
+            best = min(times.values())
+            row = "  ".join(f"{who} {value:7.2f}{'*' if value == best else ' '}" for who, value in times.items())
+            print(f"  {name:16}{row}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
