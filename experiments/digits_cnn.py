@@ -1,7 +1,7 @@
 """Handwritten digits, 8x8 pixels, a convolutional network: the quickstart.
 
 python experiments/digits_cnn.py train --workdir runs/digits_cnn
-98.9 % test accuracy in 17 s on two cores (seeds 1 and 2: 99.7 and 98.1 %).
+99.2 % test accuracy in 10 s on two cores (seeds 1 and 2: 99.7 and 98.3 %).
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """JapaneseVowels: nine speakers told apart by 7 to 29 steps of 12 coefficients, a bidirectional GRU.
 
 python experiments/vowels_rnn.py train --workdir runs/vowels
-98.1 % test accuracy in 14 s on two cores.
+97.9 % test accuracy on average over seeds 0 to 4 (97.3 to 98.6; seed 0 98.1), 6 to 9 s each on two cores.
 """
 
 from dataclasses import dataclass
