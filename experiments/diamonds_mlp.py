@@ -1,7 +1,7 @@
 """Prices of 53,940 diamonds from their measures, a residual multilayer perceptron on the log price.
 
 python experiments/diamonds_mlp.py train --workdir runs/diamonds
-Test R2 0.988 in 14 s on two cores.
+Test R2 0.988 in 7 s on two cores.
 """
 
 from dataclasses import dataclass

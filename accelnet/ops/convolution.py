@@ -56,10 +56,10 @@ def conv_general_dilated(
 
         out[n, y, x, o] = sum_{i, j, c} padded[n, y + i, x + j, c] * rhs[i, j, c, o]
 
-    XLA's CPU convolution is about twenty times slower inside a loop than outside. So on the CPU,
-    channels-last convolutions of floats become matrix products or shifted products (`choose_lowering`); every
-    other platform, layout and type gets XLA's own. Works under jit, vmap over images and over weights, grad,
-    jvp, scan and remat.
+    Inside a loop, XLA's CPU convolution takes 40 to 400 times as long for the kernels' gradient as products do
+    (`scripts/bench_ops.py`). So on the CPU, channels-last convolutions of floats become products of patches,
+    Winograd's products or shifted products (`choose_lowering`); every other platform, layout and type gets
+    XLA's own. Works under jit, vmap over images and over weights, grad, scan and remat; not under jvp.
 
     Args:
         lhs: images, float [N, spatial..., C] (the fast paths; any layout with `dimension_numbers`).
@@ -88,7 +88,8 @@ def conv_general_dilated(
         >>> float(out[0, 0, 0, 0])
         6.0
 
-    Source: patches times a matrix: Chellapilla et al. 2006, section 3.1; the rest original.
+    Source: patches times a matrix: Chellapilla et al. 2006, section 3.1; tiles: Lavin and Gray 2016, section 4;
+        the rest original.
     """
     native = functools.partial(
         lax.conv_general_dilated,
@@ -137,9 +138,9 @@ def choose_lowering(lhs_shape: Shape, rhs_shape: Shape, geometry: Geometry, dtyp
 
     Returns:
         A lowering; all compute the same. The thresholds are those of `scripts/bench_ops.py`: with 64 images of
-        14x14x32 to 64 channels, patches, tiles of 2 and tiles of 4 take 4.1, 2.0 and 3.7 ms for the output and
-        6.1, 3.8 and 2.9 ms for the kernels' gradient; with 16x16x128 to 128, 50, 23 and 15 ms and 68, 38 and
-        22 ms; with 32x32x3 to 16, 1.4, 3.6 and 4.8 ms.
+        14x14x32 to 64 channels, patches, tiles of 2 and tiles of 4 take 5.0, 2.3 and 3.6 ms for the output and
+        6.4, 4.0 and 3.1 ms for the kernels' gradient; with 16x16x128 to 128, 53, 22 and 15 ms and 64, 36 and
+        20 ms; with 32x32x3 to 16, 2.1, 3.9 and 4.8 ms and 1.9, 3.1 and 3.1 ms (two cores, AMD EPYC, jax 0.10.2).
 
     Example:
         >>> plain = Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)

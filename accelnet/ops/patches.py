@@ -68,7 +68,7 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
     """
     gathered = jnp.stack(_tap_views(lhs, rhs_shape, geometry), axis=-2)
     num_taps, (width, features) = gathered.shape[-2], rhs_shape[-2:]
-    # One axis is contracted, not three: with three XLA:CPU transposes both operands, twice the time.
+    # One axis is contracted, not three: for three XLA:CPU transposes both operands first.
     gathered, gradient = gathered.reshape(-1, num_taps * lhs.shape[-1]), gradient.reshape(-1, features)
     if geometry.groups == 1:
         return _dot(gathered, gradient, ((0,), (0,)), ((), ()), geometry).reshape(rhs_shape)
