@@ -28,7 +28,7 @@ class Config:
     """Characters per example."""
     held_out: Literal["blocks", "end"] = "blocks"
     """Which tenth the test is: ten blocks of a hundred, or the end of the file."""
-    cell: Literal["lstm", "gru", "simple"] = "lstm"
+    cell: Literal["lstm", "gru", "min_gru", "simple"] = "lstm"
     """Recurrent cell."""
     hidden_features: int = 256
     """Features of the state."""

@@ -18,7 +18,7 @@ import accelnet as an
 class Config:
     """What is worth varying."""
 
-    cell: Literal["lstm", "gru", "simple"] = "lstm"
+    cell: Literal["lstm", "gru", "min_gru", "simple"] = "lstm"
     """Recurrent cell."""
     hidden_features: int = 128
     """Features of the state, per direction."""

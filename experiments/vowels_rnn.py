@@ -16,7 +16,7 @@ import accelnet as an
 class Config:
     """What is worth varying."""
 
-    cell: Literal["lstm", "gru", "simple"] = "gru"
+    cell: Literal["lstm", "gru", "min_gru", "simple"] = "gru"
     """Recurrent cell."""
     hidden_features: int = 64
     """Features of the state, per direction."""

@@ -9,12 +9,13 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.errors import UserError
+from accelnet.ops.linear_recurrence import min_gru
 from accelnet.ops.recurrence import gru, lstm, simple_rnn, valid_steps
 
-CellName = Literal["lstm", "gru", "simple"]
+CellName = Literal["lstm", "gru", "min_gru", "simple"]
 OutputName = Literal["last", "mean", "steps"]
 
-_NUM_GATES = {"lstm": 4, "gru": 3, "simple": 1}
+_NUM_GATES = {"lstm": 4, "gru": 3, "min_gru": 2, "simple": 1}
 
 
 class Recurrence(nnx.Module):
@@ -54,9 +55,10 @@ class Recurrence(nnx.Module):
         num_gates = _NUM_GATES[cell]
         glorot, orthogonal = nnx.initializers.glorot_uniform(), nnx.initializers.orthogonal()
         input_kernels = [glorot(rngs.params(), (in_features, hidden_features)) for _ in range(num_gates)]
-        recurrent_kernels = [orthogonal(rngs.params(), (hidden_features,) * 2) for _ in range(num_gates)]
         self.input_kernel = nnx.Param(jnp.concatenate(input_kernels, axis=1))
-        self.recurrent_kernel = nnx.Param(jnp.concatenate(recurrent_kernels, axis=1))
+        if cell != "min_gru":
+            recurrent_kernels = [orthogonal(rngs.params(), (hidden_features,) * 2) for _ in range(num_gates)]
+            self.recurrent_kernel = nnx.Param(jnp.concatenate(recurrent_kernels, axis=1))
         bias = jnp.zeros(num_gates * hidden_features)
         if cell == "lstm":
             bias = bias.at[hidden_features : 2 * hidden_features].set(1.0)
@@ -71,14 +73,17 @@ class Recurrence(nnx.Module):
             inputs: float [batch, steps, in_features].
             lengths: int [batch], valid steps per sequence; all if None.
         """
+        options: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse}
+        if self.cell == "min_gru":
+            return min_gru(inputs, self.input_kernel[...], self.bias[...], **options)
         kernels = self.input_kernel[...], self.recurrent_kernel[...], self.bias[...]
         if self.cell == "lstm":
-            outputs, (hidden, _) = lstm(inputs, *kernels, lengths=lengths, reverse=self.reverse)
+            outputs, (hidden, _) = lstm(inputs, *kernels, **options)
         elif self.cell == "gru":
             bias = self.recurrent_bias[...]
-            outputs, hidden = gru(inputs, *kernels, bias, lengths=lengths, reverse=self.reverse)
+            outputs, hidden = gru(inputs, *kernels, bias, **options)
         else:
-            outputs, hidden = simple_rnn(inputs, *kernels, lengths=lengths, reverse=self.reverse)
+            outputs, hidden = simple_rnn(inputs, *kernels, **options)
         return outputs, hidden
 
 
@@ -88,7 +93,7 @@ class RecurrentLayer(nnx.Module):
     Args:
         in_features: Features per step.
         hidden_features: Features of the hidden state of each direction.
-        cell: "lstm", "gru" or "simple".
+        cell: "lstm", "gru", "min_gru" or "simple".
         bidirectional: Run a second recurrence backwards; the outputs then have 2 * hidden_features.
         rngs: Source of the initial weights; not kept.
 
@@ -140,7 +145,7 @@ class RNN(nnx.Module):
         in_features: Features per step; with `num_symbols`, the size of the embedding.
         hidden_features: Features of the hidden state, per direction.
         out_features: Features of the output: classes, targets or symbols.
-        cell: "lstm", "gru" or "simple".
+        cell: "lstm", "gru", "min_gru" or "simple".
         num_layers: Recurrent layers, 1 or more.
         bidirectional: Run every layer in both directions and put the outputs side by side.
         num_symbols: Size of the vocabulary; inputs are then integer tokens [batch, steps] and are embedded.

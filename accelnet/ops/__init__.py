@@ -2,6 +2,8 @@ from accelnet.ops.convolution import conv_general_dilated as conv_general_dilate
 from accelnet.ops.flops import Flops as Flops
 from accelnet.ops.flops import Product as Product
 from accelnet.ops.flops import count_flops as count_flops
+from accelnet.ops.linear_recurrence import linear_recurrence as linear_recurrence
+from accelnet.ops.linear_recurrence import min_gru as min_gru
 from accelnet.ops.pooling import avg_pool as avg_pool
 from accelnet.ops.pooling import max_pool as max_pool
 from accelnet.ops.recurrence import gru as gru

@@ -183,6 +183,23 @@ def valid_steps(lengths: Array, num_steps: int) -> Array:
     return jnp.arange(num_steps)[None, :] < lengths[:, None]
 
 
+def check_shapes(expected: dict[str, tuple[Array, tuple[int, ...]]], context: str) -> None:
+    """Raise for the first array that does not have its shape, or lengths that are not integers.
+
+    Args:
+        expected: By the name of the argument, the array and the shape it should have.
+        context: What the shapes follow from.
+
+    Raises:
+        UserError: With the argument's name.
+    """
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise UserError(f"{name} has shape {array.shape}, expected {shape} for {context}")
+        if name == "lengths" and not jnp.issubdtype(array.dtype, jnp.integer):
+            raise UserError(f"lengths are {array.dtype}, expected integers: the number of valid steps per sequence")
+
+
 def _run(
     cell: Cell,
     inputs: Array,
@@ -246,11 +263,4 @@ def _check(
         expected |= {f"initial_state[{n}]": (state, (inputs.shape[0], hidden)) for n, state in enumerate(states)}
     if lengths is not None:
         expected["lengths"] = (lengths, (inputs.shape[0],))
-        if not jnp.issubdtype(lengths.dtype, jnp.integer):
-            raise UserError(f"lengths are {lengths.dtype}, expected integers: the number of valid steps per sequence")
-    for name, (array, shape) in expected.items():
-        if array.shape != shape:
-            raise UserError(
-                f"{name} has shape {array.shape}, expected {shape} for inputs of shape {inputs.shape} "
-                f"and {cell.num_gates} gate(s) of {hidden} hidden features"
-            )
+    check_shapes(expected, f"inputs of shape {inputs.shape} and {cell.num_gates} gate(s) of {hidden} hidden features")

@@ -47,6 +47,7 @@ def gradient(model, *inputs):
         {"cell": "lstm", "output": "last", "bidirectional": True},
         {"cell": "gru", "output": "mean", "bidirectional": True},
         {"cell": "simple", "output": "steps", "shared": True},
+        {"cell": "min_gru", "output": "last", "bidirectional": True},
     ],
 )
 def test_padding_never_changes_an_output_or_gradient(options):

@@ -1,0 +1,182 @@
+"""Recurrences that are linear in their state, and the minGRU that is built on one.
+
+What comes before never meets a nonlinearity, so all steps can be computed in a logarithmic number of rounds:
+the recurrent layer that accelerators like. On the CPU, whose cores gain nothing from the rounds, it is a loop.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from accelnet.errors import UserError
+from accelnet.ops.recurrence import check_shapes, valid_steps
+
+
+def linear_recurrence(
+    decay: Array, inputs: Array, initial_state: Array | None = None, *, reverse: bool = False
+) -> Array:
+    """Compute the states of a linear recurrence, elementwise.
+
+    h_t = a_t h_{t-1} + b_t
+
+    On the CPU a loop over the steps, elsewhere `jax.lax.associative_scan`; the gradient is the same recurrence
+    backwards. Works under jit, vmap, grad (also nested), scan and remat; not under jvp.
+
+    Args:
+        decay: a, float [batch, steps, features].
+        inputs: b, of the same shape and dtype. States are kept in at least float32.
+        initial_state: h_0, [batch, features]; zeros if None.
+        reverse: Run from the last step to the first: h_t = a_t h_{t+1} + b_t.
+
+    Returns:
+        h, [batch, steps, features], in the dtype of `inputs`.
+
+    Raises:
+        UserError: If shapes or dtypes do not fit together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> linear_recurrence(jnp.full((1, 4, 1), 0.5), jnp.ones((1, 4, 1))).ravel().tolist()
+        [1.0, 1.5, 1.75, 1.875]
+
+    Source: Blelloch, Prefix Sums and Their Applications (1990), section 1.4; the gradient: original.
+    """
+    if inputs.ndim != 3 or not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise UserError(f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [batch, steps, features]")
+    batch, _, features = inputs.shape
+    expected = {"decay": (decay, inputs.shape)}
+    if initial_state is not None:
+        expected["initial_state"] = (initial_state, (batch, features))
+    check_shapes(expected, f"inputs of shape {inputs.shape}")
+    dtype = jnp.promote_types(inputs.dtype, jnp.float32)
+    first = jnp.zeros((batch, features), dtype) if initial_state is None else initial_state.astype(dtype)
+    return _run(reverse, decay.astype(dtype), inputs.astype(dtype), first).astype(inputs.dtype)
+
+
+def min_gru(
+    inputs: Array,
+    input_kernel: Array,
+    bias: Array,
+    initial_state: Array | None = None,
+    *,
+    lengths: Array | None = None,
+    reverse: bool = False,
+) -> tuple[Array, Array]:
+    """Run a minimal gated recurrent unit over whole sequences.
+
+    z_t = σ(x_t W_z + b_z),  h_t = (1 - z_t) h_{t-1} + z_t (x_t W_n + b_n)
+
+    The gate and the candidate see only the input, so the layer is one product and one `linear_recurrence`. They
+    lie in the order z, n along the last axis. What a layer cannot see of the past, the next one can: stack two
+    or more.
+
+    Args:
+        inputs: float [batch, steps, features]. Their dtype is the dtype of the computation and the outputs.
+        input_kernel: W, [features, 2 * hidden].
+        bias: b, [2 * hidden].
+        initial_state: [batch, hidden]; zeros if None.
+        lengths: As in `simple_rnn`.
+        reverse: As in `simple_rnn`.
+
+    Returns:
+        The outputs [batch, steps, hidden] and the final hidden state [batch, hidden].
+
+    Raises:
+        UserError: If shapes or dtypes do not fit together.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> outputs, state = min_gru(jnp.ones((2, 5, 3)), jnp.ones((3, 8)), jnp.zeros(8))
+        >>> outputs.shape, bool((outputs[:, -1] == state).all())
+        ((2, 5, 4), True)
+
+    Source: Feng et al., Were RNNs All We Needed? (2024), section 3.1, without its logarithms: a product of
+        numbers in (0, 1) can only vanish, as it should.
+    """
+    hidden = input_kernel.shape[-1] // 2
+    if inputs.ndim != 3 or not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise UserError(f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [batch, steps, features]")
+    expected = {"input_kernel": (input_kernel, (inputs.shape[2], 2 * hidden)), "bias": (bias, (2 * hidden,))}
+    if initial_state is not None:
+        expected["initial_state"] = (initial_state, (inputs.shape[0], hidden))
+    if lengths is not None:
+        expected["lengths"] = (lengths, (inputs.shape[0],))
+    check_shapes(expected, f"inputs of shape {inputs.shape} and {hidden} hidden features")
+    dtype = inputs.dtype
+    valid = None
+    if lengths is not None:
+        valid = valid_steps(lengths, inputs.shape[1])[:, :, None]
+        inputs = jnp.where(valid, inputs, jnp.zeros((), dtype))
+    # The gate's numbers near 1 differ by less than bfloat16 holds, and decide how long a state lives.
+    wide = jnp.promote_types(dtype, jnp.float32)
+    projected = jnp.einsum("btd,dg->btg", inputs, input_kernel.astype(dtype), preferred_element_type=wide)
+    gate, candidate = jnp.split(projected + bias.astype(wide)[None, None, :], 2, axis=-1)
+    decay, update = jax.nn.sigmoid(-gate), jax.nn.sigmoid(gate) * candidate
+    if valid is not None:
+        decay, update = jnp.where(valid, decay, 1), jnp.where(valid, update, 0)
+    states = linear_recurrence(decay, update, initial_state, reverse=reverse).astype(dtype)
+    last = states[:, 0 if reverse else -1]
+    return states if valid is None else jnp.where(valid, states, jnp.zeros((), dtype)), last
+
+
+# One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _run(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
+    return _states(reverse, decay, inputs, first)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _states(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
+    return lax.platform_dependent(
+        decay,
+        inputs,
+        first,
+        cpu=functools.partial(states_by_loop, reverse),
+        default=functools.partial(states_by_rounds, reverse),
+    )
+
+
+def states_by_loop(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
+    """Compute the states one after the other."""
+
+    def step(state: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
+        state = xs[0] * state + xs[1]
+        return state, state
+
+    _, states = lax.scan(step, first, (decay.swapaxes(0, 1), inputs.swapaxes(0, 1)), reverse=reverse)
+    return states.swapaxes(0, 1)
+
+
+def states_by_rounds(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
+    """Compute the states by composing the steps' maps h -> a h + b, in a logarithmic number of rounds."""
+
+    def compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
+        return late[0] * early[0], late[0] * early[1] + late[1]
+
+    start = -1 if reverse else 0
+    inputs = inputs.at[:, start].add(decay[:, start] * first)
+    return lax.associative_scan(compose, (decay, inputs), reverse=reverse, axis=1)[1]
+
+
+def _states_forward(reverse: bool, decay: Array, inputs: Array, first: Array) -> tuple[Array, tuple[Array, ...]]:
+    states = _states(reverse, decay, inputs, first)
+    return states, (decay, first, states)
+
+
+def _states_backward(reverse: bool, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+    decay, first, states = residuals
+    start = slice(-1, None) if reverse else slice(0, 1)
+
+    def shift(array: Array, edge: Array, later: bool) -> Array:
+        """Move steps by one, towards later or earlier ones, and put `edge` where one is missing."""
+        return jnp.concatenate([edge, array[:, :-1]] if later else [array[:, 1:], edge], axis=1)
+
+    next_decay = shift(decay, jnp.zeros_like(decay[:, :1]), later=reverse)
+    before = shift(states, first[:, None], later=not reverse)
+    dinputs = _states(not reverse, next_decay, gradient, jnp.zeros_like(first))
+    return dinputs * before, dinputs, (decay[:, start] * dinputs[:, start])[:, 0]
+
+
+_states.defvjp(_states_forward, _states_backward)
