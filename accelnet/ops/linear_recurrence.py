@@ -5,6 +5,7 @@ the recurrent layer that accelerators like. On the CPU, whose cores gain nothing
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -161,7 +162,7 @@ def states_by_rounds(reverse: bool, decay: Array, inputs: Array, first: Array) -
 
 
 def _states_forward(reverse: bool, decay: Array, inputs: Array, first: Array) -> tuple[Array, tuple[Array, ...]]:
-    states = _states(reverse, decay, inputs, first)
+    states: Any = _states(reverse, decay, inputs, first)
     return states, (decay, first, states)
 
 
@@ -175,7 +176,7 @@ def _states_backward(reverse: bool, residuals: tuple[Array, ...], gradient: Arra
 
     next_decay = shift(decay, jnp.zeros_like(decay[:, :1]), later=reverse)
     before = shift(states, first[:, None], later=not reverse)
-    dinputs = _states(not reverse, next_decay, gradient, jnp.zeros_like(first))
+    dinputs: Any = _states(not reverse, next_decay, gradient, jnp.zeros_like(first))
     return dinputs * before, dinputs, (decay[:, start] * dinputs[:, start])[:, 0]
 
 

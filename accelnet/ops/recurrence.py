@@ -7,10 +7,12 @@ works and `jax.jvp` does not.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from accelnet.errors import UserError
+from accelnet.ops import cudnn
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Cell, scan_cell
 
 
@@ -73,7 +75,8 @@ def lstm(
     (i, f, g, o) = x_t W + h_{t-1} R + b,  c_t = σ(f) c_{t-1} + σ(i) tanh(g),  h_t = σ(o) tanh(c_t)
 
     The gates lie in the order i, f, g, o along the last axis, as in PyTorch and cuDNN. PyTorch's two biases
-    are one here: their sum.
+    are one here: their sum. On a machine with one NVIDIA GPU, float32 inputs without `lengths` are run by
+    cuDNN's kernel, but for vmap and for second derivatives.
 
     Args:
         inputs: float [batch, steps, features]. Their dtype is the dtype of the computation and the outputs;
@@ -101,9 +104,11 @@ def lstm(
     Source: Hochreiter and Schmidhuber (1997) with the forget gate of Gers et al.
         (2000); the backward rule: original.
     """
-    outputs, (hidden, memory) = _run(
-        LSTM, inputs, input_kernel, recurrent_kernel, bias, None, initial_state, lengths, reverse
-    )
+    arguments = inputs, input_kernel, recurrent_kernel, bias
+    if lengths is None and cudnn.fits(inputs.dtype):
+        _check(LSTM, *arguments, initial_state, lengths)
+        return _lstm_of_cudnn(*arguments, initial_state, reverse)
+    outputs, (hidden, memory) = _run(LSTM, *arguments, None, initial_state, lengths, reverse)
     return outputs, (hidden, memory)
 
 
@@ -181,6 +186,28 @@ def valid_steps(lengths: Array, num_steps: int) -> Array:
         [[True, False, False], [True, True, True]]
     """
     return jnp.arange(num_steps)[None, :] < lengths[:, None]
+
+
+def _lstm_of_cudnn(
+    inputs: Array,
+    input_kernel: Array,
+    recurrent_kernel: Array,
+    bias: Array,
+    states: tuple[Array, ...] | None,
+    reverse: bool,
+) -> tuple[Array, tuple[Array, Array]]:
+    def plain(operands: cudnn.Operands) -> cudnn.Results:
+        inputs, hidden, memory, input_kernel, recurrent_kernel, bias = operands
+        arguments = inputs, input_kernel, recurrent_kernel, bias
+        outputs, (hidden, memory) = _run(LSTM, *arguments, None, (hidden, memory), None, False)
+        return outputs, hidden, memory
+
+    if states is None:
+        states = (jnp.zeros((inputs.shape[0], recurrent_kernel.shape[0]), inputs.dtype),) * 2
+    inputs = jnp.flip(inputs, 1) if reverse else inputs
+    operands: Any = inputs, *states, input_kernel, recurrent_kernel, bias
+    outputs, hidden, memory = cudnn.make_lstm(plain)(jax.tree.map(lambda a: a.astype(inputs.dtype), operands))
+    return (jnp.flip(outputs, 1) if reverse else outputs), (hidden, memory)
 
 
 def check_shapes(expected: dict[str, tuple[Array, tuple[int, ...]]], context: str) -> None:
