@@ -126,8 +126,8 @@ def _backward(saved: tuple[Operands, Array, Array], gradient: Results) -> Operan
     packed, unpack = jax.vjp(pack, *kernels)
     lengths = jnp.full(inputs.shape[0], inputs.shape[1], jnp.int32)
     dinputs, dhidden, dmemory, dpacked, _ = rnn.lstm_bwd(
-        *_options(operands).values(),
-        (inputs, hidden[None], memory[None], packed, lengths, outputs, reserve),
-        (gradient[0], gradient[1][None], gradient[2][None]),
+        **_options(operands),
+        residuals=(inputs, hidden[None], memory[None], packed, lengths, outputs, reserve),
+        gradients=(gradient[0], gradient[1][None], gradient[2][None]),
     )
     return dinputs, dhidden[0], dmemory[0], *unpack(dpacked)

@@ -55,10 +55,10 @@ def kernel(gpu, monkeypatch):
         assert options["num_layers"] == 1
         return reference(x, h, c, packed), (None, jnp.zeros(16))
 
-    def backward(input_size, hidden_size, num_layers, dropout, bidirectional, precision, residuals, gradient):
+    def backward(input_size, hidden_size, num_layers, dropout, bidirectional, precision, residuals, gradients):
         x, h, c, packed, _, outputs, _ = residuals
         np.testing.assert_equal(outputs.shape, (BATCH, STEPS, hidden_size))
-        return *jax.vjp(reference, x, h, c, packed)[1](gradient), None
+        return *jax.vjp(reference, x, h, c, packed)[1](gradients), None
 
     monkeypatch.setattr(rnn, "lstm_fwd", forward)
     monkeypatch.setattr(rnn, "lstm_bwd", backward)
