@@ -27,7 +27,8 @@ def fits(dtype: Any) -> bool:
 
     Returns:
         True on a machine with one NVIDIA GPU. A program that is then compiled for another platform
-        gets the plain LSTM all the same.
+        gets the plain LSTM all the same; only one export for several platforms at once, which JAX refuses to
+        lower with cuDNN's primitives in it, has to be traced under JAX_PLATFORMS=cpu.
     """
     if dtype != jnp.float32 or jax.default_backend() != "gpu" or jax.device_count() != 1:
         return False
