@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from accelnet.errors import UserError
-from accelnet.ops.recurrence import check_shapes, valid_steps
+from accelnet.ops.recurrence import check_inputs, check_shapes, project
 
 
 def linear_recurrence(
@@ -53,7 +53,8 @@ def linear_recurrence(
     check_shapes(expected, f"inputs of shape {inputs.shape}")
     dtype = jnp.promote_types(inputs.dtype, jnp.float32)
     first = jnp.zeros((batch, features), dtype) if initial_state is None else initial_state.astype(dtype)
-    return _run(reverse, decay.astype(dtype), inputs.astype(dtype), first).astype(inputs.dtype)
+    states = _run(reverse, decay.swapaxes(0, 1).astype(dtype), inputs.swapaxes(0, 1).astype(dtype), first)
+    return states.swapaxes(0, 1).astype(inputs.dtype)
 
 
 def min_gru(
@@ -64,6 +65,7 @@ def min_gru(
     *,
     lengths: Array | None = None,
     reverse: bool = False,
+    tokens: Array | None = None,
 ) -> tuple[Array, Array]:
     """Run a minimal gated recurrent unit over whole sequences.
 
@@ -80,6 +82,7 @@ def min_gru(
         initial_state: [batch, hidden]; zeros if None.
         lengths: As in `simple_rnn`.
         reverse: As in `simple_rnn`.
+        tokens: As in `simple_rnn`.
 
     Returns:
         The outputs [batch, steps, hidden] and the final hidden state [batch, hidden].
@@ -97,29 +100,26 @@ def min_gru(
         numbers in (0, 1) can only vanish, as it should.
     """
     hidden = input_kernel.shape[-1] // 2
-    if inputs.ndim != 3 or not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise UserError(f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [batch, steps, features]")
-    expected = {"input_kernel": (input_kernel, (inputs.shape[2], 2 * hidden)), "bias": (bias, (2 * hidden,))}
+    batch = check_inputs(inputs, tokens)
+    expected = {"input_kernel": (input_kernel, (inputs.shape[-1], 2 * hidden)), "bias": (bias, (2 * hidden,))}
     if initial_state is not None:
-        expected["initial_state"] = (initial_state, (inputs.shape[0], hidden))
+        expected["initial_state"] = (initial_state, (batch, hidden))
     if lengths is not None:
-        expected["lengths"] = (lengths, (inputs.shape[0],))
+        expected["lengths"] = (lengths, (batch,))
     check_shapes(expected, f"inputs of shape {inputs.shape} and {hidden} hidden features")
     dtype = inputs.dtype
-    valid = None
-    if lengths is not None:
-        valid = valid_steps(lengths, inputs.shape[1])[:, :, None]
-        inputs = jnp.where(valid, inputs, jnp.zeros((), dtype))
     # The gate's numbers near 1 differ by less than bfloat16 holds, and decide how long a state lives.
     wide = jnp.promote_types(dtype, jnp.float32)
-    projected = jnp.einsum("btd,dg->btg", inputs, input_kernel.astype(dtype), preferred_element_type=wide)
-    gate, candidate = jnp.split(projected + bias.astype(wide)[None, None, :], 2, axis=-1)
+    projected, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, wide)
+    gate, candidate = jnp.split(projected, 2, axis=1)
     decay, update = jax.nn.sigmoid(-gate), jax.nn.sigmoid(gate) * candidate
     if valid is not None:
         decay, update = jnp.where(valid, decay, 1), jnp.where(valid, update, 0)
-    states = linear_recurrence(decay, update, initial_state, reverse=reverse).astype(dtype)
-    last = states[:, 0 if reverse else -1]
-    return states if valid is None else jnp.where(valid, states, jnp.zeros((), dtype)), last
+    first = jnp.zeros((hidden, batch), wide) if initial_state is None else initial_state.T.astype(wide)
+    states = _run(reverse, decay, update, first).astype(dtype)
+    last = states[0 if reverse else -1]
+    outputs = states if valid is None else jnp.where(valid, states, jnp.zeros((), dtype))
+    return outputs.transpose(2, 0, 1), last.T
 
 
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
@@ -140,25 +140,24 @@ def _states(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
 
 
 def states_by_loop(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
-    """Compute the states one after the other."""
+    """Compute the states one after the other, all arrays [steps, ...] but `first`."""
 
     def step(state: Array, xs: tuple[Array, Array]) -> tuple[Array, Array]:
         state = xs[0] * state + xs[1]
         return state, state
 
-    _, states = lax.scan(step, first, (decay.swapaxes(0, 1), inputs.swapaxes(0, 1)), reverse=reverse)
-    return states.swapaxes(0, 1)
+    return lax.scan(step, first, (decay, inputs), reverse=reverse)[1]
 
 
 def states_by_rounds(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
-    """Compute the states by composing the steps' maps h -> a h + b, in a logarithmic number of rounds."""
+    """Compute the same by composing the steps' maps h -> a h + b, in a logarithmic number of rounds."""
 
     def compose(early: tuple[Array, Array], late: tuple[Array, Array]) -> tuple[Array, Array]:
         return late[0] * early[0], late[0] * early[1] + late[1]
 
     start = -1 if reverse else 0
-    inputs = inputs.at[:, start].add(decay[:, start] * first)
-    return lax.associative_scan(compose, (decay, inputs), reverse=reverse, axis=1)[1]
+    inputs = inputs.at[start].add(decay[start] * first)
+    return lax.associative_scan(compose, (decay, inputs), reverse=reverse)[1]
 
 
 def _states_forward(reverse: bool, decay: Array, inputs: Array, first: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -168,16 +167,16 @@ def _states_forward(reverse: bool, decay: Array, inputs: Array, first: Array) ->
 
 def _states_backward(reverse: bool, residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
     decay, first, states = residuals
-    start = slice(-1, None) if reverse else slice(0, 1)
+    start, stop = (-1, 0) if reverse else (0, -1)
 
-    def shift(array: Array, edge: Array, later: bool) -> Array:
-        """Move steps by one, towards later or earlier ones, and put `edge` where one is missing."""
-        return jnp.concatenate([edge, array[:, :-1]] if later else [array[:, 1:], edge], axis=1)
+    def shift(array: Array, edge: Array, forward: bool) -> Array:
+        """Move the steps by one and put `edge` where one is missing."""
+        return jnp.concatenate([edge[None], array[:-1]] if forward else [array[1:], edge[None]])
 
-    next_decay = shift(decay, jnp.zeros_like(decay[:, :1]), later=reverse)
-    before = shift(states, first[:, None], later=not reverse)
+    next_decay = shift(decay, jnp.zeros_like(decay[stop]), forward=reverse)
+    before = shift(states, first, forward=not reverse)
     dinputs: Any = _states(not reverse, next_decay, gradient, jnp.zeros_like(first))
-    return dinputs * before, dinputs, (decay[:, start] * dinputs[:, start])[:, 0]
+    return dinputs * before, dinputs, decay[start] * dinputs[start]
 
 
 _states.defvjp(_states_forward, _states_backward)

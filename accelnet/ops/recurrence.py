@@ -25,6 +25,7 @@ def simple_rnn(
     *,
     lengths: Array | None = None,
     reverse: bool = False,
+    tokens: Array | None = None,
 ) -> tuple[Array, Array]:
     """Run a simple (Elman) recurrent layer over whole sequences.
 
@@ -40,6 +41,8 @@ def simple_rnn(
             `lengths[i]` on, sequence i's state stays as it is and its outputs are zero; what the inputs hold
             there, NaN included, changes neither a value nor a gradient.
         reverse: Run from the last valid step of each sequence to the first. Outputs keep the inputs' order.
+        tokens: int [batch, steps] below the number of symbols, or None. With tokens, `inputs` is a table
+            [symbols, features] whose rows the steps read; only the table is multiplied by W, not every step's row.
 
     Returns:
         The outputs [batch, steps, hidden] and the final hidden state [batch, hidden].
@@ -56,7 +59,9 @@ def simple_rnn(
     Source: Elman (1990), Finding structure in time; the backward rule: original.
     """
     states = None if initial_state is None else (initial_state,)
-    outputs, (hidden,) = _run(SIMPLE, inputs, input_kernel, recurrent_kernel, bias, None, states, lengths, reverse)
+    outputs, (hidden,) = _run(
+        SIMPLE, inputs, input_kernel, recurrent_kernel, bias, None, states, lengths, reverse, tokens
+    )
     return outputs, hidden
 
 
@@ -69,6 +74,7 @@ def lstm(
     *,
     lengths: Array | None = None,
     reverse: bool = False,
+    tokens: Array | None = None,
 ) -> tuple[Array, tuple[Array, Array]]:
     """Run a long short-term memory layer over whole sequences.
 
@@ -87,6 +93,7 @@ def lstm(
         initial_state: (h, c), each [batch, hidden]; zeros if None.
         lengths: As in `simple_rnn`.
         reverse: As in `simple_rnn`.
+        tokens: As in `simple_rnn`.
 
     Returns:
         The outputs [batch, steps, hidden] and the final (h, c), each [batch, hidden].
@@ -105,10 +112,10 @@ def lstm(
         (2000); the backward rule: original.
     """
     arguments = inputs, input_kernel, recurrent_kernel, bias
-    if lengths is None and cudnn.fits(inputs.dtype):
-        _check(LSTM, *arguments, initial_state, lengths)
+    if lengths is None and tokens is None and cudnn.fits(inputs.dtype):
+        _check(LSTM, *arguments, initial_state, lengths, tokens)
         return _lstm_of_cudnn(*arguments, initial_state, reverse)
-    outputs, (hidden, memory) = _run(LSTM, *arguments, None, initial_state, lengths, reverse)
+    outputs, (hidden, memory) = _run(LSTM, *arguments, None, initial_state, lengths, reverse, tokens)
     return outputs, (hidden, memory)
 
 
@@ -122,6 +129,7 @@ def gru(
     *,
     lengths: Array | None = None,
     reverse: bool = False,
+    tokens: Array | None = None,
 ) -> tuple[Array, Array]:
     """Run a gated recurrent unit layer over whole sequences.
 
@@ -141,6 +149,7 @@ def gru(
         initial_state: [batch, hidden]; zeros if None.
         lengths: As in `simple_rnn`.
         reverse: As in `simple_rnn`.
+        tokens: As in `simple_rnn`.
 
     Returns:
         The outputs [batch, steps, hidden] and the final hidden state [batch, hidden].
@@ -165,7 +174,7 @@ def gru(
             )
         recurrent_bias = jnp.pad(recurrent_bias, (2 * hidden, 0))
     outputs, (hidden,) = _run(
-        GRU, inputs, input_kernel, recurrent_kernel, bias, recurrent_bias, states, lengths, reverse
+        GRU, inputs, input_kernel, recurrent_kernel, bias, recurrent_bias, states, lengths, reverse, tokens
     )
     return outputs, hidden
 
@@ -199,7 +208,7 @@ def _lstm_of_cudnn(
     def plain(operands: cudnn.Operands) -> cudnn.Results:
         inputs, hidden, memory, input_kernel, recurrent_kernel, bias = operands
         arguments = inputs, input_kernel, recurrent_kernel, bias
-        outputs, (hidden, memory) = _run(LSTM, *arguments, None, (hidden, memory), None, False)
+        outputs, (hidden, memory) = _run(LSTM, *arguments, None, (hidden, memory), None, False, None)
         return outputs, hidden, memory
 
     if states is None:
@@ -227,6 +236,39 @@ def check_shapes(expected: dict[str, tuple[Array, tuple[int, ...]]], context: st
             raise UserError(f"lengths are {array.dtype}, expected integers: the number of valid steps per sequence")
 
 
+def project(
+    inputs: Array, kernel: Array, bias: Array, lengths: Array | None, tokens: Array | None, dtype: Any
+) -> tuple[Array, Array | None]:
+    """Multiply all steps' inputs, or the table that they read, by the kernel, in one product.
+
+    Args:
+        inputs: [batch, steps, features], or with tokens [symbols, features].
+        kernel: [features, width], in the inputs' dtype.
+        bias: [width].
+        lengths: int [batch], or None.
+        tokens: int [batch, steps], or None.
+        dtype: of the sums and the projections.
+
+    Returns:
+        The projections [steps, width, batch], and bool [steps, 1, batch] that marks the valid steps, or None. What
+        inputs and tokens hold at the others changes no gradient.
+    """
+    num_steps = inputs.shape[1] if tokens is None else tokens.shape[1]
+    steps = None if lengths is None else valid_steps(lengths, num_steps)
+    if tokens is None:
+        if steps is not None:
+            # Before the product: NaN in the padding times a zero cotangent is NaN in the kernel's gradient.
+            inputs = jnp.where(steps[:, :, None], inputs, jnp.zeros((), inputs.dtype))
+        projected = jnp.einsum("btd,dg->tgb", inputs, kernel, preferred_element_type=dtype)
+        projected = projected + bias.astype(dtype)[None, :, None]
+    else:
+        if steps is not None:
+            tokens = jnp.where(steps, tokens, 0)
+        table = jnp.matmul(inputs, kernel, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
+        projected = jnp.take(table, tokens.T, axis=0).transpose(0, 2, 1)
+    return projected, None if steps is None else steps.T[:, None, :]
+
+
 def _run(
     cell: Cell,
     inputs: Array,
@@ -237,23 +279,17 @@ def _run(
     states: tuple[Array, ...] | None,
     lengths: Array | None,
     reverse: bool,
+    tokens: Array | None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    _check(cell, inputs, input_kernel, recurrent_kernel, bias, states, lengths)
-    batch, num_steps, _ = inputs.shape
+    _check(cell, inputs, input_kernel, recurrent_kernel, bias, states, lengths, tokens)
     dtype = inputs.dtype
-    valid = None
-    if lengths is not None:
-        steps = valid_steps(lengths, num_steps)
-        # Before the product: NaN in the padding times a zero cotangent is NaN in the kernel's gradient.
-        inputs = jnp.where(steps[:, :, None], inputs, jnp.zeros((), dtype))
-        valid = steps.T[:, None, :]
+    batch = (inputs if tokens is None else tokens).shape[0]
     if states is None:
         states = (jnp.zeros((batch, recurrent_kernel.shape[0]), dtype),) * cell.num_states
     memory_dtype = jnp.promote_types(dtype, jnp.float32)
     hidden, *memory = (state.T for state in states)
     first = (hidden.astype(dtype), *(state.astype(memory_dtype) for state in memory))
-    projected = jnp.einsum("btd,dg->tgb", inputs, input_kernel.astype(dtype))
-    projected = projected + bias.astype(dtype)[None, :, None]
+    projected, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)
     if recurrent_bias is not None:
         recurrent_bias = recurrent_bias.astype(dtype)
     scanned: Any = scan_cell(cell, reverse, projected, recurrent_kernel.astype(dtype), recurrent_bias, first, valid)
@@ -261,6 +297,33 @@ def _run(
     if valid is not None:
         hiddens = jnp.where(valid, hiddens, jnp.zeros((), dtype))
     return hiddens.transpose(2, 0, 1), tuple(state.T.astype(dtype) for state in last)
+
+
+def check_inputs(inputs: Array, tokens: Array | None) -> int:
+    """Check the inputs of a recurrent layer and return the size of the batch.
+
+    Args:
+        inputs: [batch, steps, features], or with tokens [symbols, features].
+        tokens: [batch, steps], or None.
+
+    Raises:
+        UserError: If one has the wrong number of axes or the wrong kind of dtype.
+    """
+    if tokens is not None:
+        if tokens.ndim != 2 or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise UserError(f"tokens are {tokens.dtype}{list(tokens.shape)}, expected integers [batch, steps]")
+        if inputs.ndim != 2 or not jnp.issubdtype(inputs.dtype, jnp.floating):
+            raise UserError(
+                f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [symbols, features]: "
+                "with tokens, the inputs are the table whose rows they name"
+            )
+        return tokens.shape[0]
+    if inputs.ndim != 3 or not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise UserError(
+            f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [batch, steps, features]: "
+            "add the missing axis, or cast or embed the inputs first"
+        )
+    return inputs.shape[0]
 
 
 def _check(
@@ -271,23 +334,20 @@ def _check(
     bias: Array,
     states: tuple[Array, ...] | None,
     lengths: Array | None,
+    tokens: Array | None,
 ) -> None:
-    if inputs.ndim != 3 or not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise UserError(
-            f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [batch, steps, features]: "
-            "add the missing axis, or cast or embed the inputs first"
-        )
+    batch = check_inputs(inputs, tokens)
     hidden = recurrent_kernel.shape[0]
     width = cell.num_gates * hidden
     expected = {
         "recurrent_kernel": (recurrent_kernel, (hidden, width)),
-        "input_kernel": (input_kernel, (inputs.shape[2], width)),
+        "input_kernel": (input_kernel, (inputs.shape[-1], width)),
         "bias": (bias, (width,)),
     }
     if states is not None:
         if len(states) != cell.num_states:
             raise UserError(f"initial_state has {len(states)} arrays, expected {cell.num_states}")
-        expected |= {f"initial_state[{n}]": (state, (inputs.shape[0], hidden)) for n, state in enumerate(states)}
+        expected |= {f"initial_state[{n}]": (state, (batch, hidden)) for n, state in enumerate(states)}
     if lengths is not None:
-        expected["lengths"] = (lengths, (inputs.shape[0],))
+        expected["lengths"] = (lengths, (batch,))
     check_shapes(expected, f"inputs of shape {inputs.shape} and {cell.num_gates} gate(s) of {hidden} hidden features")

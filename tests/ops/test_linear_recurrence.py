@@ -31,6 +31,15 @@ def make_layer(seed=0):
     }
 
 
+def batch_first(states):
+    """One of the two ways, which have the steps in front, as a function of arrays with the batch in front."""
+
+    def run(decay, inputs, first, reverse=False):
+        return states(reverse, decay.swapaxes(0, 1), inputs.swapaxes(0, 1), first).swapaxes(0, 1)
+
+    return run
+
+
 def oracle(decay, inputs, state, reverse):
     decay, inputs, state = (np.asarray(array, np.float64) for array in (decay, inputs, state))
     states = np.zeros_like(inputs)
@@ -50,7 +59,7 @@ def weigh(array):
 def test_states_equal_a_loop_in_numpy(reverse, steps):
     operands = make_operands(steps)
     expected = oracle(*operands, reverse)
-    for states in (linear_recurrence(*operands, reverse=reverse), states_by_rounds(reverse, *operands)):
+    for states in (linear_recurrence(*operands, reverse=reverse), batch_first(states_by_rounds)(*operands, reverse)):
         np.testing.assert_allclose(states, expected, rtol=1e-5, atol=1e-6)  # a few float32 roundings
 
 
@@ -61,8 +70,8 @@ def test_the_gradient_is_that_of_the_loop(reverse):
         jax.jit(jax.grad(lambda *args, f=f: weigh(f(*args)), argnums=(0, 1, 2)))(*operands)
         for f in (
             functools.partial(linear_recurrence, reverse=reverse),
-            functools.partial(states_by_loop, reverse),
-            functools.partial(states_by_rounds, reverse),
+            functools.partial(batch_first(states_by_loop), reverse=reverse),
+            functools.partial(batch_first(states_by_rounds), reverse=reverse),
         )
     )
     for ours, theirs, others in zip(found, expected, by_rounds, strict=True):
@@ -77,7 +86,7 @@ def test_the_second_derivative_exists():
         return weigh(jax.grad(lambda decay: weigh(function(decay, *operands[1:]) ** 2))(decay))
 
     found = jax.jit(jax.grad(functools.partial(slope, linear_recurrence)))(operands[0])
-    expected = jax.jit(jax.grad(functools.partial(slope, functools.partial(states_by_loop, False))))(operands[0])
+    expected = jax.jit(jax.grad(functools.partial(slope, batch_first(states_by_loop))))(operands[0])
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)  # large sums of products
 
 

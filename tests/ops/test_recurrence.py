@@ -257,6 +257,30 @@ def test_wide_weights_do_not_widen_bfloat16_inputs(cell):
     assert outputs.dtype == jnp.bfloat16
 
 
+@cells
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+def test_tokens_read_rows_of_the_inputs_and_those_of_the_padding_change_nothing(cell, lengths):
+    a = make_arrays(cell)
+    table = jax.random.normal(jax.random.key(1), (7, FEATURES))
+    tokens = jax.random.randint(jax.random.key(2), (BATCH, STEPS), 0, 7)
+    function = {"simple": simple_rnn, "lstm": lstm, "gru": gru}[cell]
+
+    def loss(arrays, tokens, gathered):
+        inputs, options = (arrays["inputs"][tokens], {}) if gathered else (arrays["inputs"], {"tokens": tokens})
+        results = function(**(arrays | {"inputs": inputs}), lengths=lengths, **options)
+        return scalar(results), results
+
+    step = jax.jit(jax.grad(loss, has_aux=True), static_argnums=2)
+    arrays = a | {"inputs": table}
+    gradient, results = step(arrays, tokens, False)
+    theirs, expected = step(arrays, tokens, True)
+    assert_close(results, expected)
+    assert_close(gradient, theirs, rtol=1e-4, atol=1e-5)  # gradients sum over all steps and sequences
+    if lengths is not None:
+        padding = jnp.arange(STEPS)[None, :] >= LENGTHS[:, None]
+        assert_equal(step(arrays, jnp.where(padding, 1000, tokens), False), (gradient, results))
+
+
 def test_all_input_projections_are_one_product_and_so_is_the_kernels_gradient():
     a = make_arrays("lstm")
     jaxpr = jax.make_jaxpr(jax.grad(lambda a: scalar(lstm(**a))))(a).jaxpr
@@ -277,6 +301,8 @@ def test_all_input_projections_are_one_product_and_so_is_the_kernels_gradient():
         ({"initial_state": (jnp.zeros((4, 5)), jnp.zeros((1, 5)))}, "initial_state.1. has shape"),
         ({"lengths": jnp.zeros(3, jnp.int32)}, "lengths has shape"),
         ({"lengths": jnp.zeros(4)}, "expected integers"),
+        ({"tokens": jnp.zeros((4, 6))}, "tokens are float32"),
+        ({"tokens": jnp.zeros((4, 6), jnp.int32)}, "expected floats .symbols, features."),
     ],
 )
 def test_bad_arguments_are_named(change, message):
