@@ -111,15 +111,15 @@ def min_gru(
     # The gate's numbers near 1 differ by less than bfloat16 holds, and decide how long a state lives.
     wide = jnp.promote_types(dtype, jnp.float32)
     projected, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, wide)
-    gate, candidate = jnp.split(projected, 2, axis=1)
+    gate, candidate = jnp.split(projected, 2, axis=-1)
     decay, update = jax.nn.sigmoid(-gate), jax.nn.sigmoid(gate) * candidate
     if valid is not None:
         decay, update = jnp.where(valid, decay, 1), jnp.where(valid, update, 0)
-    first = jnp.zeros((hidden, batch), wide) if initial_state is None else initial_state.T.astype(wide)
+    first = jnp.zeros((batch, hidden), wide) if initial_state is None else initial_state.astype(wide)
     states = _run(reverse, decay, update, first).astype(dtype)
     last = states[0 if reverse else -1]
     outputs = states if valid is None else jnp.where(valid, states, jnp.zeros((), dtype))
-    return outputs.transpose(2, 0, 1), last.T
+    return outputs.swapaxes(0, 1), last
 
 
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.

@@ -250,7 +250,7 @@ def project(
         dtype: of the sums and the projections.
 
     Returns:
-        The projections [steps, width, batch], and bool [steps, 1, batch] that marks the valid steps, or None. What
+        The projections [steps, batch, width], and bool [steps, batch, 1] that marks the valid steps, or None. What
         inputs and tokens hold at the others changes no gradient.
     """
     num_steps = inputs.shape[1] if tokens is None else tokens.shape[1]
@@ -259,14 +259,16 @@ def project(
         if steps is not None:
             # Before the product: NaN in the padding times a zero cotangent is NaN in the kernel's gradient.
             inputs = jnp.where(steps[:, :, None], inputs, jnp.zeros((), inputs.dtype))
-        projected = jnp.einsum("btd,dg->tgb", inputs, kernel, preferred_element_type=dtype)
-        projected = projected + bias.astype(dtype)[None, :, None]
+        # Transposed while they are narrow, and one axis contracted in the kernel's gradient, not two.
+        rows = inputs.swapaxes(0, 1).reshape(-1, inputs.shape[2])
+        projected = jnp.matmul(rows, kernel, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
+        projected = projected.reshape(num_steps, inputs.shape[0], -1)
     else:
         if steps is not None:
             tokens = jnp.where(steps, tokens, 0)
         table = jnp.matmul(inputs, kernel, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
-        projected = jnp.take(table, tokens.T, axis=0).transpose(0, 2, 1)
-    return projected, None if steps is None else steps.T[:, None, :]
+        projected = jnp.take(table, tokens.T, axis=0)
+    return projected, None if steps is None else steps.T[:, :, None]
 
 
 def _run(
@@ -287,7 +289,7 @@ def _run(
     if states is None:
         states = (jnp.zeros((batch, recurrent_kernel.shape[0]), dtype),) * cell.num_states
     memory_dtype = jnp.promote_types(dtype, jnp.float32)
-    hidden, *memory = (state.T for state in states)
+    hidden, *memory = states
     first = (hidden.astype(dtype), *(state.astype(memory_dtype) for state in memory))
     projected, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)
     if recurrent_bias is not None:
@@ -296,7 +298,7 @@ def _run(
     hiddens, last = scanned
     if valid is not None:
         hiddens = jnp.where(valid, hiddens, jnp.zeros((), dtype))
-    return hiddens.transpose(2, 0, 1), tuple(state.T.astype(dtype) for state in last)
+    return hiddens.swapaxes(0, 1), tuple(state.astype(dtype) for state in last)
 
 
 def check_inputs(inputs: Array, tokens: Array | None) -> int:
