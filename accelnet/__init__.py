@@ -5,6 +5,7 @@ from accelnet import models as models
 from accelnet import objectives as objectives
 from accelnet import ops as ops
 from accelnet import optim as optim
+from accelnet.allocator import keep_freed_memory as keep_freed_memory
 from accelnet.cli import main as main
 from accelnet.errors import DivergenceError as DivergenceError
 from accelnet.errors import UserError as UserError

@@ -16,6 +16,7 @@ _CORE = {"errors", "ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
+    "allocator": set(),
     "ops": {"errors"},
     "models": {"errors", "ops"},
     "optim": {"errors", "ops"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "planning": _TRAINING,
     "choosing": _TRAINING,
     "cli": _TRAINING | {"planning", "choosing"},
-    "__init__": _TRAINING | {"planning", "choosing", "cli"},
+    "__init__": _TRAINING | {"allocator", "planning", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
