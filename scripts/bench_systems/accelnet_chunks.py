@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from bench_systems.cases import Arrays, Case, forward_loss
-from bench_systems.system import System, timed
 from flax.traverse_util import flatten_dict
 
 import accelnet as an
 from accelnet.training.loop import _prepare
 from accelnet.training.step import make_train_step
+from bench_systems.cases import Arrays, Case, forward_loss
+from bench_systems.system import System, timed
 
 _OBJECTIVES = {
     "softmax": an.objectives.softmax_cross_entropy,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+
 from bench_systems import layers as describe
 
 NUM_BATCHES = 32

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
+
 from bench_systems import layers as describe
 from bench_systems.cases import Arrays, Case, forward_loss
 from bench_systems.system import System, timed
-from flax import nnx
 
 
 class _RecurrentLinear(nnx.Module):

@@ -13,6 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+
 from bench_systems import layers as describe
 from bench_systems.cases import Arrays, Case, forward_loss
 from bench_systems.system import System, timed

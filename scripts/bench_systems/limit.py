@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from bench_systems.accelnet_chunks import initial_state, make_experiment
-from bench_systems.cases import Arrays, Case
-from bench_systems.system import System
 from jax import Array, lax
 from jax.interpreters import partial_eval
 
 from accelnet.ops.flops import Product, count_jaxpr_flops
 from accelnet.training.step import make_gradient
+from bench_systems.accelnet_chunks import initial_state, make_experiment
+from bench_systems.cases import Arrays, Case
+from bench_systems.system import System
 
 # Smaller products are no more than a call, and a loop around them measures the loop.
 _SMALLEST_FLOPS = 10_000

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
+
 from bench_systems import layers as describe
 from bench_systems.cases import Arrays, Case, forward_loss
 from bench_systems.system import System, timed
-from torch import Tensor, nn
 
 
 class _Average(nn.Module):

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "scripts"))
 
 import bench  # noqa: E402
+
 from bench_systems import accelnet_chunks, cases, comparison, flax_loop, rounds  # noqa: E402
 
 
