@@ -3,8 +3,8 @@
 python scripts/bench_profile.py char_lstm [--steps 20] [--top 25]
 
 Takes a case of scripts/bench.py, traces compiled steps with JAX's profiler, and prints milliseconds per step by kind of
-operation and for the longest ones. Operations that hand work to other threads are shown from call to return, which
-for some products is before they are done: "waiting" is the rest.
+operation and for the longest ones. What two threads do at a time counts twice, so the sum is more than the step.
+Some products are shown from call to return, which is before they are done: "waiting" has a part of the rest.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def operations(text: str) -> dict[str, tuple[str, str]]:
     found = {}
     for name, shape, opcode, rest in re.findall(r"%(\S+) = (\S+) ([\w-]+)\((.*)", text):
         kind = opcode
-        if opcode == "dot" or "__ynn_fusion" in rest:
+        traced_as = re.search(r'op_name="([^"]*)"', rest)
+        is_reduction = traced_as is not None and "reduce" in traced_as[1].rsplit("/", 1)[-1]
+        if opcode == "dot" or ("__ynn_fusion" in rest and not is_reduction):
             kind = "products"
         elif opcode == "fusion":
             kind = "elementwise and reductions"

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,23 +170,3 @@ def test_a_mistake_is_told_in_one_message(options, words):
 def test_images_of_another_shape_are_told_in_one_message():
     with pytest.raises(UserError, match=r"images have shape \(4, 8, 8, 3\)"):
         build()(images(shape=(8, 8, 3)))
-
-
-def test_pooling_in_front_of_the_relu_changes_no_bit_of_the_outputs_and_gradients():
-    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
-
-    def run(activation):
-        model = CNN((8, 8, 1), (4, 8), 3, activation=activation, rngs=nnx.Rngs(0))
-        graphdef, params = nnx.split(model)
-
-        def loss(params, images):
-            outputs = nnx.merge(graphdef, params, copy=True)(images)
-            return (
-                outputs * jnp.sin(jnp.arange(outputs.size, dtype=jnp.float32)).reshape(outputs.shape)
-            ).sum(), outputs
-
-        gradients, outputs = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, images)
-        return outputs, jax.tree.leaves(gradients)
-
-    # Another function than nnx.relu is applied in front of the pooling.
-    jax.tree.map(np.testing.assert_array_equal, run(nnx.relu), run(functools.partial(nnx.relu)))
