@@ -1,6 +1,6 @@
-"""Record what PyTorch's LSTM and GRU compute: `python tests/ops/record_pytorch.py` writes pytorch_recurrence.npz.
+"""Record what PyTorch's LSTM and GRU compute: `python scripts/record_pytorch.py`.
 
-The tests compare with the file, so that they need no PyTorch.
+It writes tests/ops/pytorch_recurrence.npz, with which the tests compare, so that they need no PyTorch.
 """
 
 from pathlib import Path
@@ -45,4 +45,6 @@ if __name__ == "__main__":
         for kind, lengths in (("full", None), ("ragged", LENGTHS))
         for array, value in record(name, lengths).items()
     }
-    np.savez_compressed(Path(__file__).with_name("pytorch_recurrence.npz"), lengths=np.array(LENGTHS), **recorded)
+    np.savez_compressed(
+        Path(__file__).parents[1] / "tests/ops/pytorch_recurrence.npz", lengths=np.array(LENGTHS), **recorded
+    )
