@@ -1,4 +1,4 @@
-"""LSTM and GRU against what PyTorch computed (scripts/record_pytorch.py), weights mapped, both directions, unequal lengths."""
+"""LSTM and GRU against PyTorch (scripts/record_pytorch.py), weights mapped, both directions, unequal lengths."""
 
 from pathlib import Path
 
