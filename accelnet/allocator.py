@@ -27,8 +27,10 @@ def keep_freed_memory() -> bool:
         settings (GLIBC_TUNABLES, MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_) says otherwise.
 
     Example:
-        >>> keep_freed_memory() in (True, False)
-        True
+        >>> from unittest import mock
+        >>> with mock.patch.dict(os.environ, ACCELNET_MALLOC="system"):
+        ...     keep_freed_memory()
+        False
 
     Source: mallopt(3).
     """

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from accelnet.errors import UserError
 from accelnet.ops.recurrence import check_inputs, check_shapes, project
 
 
@@ -44,9 +43,7 @@ def linear_recurrence(
 
     Source: Blelloch, Prefix Sums and Their Applications (1990), section 1.4; the gradient: original.
     """
-    if inputs.ndim != 3 or not jnp.issubdtype(inputs.dtype, jnp.floating):
-        raise UserError(f"inputs are {inputs.dtype}{list(inputs.shape)}, expected floats [batch, steps, features]")
-    batch, _, features = inputs.shape
+    batch, features = check_inputs(inputs, None), inputs.shape[-1]
     expected = {"decay": (decay, inputs.shape)}
     if initial_state is not None:
         expected["initial_state"] = (initial_state, (batch, features))

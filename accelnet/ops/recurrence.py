@@ -112,9 +112,10 @@ def lstm(
         (2000); the backward rule: original.
     """
     arguments = inputs, input_kernel, recurrent_kernel, bias
-    if lengths is None and tokens is None and cudnn.fits(inputs.dtype):
+    if lengths is None and cudnn.fits(inputs.dtype):
         _check(LSTM, *arguments, initial_state, lengths, tokens)
-        return _lstm_of_cudnn(*arguments, initial_state, reverse)
+        rows = inputs if tokens is None else jnp.take(inputs, tokens, axis=0)
+        return _lstm_of_cudnn(rows, *arguments[1:], initial_state, reverse)
     outputs, (hidden, memory) = _run(LSTM, *arguments, None, initial_state, lengths, reverse, tokens)
     return outputs, (hidden, memory)
 

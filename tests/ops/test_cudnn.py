@@ -106,6 +106,25 @@ def test_vmap_and_second_derivatives_take_the_plain_one(gpu, monkeypatch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), results, expected)
 
 
+def test_tokens_reach_the_kernel_as_the_rows_that_they_read(kernel, monkeypatch):
+    tokens = jax.random.randint(jax.random.key(1), (BATCH, STEPS), 0, 7)
+    arguments = make_arguments() | {"inputs": jax.random.normal(jax.random.key(2), (7, FEATURES))}
+
+    def step(arguments):
+        # Another function each time, which jit has not traced yet.
+        return jax.jit(jax.value_and_grad(lambda a: loss(a, tokens=tokens)))(arguments)
+
+    calls = []
+    forward = rnn.lstm_fwd
+    monkeypatch.setattr(rnn, "lstm_fwd", lambda *a, **options: calls.append(a) or forward(*a, **options))
+    value, gradient = step(arguments)
+    assert calls
+    monkeypatch.undo()
+    expected, theirs = step(arguments)
+    np.testing.assert_allclose(value, expected, **CLOSE)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradient, theirs)
+
+
 @pytest.mark.parametrize("change", [{"lengths": jnp.array([5, 1, 3])}, {"dtype": jnp.bfloat16}])
 def test_lengths_and_short_floats_take_the_plain_one(gpu, change):
     arguments = make_arguments()
