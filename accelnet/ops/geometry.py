@@ -48,14 +48,17 @@ def transposed_kernels(rhs: Array, groups: int) -> Array:
     return jnp.moveaxis(mirrored, -1, -3).swapaxes(-1, -2).reshape(*taps, features // groups, groups * width)
 
 
-def views(lhs: Array, starts: Sequence[Sequence[int]], sizes: Sequence[int], strides: Sequence[int]) -> list[Array]:
-    """Return, for every start, the pixels start, start + stride, ... of each spatial axis, zeros beyond the image.
+def views(
+    lhs: Array, starts: Sequence[Sequence[int]], sizes: Sequence[int], strides: Sequence[int], fill: float = 0.0
+) -> list[Array]:
+    """Return, for every start, the pixels start, start + stride, ... of each spatial axis.
 
     Args:
         lhs: images [N, spatial..., C].
         starts: for each view one integer per spatial axis; may lie before or behind the image.
         sizes: number of pixels of the views per spatial axis.
         strides: step between them per spatial axis.
+        fill: what lies beyond the image.
 
     Returns:
         Arrays [N, *sizes, C].
@@ -71,7 +74,7 @@ def views(lhs: Array, starts: Sequence[Sequence[int]], sizes: Sequence[int], str
         end = max(start[axis] for start in starts) + (size - 1) * stride + 1
         lows.append(low)
         pads.append((-low, end - lhs.shape[axis + 1], 0))
-    padded = lax.pad(lhs, jnp.zeros((), lhs.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
+    padded = lax.pad(lhs, jnp.asarray(fill, lhs.dtype), [(0, 0, 0), *pads, (0, 0, 0)])
     cut = []
     for start in starts:
         offsets = [s - low for s, low in zip(start, lows, strict=True)]

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from accelnet.ops.geometry import views
+
 Padding = str | Sequence[tuple[int, int]]
 
 
@@ -124,14 +126,12 @@ class _Windows(NamedTuple):
 
     def views(self, inputs: Array, fill: float) -> list[Array]:
         """Return, for every pixel of a window in row-major order, that pixel of all windows."""
-        config = [(0, 0, 0)] * self.first + [(low, high, 0) for low, high in self.pads] + [(0, 0, 0)]
-        padded = lax.pad(inputs, jnp.asarray(fill, inputs.dtype), config)
-        cut = []
-        for start in np.ndindex(*self.window):
-            spans = zip(start, self.outputs, self.strides, strict=True)
-            index = [slice(first, first + (n - 1) * step + 1, step) for first, n, step in spans]
-            cut.append(padded[(*(slice(None),) * self.first, *index)])
-        return cut
+        lows = [low for low, _ in self.pads]
+        starts = [[t - low for t, low in zip(tap, lows, strict=True)] for tap in np.ndindex(*self.window)]
+        batch = inputs.shape[: self.first]
+        images = inputs.reshape(math.prod(batch), *inputs.shape[self.first :])
+        cut = views(images, starts, self.outputs, self.strides, fill)
+        return [view.reshape(*batch, *view.shape[1:]) for view in cut]
 
     def place(self, view: Array, start: tuple[int, ...], shape: tuple[int, ...]) -> Array:
         """Undo one of `views`: put its pixels where they came from, in zeros of this shape."""
