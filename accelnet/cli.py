@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment
@@ -34,6 +34,19 @@ class TrainOptions:
     """Print the result as the last line of standard output, as one JSON object."""
     quiet: bool = False
     """Show no progress."""
+
+
+@dataclass(frozen=True)
+class DeviceOptions:
+    """Which devices compute."""
+
+    mesh: str | None = None
+    """The devices as a grid: data=8 cuts batches, fsdp=8 weights too, model=2 layers; data=2,fsdp=4 combines; auto
+    takes all. None: all accelerators, or one CPU device."""
+    strategy: Literal["jit", "pmap"] = "jit"
+    """One program that XLA partitions, or one that is replicated on every device."""
+    cpu_devices: int | None = None
+    """Compute on the CPU, as if it were so many devices."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +103,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 def _run(experiment: ExperimentFunction, args: list[str], after_train: Callable[[Any], None] | None) -> None:
     config_type = _config_type(experiment)
-    verb, config, options = _parse(experiment, config_type, config_type(), args)
+    verb, config, options, devices = _parse(experiment, config_type, config_type(), args)
     if verb == "train" and options.resume and options.workdir is None:
         raise UserError("--resume needs --workdir, the directory of the run to go on with")
     if verb == "train" and options.resume:
@@ -99,13 +112,28 @@ def _run(experiment: ExperimentFunction, args: list[str], after_train: Callable[
         stored = read_config(options.workdir)
         if stored is not None:
             # The run's own settings are the defaults now; flags that are given still count.
-            verb, config, options = _parse(experiment, config_type, config_from_json(config_type, stored), args)
+            verb, config, options, devices = _parse(
+                experiment, config_type, config_from_json(config_type, stored), args
+            )
+    _set_up(devices)
     if verb == "train":
-        _train(named(experiment, config), options, after_train)
+        _train(named(experiment, config), options, devices, after_train)
     elif verb == "evaluate":
-        _evaluate(experiment, config_type, options)
+        _evaluate(experiment, config_type, options, devices)
     else:
-        _summary(named(experiment, config))
+        _summary(named(experiment, config), devices)
+
+
+def _set_up(devices: DeviceOptions) -> None:
+    """Choose the platform, before anything touches a device."""
+    if devices.cpu_devices is None:
+        return
+    if devices.cpu_devices < 1:
+        raise UserError(f"--cpu-devices is {devices.cpu_devices}, expected at least 1")
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices.cpu_devices)
 
 
 def named(experiment: ExperimentFunction, config: Any) -> Experiment:
@@ -128,23 +156,27 @@ def _config_type(experiment: ExperimentFunction) -> type:
     return typing.cast(type, kinds[0])
 
 
-def _parse(experiment: ExperimentFunction, config_type: type, default: Any, args: list[str]) -> tuple[str, Any, Any]:
+def _parse(
+    experiment: ExperimentFunction, config_type: type, default: Any, args: list[str]
+) -> tuple[str, Any, Any, Any]:
     import tyro
 
-    def train(config: Any = default, options: TrainOptions = TrainOptions()) -> Any:
-        return "train", config, options
+    def train(
+        config: Any = default, options: TrainOptions = TrainOptions(), devices: DeviceOptions = DeviceOptions()
+    ) -> Any:
+        return "train", config, options, devices
 
-    def evaluate(options: EvaluateOptions) -> Any:
-        return "evaluate", None, options
+    def evaluate(options: EvaluateOptions, devices: DeviceOptions = DeviceOptions()) -> Any:
+        return "evaluate", None, options, devices
 
-    def summary(config: Any = default) -> Any:
-        return "summary", config, None
+    def summary(config: Any = default, devices: DeviceOptions = DeviceOptions()) -> Any:
+        return "summary", config, None, devices
 
     for function in (train, summary):
         function.__annotations__["config"] = config_type
     train.__doc__ = "Train, and evaluate at the end."
     evaluate.__doc__ = "Evaluate the weights of a run on every split."
-    summary.__doc__ = "Show layers, shapes, parameters and FLOPs."
+    summary.__doc__ = "Show layers, shapes, parameters and FLOPs; with --mesh also what lies where."
     module_doc = sys.modules[experiment.__module__].__doc__ if experiment.__module__ in sys.modules else None
     return tyro.extras.subcommand_cli_from_dict(
         {"train": train, "evaluate": evaluate, "summary": summary},
@@ -179,7 +211,12 @@ def _from_json(kind: Any, value: Any) -> Any:
     return value
 
 
-def _train(experiment: Experiment, options: TrainOptions, after_train: Callable[[Any], None] | None) -> None:
+def _train(
+    experiment: Experiment,
+    options: TrainOptions,
+    devices: DeviceOptions,
+    after_train: Callable[[Any], None] | None,
+) -> None:
     from accelnet.training.loop import fit
     from accelnet.training.result import result_line
 
@@ -189,6 +226,8 @@ def _train(experiment: Experiment, options: TrainOptions, after_train: Callable[
         resume=options.resume,
         allow_change=options.allow_change,
         progress=not options.quiet,
+        mesh=devices.mesh,
+        strategy=devices.strategy,
     )
     timing = run.result["timing"]
     _print_metrics(run.metrics)
@@ -202,7 +241,9 @@ def _train(experiment: Experiment, options: TrainOptions, after_train: Callable[
         print(result_line(run.result))
 
 
-def _evaluate(experiment: ExperimentFunction, config_type: type, options: EvaluateOptions) -> None:
+def _evaluate(
+    experiment: ExperimentFunction, config_type: type, options: EvaluateOptions, devices: DeviceOptions
+) -> None:
     from accelnet.training.loop import evaluate
     from accelnet.training.workdir import read_config
 
@@ -210,18 +251,29 @@ def _evaluate(experiment: ExperimentFunction, config_type: type, options: Evalua
     if stored is None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
     made = named(experiment, config_from_json(config_type, stored))
-    step, metrics = evaluate(made, options.workdir, best=options.best)
+    step, metrics = evaluate(made, options.workdir, best=options.best, mesh=devices.mesh, strategy=devices.strategy)
     print(f"{made.name}, step {step}")
     _print_metrics(metrics)
     if options.json:
         print(json.dumps({"experiment": made.name, "step": step, "metrics": metrics, "workdir": str(options.workdir)}))
 
 
-def _summary(experiment: Experiment) -> None:
+def _summary(experiment: Experiment, devices: DeviceOptions) -> None:
     from accelnet.models.summary import summary
     from accelnet.training.state import sample_inputs
 
     print(summary(experiment.model, sample_inputs(experiment)))
+    if devices.mesh is not None:
+        import jax
+
+        from accelnet.parallel.layout import abstract_layout
+        from accelnet.parallel.table import placement_table
+        from accelnet.training.state import init_state
+
+        state = jax.eval_shape(lambda: init_state(experiment, experiment.seed))
+        layout = abstract_layout(devices.mesh, devices.strategy, experiment.sharding_rules)
+        layout.check(state)
+        print(placement_table(layout, state))
 
 
 def _print_metrics(metrics: Any) -> None:

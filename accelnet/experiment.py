@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from accelnet.data.order import Order
 from accelnet.errors import UserError
 from accelnet.models.adapter import PureModel, adapt
 from accelnet.objectives.objective import Objective
+from accelnet.parallel.rules import Rule
 from accelnet.training.events import EarlyStopping, Every
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -52,6 +53,9 @@ class Experiment:
         best_metric: metric that "best" means; lower is better for losses, errors, perplexity and bits.
         early_stopping: when to stop before the end. None: never.
         on_device: whether the data is kept on the device. None: if it fits.
+        sharding_rules: which mesh axis cuts which parameter: pairs of a regular expression for a parameter's whole
+            path, such as "layers.0.linear.kernel", and a `jax.sharding.PartitionSpec`. They come before the default
+            rules, and the first that matches counts. Without a mesh they mean nothing.
         name: of the experiment, in results.
         config: what the script's settings were, recorded with the results and compared on resuming.
 
@@ -95,6 +99,7 @@ class Experiment:
     best_metric: str = "loss"
     early_stopping: EarlyStopping | None = None
     on_device: bool | None = None
+    sharding_rules: Sequence[Rule] = ()
     name: str = "experiment"
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -131,6 +136,10 @@ class Experiment:
         full = self.batch_size == "full"
         batch_size = len(rows) if isinstance(self.batch_size, str) else self.batch_size
         microbatch_size = self.microbatch_size or (min(batch_size, 1024) if full else batch_size)
+        if microbatch_size > batch_size:
+            raise UserError(
+                f"microbatch_size {microbatch_size} is larger than batch_size {batch_size}: take at most the batch size"
+            )
         return Order(len(rows), batch_size, microbatch_size, rows.start)
 
     @cached_property

@@ -66,9 +66,31 @@ def test_summary_names_layers_shapes_parameters_and_flops():
         assert word in shown
 
 
+def test_a_mesh_of_simulated_devices_trains_resumes_and_is_evaluated_elsewhere(tmp_path):
+    run = str(tmp_path / "run")
+    first = command(DIGITS, "train", *SHORT, "--workdir", run, "--cpu-devices", "8", "--mesh", "data=8", "--json")
+    assert first.returncode == 0, first.stderr
+    assert len(json.loads(first.stdout.splitlines()[-1])["devices"]) == 8
+    pmap = ("--cpu-devices", "4", "--strategy", "pmap")
+    more = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", *pmap, "--json")
+    assert more.returncode == 0, more.stderr
+    done = command(DIGITS, "evaluate", "--workdir", run, "--json")
+    assert done.returncode == 0, done.stderr
+    loss = json.loads(done.stdout.splitlines()[-1])["metrics"]["test"]["loss"]
+    assert loss == pytest.approx(json.loads(more.stdout.splitlines()[-1])["metrics"]["test"]["loss"], rel=1e-5)
+
+
+def test_summary_shows_what_lies_where_on_devices_that_are_not_here():
+    shown = command(DIGITS, "summary", "--hidden-features", "8192", "--mesh", "data=16,fsdp=4").stdout
+    assert "mesh data=16,fsdp=4, a batch in 64 parts" in shown and "its largest axis on fsdp" in shown
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (("train", "--mesh", "data=3", "--cpu-devices", "8"), "such as --mesh data=8"),
+        (("train", "--mesh", "data"), "expected axes and their sizes"),
+        (("train", "--cpu-devices", "0"), "--cpu-devices is 0"),
         (("train", "--learning-rte", "0.1"), "--learning-rate"),
         (("train", "--learning-rate", "-1"), "learning_rate is -1"),
         (("train", "--steps", "0"), "steps is 0, expected at least 1"),

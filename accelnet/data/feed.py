@@ -4,13 +4,15 @@ Both feeds give the same microbatches in the same order. The program asks for th
 functions, so nothing else knows which of the two it is.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order
@@ -30,45 +32,61 @@ class AbstractFeed(ABC):
 
     `train_*` follow the training order, `eval_*` go through the rows of a split from its beginning.
     The `*_operand` methods run on the host and return a pytree of arrays, an operand of the program; the
-    `*_batch` methods are traced inside it.
+    `*_batch` methods are traced inside it, for one of the equal parts of a batch that lie on the mesh's batch axes.
 
     Attributes:
         max_steps: most steps that one operand holds, None for any number.
+        train_spec: how the mesh cuts a training operand's arrays.
+        eval_spec: the same of an evaluation operand.
     """
 
     max_steps: int | None
+    train_spec = eval_spec = PartitionSpec()
 
-    def __init__(self, data: Data, order: Order, *, seed: int, eval_batch_size: int) -> None:
+    def __init__(
+        self,
+        data: Data,
+        order: Order,
+        *,
+        seed: int,
+        eval_batch_size: int,
+        mesh: Mesh | None = None,
+        axes: tuple[str, ...] = (),
+    ) -> None:
         self.data = data
         self.order = order
         self.seed = seed
         self.eval_batch_size = eval_batch_size
+        self.mesh = mesh
+        self.axes = axes
+        self.num_parts = math.prod(mesh.shape[name] for name in axes) if mesh else 1
+
+    def _sharding(self, spec: PartitionSpec) -> NamedSharding | None:
+        return None if self.mesh is None else NamedSharding(self.mesh, spec)
 
     @abstractmethod
     def train_operand(self, step: int, num_steps: int) -> Tree:
         """Return what the steps `step` to `step + num_steps` need."""
 
     @abstractmethod
-    def train_batch(self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array) -> Tree:
-        """Return a microbatch of the step, which is the `index`-th that the operand holds."""
+    def train_batch(
+        self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
+    ) -> Tree:
+        """Return a part of a microbatch of the step, which is the `index`-th that the operand holds."""
 
     @abstractmethod
     def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
         """Return what the evaluation batches `first` to `first + num_batches` of a split need."""
 
     @abstractmethod
-    def eval_batch(self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array) -> Tree:
-        """Return evaluation batch `first + index` of the rows `start` to `stop`."""
+    def eval_batch(
+        self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array, part: Any
+    ) -> Tree:
+        """Return a part of evaluation batch `first + index` of the rows `start` to `stop`."""
 
-    def eval_rows(self, start: Any, stop: Any, number: Any, xp: Any = np) -> tuple[Any, Any]:
-        """Give the rows and the mask of an evaluation batch; padding repeats the last row."""
-        rows = start + number * self.eval_batch_size + xp.arange(self.eval_batch_size, dtype=xp.int32)
-        return xp.minimum(rows, stop - 1), rows < stop
-
+    @abstractmethod
     def abstract(self) -> tuple[Tree, Tree]:
         """Return the shapes of the training operand and of the evaluation operand."""
-        shapes = jax.eval_shape(lambda: (self.train_operand(0, 1), self.eval_operand(self.data.splits["train"], 0, 1)))
-        return shapes
 
     @abstractmethod
     def close(self) -> None:
@@ -83,36 +101,46 @@ class DeviceFeed(AbstractFeed):
 
     max_steps = None
 
-    def __init__(self, data: Data, order: Order, *, seed: int, eval_batch_size: int) -> None:
-        super().__init__(data, order, seed=seed, eval_batch_size=eval_batch_size)
+    def __init__(self, data: Data, order: Order, **settings: Any) -> None:
+        super().__init__(data, order, **settings)
         self._arrays: Tree = None
 
     def _on_device(self) -> Tree:
         if self._arrays is None:
-            self._arrays = jax.device_put(dict(self.data.arrays))
+            arrays = dict(self.data.arrays)
+            self._arrays = jax.tree.map(
+                lambda a: _put(a, self._sharding(PartitionSpec()), lambda rows: a[rows]), arrays
+            )
         return self._arrays
 
     def train_operand(self, step: int, num_steps: int) -> Tree:
         return self._on_device()
 
-    def train_batch(self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array) -> Tree:
+    def train_batch(
+        self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
+    ) -> Tree:
         order = self.order
-        if order.is_whole:
+        if order.is_whole and self.num_parts == 1:
             stop = order.first_row + order.num_examples
             batch = jax.tree.map(lambda a: a[order.first_row : stop], operand)
             return batch | {"mask": jnp.ones((order.num_examples,), bool)}
-        rows, mask = order.rows(step, microbatch, seed=seed, xp=jnp)
+        rows, mask = order.rows(step, microbatch, seed=seed, part=part, num_parts=self.num_parts, xp=jnp)
         return _gather(operand, rows) | {"mask": mask}
 
     def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
         return self._on_device()
 
-    def eval_batch(self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array) -> Tree:
-        rows, mask = self.eval_rows(start, stop, first + index, jnp)
+    def eval_batch(
+        self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array, part: Any
+    ) -> Tree:
+        size = self.eval_batch_size // self.num_parts
+        within = part * size + jnp.arange(size, dtype=jnp.int32)
+        rows, mask = _eval_rows(start, stop, (first + index) * self.eval_batch_size + within, jnp)
         return _gather(operand, rows) | {"mask": mask}
 
     def abstract(self) -> tuple[Tree, Tree]:
-        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, _device_dtype(a.dtype)), dict(self.data.arrays))
+        sharding = self._sharding(PartitionSpec())
+        shapes = jax.tree.map(lambda a: _shape(a.shape, a.dtype, sharding), dict(self.data.arrays))
         return shapes, shapes
 
     def close(self) -> None:
@@ -122,14 +150,19 @@ class DeviceFeed(AbstractFeed):
 class StreamFeed(AbstractFeed):
     """Read batches on the host, ahead of time in threads of grain's, and send a chunk's worth at once.
 
-    Memory is bounded by the prefetched batches and two chunks, whatever the size of the data.
+    Memory is bounded by the prefetched batches and two chunks, whatever the size of the data. A host reads only the
+    examples that its own devices compute.
 
     Source: original.
     """
 
-    def __init__(self, data: Data, order: Order, *, seed: int, eval_batch_size: int) -> None:
-        super().__init__(data, order, seed=seed, eval_batch_size=eval_batch_size)
-        step_bytes = max(1, data.nbytes // data.num_rows) * max(order.batch_size, eval_batch_size)
+    def __init__(self, data: Data, order: Order, **settings: Any) -> None:
+        super().__init__(data, order, **settings)
+        if self.axes:
+            self.train_spec, self.eval_spec = PartitionSpec(None, None, self.axes), PartitionSpec(None, self.axes)
+        self._train_columns = self._own(order.microbatch_size)
+        self._eval_columns = self._own(self.eval_batch_size)
+        step_bytes = max(1, data.nbytes // data.num_rows) * max(order.batch_size, self.eval_batch_size)
         self.max_steps = int(np.clip(_CHUNK_BYTES // step_bytes, 1, _CHUNK_STEPS))
         # Steps are read in blocks, since reading one costs as much as reading sixteen small ones.
         self._block_steps = min(_BLOCK_STEPS, self.max_steps)
@@ -138,9 +171,17 @@ class StreamFeed(AbstractFeed):
         self._blocks: Iterator[Tree] = iter(())
         self._rest: Tree = None  # what is left of the last block
 
+    def _own(self, size: int) -> np.ndarray:
+        """Return which of `size` examples lie on this host's devices, ascending."""
+        sharding = self._sharding(PartitionSpec(self.axes) if self.axes else PartitionSpec())
+        if sharding is None:
+            return np.arange(size)
+        slices = sharding.addressable_devices_indices_map((size,)).values()
+        return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))
+
     def _read_block(self, first: int) -> Tree:
         rows, mask = self.order.block(range(first, first + self._block_steps), seed=self.seed)
-        return self._take(rows) | {"mask": mask}
+        return self._take(rows[:, :, self._train_columns]) | {"mask": mask[:, :, self._train_columns]}
 
     def _take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows of any shape: arrays [*rows.shape, ...]."""
@@ -159,56 +200,84 @@ class StreamFeed(AbstractFeed):
             self._rest = rest if len(rest["mask"]) else None
             missing -= length
         self._step = step + num_steps
-        return self._filled(parts)
+        return self._filled(parts, 2, self._train_columns, self.order.microbatch_size)
 
-    def train_batch(self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array) -> Tree:
+    def train_batch(
+        self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
+    ) -> Tree:
         return jax.tree.map(lambda a: a[index, microbatch], operand)
 
     def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
         numbers = np.arange(first, first + num_batches, dtype=np.int32)[:, None]
-        index, mask = self.eval_rows(rows.start, rows.stop, numbers)
-        return self._filled([self._take(index) | {"mask": mask}])
+        index, mask = _eval_rows(rows.start, rows.stop, numbers * self.eval_batch_size + self._eval_columns, np)
+        return self._filled([self._take(index) | {"mask": mask}], 1, self._eval_columns, self.eval_batch_size)
 
-    def eval_batch(self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array) -> Tree:
+    def eval_batch(
+        self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array, part: Any
+    ) -> Tree:
         return jax.tree.map(lambda a: a[index], operand)
 
     def abstract(self) -> tuple[Tree, Tree]:
-        def shapes(*lead: int) -> Tree:
+        def shapes(spec: PartitionSpec, *lead: int) -> Tree:
+            sharding = self._sharding(spec)
             arrays = jax.tree.map(
-                lambda a: jax.ShapeDtypeStruct((*lead, *a.shape[1:]), _device_dtype(a.dtype)),
+                lambda a: _shape((*lead, *a.shape[1:]), a.dtype, sharding),
                 dict(self.data.arrays),
             )
-            return arrays | {"mask": jax.ShapeDtypeStruct(lead, jnp.bool_)}
+            return arrays | {"mask": _shape(lead, np.dtype(bool), sharding)}
 
         assert self.max_steps is not None
-        train = shapes(self.max_steps, self.order.num_microbatches, self.order.microbatch_size)
-        return train, shapes(self.max_steps, self.eval_batch_size)
+        train = shapes(self.train_spec, self.max_steps, self.order.num_microbatches, self.order.microbatch_size)
+        return train, shapes(self.eval_spec, self.max_steps, self.eval_batch_size)
 
-    def _filled(self, parts: list[Tree]) -> Tree:
-        """Join parts to the fixed length of an operand; what lies behind them is never read."""
-        length = self.max_steps
+    def _filled(self, parts: list[Tree], axis: int, columns: np.ndarray, size: int) -> Tree:
+        """Join parts to the fixed length of an operand, whose examples are on `axis`: of `size`, this host has some.
+
+        What lies behind the parts is never read.
+        """
+        length, sharding = self.max_steps, self._sharding(self.train_spec if axis == 2 else self.eval_spec)
         assert length is not None
 
-        def join(*parts: np.ndarray) -> np.ndarray:
+        def join(*parts: np.ndarray) -> jax.Array:
             operand = np.empty((length, *parts[0].shape[1:]), _device_dtype(parts[0].dtype))
             np.concatenate(parts, out=operand[: sum(map(len, parts))], casting="unsafe")
-            return operand
+            if len(columns) == size:
+                return _put(operand, sharding, lambda index: operand[index])
 
-        return jax.device_put(jax.tree.map(join, *parts))
+            def own(index: tuple[slice, ...]) -> np.ndarray:
+                start, stop, _ = index[axis].indices(size)
+                held = slice(*np.searchsorted(columns, (start, stop)))
+                return operand[(*index[:axis], held, *index[axis + 1 :])]
+
+            shape = (*operand.shape[:axis], size, *operand.shape[axis + 1 :])
+            return _put(jax.ShapeDtypeStruct(shape, operand.dtype), sharding, own)
+
+        return jax.tree.map(join, *parts)
 
     def close(self) -> None:
         self._step, self._blocks, self._rest = None, iter(()), None
 
 
-def make_feed(data: Data, order: Order, *, seed: int, eval_batch_size: int, on_device: bool | None) -> AbstractFeed:
-    """Choose the feed: on the device if the data takes at most a quarter of its memory, else streamed.
+def make_feed(
+    data: Data,
+    order: Order,
+    *,
+    seed: int,
+    eval_batch_size: int,
+    on_device: bool | None = None,
+    mesh: Mesh | None = None,
+    axes: tuple[str, ...] = (),
+) -> AbstractFeed:
+    """Choose the feed: on every device if the data takes at most a quarter of its memory, else streamed.
 
     Args:
         data: what to feed.
-        order: batches of the training split.
+        order: batches of the training split; a microbatch divides into as many parts as `axes` make.
         seed: of the order, uint32.
-        eval_batch_size: examples per evaluation batch.
+        eval_batch_size: examples per evaluation batch; divides likewise.
         on_device: True or False overrides the choice.
+        mesh: the devices, None for the default one.
+        axes: of the mesh, along which batches are cut.
 
     Returns:
         A `DeviceFeed` or a `StreamFeed`.
@@ -218,7 +287,21 @@ def make_feed(data: Data, order: Order, *, seed: int, eval_batch_size: int, on_d
     if on_device is None:
         on_device = data.nbytes <= _device_memory_bytes() // 4
     kind = DeviceFeed if on_device else StreamFeed
-    return kind(data, order, seed=seed, eval_batch_size=eval_batch_size)
+    return kind(data, order, seed=seed, eval_batch_size=eval_batch_size, mesh=mesh, axes=axes)
+
+
+def _eval_rows(start: Any, stop: Any, positions: Any, xp: Any) -> tuple[Any, Any]:
+    """Give the rows and the mask at positions of a split; padding repeats the last row."""
+    rows = start + positions
+    return xp.minimum(rows, stop - 1), rows < stop
+
+
+def _put(array: Any, sharding: NamedSharding | None, own: Callable[[Any], np.ndarray]) -> jax.Array:
+    """Send an array, or what `own` gives of it, to the devices of this host."""
+    if sharding is None:
+        return jax.device_put(array)
+    dtype = _device_dtype(array.dtype)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: own(index).astype(dtype, copy=False))
 
 
 def _device_memory_bytes() -> int:
@@ -229,6 +312,10 @@ def _device_memory_bytes() -> int:
 
 def _device_dtype(dtype: np.dtype) -> np.dtype:
     return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def _shape(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding | None) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, _device_dtype(dtype), sharding=sharding)
 
 
 def _gather(arrays: Tree, rows: jax.Array) -> Tree:

@@ -5,7 +5,7 @@ streaming), in 32-bit integer arithmetic, so both give the same order to the las
 stored or sorted, so nothing has to be saved to resume and no chunk has to end with the epoch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -95,7 +95,7 @@ class Order:
     Attributes:
         num_examples: n, rows of the training split.
         batch_size: examples per update.
-        microbatch_size: examples per forward and backward pass.
+        microbatch_size: examples per forward and backward pass; above `batch_size`, the rest is padding.
         first_row: where the training split begins in the data's rows.
 
     Raises:
@@ -126,11 +126,6 @@ class Order:
                 f"batch_size {self.batch_size} is larger than the training split of {self.num_examples} "
                 f'examples: take at most {self.num_examples}, or "full" for the whole split per update'
             )
-        if self.microbatch_size > self.batch_size:
-            raise UserError(
-                f"microbatch_size {self.microbatch_size} is larger than batch_size {self.batch_size}: "
-                "take at most the batch size"
-            )
 
     @property
     def steps_per_epoch(self) -> int:
@@ -142,25 +137,61 @@ class Order:
         """Microbatches per update."""
         return -(-self.batch_size // self.microbatch_size)
 
+    def divided(self, num_parts: int, *, pad: bool = False) -> "Order":
+        """Return an order whose microbatches divide into equal parts.
+
+        Args:
+            num_parts: parts of a microbatch, at least 1.
+            pad: make the microbatch as much larger as need be.
+
+        Returns:
+            This order, or one with a larger microbatch.
+
+        Raises:
+            UserError: if the microbatch does not divide and `pad` is off, with the nearest sizes that do.
+
+        Example:
+            >>> Order(num_examples=10, batch_size=4, microbatch_size=4).divided(3)
+            Traceback (most recent call last):
+            accelnet.errors.UserError: batch_size 4 does not divide into 3 parts, one for each ...: take 3 or 6
+        """
+        size = self.microbatch_size
+        larger = -(-size // num_parts) * num_parts
+        if larger == size:
+            return self
+        if pad:
+            return replace(self, microbatch_size=larger)
+        name = "batch_size" if size == self.batch_size else "microbatch_size"
+        near = [str(n) for n in (larger - num_parts, larger) if n > 0]
+        raise UserError(
+            f"{name} {size} does not divide into {num_parts} parts, one for each device along the mesh's batch axes: "
+            f"take {' or '.join(near)}"
+        )
+
     @property
     def is_whole(self) -> bool:
         """Whether one microbatch is the whole split, so that order has no meaning."""
         return self.microbatch_size == self.num_examples
 
-    def rows(self, step: Any, microbatch: Any, *, seed: Any, xp: ModuleType = np) -> tuple[Any, Any]:
-        """Give the rows of one microbatch.
+    def rows(
+        self, step: Any, microbatch: Any, *, seed: Any, part: Any = 0, num_parts: int = 1, xp: ModuleType = np
+    ) -> tuple[Any, Any]:
+        """Give the rows of one microbatch, or of an equal part of it.
 
         Args:
             step: update of the run, int32 scalar, from 0.
             microbatch: which part of the batch, int32 scalar, from 0.
             seed: uint32 scalar.
+            part: which part of the microbatch, int32 scalar, from 0.
+            num_parts: parts of a microbatch, a divisor of its size.
             xp: `numpy` or `jax.numpy`.
 
         Returns:
-            (rows, mask): int32 [microbatch_size] into the data's rows, and bool [microbatch_size], False
+            (rows, mask): int32 [microbatch_size / num_parts] into the data's rows, and bool of that shape, False
             for padding.
         """
-        within = microbatch * self.microbatch_size + xp.arange(self.microbatch_size, dtype=xp.int32)
+        size = self.microbatch_size // num_parts
+        within = microbatch * self.microbatch_size + part * size + xp.arange(size, dtype=xp.int32)
         return self._rows(step, step // self.steps_per_epoch, within, seed, xp)
 
     def block(self, steps: range, *, seed: int) -> tuple[np.ndarray, np.ndarray]:

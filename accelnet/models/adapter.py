@@ -32,11 +32,12 @@ class PureModel:
 
     Attributes:
         init: `init(key, inputs) -> (params, model_state)`. `inputs` as for `apply`; only shapes and dtypes matter.
-        apply: `apply(params, model_state, inputs, *, key, train, dtype=None) -> (outputs, model_state)`.
+        apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=()) -> (outputs, model_state)`.
             `inputs` is an array [B, ...] or a dict of keyword arguments; `key` feeds dropout and other noise;
             `train` is a Python bool. In evaluation the returned `model_state` is the given one. `dtype` is that
             of layers which do not say their own: without it, float32 batch statistics would make all that
-            comes after them float32.
+            comes after them float32. `axes` names the mesh axes along which the batch is cut: Flax's BatchNorm
+            takes its statistics over all of them.
         module: `module(params, model_state)` gives the live `nnx` module in evaluation mode, or a bound
             Linen module.
     """
@@ -143,13 +144,15 @@ def _adapt_nnx(template: nnx.Module, construct: Callable[..., nnx.Module] | None
         key: jax.Array,
         train: bool,
         dtype: Any = None,
+        axes: tuple[str, ...] = (),
     ) -> tuple[Any, ModelState]:
         module = merge(params, model_state, key)
         module.train() if train else module.eval()
-        if dtype is not None:
-            for _, layer in nnx.iter_modules(module):
-                if getattr(layer, "dtype", dtype) is None:
-                    setattr(layer, "dtype", dtype)  # noqa: B010, not every module has one
+        for _, layer in nnx.iter_modules(module):
+            if dtype is not None and getattr(layer, "dtype", dtype) is None:
+                setattr(layer, "dtype", dtype)  # noqa: B010, not every module has one
+            if axes and isinstance(layer, nnx.BatchNorm) and layer.axis_name is None:
+                layer.axis_name = axes  # pyright: ignore[reportAttributeAccessIssue]
         outputs = _call(module, inputs)
         if not train:
             return outputs, model_state
@@ -197,12 +200,16 @@ def _adapt_linen(model: linen.Module) -> PureModel:
         key: jax.Array,
         train: bool,
         dtype: Any = None,
+        axes: tuple[str, ...] = (),
     ) -> tuple[Any, ModelState]:
         variables = {"params": params, **model_state}
 
-        def narrow(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        def adjust(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+            module = context.module
+            if axes and isinstance(module, linen.BatchNorm) and module.axis_name is None:
+                object.__setattr__(module, "axis_name", axes)  # of this call's own copy of a frozen dataclass
             outputs = next_call(*args, **kwargs)
-            if getattr(context.module, "dtype", dtype) is not None or context.method_name != "__call__":
+            if dtype is None or getattr(module, "dtype", dtype) is not None or context.method_name != "__call__":
                 return outputs
             return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, outputs)
 
@@ -211,7 +218,7 @@ def _adapt_linen(model: linen.Module) -> PureModel:
                 return model.apply(variables, *args, **kwargs), model_state
             return model.apply(variables, *args, rngs=streams(key), mutable=list(model_state), **kwargs)
 
-        with linen.intercept_methods(narrow) if dtype is not None else contextlib.nullcontext():
+        with linen.intercept_methods(adjust) if dtype is not None or axes else contextlib.nullcontext():
             outputs, after = _call(bound, inputs, **flags(train))
         return outputs, dict(after)
 

@@ -95,6 +95,11 @@ class Objective:
         """Return the states of all metrics that have seen what both have."""
         return {name: metric.merge(a[name], b[name]) for name, metric in self.metrics.items()}
 
+    @property
+    def additive(self) -> frozenset[str]:
+        """Names of the metrics whose states merge by addition, and so by one sum over all devices."""
+        return frozenset(name for name, metric in self.metrics.items() if type(metric).merge is Metric.merge)
+
     def compute(self, states: States) -> dict[str, jax.Array]:
         """Return every metric by name, float32 scalars."""
         return {name: metric.compute(states[name]) for name, metric in self.metrics.items()}

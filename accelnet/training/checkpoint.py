@@ -1,21 +1,22 @@
 """Checkpoints: state, record and configuration of a run as one unit, asynchronous and atomic, by Orbax.
 
 The only file that knows Orbax. A checkpoint is a directory `checkpoints/STEP` with a flat dict of arrays and
-one JSON document; Orbax writes it under another name and renames it when it is complete. The JSON holds a
-CRC-32 of every array, so damage is found when a run resumes and not in its results.
+one JSON document; Orbax writes it under another name and renames it when it is complete. Every process writes and
+reads what lies on its own devices, and a checkpoint of one layout is read into any other. The JSON holds a checksum of
+every array, so damage is found when a run resumes and not in its results.
 """
 
 import logging
 import time
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
+from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.training.events import is_lower_better
 
@@ -119,9 +120,9 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
-        # A copy, since the next chunk of steps writes into the very buffers.
-        arrays = {name: np.array(leaf) for name, leaf in _flat(state).items()}
-        record = record | {"arrays": {name: _signature(array) for name, array in arrays.items()}}
+        arrays, checksums = _snapshot(_flat(state))
+        signatures = {name: _signature(array, checksums[name]) for name, array in arrays.items()}
+        record = record | {"arrays": signatures}
         with self._reporting():
             self._open().save(
                 int(state.step),
@@ -149,7 +150,8 @@ class Checkpoints:
         """Read the newest checkpoint that is whole.
 
         Args:
-            abstract: pytree of `jax.ShapeDtypeStruct`, the state's shapes.
+            abstract: pytree of `jax.ShapeDtypeStruct`, the state's shapes, and shardings where they are not those of
+                one device.
             step: read this one and no other.
 
         Returns:
@@ -202,13 +204,17 @@ class Checkpoints:
                     f"checkpoint {self.directory / str(step)} holds {name} as {before[0]}{before[1]}, the "
                     f"experiment as {now[0]}{now[1]}"
                 )
-        empty = {name: np.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
-        arrays = restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(empty))).state
-        for name in shapes:
-            if _signature(arrays[name]) != stored[name]:
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shape.sharding or here)
+            for name, shape in shapes.items()
+        }
+        arrays = restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
+        arrays, checksums = _snapshot({name: arrays[name] for name in shapes})
+        for name, checksum in checksums.items():
+            if checksum != stored[name]["checksum"]:
                 raise ValueError(f"the checksum of {name} is wrong")
-        leaves = [jnp.array(arrays[name]) for name in shapes]
-        return jax.tree.unflatten(jax.tree.structure(abstract), leaves), record
+        return jax.tree.unflatten(jax.tree.structure(abstract), list(arrays.values())), record
 
     def _set_aside(self, steps: list[int]) -> None:
         """Rename damaged checkpoints: nothing is deleted, and their steps can be saved anew."""
@@ -245,10 +251,38 @@ def _flat(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _signature(array: np.ndarray) -> dict[str, Any]:
-    array = np.asarray(array)
-    crc32 = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "crc32": crc32}
+def _snapshot(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, int]]:
+    """Return arrays that the next chunk of steps does not write into, and a checksum of each.
+
+    On the CPU, where the host's view of an array is the array itself, they are copies. Elsewhere Orbax copies them to
+    the host before it returns.
+    """
+    first = next(iter(arrays.values()))
+    mesh = first.sharding.mesh if isinstance(first.sharding, NamedSharding) else None
+    same = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    sums = jax.jit(_checksums, out_shardings=same)(arrays)
+    if next(iter(first.sharding.device_set)).platform == "cpu":
+        arrays = {name: array.copy() for name, array in arrays.items()}
+    return arrays, {name: int(value) for name, value in jax.device_get(sums).items()}
+
+
+def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: _checksum(array) for name, array in arrays.items()}
+
+
+def _checksum(array: jax.Array) -> jax.Array:
+    """Hash every value with its position and add up: the same however the array is cut over devices and hosts."""
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
+    position = jnp.zeros(array.shape, jnp.uint32)
+    for axis, length in enumerate(array.shape):
+        position = position * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
+    return jnp.sum(mix(bits ^ mix(position, jnp), jnp), dtype=jnp.uint32)
+
+
+def _signature(array: jax.Array, checksum: int) -> dict[str, Any]:
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": checksum}
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
+from accelnet.parallel.layout import Strategy, make_layout
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event, Every, Moment
@@ -21,7 +22,7 @@ from accelnet.training.program import Program, Programs, make_programs
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.result import Timing, make_result
 from accelnet.training.run import Run
-from accelnet.training.state import TrainState
+from accelnet.training.state import TrainState, init_state
 from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
 
 # A call costs 0.2 ms of dispatch, and temporary buffers paged in anew: experiments/fashion_cnn.py with --channels 48 96
@@ -40,6 +41,8 @@ def fit(
     allow_change: bool = False,
     events: Sequence[Event] = (),
     progress: bool = True,
+    mesh: str | Mesh | None = None,
+    strategy: Strategy = "jit",
 ) -> Run:
     """Train an experiment to its end.
 
@@ -50,6 +53,9 @@ def fit(
         allow_change: resume although the configuration changed; the new one counts from here on.
         events: the user's own, after logging, evaluation and saving.
         progress: show a progress display on standard error.
+        mesh: the devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
+            accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
+        strategy: "jit" for one partitioned program, "pmap" for a replicated one.
 
     Returns:
         The finished `Run`.
@@ -79,7 +85,7 @@ def fit(
     """
     timing = Timing()
     enable_compilation_cache()
-    feed, programs = _prepare(experiment)
+    feed, programs = _prepare(experiment, mesh, strategy)
     work = _open_workdir(experiment, workdir, resume=resume, allow_change=allow_change)
     display = None
     try:
@@ -108,7 +114,12 @@ def fit(
 
 
 def evaluate(
-    experiment: Experiment, workdir: str | Path, *, best: bool = False
+    experiment: Experiment,
+    workdir: str | Path,
+    *,
+    best: bool = False,
+    mesh: str | Mesh | None = None,
+    strategy: Strategy = "jit",
 ) -> tuple[int, dict[str, dict[str, float]]]:
     """Evaluate the weights of a run that is in a work directory.
 
@@ -116,6 +127,8 @@ def evaluate(
         experiment: that was trained there.
         workdir: of the run.
         best: take the checkpoint with the best validation metric, not the newest.
+        mesh: as of `fit`; it need not be that of the training.
+        strategy: as of `fit`.
 
     Returns:
         (step, metrics by split and name).
@@ -124,7 +137,7 @@ def evaluate(
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
     enable_compilation_cache()
-    feed, programs = _prepare(experiment)
+    feed, programs = _prepare(experiment, mesh, strategy)
     checkpoints = Checkpoints(workdir, best_metric=experiment.best_metric, note=_say, read_only=True)
     try:
         found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
@@ -138,15 +151,24 @@ def evaluate(
         feed.close()
 
 
-def _prepare(experiment: Experiment) -> tuple[AbstractFeed, Programs]:
+def _prepare(
+    experiment: Experiment, mesh: str | Mesh | None = None, strategy: Strategy = "jit"
+) -> tuple[AbstractFeed, Programs]:
+    shapes = jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    layout = make_layout(mesh, strategy, experiment.sharding_rules, state_bytes=state_bytes)
+    parts = layout.num_parts
+    whole = experiment.batch_size == "full" and experiment.microbatch_size is None
     feed = make_feed(
         experiment.data,
-        experiment.order,
+        experiment.order.divided(parts, pad=whole),
         seed=experiment.seed,
-        eval_batch_size=experiment.resolved_eval_batch_size,
+        eval_batch_size=-(-experiment.resolved_eval_batch_size // parts) * parts,
         on_device=experiment.on_device,
+        mesh=layout.mesh,
+        axes=layout.batch_axes,
     )
-    return feed, make_programs(experiment, feed)
+    return feed, make_programs(experiment, feed, layout)
 
 
 def _open_workdir(experiment: Experiment, path: str | Path | None, *, resume: bool, allow_change: bool) -> Workdir:
@@ -234,7 +256,7 @@ class _Loop:
         if not len(rows):
             return {}
         program, values = self.programs.evaluate, {}
-        metrics = jax.tree.map(jnp.asarray, self.experiment.objective.empty())
+        metrics = jax.device_get(self.experiment.objective.empty())
         num_batches = -(-len(rows) // self.feed.eval_batch_size)
         most = self.feed.max_steps or num_batches
         self._compile(program)

@@ -3,19 +3,22 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import Mesh, PartitionSpec
 
 from accelnet.data.feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.optim import eval_params, learning_rate
+from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.training.state import TrainState, init_state
-from accelnet.training.step import make_loss, make_train_step
+from accelnet.training.step import make_loss, make_train_step, merge_parts
 
 Tree = Any
 
@@ -33,6 +36,7 @@ class Program:
         function: what to compile.
         operands: its abstract arguments (`jax.ShapeDtypeStruct`s).
         donate: positions of arguments whose buffers the program may reuse.
+        out_shardings: where the results go, as of `jax.jit`; None leaves it to the compiler.
 
     Example:
         >>> double = Program("double", lambda x: 2 * x, (jax.ShapeDtypeStruct((2,), jnp.float32),))
@@ -50,13 +54,15 @@ class Program:
     function: Callable[..., Any]
     operands: tuple[Any, ...]
     donate: tuple[int, ...] = ()
+    out_shardings: Any = None
     compiles: int = field(default=0, init=False)
     compile_seconds: float = field(default=0.0, init=False)
 
     @cached_property
     def lowered(self) -> Any:
         """The program before compilation (`jax.stages.Lowered`)."""
-        return jax.jit(self.function, donate_argnums=self.donate).lower(*self.operands)
+        jitted = jax.jit(self.function, donate_argnums=self.donate, out_shardings=self.out_shardings)
+        return jitted.lower(*self.operands)
 
     @cached_property
     def compiled(self) -> Any:
@@ -81,9 +87,74 @@ class Program:
                 + "\n  ".join(_differences(self.operands, operands))
             )
         try:
-            return compiled(*operands)
+            return self._run(compiled, operands)
         except ValueError as error:  # a sharding or layout that is not the compiled one
             raise RecompilationError(f"program {self.name!r} would have to be compiled again:\n  {error}") from error
+
+    def _run(self, compiled: Any, operands: tuple[Any, ...]) -> Any:
+        return compiled(*operands)
+
+
+@dataclass
+class PmapProgram(Program):
+    """A `Program` that `jax.pmap` replicates over the mesh's axis "data"; arguments and results are ordinary arrays.
+
+    Args:
+        layout: with the mesh.
+        cuts: by position, how the mesh cuts an argument; all others are the same on every device.
+
+    Source: original.
+    """
+
+    layout: Layout = ONE_DEVICE
+    cuts: dict[int, PartitionSpec] = field(default_factory=dict)
+
+    @cached_property
+    def _parts(self) -> jax.Array:
+        """What pmap maps over: it wants one argument with a leading axis of devices."""
+        numbers = np.arange(self.layout.num_devices, dtype=np.int32)
+        sharding = self.layout.sharding(PartitionSpec("data"))
+        assert sharding is not None
+        return jax.make_array_from_callback(numbers.shape, sharding, lambda index: numbers[index])
+
+    @cached_property
+    def _to_front(self) -> dict[int, Callable[[Tree], Tree]]:
+        """Put the devices' parts of an argument behind a leading axis of devices."""
+        mesh, front = self.layout.mesh, PartitionSpec("data")
+        return {
+            position: jax.jit(
+                jax.shard_map(
+                    lambda tree: jax.tree.map(lambda a: a[None], tree), mesh=mesh, in_specs=cut, out_specs=front
+                )
+            )
+            for position, cut in self.cuts.items()
+        }
+
+    @cached_property
+    def lowered(self) -> Any:
+        """The program before compilation (`jax.stages.Lowered`)."""
+        assert isinstance(self.layout.mesh, Mesh)
+        mapped = [0 if position in self.cuts else None for position in range(len(self.operands))]
+        replicated = jax.pmap(
+            lambda _, *operands: self.function(*operands),
+            axis_name="data",
+            in_axes=(0, *mapped),
+            out_axes=None,
+            donate_argnums=tuple(position + 1 for position in self.donate),
+            devices=list(self.layout.mesh.devices.flat),
+        )
+        operands = [
+            jax.eval_shape(self._to_front[position], operand) if position in self.cuts else operand
+            for position, operand in enumerate(self.operands)
+        ]
+        return replicated.lower(self._parts, *operands)
+
+    def _run(self, compiled: Any, operands: tuple[Any, ...]) -> Any:
+        fronted = [
+            self._to_front[position](operand) if position in self.cuts else operand
+            for position, operand in enumerate(operands)
+        ]
+        return compiled(self._parts, *fronted)
 
 
 def _differences(expected: tuple[Any, ...], given: tuple[Any, ...]) -> list[str]:
@@ -117,7 +188,7 @@ class Failure(flax.struct.PyTreeNode):
     param_norm: jax.Array
 
 
-def make_train_chunk(experiment: Experiment, feed: AbstractFeed) -> Callable[..., Any]:
+def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Callable[..., Any]:
     """Return the function that runs a number of steps.
 
     `train_chunk(state, operand, num_steps, reset) -> (state, report)`. `num_steps` is an int32 operand, so one
@@ -126,8 +197,12 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed) -> Callable[...
     since the last reset), "loss" of the last step, "learning_rate" and "failure". A step whose loss is not
     finite ends the chunk.
     """
-    step = make_train_step(experiment)
+    step = make_train_step(experiment, layout, feed.order.num_microbatches)
     objective = experiment.objective
+
+    def microbatch(operand: Tree, number: Any, part: Any) -> Tree:
+        data, index, step, seed = operand
+        return feed.train_batch(data, index, step, number, seed, part)
 
     def train_chunk(state: TrainState, operand: Tree, num_steps: jax.Array, reset: jax.Array) -> Any:
         metrics = jax.tree.map(lambda new, old: jnp.where(reset, new, old), objective.empty(), state.metrics)
@@ -139,10 +214,8 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed) -> Callable[...
         def body(carry: Any) -> Any:
             index, state, _, _ = carry
 
-            def microbatch(part: Any) -> Tree:
-                return feed.train_batch(operand, index, state.step, part, state.seed)
-
-            after, loss, grads = step(state, microbatch)
+            operands = (operand, index, state.step, state.seed)
+            after, loss, grads = step(state, microbatch, operands, (feed.train_spec, SAME, SAME, SAME))
             failed = ~jnp.isfinite(loss)
             nothing = jnp.float32(jnp.nan)
             # The norms cost a pass over the gradients, 4 % of an MLP's step: only when there is something to say.
@@ -183,28 +256,35 @@ def _norm(tree: Tree) -> jax.Array:
     return jnp.asarray(optax.tree.norm(tree), jnp.float32)
 
 
-def make_eval_chunk(experiment: Experiment, feed: AbstractFeed) -> Callable[..., Any]:
+def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Callable[..., Any]:
     """Return the function that evaluates a number of batches.
 
     `eval_chunk(params, opt_state, model_state, metrics, operand, first, num_batches, start, stop) -> (metrics,
     values)`: the metric states with the batches `first` to `first + num_batches` of the rows `start` to `stop`
     merged in, and what they compute to. The weights are the averaged ones where the optimizer keeps such.
     """
-    loss = make_loss(experiment)
+    loss = make_loss(experiment, layout.batch_axes)
     objective = experiment.objective
+
+    def of_part(cuts: Tree, params: Tree, model_state: Tree, operand: Tree, numbers: Any) -> Tree:
+        part, params = layout.part(), layout.whole(params, cuts)
+        first, num_batches, start, stop = numbers
+
+        def body(index: jax.Array, metrics: Tree) -> Tree:
+            batch = experiment.data.prepare(feed.eval_batch(operand, index, first, start, stop, part))
+            _, (_, states, _) = loss(params, model_state, batch, key=jax.random.key(0), train=False)
+            return objective.merge(metrics, states)
+
+        return merge_parts(experiment, layout, jax.lax.fori_loop(0, num_batches, body, objective.empty()))
 
     def eval_chunk(
         params: Tree, opt_state: Tree, model_state: Tree, metrics: Tree, operand: Tree,
         first: jax.Array, num_batches: jax.Array, start: jax.Array, stop: jax.Array,
     ) -> Any:  # fmt: skip
-        params = eval_params(opt_state, params)
-
-        def body(index: jax.Array, metrics: Tree) -> Tree:
-            batch = experiment.data.prepare(feed.eval_batch(operand, index, first, start, stop))
-            _, (_, states, _) = loss(params, model_state, batch, key=jax.random.key(0), train=False)
-            return objective.merge(metrics, states)
-
-        metrics = jax.lax.fori_loop(0, num_batches, body, metrics)
+        params, cuts = eval_params(opt_state, params), layout.cuts(params)
+        of_parts = layout.over_parts(partial(of_part, cuts), (cuts, SAME, feed.eval_spec, SAME), SAME)
+        states = of_parts(params, model_state, operand, (first, num_batches, start, stop))
+        metrics = objective.merge(metrics, states)
         return metrics, objective.compute(metrics)
 
     return eval_chunk
@@ -227,31 +307,48 @@ class Programs:
     abstract_state: TrainState
 
 
-def make_programs(experiment: Experiment, feed: AbstractFeed) -> Programs:
+def make_programs(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Programs:
     """Build the programs of an experiment from shapes alone: nothing is allocated, read or compiled yet.
 
     Args:
         experiment: what is trained.
         feed: how batches reach the program.
+        layout: on which devices batches and weights lie.
 
     Returns:
         The `Programs`; each compiles when it is first called.
 
+    Raises:
+        UserError: if the sharding rules do not fit the model or the mesh.
+
     Source: original.
     """
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
 
     def init(seed: jax.Array) -> TrainState:
         return init_state(experiment, seed)
 
-    state = jax.eval_shape(init, seed)
+    seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
+    shapes = jax.eval_shape(init, seed)
+    layout.check(shapes)
+    state = layout.placed(shapes)
     train_operand, eval_operand = feed.abstract()
-    train = (state, train_operand, number, jax.ShapeDtypeStruct((), jnp.bool_))
+    train = (state, train_operand, number, flag)
     evaluate = (state.params, state.opt_state, state.model_state, state.metrics, eval_operand, *[number] * 4)
-    return Programs(
-        init=Program("init", init, (seed,)),
-        train=Program("train", make_train_chunk(experiment, feed), train, donate=(0,)),
-        evaluate=Program("eval", make_eval_chunk(experiment, feed), evaluate),
-        abstract_state=state,
-    )
+    functions = make_train_chunk(experiment, feed, layout), make_eval_chunk(experiment, feed, layout)
+    shardings = None if layout.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state)
+    if layout.strategy == "pmap":
+        cuts = [
+            {} if spec == SAME else {position: spec} for position, spec in ((1, feed.train_spec), (4, feed.eval_spec))
+        ]
+        programs = (
+            PmapProgram("train", functions[0], train, donate=(0,), layout=layout, cuts=cuts[0]),
+            PmapProgram("eval", functions[1], evaluate, layout=layout, cuts=cuts[1]),
+        )
+    else:
+        out = (None, None) if layout.mesh is None else ((shardings, layout.sharding()), layout.sharding())
+        programs = (
+            Program("train", functions[0], train, donate=(0,), out_shardings=out[0]),
+            Program("eval", functions[1], evaluate, out_shardings=out[1]),
+        )
+    # Created where they belong: no array passes whole through one device.
+    return Programs(Program("init", init, (seed,), out_shardings=shardings), *programs, abstract_state=state)

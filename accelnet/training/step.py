@@ -1,6 +1,7 @@
 """The step: gradients of one batch, summed over its microbatches, and one update."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +10,13 @@ import optax
 
 from accelnet.experiment import Experiment, Precision, Remat
 from accelnet.objectives.metric import safe_ratio
+from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
+from accelnet.parallel.noise import shard_key
 from accelnet.training.state import AUGMENT, NOISE, TrainState, random_key
 
 Batch = dict[str, Any]
 Tree = Any
+Microbatch = Callable[[Tree, Any, Any], Batch]
 
 _COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
@@ -41,10 +45,10 @@ def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[
         return apply
     dtype = _COMPUTE_DTYPES[precision]
 
-    def applied(params: Tree, model_state: Tree, inputs: Tree, *, key: jax.Array, train: bool) -> Any:
+    def applied(params: Tree, model_state: Tree, inputs: Tree, **settings: Any) -> Any:
         # Batch statistics stay float32: their small updates would be lost in 8 bits of mantissa.
         low = cast_floats((params, inputs), dtype)
-        outputs, after = apply(low[0], model_state, low[1], key=key, train=train, dtype=dtype)
+        outputs, after = apply(low[0], model_state, low[1], dtype=dtype, **settings)
         return cast_floats(outputs, jnp.float32), jax.tree.map(lambda a, b: a.astype(b.dtype), after, model_state)
 
     return applied
@@ -68,16 +72,17 @@ def with_remat(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]
     return jax.checkpoint(function, policy=policy)
 
 
-def make_loss(experiment: Experiment) -> Callable[..., Any]:
+def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..., Any]:
     """Return `loss(params, model_state, batch, *, key, train) -> (mean, (weight, metric states, model_state))`.
 
-    The mean is over the examples of the batch that are not masked, by weight; `weight` is the sum of weights.
+    The mean is over the examples of the batch that are not masked, by weight; `weight` is the sum of weights. `axes`
+    are the mesh axes along which a batch is cut, where a part of it is given: batch statistics are those of the whole.
     """
     apply = with_precision(experiment.pure_model.apply, experiment.precision)
 
     def loss(params: Tree, model_state: Tree, batch: Batch, *, key: jax.Array, train: bool) -> Any:
         def forward(params: Tree, model_state: Tree, inputs: Tree) -> Any:
-            return apply(params, model_state, inputs, key=key, train=train)
+            return apply(params, model_state, inputs, key=key, train=train, axes=axes)
 
         forward = with_remat(forward, experiment.remat) if train else forward
         outputs, model_state = forward(params, model_state, batch["inputs"])
@@ -87,75 +92,122 @@ def make_loss(experiment: Experiment) -> Callable[..., Any]:
     return loss
 
 
-def make_gradient(experiment: Experiment) -> Callable[..., Any]:
+def make_gradient(
+    experiment: Experiment, layout: Layout = ONE_DEVICE, num_microbatches: int | None = None
+) -> Callable[..., Any]:
     """Return the function that gives the gradient of a whole batch.
 
-    The gradient of the batch's mean loss is the weighted mean of its microbatches' gradients, exactly:
-    g = sum_j w_j g_j / sum_j w_j, so a batch may be larger than memory.
+    The gradient of the batch's mean loss is the weighted mean of its parts' gradients, exactly:
+    g = sum_j w_j g_j / sum_j w_j. The parts are microbatches, one after the other, so that a batch may be larger than
+    memory, and their shares on the devices, side by side. Devices exchange gradients once, after the last microbatch.
+
+    Args:
+        experiment: what is trained.
+        layout: on which devices batches and weights lie.
+        num_microbatches: of a batch. None: those of the experiment's order.
 
     Returns:
-        `gradient(state, microbatch) -> (grads, loss, metric states, model_state)`, where `microbatch(j)` gives
-        the j-th part of the batch. Gradients are float32; in float16 they are those of the unscaled loss.
+        `gradient(state, microbatch, operand, spec) -> (grads, loss, metric states, model_state)`.
+        `microbatch(operand, number, part)` gives a device's part of a microbatch; `spec` says how the mesh cuts
+        `operand`. Gradients have the parameters' dtype; in float16 they are those of the unscaled loss.
     """
-    loss = make_loss(experiment)
-    augment = experiment.data.augment
-    num_microbatches = experiment.order.num_microbatches
+    loss = make_loss(experiment, layout.batch_axes)
+    augment, num_microbatches = experiment.data.augment, num_microbatches or experiment.order.num_microbatches
+    merge, empty = experiment.objective.merge, experiment.objective.empty
 
-    def gradient(state: TrainState, microbatch: Callable[[Any], Batch]) -> Any:
-        scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+    def of_part(microbatch: Microbatch, cuts: Tree, params: Tree, others: Any, operand: Tree) -> Any:
+        model_state, scale, seed, step = others
+        part, params = layout.part(), layout.whole(params, cuts)
 
-        def part(index: Any, model_state: Tree) -> Any:
-            batch = experiment.data.prepare(microbatch(index))
+        def of_microbatch(number: Any, model_state: Tree) -> Any:
+            batch = experiment.data.prepare(microbatch(operand, number, part))
+            noise, changes = (
+                shard_key(random_key(seed, purpose, step, number), part, layout.num_parts, _num_examples(batch))
+                for purpose in (NOISE, AUGMENT)
+            )
             if augment is not None:
-                batch = augment(random_key(state.seed, AUGMENT, state.step, index), batch)
-            key = random_key(state.seed, NOISE, state.step, index)
+                batch = augment(changes, batch)
 
             def scaled(params: Tree) -> Any:
-                mean, aux = loss(params, model_state, batch, key=key, train=True)
-                return mean * scale, (mean, *aux)
+                mean, (weight, states, after) = loss(params, model_state, batch, key=noise, train=True)
+                if layout.num_parts > 1:
+                    # Before the backward pass: through batch statistics, a part's loss has gradients in other parts.
+                    own, weight = weight, jax.lax.stop_gradient(layout.total(weight))
+                    mean = mean * safe_ratio(own, weight)
+                return mean if scale is None else mean * scale, (mean, weight, states, after)
 
-            grads, (mean, weight, states, after) = jax.grad(scaled, has_aux=True)(state.params)
-            if state.loss_scale is not None:
+            grads, (mean, weight, states, after) = jax.grad(scaled, has_aux=True)(params)
+            if scale is not None:
                 grads = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, grads)
             return grads, mean, weight, states, after
 
         if num_microbatches == 1:
-            grads, mean, _, states, model_state = part(jnp.int32(0), state.model_state)
-            return grads, mean, states, model_state
+            grads, mean, _, states, model_state = of_microbatch(jnp.int32(0), model_state)
+        else:
 
-        def add(index: Any, carry: Any) -> Any:
-            grads, total, weights, states, model_state = carry
-            new, mean, weight, new_states, model_state = part(index, model_state)
-            grads = jax.tree.map(lambda a, b: a + b * weight, grads, new)
-            return grads, total + mean * weight, weights + weight, merge(states, new_states), model_state
+            def add(number: Any, carry: Any) -> Any:
+                grads, total, weights, states, model_state = carry
+                new, mean, weight, new_states, model_state = of_microbatch(number, model_state)
+                grads = jax.tree.map(lambda a, b: a + b * weight, grads, new)
+                return grads, total + mean * weight, weights + weight, merge(states, new_states), model_state
 
-        merge = experiment.objective.merge
-        zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-        start = (zeros, jnp.float32(0), jnp.float32(0), experiment.objective.empty(), state.model_state)
-        grads, total, weights, states, model_state = jax.lax.fori_loop(0, num_microbatches, add, start)
-        grads = jax.tree.map(lambda g, p: safe_ratio(g, weights).astype(p.dtype), grads, state.params)
-        return grads, safe_ratio(total, weights), states, model_state
+            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+            start = (zeros, jnp.float32(0), jnp.float32(0), empty(), model_state)
+            grads, mean, weight, states, model_state = jax.lax.fori_loop(0, num_microbatches, add, start)
+            grads = jax.tree.map(lambda g, p: safe_ratio(g, weight).astype(p.dtype), grads, params)
+            mean = safe_ratio(mean, weight)
+        grads, mean = layout.total(grads, cuts), layout.total(mean)
+        return grads, mean, merge_parts(experiment, layout, states), layout.agreed(model_state)
+
+    def gradient(state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME) -> Any:
+        cuts = layout.cuts(state.params)
+        scale = None if state.loss_scale is None else state.loss_scale.scale
+        others = (state.model_state, scale, state.seed, state.step)
+        of_parts = layout.over_parts(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
+        return of_parts(state.params, others, operand)
 
     return gradient
 
 
-def make_train_step(experiment: Experiment) -> Callable[..., Any]:
+def _num_examples(batch: Batch) -> int:
+    return jax.tree.leaves(batch["inputs"])[0].shape[0]
+
+
+def merge_parts(experiment: Experiment, layout: Layout, states: Tree) -> Tree:
+    """Merge the metric states of what the devices have seen: in one sum where that is what merging means."""
+    objective = experiment.objective
+    summed = layout.total({name: state for name, state in states.items() if name in objective.additive})
+    merged = {
+        name: layout.merged(state, objective.metrics[name].merge, objective.metrics[name].empty())
+        for name, state in states.items()
+        if name not in objective.additive
+    }
+    return {name: (summed | merged)[name] for name in states}
+
+
+def make_train_step(
+    experiment: Experiment, layout: Layout = ONE_DEVICE, num_microbatches: int | None = None
+) -> Callable[..., Any]:
     """Return the step of an experiment, a pure function.
 
     Args:
         experiment: what is trained.
+        layout: on which devices batches and weights lie.
+        num_microbatches: of a batch. None: those of the experiment's order.
 
     Returns:
-        `step(state, microbatch) -> (state, loss, grads)`: the state after one update, the mean loss before
-        it (float32 scalar), and the gradients.
+        `step(state, microbatch, operand, spec) -> (state, loss, grads)`: the state after one update, the mean loss
+        before it (float32 scalar), and the gradients. For the arguments see `make_gradient`.
 
     Source: original.
     """
-    gradient = make_gradient(experiment)
+    gradient = make_gradient(experiment, layout, num_microbatches)
     optimizer = optax.with_extra_args_support(experiment.optimizer)
 
-    def step(state: TrainState, microbatch: Callable[[Any], Batch]) -> tuple[TrainState, jax.Array, Tree]:
-        grads, loss, states, model_state = gradient(state, microbatch)
+    def step(
+        state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
+    ) -> tuple[TrainState, jax.Array, Tree]:
+        grads, loss, states, model_state = gradient(state, microbatch, operand, spec)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         new = state.replace(
             step=state.step + 1,

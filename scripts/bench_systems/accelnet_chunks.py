@@ -99,8 +99,8 @@ def _population(case: Case, _: Arrays) -> System:
     def run(state: Any, operand: Any, num_steps: jax.Array) -> Any:
         def body(index: jax.Array, carry: Any) -> Any:
             state, _ = carry
-            batch = feed.train_batch(operand, index, state.step[0], 0, state.seed[0])
-            state, losses, _ = jax.vmap(lambda member: step(member, lambda _: batch))(state)
+            batch = feed.train_batch(operand, index, state.step[0], 0, state.seed[0], 0)
+            state, losses, _ = jax.vmap(lambda member: step(member, lambda *_: batch))(state)
             return state, losses
 
         return jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(case.members)))

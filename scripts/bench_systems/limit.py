@@ -40,7 +40,7 @@ def products(case: Case) -> Counter[Product]:
         return experiment.pure_model.apply(state.params, state.model_state, inputs, key=key, train=False)[0]
 
     def gradient(state: Any, batch: Any) -> Any:
-        return make_gradient(experiment)(state, lambda _: batch)[0]
+        return make_gradient(experiment)(state, lambda *_: batch)[0]
 
     step = forward if case.kind == "inference" else gradient
     if case.kind == "population":

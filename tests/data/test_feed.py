@@ -40,7 +40,7 @@ def test_streaming_gives_the_batches_of_the_device_in_the_same_order(data, micro
     for length in (1, 3, 2, 3):
         operands = device.train_operand(step, length), stream.train_operand(step, length)
         for index, part in itertools.product(range(length), range(-(-6 // micro))):
-            numbers = jnp.int32(index), jnp.int32(step + index), jnp.int32(part), jnp.uint32(4)
+            numbers = jnp.int32(index), jnp.int32(step + index), jnp.int32(part), jnp.uint32(4), 0
             equal(device.train_batch(operands[0], *numbers), stream.train_batch(operands[1], *numbers))
         step += length
     stream.close()
@@ -52,7 +52,7 @@ def test_evaluation_batches_cover_a_split_once(data):
         operand, seen = feed.eval_operand(rows, 0, 4), []
         for index in range(4):
             numbers = [jnp.int32(n) for n in (index, 0, rows.start, rows.stop)]
-            batch = feed.eval_batch(operand, *numbers)
+            batch = feed.eval_batch(operand, *numbers, 0)
             seen.extend(np.asarray(batch["targets"])[np.asarray(batch["mask"])].tolist())
         assert seen == list(rows)
         feed.close()
@@ -77,7 +77,7 @@ def test_a_memmap_is_streamed_without_being_read_whole(tmp_path, data):
     mapped = an.data.Data("mapped", {"inputs": inputs, "targets": np.arange(12)}, {"train": range(12)})
     feed = make_feed(mapped, Order(12, 4, 4), seed=0, eval_batch_size=4, on_device=False)
     assert isinstance(feed, StreamFeed)
-    batch = feed.train_batch(feed.train_operand(0, 1), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.uint32(0))
+    batch = feed.train_batch(feed.train_operand(0, 1), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.uint32(0), 0)
     np.testing.assert_array_equal(batch["inputs"][:, 0], 2.0 * batch["targets"])
     feed.close()
 

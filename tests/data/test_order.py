@@ -75,7 +75,6 @@ def test_a_block_holds_the_rows_of_its_steps_across_epochs(n, batch, micro):
     [
         ((10, 11, 11), "batch_size 11 is larger than the training split of 10 examples"),
         ((10, 0, 1), "batch_size is 0, expected at least 1"),
-        ((10, 4, 5), "microbatch_size 5 is larger than batch_size 4"),
     ],
 )
 def test_sizes_that_cannot_be_are_refused(sizes, message):

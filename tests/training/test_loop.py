@@ -219,6 +219,7 @@ def test_a_run_without_held_out_data_works(make_experiment):
         ({"epochs": None, "steps": 0}, "steps is 0, expected at least 1"),
         ({"epochs": None}, "give exactly one"),
         ({"batch_size": 51}, "batch_size 51 is larger than the training split of 50"),
+        ({"batch_size": 8, "microbatch_size": 9}, "microbatch_size 9 is larger than batch_size 8"),
         ({"batch_size": "all"}, 'expected a number or "full"'),
         ({"seed": -1}, "seed is -1"),
         ({"precision": "float8"}, "precision is 'float8', expected one of float32"),

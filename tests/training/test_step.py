@@ -18,7 +18,10 @@ def prepare(experiment):
     operand = feed.train_operand(0, 1)
 
     def parts(step, seed=experiment.seed):
-        return lambda part: feed.train_batch(operand, jnp.int32(0), jnp.asarray(step), part, jnp.uint32(seed))
+        def microbatch(_, number, part):
+            return feed.train_batch(operand, jnp.int32(0), jnp.asarray(step), number, jnp.uint32(seed), part)
+
+        return microbatch
 
     return jax.jit(lambda seed: init_state(experiment, seed))(np.uint32(experiment.seed)), parts
 
@@ -56,7 +59,7 @@ def test_jit_vmap_and_a_loop_by_hand_give_the_same_numbers(make_experiment, make
     params, by_hand = state.params, []
     velocity = jax.tree.map(jnp.zeros_like, params)
     for index in range(8):
-        loss, grads = jax.value_and_grad(mean_loss)(params, parts(index)(0))
+        loss, grads = jax.value_and_grad(mean_loss)(params, parts(index)(None, 0, 0))
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
         params = jax.tree.map(lambda p, v: p - 0.1 * v, params, velocity)
         by_hand.append(float(loss))
@@ -98,13 +101,13 @@ def test_padding_rows_change_no_gradient_even_if_they_are_garbage(make_experimen
     state, parts = prepare(experiment)
     gradient = make_gradient(experiment)
 
-    def spoiled(part):
-        batch = parts(6)(part)  # 2 examples, 6 of padding
+    def spoiled(_, number, part):
+        batch = parts(6)(None, number, part)  # 2 examples, 6 of padding
         keep = batch["mask"].reshape(-1, 1, 1, 1)
         return {**batch, "inputs": jnp.where(keep, batch["inputs"], jnp.uint8(255))}
 
     clean, dirty = gradient(state, parts(6)), gradient(state, spoiled)
-    assert int(parts(6)(0)["mask"].sum()) == 2
+    assert int(parts(6)(None, 0, 0)["mask"].sum()) == 2
     jax.tree.map(np.testing.assert_array_equal, clean[:3], dirty[:3])
 
 
@@ -125,7 +128,7 @@ def test_rematerialization_keeps_less_and_changes_no_gradient(make_experiment, m
     for remat in ("none", "products", "blocks"):
         experiment = make_experiment(data=data, model=model, batch_size=16, remat=remat)
         state, parts = prepare(experiment)
-        loss, batch = make_loss(experiment), experiment.data.prepare(parts(0)(0))
+        loss, batch = make_loss(experiment), experiment.data.prepare(parts(0)(None, 0, 0))
 
         def mean(params, loss=loss, batch=batch):
             return loss(params, {}, batch, key=jax.random.key(0), train=True)[0]

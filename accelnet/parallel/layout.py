@@ -1,0 +1,291 @@
+"""Layout: on which devices a run's batches and weights lie, and what the devices exchange.
+
+A batch is cut into parts along the mesh's batch axes, and a part is treated as a microbatch that is computed elsewhere:
+every device takes the gradient of its own examples, and one exchange per step adds them up. The weights' axis "model"
+is left to XLA's partitioner. The same program text therefore serves one device, `jit` over a mesh, and `pmap`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+from accelnet.errors import UserError
+from accelnet.parallel.mesh import AXES, BATCH_AXES, make_mesh, parse_mesh
+from accelnet.parallel.rules import (
+    DEFAULT_RULES,
+    Placement,
+    Rule,
+    check_rules,
+    followers,
+    path_names,
+    placements,
+)
+
+Strategy = Literal["jit", "pmap"]
+Tree = Any
+
+# Of what is the same on every device.
+SAME = PartitionSpec()
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Say where things lie. Without a mesh: all on one device.
+
+    Args:
+        mesh: the devices, None for the default device alone.
+        strategy: "jit" for a partitioned program, "pmap" for a replicated one.
+        rules: the user's sharding rules, before the default ones.
+
+    Raises:
+        UserError: if pmap is asked for with a mesh that has another axis than "data".
+
+    Example:
+        >>> layout = Layout(make_mesh({"data": 1}, jax.devices()[:1]))
+        >>> layout.num_parts, layout.described
+        (1, 'data=1')
+
+    Source: original.
+    """
+
+    mesh: Mesh | None = None
+    strategy: Strategy = "jit"
+    rules: Sequence[Rule] = ()
+
+    def __post_init__(self) -> None:
+        if self.strategy not in get_args(Strategy):
+            raise UserError(f"the strategy is {self.strategy!r}, expected one of {', '.join(get_args(Strategy))}")
+        if self.strategy == "pmap" and tuple(self.axes) != ("data",):
+            raise UserError(
+                f"pmap keeps all weights on every device and knows one axis, data; the mesh is {self.described}: give "
+                f"--mesh data={max(1, self.num_devices)}, or --strategy jit"
+            )
+
+    @cached_property
+    def axes(self) -> dict[str, int]:
+        """Sizes of the mesh's axes, none without a mesh."""
+        return {} if self.mesh is None else dict(self.mesh.shape)
+
+    @property
+    def described(self) -> str:
+        """The mesh as it is typed."""
+        return ",".join(f"{name}={size}" for name, size in self.axes.items()) or "one device"
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of the run."""
+        return math.prod(self.axes.values())
+
+    @cached_property
+    def batch_axes(self) -> tuple[str, ...]:
+        """The mesh's axes along which a batch is cut, those of size 1 left out."""
+        return tuple(name for name in self.axes if name in BATCH_AXES and self.axes[name] > 1)
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of a batch."""
+        return math.prod(self.axes[name] for name in self.batch_axes)
+
+    def sharding(self, spec: PartitionSpec = SAME) -> NamedSharding | None:
+        """Return the sharding of an array that is cut like this; the default is a copy on every device."""
+        return None if self.mesh is None else NamedSharding(self.mesh, spec)
+
+    def abstract(self, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        """Return the shape of an array that is the same on every device."""
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.sharding())
+
+    def placements(self, params: Tree) -> Tree:
+        """Return the `Placement` of every parameter (or of the model's state): a tree like it."""
+        return placements(params, self.axes, (*self.rules, *DEFAULT_RULES))
+
+    def state_placements(self, state: Any) -> Any:
+        """Return the `Placement` of everything in a `TrainState` of shapes."""
+        params = self.placements(state.params)
+        everywhere = jax.tree.map(lambda _: Placement(PartitionSpec(), "the same on every device"), state)
+        return everywhere.replace(
+            params=params,
+            model_state=self.placements(state.model_state),
+            opt_state=followers(state.opt_state, state.params, params),
+        )
+
+    def placed(self, state: Any) -> Any:
+        """Return a `TrainState` of shapes with their shardings."""
+        if self.mesh is None:
+            return state
+        return jax.tree.map(
+            lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=self.sharding(where.spec)),
+            state,
+            self.state_placements(state),
+        )
+
+    def check(self, state: Any) -> None:
+        """Refuse rules that match nothing, and axes that nothing uses."""
+        paths = [path for tree in (state.params, state.model_state) for path, _ in path_names(tree)]
+        check_rules(self.rules, paths, self.axes, AXES)
+
+    # What a function that runs on one part of a batch calls.
+
+    def part(self) -> Any:
+        """Return which part of the batch this device has, an int32 scalar."""
+        return jax.lax.axis_index(self.batch_axes) if self.batch_axes else 0
+
+    def over_parts(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        """Run a function on every part of a batch at once.
+
+        Args:
+            function: of what one device sees.
+            in_specs: `PartitionSpec`s of its arguments along the batch axes, as of `jax.shard_map`.
+            out_specs: those of its results; what is whole must be the same on every device.
+
+        Returns:
+            The function of whole arrays. Under pmap, and where there is one part, `function` itself.
+        """
+        if not self.batch_axes or self.strategy == "pmap":
+            return function
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            axis_names=set(self.batch_axes),
+            check_vma=False,  # accelnet's operations with gradients of their own do not track it
+        )
+
+    def cuts(self, params: Tree) -> Tree:
+        """Return how the batch axes cut the parameters: a tree of `PartitionSpec`s for `over_parts`."""
+
+        def cut(where: Placement) -> PartitionSpec:
+            return PartitionSpec(*[name if name in self.batch_axes else None for name in where.spec])
+
+        return jax.tree.map(cut, self.placements(params))
+
+    def whole(self, params: Tree, cuts: Tree) -> Tree:
+        """Collect the parameters from the devices that they are cut over: one all-gather each."""
+
+        def gather(array: jax.Array, cut: PartitionSpec) -> jax.Array:
+            for axis, name in enumerate(cut):
+                if name is not None:
+                    array = jax.lax.all_gather(array, name, axis=axis, tiled=True)
+            return array
+
+        return jax.tree.map(gather, params, cuts)
+
+    def total(self, tree: Tree, cuts: Tree = None) -> Tree:
+        """Add up arrays over the parts: an all-reduce, or a reduce-scatter where the result is cut."""
+        if not self.batch_axes:
+            return tree
+        if cuts is None:
+            return jax.lax.psum(tree, self.batch_axes)
+        kept, scattered = [], {}
+        leaves, structure = jax.tree.flatten(tree)
+        for index, (leaf, cut) in enumerate(zip(leaves, structure.flatten_up_to(cuts), strict=True)):
+            axis = next((i for i, name in enumerate(cut) if name is not None), None)
+            if axis is None:
+                kept.append(index)
+                continue
+            leaf = jax.lax.psum_scatter(leaf, cut[axis], scatter_dimension=axis, tiled=True)
+            others = tuple(name for name in self.batch_axes if name != cut[axis])
+            scattered[index] = jax.lax.psum(leaf, others) if others else leaf
+        # One call for all: XLA makes one all-reduce of it.
+        summed = dict(zip(kept, jax.lax.psum([leaves[i] for i in kept], self.batch_axes), strict=True))
+        return structure.unflatten([(summed | scattered)[i] for i in range(len(leaves))])
+
+    def agreed(self, tree: Tree) -> Tree:
+        """Make a model's state the same on every device: the mean of numbers, the largest of integers."""
+        if not self.batch_axes:
+            return tree
+
+        def agree(array: jax.Array) -> jax.Array:
+            if jnp.issubdtype(array.dtype, jnp.floating):
+                return jax.lax.pmean(array, self.batch_axes)
+            return jax.lax.pmax(array.astype(jnp.int32), self.batch_axes).astype(array.dtype)
+
+        return jax.tree.map(agree, tree)
+
+    def merged(self, tree: Tree, merge: Callable[[Tree, Tree], Tree], empty: Tree) -> Tree:
+        """Merge what every part has seen, in the order of the parts."""
+        if not self.batch_axes:
+            return tree
+        parts = jax.lax.all_gather(tree, self.batch_axes)
+
+        def add(index: jax.Array, seen: Tree) -> Tree:
+            return merge(seen, jax.tree.map(lambda a: a[index], parts))
+
+        return jax.lax.fori_loop(0, self.num_parts, add, empty)
+
+
+ONE_DEVICE = Layout()
+
+
+def make_layout(
+    mesh: str | Mesh | None = None,
+    strategy: Strategy = "jit",
+    rules: Sequence[Rule] = (),
+    *,
+    state_bytes: int = 0,
+    devices: Sequence[Any] | None = None,
+) -> Layout:
+    """Make the layout that a user asked for.
+
+    Args:
+        mesh: "data=8" and so on; "auto": all devices, "fsdp" if the state would take more than a quarter of a device's
+            memory, else "data"; a `jax.sharding.Mesh`; None: "auto" on accelerators and with several processes, one
+            device on a CPU, whose simulated devices share its cores.
+        strategy: "jit" or "pmap".
+        rules: the user's sharding rules.
+        state_bytes: what weights and optimizer take, for "auto".
+        devices: those to use. None: all of the run's.
+
+    Returns:
+        The `Layout`.
+
+    Raises:
+        UserError: if mesh, devices and strategy do not fit.
+
+    Example:
+        >>> make_layout("data=1", devices=jax.devices()[:1]).described
+        'data=1'
+
+    Source: original.
+    """
+    if isinstance(mesh, Mesh):
+        return Layout(mesh, strategy, rules)
+    devices = list(jax.devices() if devices is None else devices)
+    if mesh is None:
+        alone = len(devices) == 1 or (devices[0].platform == "cpu" and jax.process_count() == 1)
+        if alone and strategy == "jit":
+            return Layout(None, strategy, rules)
+        mesh = "auto"
+    if mesh == "auto":
+        stats = devices[0].memory_stats() if devices[0].process_index == jax.process_index() else None
+        limit = (stats or {}).get("bytes_limit", math.inf)
+        axes = {"fsdp" if state_bytes > limit / 4 and strategy == "jit" else "data": len(devices)}
+    else:
+        axes = parse_mesh(mesh)
+    return Layout(make_mesh(axes, devices), strategy, rules)
+
+
+def abstract_layout(mesh: str, strategy: Strategy = "jit", rules: Sequence[Rule] = ()) -> Layout:
+    """Make a layout on devices that need not be here: what lies where can be asked of it, and nothing run.
+
+    Args:
+        mesh: as of `make_layout`; where it leaves sizes open, the devices that are here are counted.
+        strategy: as of `make_layout`.
+        rules: as of `make_layout`.
+
+    Example:
+        >>> abstract_layout("data=16,fsdp=16").num_devices
+        256
+
+    Source: original.
+    """
+    axes = {} if mesh == "auto" else parse_mesh(mesh)
+    if not axes or -1 in axes.values():
+        return make_layout(mesh, strategy, rules)
+    return Layout(cast(Mesh, AbstractMesh(tuple(axes.values()), tuple(axes))), strategy, rules)

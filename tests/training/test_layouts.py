@@ -1,0 +1,369 @@
+"""The same numbers on every layout: devices, strategies, accumulation, and where weights lie."""
+
+import dataclasses
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen, nnx
+from jax.sharding import PartitionSpec
+
+import accelnet as an
+from accelnet.parallel.layout import Layout, abstract_layout
+from accelnet.parallel.mesh import make_mesh, parse_mesh
+from accelnet.parallel.table import placement_table
+from accelnet.training.loop import _prepare
+from accelnet.training.state import init_state
+
+# Sums over a batch are taken in another order, and that is all. Not with Adam here: a bias in front of batch statistics
+# has a gradient of rounding alone, which Adam makes as large as any other.
+RTOL = 1e-5
+SGD = optax.chain(optax.clip_by_global_norm(1.0), an.optim.momentum(0.02), an.optim.average_params(0.9))
+
+
+def mesh_of(text):
+    axes = parse_mesh(text)
+    return make_mesh(axes, jax.devices()[: math.prod(axes.values())])
+
+
+def fit(experiment, mesh=None, **options):
+    return an.fit(experiment, progress=False, mesh=None if mesh is None else mesh_of(mesh), **options)
+
+
+def losses(run):
+    return np.array([row["loss"] for row in run.rows if row["split"] == "train"])
+
+
+@pytest.fixture
+def busy(make_experiment):
+    """Dropout, augmentation, batch statistics, averaged weights, and a last batch that is not full."""
+    return make_experiment(steps=50, log_every=an.Every(steps=1), optimizer=SGD)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return {}
+
+
+def expected(alone, name, experiment):
+    if name not in alone:
+        alone[name] = fit(experiment)
+    return alone[name]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "options"),
+    [
+        ("data=1", {}),
+        ("data=2", {}),
+        ("data=4", {}),
+        ("data=8", {}),
+        ("data=8", {"strategy": "pmap"}),
+        ("data=2", {"strategy": "pmap"}),
+        ("fsdp=8", {}),
+        ("data=2,fsdp=2", {}),
+        ("data=2,fsdp=2,model=2", {}),
+        ("model=4", {}),
+    ],
+)
+def test_the_loss_curve_is_that_of_one_device(alone, busy, monkeypatch, mesh, options):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)  # the toy's weights are small
+    busy = dataclasses.replace(busy, sharding_rules=[("first.kernel", PartitionSpec(None, "model"))])
+    one, many = expected(alone, "busy", busy), fit(busy, mesh, **options)
+    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
+    for split, metrics in one.metrics.items():
+        assert many.metrics[split] == pytest.approx(metrics, rel=RTOL), split
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=RTOL, atol=1e-6),
+        many.state.model_state,
+        one.state.model_state,
+    )
+
+
+@pytest.mark.parametrize(("mesh", "strategy"), [("data=4", "jit"), ("data=2,fsdp=2", "jit"), ("data=4", "pmap")])
+@pytest.mark.parametrize("on_device", [True, False])
+def test_accumulation_and_streaming_keep_the_loss_curve(alone, busy, monkeypatch, mesh, strategy, on_device):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+    parts = dataclasses.replace(busy, microbatch_size=4)
+    one = expected(alone, "parts", parts)
+    many = fit(dataclasses.replace(parts, on_device=on_device), mesh, strategy=strategy)
+    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
+    assert many.metrics["test"] == pytest.approx(one.metrics["test"], rel=RTOL)
+
+
+def test_full_batch_descent_pads_the_batch_to_the_devices(make_experiment, plain_model, make_data):
+    experiment = make_experiment(
+        model=plain_model, data=make_data(augment=False), batch_size="full", steps=20, optimizer=an.optim.sgd(0.1)
+    )
+    one = losses(fit(experiment))
+    for mesh, options in (("data=8", {}), ("fsdp=4", {}), ("data=8", {"strategy": "pmap"})):
+        np.testing.assert_allclose(losses(fit(experiment, mesh, **options)), one, rtol=RTOL)
+
+
+@pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2e-2), ("float16", 5e-3)])
+def test_low_precision_trains_alike_on_devices(make_experiment, precision, rtol):
+    # A sum of 8 or 11 bits rounds at every addition, and where it is cut differs.
+    experiment = make_experiment(precision=precision, steps=10, log_every=an.Every(steps=1))
+    np.testing.assert_allclose(losses(fit(experiment, "data=4")), losses(fit(experiment)), rtol=rtol)
+
+
+class _Linen(linen.Module):
+    @linen.compact
+    def __call__(self, inputs, train):
+        x = linen.BatchNorm(use_running_average=not train)(linen.Dense(12)(inputs.reshape(inputs.shape[0], -1)))
+        return linen.Dense(3)(linen.Dropout(0.2, deterministic=not train)(linen.relu(x)))
+
+
+def test_a_linen_module_has_global_batch_statistics_and_the_noise_of_one_device(make_experiment):
+    experiment = make_experiment(model=_Linen(), steps=20, log_every=an.Every(steps=1))
+    np.testing.assert_allclose(losses(fit(experiment, "data=4")), losses(fit(experiment)), rtol=RTOL)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment, strategy):
+    class Largest(an.objectives.Metric):
+        def empty(self):
+            return {"largest": jnp.full((), -jnp.inf, jnp.float32)}
+
+        def measure(self, outputs, batch, losses, weights):
+            return {"largest": jnp.max(jnp.where(weights > 0, losses, -jnp.inf))}
+
+        def merge(self, a, b):
+            return {"largest": jnp.maximum(a["largest"], b["largest"])}
+
+        def compute(self, state):
+            return state["largest"]
+
+    loss = an.objectives.softmax_cross_entropy()
+    experiment = make_experiment(
+        objective=an.objectives.Objective(loss.loss, {"largest": Largest()}), steps=7, optimizer=SGD
+    )
+    one, many = fit(experiment), fit(experiment, "data=4", strategy=strategy)
+    for split in one.metrics:
+        assert many.metrics[split]["largest"] == pytest.approx(one.metrics[split]["largest"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda rngs: an.models.MLP(16, (32, 32, 32), 3, norm="batch", dropout=0.1, rngs=rngs),
+        lambda rngs: an.models.CNN((4, 4, 1), (8,), 3, norm="batch", rngs=rngs),
+        lambda rngs: an.models.RNN(4, 16, 3, cell="gru", rngs=rngs),
+    ],
+    ids=["mlp", "cnn", "rnn"],
+)
+def test_the_default_rules_cut_accelnets_models_and_change_no_number(make_experiment, monkeypatch, model):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 64)
+    experiment = make_experiment(model=model, steps=10, log_every=an.Every(steps=1), optimizer=an.optim.adam(1e-3))
+    one, many = fit(experiment), fit(experiment, "data=2,fsdp=2,model=2")
+    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
+    specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(many.state.params)}
+    assert any("model" in spec for spec in specs) and any("fsdp" in spec for spec in specs)
+
+
+# Elastic: a checkpoint of any layout goes on in any other.
+
+
+class Killed(Exception):
+    pass
+
+
+def die(moment):
+    raise Killed
+
+
+LAYOUTS = (None, "data=8", "data=2,fsdp=2", "fsdp=8", "model=2", "data=2,fsdp=2,model=2", "pmap")
+
+
+def on(layout):
+    return {"mesh": "data=4", "strategy": "pmap"} if layout == "pmap" else {"mesh": layout}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(alone, busy, monkeypatch, tmp_path, seed):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+    rng = np.random.default_rng(seed)
+    busy = dataclasses.replace(busy, sharding_rules=[("first.kernel", PartitionSpec(None, "model"))])
+    one = expected(alone, "busy", busy)
+    for step in np.sort(rng.choice(np.arange(1, 50), 2, replace=False)):
+        with pytest.raises(Killed):
+            fit(
+                busy,
+                **on(LAYOUTS[rng.integers(len(LAYOUTS))]),
+                workdir=tmp_path,
+                resume=True,
+                events=[an.Event(an.Every(steps=int(step)), die)],
+            )
+    many = fit(busy, **on(LAYOUTS[rng.integers(len(LAYOUTS))]), workdir=tmp_path, resume=True)
+    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
+    assert many.metrics["test"] == pytest.approx(one.metrics["test"], rel=RTOL)
+
+
+@pytest.mark.parametrize("layout", ["data=8", "data=2,fsdp=2", "pmap"])
+def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, monkeypatch, tmp_path, layout):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+    whole = fit(busy, **on(layout))
+    with pytest.raises(Killed):
+        fit(busy, **on(layout), workdir=tmp_path, events=[an.Event(an.Every(steps=17), die)])
+    again = fit(busy, **on(layout), workdir=tmp_path, resume=True)
+    jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
+    assert again.metrics == whole.metrics and losses(again).tolist() == losses(whole).tolist()
+
+
+def test_a_run_on_a_mesh_is_evaluated_on_one_device(busy, monkeypatch, tmp_path):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+    busy = dataclasses.replace(busy, steps=5)
+    run = fit(busy, "data=2,fsdp=2", workdir=tmp_path)
+    _, metrics = an.evaluate(busy, tmp_path)
+    assert metrics["test"] == pytest.approx(run.metrics["test"], rel=RTOL)
+
+
+# What the compiled programs exchange.
+
+
+def exchanges(text):
+    """List (operation, bytes, whether inside a loop of microbatches) of a compiled program."""
+    sizes = {"f32": 4, "s32": 4, "u32": 4, "pred": 1, "bf16": 2}
+    found = []
+    for line in text.splitlines():
+        match = re.match(
+            r"\s*(?:ROOT )?%\S+ = (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)\(", line
+        )
+        if match:
+            shapes = re.findall(r"(f32|s32|u32|pred|bf16)\[([\d,]*)\]", match[1])
+            count = sum(sizes[kind] * math.prod(map(int, filter(None, dims.split(",")))) for kind, dims in shapes)
+            found.append((match[2], count, line.count("while/body")))
+    return found
+
+
+def train_text(experiment, mesh, **options):
+    _, programs = _prepare(experiment, mesh_of(mesh), **options)
+    return exchanges(programs.train.compiled.as_text()), programs
+
+
+def bytes_of(tree):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap"])
+@pytest.mark.parametrize("micro", [None, 8])
+def test_data_parallelism_reduces_the_gradients_once_a_step_and_gathers_nothing(
+    make_experiment, plain_model, strategy, micro
+):
+    experiment = make_experiment(model=plain_model, batch_size=16, microbatch_size=micro)
+    found, programs = train_text(experiment, "data=8", strategy=strategy)
+    assert {operation for operation, _, _ in found} == {"all-reduce"}
+    grads, metrics = bytes_of(programs.abstract_state.params), bytes_of(programs.abstract_state.metrics)
+    # Beside the gradients: the metrics' sums, and the loss and its weight where XLA does not find them among those.
+    assert grads + metrics <= sum(size for _, size, _ in found) <= grads + metrics + 8
+    # One loop around it, that of the steps; a microbatch's would be a second.
+    assert {depth for _, size, depth in found if size >= grads // 2} == {1}
+
+
+def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(make_experiment, monkeypatch):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 1024)
+    experiment = make_experiment(
+        model=lambda rngs: an.models.MLP(16, (64, 64), 3, rngs=rngs),
+        batch_size=16,
+        microbatch_size=8,
+        optimizer=an.optim.adam(1e-3),
+    )
+    found, programs = train_text(experiment, "data=2,fsdp=4")
+    cut = [leaf for leaf in jax.tree.leaves(programs.abstract_state.params) if "fsdp" in leaf.sharding.spec]
+    assert len(cut) == 2
+    gathered = sorted(size for operation, size, _ in found if operation == "all-gather")
+    scattered = sorted(size for operation, size, _ in found if operation == "reduce-scatter")
+    assert gathered == sorted(bytes_of(leaf) for leaf in cut)
+    assert scattered == sorted(bytes_of(leaf) // 4 for leaf in cut)
+    assert {operation for operation, _, _ in found} == {"all-gather", "reduce-scatter", "all-reduce"}
+    assert {depth for operation, _, depth in found if operation != "all-reduce"} == {1}
+
+
+def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_experiment):
+    experiment = make_experiment(
+        model=lambda rngs: an.models.MLP(16, (256, 256), 3, rngs=rngs), optimizer=an.optim.adam(1e-3), batch_size=8
+    )
+
+    def share(mesh):
+        _, programs = _prepare(experiment, mesh_of(mesh))
+        state = programs.init(np.uint32(0))
+        first = jax.devices()[0]
+        return sum(
+            shard.data.nbytes
+            for leaf in jax.tree.leaves((state.params, state.opt_state))
+            for shard in leaf.addressable_shards
+            if shard.device == first
+        )
+
+    whole = share("data=8")
+    # Biases, the head and scalars stay whole: 3 % of this model.
+    for parts in (2, 4, 8):
+        assert share(f"fsdp={parts}") / whole == pytest.approx(1 / parts, abs=0.03)
+
+
+def test_the_table_says_what_lies_where_and_why(make_experiment):
+    experiment = make_experiment(model=lambda rngs: an.models.MLP(16, (512, 512), 3, rngs=rngs))
+    state = jax.eval_shape(lambda: init_state(experiment, 0))
+    text = placement_table(abstract_layout("data=64,fsdp=8"), state)
+    assert "mesh data=64,fsdp=8, a batch in 512 parts" in text
+    assert re.search(r"layers.1.linear.kernel +512,512 +fsdp +131,072 +its largest axis on fsdp", text)
+    assert re.search(r"head.bias +3 +nothing +12 +3 numbers, fsdp cuts from 4,096 on", text)
+    numbers = (16 + 1 + 3) * 512 + 512 + 3, 512 * 512  # whole on every device (layers.0.kernel apart), and cut
+    whole, cut = numbers[0] - 16 * 512, numbers[1] + 16 * 512
+    assert f"weights: {4 * (whole + cut // 8):,} of {4 * (whole + cut):,} bytes on each of 512 devices" in text
+
+
+# Mistakes.
+
+
+@pytest.mark.parametrize(
+    ("changes", "mesh", "strategy", "message"),
+    [
+        ({"batch_size": 9}, "data=4", "jit", r"batch_size 9 does not divide into 4 parts, .*: take 8 or 12"),
+        ({"microbatch_size": 6}, "data=4", "jit", r"microbatch_size 6 does not divide into 4 parts.*take 4 or 8"),
+        ({}, "data=4,model=2", "pmap", r"pmap keeps all weights .* the mesh is data=4,model=2: give --mesh data=8"),
+        ({}, "data=4,tensor=2", "jit", "the mesh has an axis 'tensor' that no sharding rule names"),
+        ({"sharding_rules": [("frist.*", PartitionSpec("model"))]}, "data=8", "jit", "'frist.*' matches none of the"),
+        ({"sharding_rules": [("first.bias", PartitionSpec(None, "model"))]}, "model=2", "jit", "cuts 2 axes"),
+        ({"sharding_rules": [("(first", PartitionSpec("model"))]}, "data=8", "jit", "no regular expression"),
+    ],
+)
+def test_a_layout_that_cannot_be_is_one_message(make_experiment, changes, mesh, strategy, message):
+    with pytest.raises(an.UserError, match=message):
+        fit(make_experiment(steps=2, **changes), mesh, strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        ("data=3", "takes 3 devices, and there are 8: give sizes whose product is 8, such as --mesh data=8"),
+        ("data=-1,model=3", "takes multiples of 3 devices, and there are 8"),
+        ("data", "expected axes and their sizes"),
+        ("data=2,data=4", "each axis once"),
+        ("data=0", "expected axes and their sizes"),
+        ("data=-1,model=-1", "at most one size of -1"),
+    ],
+)
+def test_a_mesh_that_does_not_match_the_devices_is_one_message(make_experiment, mesh, message):
+    with pytest.raises(an.UserError, match=message):
+        an.fit(make_experiment(steps=2), mesh=mesh, progress=False)
+
+
+def test_auto_takes_all_devices(make_experiment):
+    run = an.fit(make_experiment(steps=2), mesh="auto", progress=False)
+    assert dict(jax.tree.leaves(run.state.params)[0].sharding.mesh.shape) == {"data": 8}
+
+
+def test_the_output_of_a_model_can_be_computed_after_a_sharded_run(busy, monkeypatch):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+    run = fit(dataclasses.replace(busy, steps=3), "data=2,fsdp=2")
+    inputs = busy.data.arrays["inputs"][:5]
+    assert run.predict(inputs).shape == (5, 3) and isinstance(run.model, nnx.Module)
+
+
+def test_layout_without_a_mesh_is_one_device():
+    assert Layout().num_parts == 1 and Layout().described == "one device"
