@@ -8,8 +8,11 @@ from accelnet import optim as optim
 from accelnet.allocator import keep_freed_memory as keep_freed_memory
 from accelnet.cli import main as main
 from accelnet.errors import DivergenceError as DivergenceError
+from accelnet.errors import LostProcessError as LostProcessError
+from accelnet.errors import PreemptedError as PreemptedError
 from accelnet.errors import UserError as UserError
 from accelnet.experiment import Experiment as Experiment
+from accelnet.parallel import cluster as cluster
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event
 from accelnet.training.events import Every as Every

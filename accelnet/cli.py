@@ -1,6 +1,7 @@
 """The command line of an experiment script: verbs, flags from its Config, messages and exit codes.
 
-Exit codes: 0 done; 2 a mistake of the user's, one message; 3 the loss became NaN or infinite; 130 interrupted.
+Exit codes: 0 done; 2 a mistake of the user's, one message; 3 the loss became NaN or infinite; 4 told to end (SIGTERM),
+the state is saved; 5 another process of the run is lost; 130 interrupted.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from accelnet.errors import DivergenceError, UserError
+from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
 from accelnet.experiment import Experiment
 
 ExperimentFunction = Callable[[Any], Experiment]
@@ -50,6 +51,20 @@ class DeviceOptions:
 
 
 @dataclass(frozen=True)
+class ClusterOptions:
+    """Which processes compute together. On TPU pods, Slurm, Open MPI and Kubernetes jax knows it."""
+
+    coordinator: str | None = None
+    """host:port of process 0; None: of JAX_COORDINATOR_ADDRESS, or as jax detects it."""
+    num_processes: int | None = None
+    """Of the run; None: of JAX_NUM_PROCESSES, or as jax detects it."""
+    process_id: int | None = None
+    """Of this process, from 0; None: of JAX_PROCESS_ID, or as jax detects it."""
+    hang_timeout: float = 300.0
+    """Seconds after which a process that is missing, silent or without progress ends them all."""
+
+
+@dataclass(frozen=True)
 class EvaluateOptions:
     """Which weights are evaluated."""
 
@@ -76,7 +91,7 @@ def main(
         after_train: called with the finished `Run` of `train`, to show what else there is to see.
 
     Raises:
-        SystemExit: with code 2 after a mistake of the user's, 3 if the loss diverged, 130 if interrupted.
+        SystemExit: with the exit codes above.
 
     Example:
         >>> if __name__ == "__main__":  # doctest: +SKIP
@@ -86,14 +101,26 @@ def main(
     """
     try:
         _run(experiment, list(sys.argv[1:] if args is None else args), after_train)
-    except (UserError, DivergenceError) as error:
+    except (UserError, DivergenceError, LostProcessError) as error:
+        _leave(error)
         _exit(f"error: {error}", error.exit_code)
-    except KeyboardInterrupt:
+    except PreemptedError as error:
+        _exit(f"preempted: {error}", error.exit_code)
+    except KeyboardInterrupt as error:
+        _leave(error)
         print("interrupted: what was saved stays, go on with --resume", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
         os._exit(130)
+
+
+def _leave(error: BaseException) -> None:
+    """Tell the other processes of the run, if it has any, so that they do not wait for this one."""
+    if "jax" in sys.modules:
+        from accelnet.parallel.exchange import leave
+
+        leave(error)
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -103,7 +130,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 def _run(experiment: ExperimentFunction, args: list[str], after_train: Callable[[Any], None] | None) -> None:
     config_type = _config_type(experiment)
-    verb, config, options, devices = _parse(experiment, config_type, config_type(), args)
+    verb, config, options, devices, processes = _parse(experiment, config_type, config_type(), args)
     if verb == "train" and options.resume and options.workdir is None:
         raise UserError("--resume needs --workdir, the directory of the run to go on with")
     if verb == "train" and options.resume:
@@ -112,28 +139,40 @@ def _run(experiment: ExperimentFunction, args: list[str], after_train: Callable[
         stored = read_config(options.workdir)
         if stored is not None:
             # The run's own settings are the defaults now; flags that are given still count.
-            verb, config, options, devices = _parse(
+            verb, config, options, devices, processes = _parse(
                 experiment, config_type, config_from_json(config_type, stored), args
             )
-    _set_up(devices)
+    _set_up(devices, processes)
     if verb == "train":
-        _train(named(experiment, config), options, devices, after_train)
+        _train(named(experiment, config), options, devices, processes, after_train)
     elif verb == "evaluate":
-        _evaluate(experiment, config_type, options, devices)
+        _evaluate(experiment, config_type, options, devices, processes)
     else:
         _summary(named(experiment, config), devices)
 
 
-def _set_up(devices: DeviceOptions) -> None:
-    """Choose the platform, before anything touches a device."""
-    if devices.cpu_devices is None:
-        return
-    if devices.cpu_devices < 1:
-        raise UserError(f"--cpu-devices is {devices.cpu_devices}, expected at least 1")
-    import jax
+def _set_up(devices: DeviceOptions, processes: ClusterOptions | None) -> None:
+    """Choose the platform and join the cluster, before anything touches a device."""
+    if devices.cpu_devices is not None:
+        if devices.cpu_devices < 1:
+            raise UserError(f"--cpu-devices is {devices.cpu_devices}, expected at least 1")
+        import jax
 
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices.cpu_devices)
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", devices.cpu_devices)
+    if processes is None:
+        return
+    if not processes.hang_timeout > 0:
+        raise UserError(f"--hang-timeout is {processes.hang_timeout}, expected seconds above 0")
+    from accelnet.parallel import cluster
+
+    joined = processes.coordinator, processes.num_processes, processes.process_id
+    if cluster.initialize(*joined, timeout_seconds=processes.hang_timeout):
+        import jax
+
+        if jax.process_index() > 0:
+            # The first process speaks for all.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123, until the process ends
 
 
 def named(experiment: ExperimentFunction, config: Any) -> Experiment:
@@ -156,21 +195,26 @@ def _config_type(experiment: ExperimentFunction) -> type:
     return typing.cast(type, kinds[0])
 
 
-def _parse(
-    experiment: ExperimentFunction, config_type: type, default: Any, args: list[str]
-) -> tuple[str, Any, Any, Any]:
+def _parse(experiment: ExperimentFunction, config_type: type, default: Any, args: list[str]) -> tuple[Any, ...]:
     import tyro
 
     def train(
-        config: Any = default, options: TrainOptions = TrainOptions(), devices: DeviceOptions = DeviceOptions()
+        config: Any = default,
+        options: TrainOptions = TrainOptions(),
+        devices: DeviceOptions = DeviceOptions(),
+        processes: ClusterOptions = ClusterOptions(),
     ) -> Any:
-        return "train", config, options, devices
+        return "train", config, options, devices, processes
 
-    def evaluate(options: EvaluateOptions, devices: DeviceOptions = DeviceOptions()) -> Any:
-        return "evaluate", None, options, devices
+    def evaluate(
+        options: EvaluateOptions,
+        devices: DeviceOptions = DeviceOptions(),
+        processes: ClusterOptions = ClusterOptions(),
+    ) -> Any:
+        return "evaluate", None, options, devices, processes
 
     def summary(config: Any = default, devices: DeviceOptions = DeviceOptions()) -> Any:
-        return "summary", config, None, devices
+        return "summary", config, None, devices, None
 
     for function in (train, summary):
         function.__annotations__["config"] = config_type
@@ -215,6 +259,7 @@ def _train(
     experiment: Experiment,
     options: TrainOptions,
     devices: DeviceOptions,
+    processes: ClusterOptions,
     after_train: Callable[[Any], None] | None,
 ) -> None:
     from accelnet.training.loop import fit
@@ -228,6 +273,7 @@ def _train(
         progress=not options.quiet,
         mesh=devices.mesh,
         strategy=devices.strategy,
+        hang_timeout=processes.hang_timeout,
     )
     timing = run.result["timing"]
     _print_metrics(run.metrics)
@@ -242,7 +288,11 @@ def _train(
 
 
 def _evaluate(
-    experiment: ExperimentFunction, config_type: type, options: EvaluateOptions, devices: DeviceOptions
+    experiment: ExperimentFunction,
+    config_type: type,
+    options: EvaluateOptions,
+    devices: DeviceOptions,
+    processes: ClusterOptions,
 ) -> None:
     from accelnet.training.loop import evaluate
     from accelnet.training.workdir import read_config
@@ -251,7 +301,14 @@ def _evaluate(
     if stored is None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
     made = named(experiment, config_from_json(config_type, stored))
-    step, metrics = evaluate(made, options.workdir, best=options.best, mesh=devices.mesh, strategy=devices.strategy)
+    step, metrics = evaluate(
+        made,
+        options.workdir,
+        best=options.best,
+        mesh=devices.mesh,
+        strategy=devices.strategy,
+        hang_timeout=processes.hang_timeout,
+    )
     print(f"{made.name}, step {step}")
     _print_metrics(metrics)
     if options.json:

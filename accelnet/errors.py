@@ -24,3 +24,25 @@ class DivergenceError(ArithmeticError):
     """
 
     exit_code = 3
+
+
+class PreemptedError(RuntimeError):
+    """Report a run that was told to end (SIGTERM) and saved its state. The command line exits with code 4.
+
+    Example:
+        >>> PreemptedError.exit_code
+        4
+    """
+
+    exit_code = 4
+
+
+class LostProcessError(RuntimeError):
+    """Report a process of the run that died or does not answer. The command line exits with code 5.
+
+    Example:
+        >>> LostProcessError.exit_code
+        5
+    """
+
+    exit_code = 5

@@ -6,6 +6,7 @@
 # Arguments are passed on to `experiments/digits_cnn.py train`.
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
+# shellcheck disable=SC2119
 make_venv
 
 workdir="" json=no help=no previous=""

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts, never run: gives $root, and make_venv, which makes the environment or reuses it.
 #
 #   VENV    the environment's directory, relative to the repository (default .venv)

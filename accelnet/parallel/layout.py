@@ -13,6 +13,7 @@ from typing import Any, Literal, cast, get_args
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from accelnet.errors import UserError
@@ -269,6 +270,27 @@ def make_layout(
     else:
         axes = parse_mesh(mesh)
     return Layout(make_mesh(axes, devices), strategy, rules)
+
+
+def whole(tree: Tree) -> Tree:
+    """Bring arrays that lie on several processes' devices to this process, as NumPy arrays; all processes call this.
+
+    Args:
+        tree: of arrays. Those of this process's own devices stay as they are.
+
+    Example:
+        >>> whole({"a": jnp.ones(2)})["a"].tolist()
+        [1.0, 1.0]
+    """
+
+    def fetch(array: Any) -> Any:
+        if array.is_fully_addressable:
+            return array
+        if array.is_fully_replicated:
+            return jax.device_get(array)
+        return multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(fetch, tree)
 
 
 def abstract_layout(mesh: str, strategy: Strategy = "jit", rules: Sequence[Rule] = ()) -> Layout:

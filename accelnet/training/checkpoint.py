@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.training.events import is_lower_better
+from accelnet.training.hosts import Hosts
 
 Tree = Any
 Record = dict[str, Any]
@@ -26,11 +27,16 @@ Record = dict[str, Any]
 DIRECTORY = "checkpoints"
 
 
+class ChecksumError(ValueError):
+    """Report an array that is not the one that was saved; all processes see it."""
+
+
 class Checkpoints:
     """The checkpoints of one work directory.
 
     Args:
         workdir: directory of the run; "checkpoints" in it is created when something is saved.
+        hosts: the processes of the run, None for one.
         keep_last: newest checkpoints kept, at least 1.
         keep_best: checkpoints kept whose validation metric is the best, at least 0.
         best_metric: name of that metric.
@@ -44,6 +50,7 @@ class Checkpoints:
         self,
         workdir: str | Path,
         *,
+        hosts: Hosts | None = None,
         keep_last: int = 2,
         keep_best: int = 1,
         best_metric: str = "loss",
@@ -54,6 +61,7 @@ class Checkpoints:
         self.best_metric = best_metric
         self.note = note
         self.read_only = read_only
+        self.hosts = hosts
         self._keep = keep_last, keep_best
         self._manager: Any = None
 
@@ -96,10 +104,14 @@ class Checkpoints:
             return []
         return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdecimal())
 
+    def _on_first(self, function: Callable[[], Any]) -> Any:
+        # What a network file system shows may differ from host to host for a while.
+        return function() if self.hosts is None else self.hosts.on_first(function)
+
     def best_step(self) -> int | None:
         """Return the step with the best validation metric, None if no checkpoint has one."""
         scored = {}
-        for step in self.steps():
+        for step in self._on_first(self.steps):
             metrics = self._open().metrics(step)
             if metrics and self.best_metric in metrics:
                 scored[step] = metrics[self.best_metric]
@@ -160,7 +172,7 @@ class Checkpoints:
         Raises:
             UserError: if the checkpoint does not fit `abstract`, `step` is not there, or none is whole.
         """
-        steps = self.steps()
+        steps = self._on_first(self.steps)
         if step is not None:
             if step not in steps:
                 raise UserError(f"{self.directory} has no checkpoint of step {step}, only of {steps or 'none'}")
@@ -173,7 +185,13 @@ class Checkpoints:
                 state, record = self._read(candidate, abstract)
             except UserError:
                 raise
-            except Exception as error:  # noqa: BLE001, Orbax, TensorStore and JSON each have their own
+            except Exception as error:  # Orbax, TensorStore and JSON each have their own
+                if jax.process_count() > 1 and not isinstance(error, ChecksumError):
+                    # Perhaps only this process has met it, and the others wait for it in Orbax.
+                    raise UserError(
+                        f"checkpoint {self.directory / str(candidate)} is damaged ({_first_line(error)}): move it "
+                        "away, and go on from the one before with --resume"
+                    ) from error
                 damages.append(f"checkpoint {self.directory / str(candidate)} is damaged ({_first_line(error)})")
                 continue
             for damage in damages:
@@ -213,7 +231,7 @@ class Checkpoints:
         arrays, checksums = _snapshot({name: arrays[name] for name in shapes})
         for name, checksum in checksums.items():
             if checksum != stored[name]["checksum"]:
-                raise ValueError(f"the checksum of {name} is wrong")
+                raise ChecksumError(f"the checksum of {name} is wrong")
         return jax.tree.unflatten(jax.tree.structure(abstract), list(arrays.values())), record
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -221,9 +239,13 @@ class Checkpoints:
         if self.read_only or not steps:
             return
         self.close()
-        for step in steps:
-            damaged = self.directory / str(step)
-            damaged.rename(damaged.with_name(f"damaged-{step}-{time.time_ns()}"))
+
+        def rename() -> None:
+            for step in steps:
+                damaged = self.directory / str(step)
+                damaged.rename(damaged.with_name(f"damaged-{step}-{time.time_ns()}"))
+
+        self._on_first(rename)
 
     def _reporting(self) -> Any:
         return _Reporting(self.directory)

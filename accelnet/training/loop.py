@@ -4,20 +4,21 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from accelnet.data.feed import AbstractFeed, make_feed
-from accelnet.errors import DivergenceError, UserError
+from accelnet.errors import DivergenceError, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy, make_layout
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event, Every, Moment
+from accelnet.training.hosts import Hosts, together
 from accelnet.training.program import Program, Programs, make_programs
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.result import Timing, make_result
@@ -31,6 +32,11 @@ _CHUNK_SECONDS = 2.0
 _LOGS_PER_RUN = 100
 _EVALUATIONS_PER_RUN = 50
 _SAVE_SECONDS = 300.0
+# Between two signs of life of a process there are a chunk of steps, some batches of evaluation, a save.
+HANG_SECONDS = 300.0
+# Between two calls the processes learn whether one was told to end. A number, not a time: where evaluation is cut
+# changes the rounding of its sums.
+_EVAL_BATCHES = 64
 
 
 def fit(
@@ -43,6 +49,7 @@ def fit(
     progress: bool = True,
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
+    hang_timeout: float = HANG_SECONDS,
 ) -> Run:
     """Train an experiment to its end.
 
@@ -56,6 +63,7 @@ def fit(
         mesh: the devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
             accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
         strategy: "jit" for one partitioned program, "pmap" for a replicated one.
+        hang_timeout: seconds after which a process of several that is silent, or makes no progress, ends them all.
 
     Returns:
         The finished `Run`.
@@ -63,6 +71,7 @@ def fit(
     Raises:
         UserError: for a mistake in the configuration, the work directory or its disk.
         DivergenceError: if the loss became NaN or infinite.
+        PreemptedError: after SIGTERM to any process, when the state is saved.
 
     Example:
         >>> import numpy as np, accelnet as an
@@ -85,32 +94,40 @@ def fit(
     """
     timing = Timing()
     enable_compilation_cache()
-    feed, programs = _prepare(experiment, mesh, strategy)
-    work = _open_workdir(experiment, workdir, resume=resume, allow_change=allow_change)
-    display = None
-    try:
-        restored = work.open(programs.abstract_state)
-        if restored is None:
-            state = timing.measure("compile", programs.init, np.uint32(experiment.seed))
-        else:
-            state = _with_new_hyperparams(restored, programs, experiment)
-            timing = Timing({name: restored.seconds[name] for name in timing.seconds}, restored.seconds["total"])
-        display = make_progress(experiment.name, experiment.total_steps, show=progress)
-        loop = _Loop(experiment, feed, programs, work, display, timing, events)
-        state = loop.train(state)
-        metrics = {split: loop.evaluate(state, split) for split in ("train", "validation", "test")}
-        loop.log_test(state, metrics["test"])
-        timing.measure("checkpoint", work.wait)
-        compiles = {"train": programs.train.compiles, "eval": programs.evaluate.compiles}
-        result = make_result(experiment, state, metrics, timing, compiles, work.path)
-        run = Run(experiment, state, metrics, work.rows, result)
-        work.finish(run.result)
-        return run
-    finally:
-        if display is not None:
-            display.close()
-        work.close()
-        feed.close()
+    work, display, feed = Workdir(), None, None
+
+    def finish() -> None:
+        work.wait()
+
+    with together(workdir, hang_timeout, finish) as hosts:
+        try:
+            feed, programs = _prepare(experiment, mesh, strategy)
+            hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
+            work = _open_workdir(experiment, workdir, hosts, resume=resume, allow_change=allow_change)
+            hosts.mark(0, "compile")
+            restored = work.open(programs.abstract_state)
+            if restored is None:
+                state = timing.measure("compile", programs.init, np.uint32(experiment.seed))
+            else:
+                state = _with_new_hyperparams(restored, programs, experiment)
+                timing = Timing({name: restored.seconds[name] for name in timing.seconds}, restored.seconds["total"])
+            display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
+            loop = _Loop(experiment, feed, programs, work, hosts, display, timing, events)
+            state = loop.train(state)
+            metrics = {split: loop.evaluate(state, split) for split in ("train", "validation", "test")}
+            loop.log_test(state, metrics["test"])
+            timing.measure("checkpoint", work.wait)
+            compiles = {"train": programs.train.compiles, "eval": programs.evaluate.compiles}
+            result = make_result(experiment, state, metrics, timing, compiles, work.path)
+            run = Run(experiment, state, metrics, work.rows, result)
+            work.finish(run.result)
+            return run
+        finally:
+            if display is not None:
+                display.close()
+            work.close()
+            if feed is not None:
+                feed.close()
 
 
 def evaluate(
@@ -120,6 +137,7 @@ def evaluate(
     best: bool = False,
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
+    hang_timeout: float = HANG_SECONDS,
 ) -> tuple[int, dict[str, dict[str, float]]]:
     """Evaluate the weights of a run that is in a work directory.
 
@@ -129,6 +147,7 @@ def evaluate(
         best: take the checkpoint with the best validation metric, not the newest.
         mesh: as of `fit`; it need not be that of the training.
         strategy: as of `fit`.
+        hang_timeout: as of `fit`.
 
     Returns:
         (step, metrics by split and name).
@@ -137,18 +156,21 @@ def evaluate(
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
     enable_compilation_cache()
-    feed, programs = _prepare(experiment, mesh, strategy)
-    checkpoints = Checkpoints(workdir, best_metric=experiment.best_metric, note=_say, read_only=True)
-    try:
-        found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
-        if found is None:
-            raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
-        state, _ = found
-        loop = _Loop(experiment, feed, programs, Workdir(), make_progress(experiment.name, 1, show=False), Timing(), ())
-        return int(state.step), {split: loop.evaluate(state, split) for split in experiment.data.splits}
-    finally:
-        checkpoints.close()
-        feed.close()
+    with together(None, hang_timeout) as hosts:
+        feed, programs = _prepare(experiment, mesh, strategy)
+        checkpoints = Checkpoints(workdir, hosts=hosts, best_metric=experiment.best_metric, note=_say, read_only=True)
+        try:
+            hosts.mark(0, "compile")
+            found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
+            if found is None:
+                raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
+            state, _ = found
+            display = make_progress(experiment.name, 1, show=False)
+            loop = _Loop(experiment, feed, programs, Workdir(), hosts, display, Timing(), ())
+            return int(state.step), {split: loop.evaluate(state, split) for split in experiment.data.splits}
+        finally:
+            checkpoints.close()
+            feed.close()
 
 
 def _prepare(
@@ -171,12 +193,14 @@ def _prepare(
     return feed, make_programs(experiment, feed, layout)
 
 
-def _open_workdir(experiment: Experiment, path: str | Path | None, *, resume: bool, allow_change: bool) -> Workdir:
+def _open_workdir(
+    experiment: Experiment, path: str | Path | None, hosts: Hosts, *, resume: bool, allow_change: bool
+) -> Workdir:
     if path is None:
         if resume:
             raise UserError("resume=True needs a workdir, the directory of the run to go on with")
         return Workdir()
-    return DiskWorkdir(path, experiment, resume=resume, allow_change=allow_change, note=_say)
+    return DiskWorkdir(path, experiment, hosts, resume=resume, allow_change=allow_change, note=_say)
 
 
 def _say(text: str) -> None:
@@ -200,6 +224,7 @@ class _Loop:
         feed: AbstractFeed,
         programs: Programs,
         work: Workdir,
+        hosts: Hosts,
         display: Progress,
         timing: Timing,
         events: Sequence[Event],
@@ -208,23 +233,31 @@ class _Loop:
         self.feed = feed
         self.programs = programs
         self.work = work
+        self.hosts = hosts
         self.display = display
         self.timing = timing
         self.events = events
         self.steps_per_epoch = experiment.order.steps_per_epoch
         self.rhythms = _rhythms(experiment, events)
-        self.last_seconds = dict.fromkeys(self.rhythms, timing.total)
+        self.step = 0
+        # Seconds of the run on the first process: what happens by the clock must happen on all at the same step.
+        (self.seconds,), _ = hosts.agree(timing.total)
+        self.last_seconds = dict.fromkeys(self.rhythms, self.seconds)
 
     def train(self, state: TrainState) -> TrainState:
         """Run chunks until the last step, or until an event says stop."""
-        step, total = int(state.step), self.experiment.total_steps
-        seconds_per_step, stop = None, self._says_stop()
+        self.step = step = int(state.step)
+        total, seconds_per_step = self.experiment.total_steps, None
+        if self._owes_evaluation(step):
+            self._validate(state)
+        stop = self._says_stop()
         if stop or step == total:
             return state
         self._compile(self.programs.train)
         length = self._chunk_length(step, None)
         operand = self.timing.measure("input", self.feed.train_operand, step, length)
         while step < total and not stop:
+            self.hosts.mark(step, "train")
             start = time.perf_counter()
             reset = np.bool_(self.work.is_logged(step))
             state, report = self.programs.train(state, operand, np.int32(length), reset)
@@ -238,10 +271,11 @@ class _Loop:
             self.timing.seconds["train"] += seconds
             self.timing.seconds["input"] += 0.0 if hidden else read_seconds
             self._check(state, report["failure"])
-            seconds_per_step = seconds / done
+            self.step = step
+            (seconds_per_step, self.seconds), told = self.hosts.agree(seconds / done, self.timing.total)
             rate = self.experiment.order.batch_size / seconds_per_step
             self.display.update(step, float(report["loss"]), rate)
-            stop = self._happen(state, step, report, rate)
+            stop = self._happen(state, report, rate, told)
         self._save(state, None)
         return state
 
@@ -258,10 +292,13 @@ class _Loop:
         program, values = self.programs.evaluate, {}
         metrics = jax.device_get(self.experiment.objective.empty())
         num_batches = -(-len(rows) // self.feed.eval_batch_size)
-        most = self.feed.max_steps or num_batches
+        most = min(self.feed.max_steps or num_batches, _EVAL_BATCHES)
         self._compile(program)
         for first in range(0, num_batches, most):
             length = min(most, num_batches - first)
+            self.hosts.mark(self.step, "evaluate")
+            if first and self.hosts.agree()[1]:
+                self._end(state)
             operand = self.timing.measure("input", self.feed.eval_operand, rows, first, length)
             numbers = [np.int32(n) for n in (first, length, rows.start, rows.stop)]
             # Not waited for: the next operand is read while the device computes.
@@ -271,19 +308,13 @@ class _Loop:
 
     def log_test(self, state: TrainState, metrics: dict[str, float]) -> None:
         """Record the metrics of the test split, the only time it is looked at."""
-        step = int(state.step)
-        row = {
-            "step": step,
-            "epoch": step / self.steps_per_epoch,
-            "seconds": self.timing.total,
-            "split": "test",
-        }
         if metrics:
-            self.work.log(row | metrics)
+            self.work.log(self._row() | {"split": "test"} | metrics)
 
     def _compile(self, program: Program) -> None:
         if not program.compiles:
             self.display.note(f"compiling {program.name} …")
+            self.hosts.mark(self.step, "compile")
             self.timing.measure("compile", lambda: program.compiled)
 
     def _chunk_length(self, step: int, seconds_per_step: float | None) -> int:
@@ -311,35 +342,55 @@ class _Loop:
             "(optax.clip_by_global_norm), or look at the data of that step"
         )
 
-    def _happen(self, state: TrainState, step: int, report: Any, rate: float) -> bool:
+    def _row(self) -> dict[str, Any]:
+        return {"step": self.step, "epoch": self.step / self.steps_per_epoch, "seconds": self.seconds}
+
+    def _happen(self, state: TrainState, report: Any, rate: float, told: bool) -> bool:
         """Log, evaluate, save and the user's events, in this order; say whether to stop."""
-        at_end = step == self.experiment.total_steps
-        due = {name: self._is_due(name, step) for name in self.rhythms}
-        row = {"step": step, "epoch": step / self.steps_per_epoch, "seconds": self.timing.total}
+        at_end = self.step == self.experiment.total_steps
+        due = {name: self._is_due(name, self.step) for name in self.rhythms}
         if due["log"] or at_end:
             values = {name: float(value) for name, value in report["metrics"].items()}
             extra = {"learning_rate": float(report["learning_rate"]), "examples_per_second": rate}
-            self.work.log(row | {"split": "train"} | values | extra)
-        validation, stop = None, False
+            self.work.log(self._row() | {"split": "train"} | values | extra)
+        if told:
+            self._end(state)
+        stop = False
         if "eval" in due and (due["eval"] or at_end):
-            validation = self.evaluate(state, "validation")
-            self.work.log(row | {"split": "validation"} | validation)
+            self._validate(state)
             stop = self._says_stop()
-        if validation is not None or due["save"]:
-            self._save(state, validation)
+        elif due["save"]:
+            self._save(state, None)
         for index, event in enumerate(self.events):
             if due[f"event {index}"]:
-                moment = Moment(step, step / self.steps_per_epoch, state, self.work.rows)
-                stop = bool(event.action(moment)) or stop
+                moment = Moment(self.step, self.step / self.steps_per_epoch, state, self.work.rows)
+                stop = self.hosts.any(bool(event.action(moment))) or stop
         return stop
+
+    def _validate(self, state: TrainState) -> None:
+        validation = self.evaluate(state, "validation")
+        self.work.log(self._row() | {"split": "validation"} | validation)
+        self._save(state, validation)
+
+    def _owes_evaluation(self, step: int) -> bool:
+        """Say whether the run was told to end between a step and its evaluation."""
+        if step == 0 or "eval" not in self.rhythms or self.rhythms["eval"].seconds is not None:
+            return False
+        due = self._is_due("eval", step) or step == self.experiment.total_steps
+        return due and not any(row["step"] == step and row["split"] == "validation" for row in self.work.rows)
+
+    def _end(self, state: TrainState) -> NoReturn:
+        self._save(state, None)
+        self.timing.measure("checkpoint", self.work.wait)
+        raise PreemptedError(f"told to end (SIGTERM) at step {self.step}: {self.work.saved_as()}")
 
     def _is_due(self, name: str, step: int) -> bool:
         rhythm = self.rhythms[name]
         if rhythm.seconds is None:
             return rhythm.next_step(step - 1, self.steps_per_epoch) == step
-        if self.timing.total - self.last_seconds[name] < rhythm.seconds:
+        if self.seconds - self.last_seconds[name] < rhythm.seconds:
             return False
-        self.last_seconds[name] = self.timing.total
+        self.last_seconds[name] = self.seconds
         return True
 
     def _says_stop(self) -> bool:
@@ -347,6 +398,7 @@ class _Loop:
         return stopping is not None and stopping.says_stop(self.work.rows)
 
     def _save(self, state: TrainState, validation: dict[str, float] | None) -> None:
+        self.hosts.mark(self.step, "save")
         seconds = self.timing.seconds | {"total": self.timing.total}
         self.timing.measure("checkpoint", self.work.save, state, seconds, validation)
 

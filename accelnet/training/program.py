@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import ShapedArray
 from jax.sharding import Mesh, PartitionSpec
 
 from accelnet.data.feed import AbstractFeed
@@ -147,7 +148,9 @@ class PmapProgram(Program):
             jax.eval_shape(self._to_front[position], operand) if position in self.cuts else operand
             for position, operand in enumerate(self.operands)
         ]
-        return replicated.lower(self._parts, *operands)
+        # With several processes pmap takes shapes for those of one process, abstract values for those of all.
+        parts, *operands = jax.tree.map(lambda leaf: ShapedArray(leaf.shape, leaf.dtype), (self._parts, *operands))
+        return replicated.lower(parts, *operands)
 
     def _run(self, compiled: Any, operands: tuple[Any, ...]) -> Any:
         fronted = [

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from accelnet.experiment import Experiment
 from accelnet.optim import eval_params
+from accelnet.parallel.layout import whole
 from accelnet.training.curves import curves
 from accelnet.training.state import TrainState
 
@@ -42,13 +43,16 @@ class Run:
 
     @property
     def params(self) -> Any:
-        """The final weights, averaged ones where the optimizer keeps such."""
-        return eval_params(self.state.opt_state, self.state.params)
+        """The final weights, averaged ones where the optimizer keeps such.
+
+        Where they lie on the devices of several processes, all of these have to ask.
+        """
+        return whole(eval_params(self.state.opt_state, self.state.params))
 
     @cached_property
     def model(self) -> Any:
         """The live Flax module with its weights, in evaluation mode (Linen: bound)."""
-        return self.experiment.pure_model.module(self.params, self.state.model_state)
+        return self.experiment.pure_model.module(self.params, whole(self.state.model_state))
 
     def predict(self, inputs: Any) -> jax.Array:
         """Compute outputs of raw inputs, prepared as in training.
@@ -66,7 +70,7 @@ class Run:
         others = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), others)
         batch = self.experiment.data.prepare({**others, "inputs": inputs, "mask": jnp.ones((rows,), bool)})
         outputs, _ = self.experiment.pure_model.apply(
-            self.params, self.state.model_state, batch["inputs"], key=jax.random.key(0), train=False
+            self.params, whole(self.state.model_state), batch["inputs"], key=jax.random.key(0), train=False
         )
         return outputs
 

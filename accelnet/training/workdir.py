@@ -12,6 +12,7 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.curves import write_curves
+from accelnet.training.hosts import Hosts
 from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
 from accelnet.training.result import write_result
 
@@ -65,6 +66,10 @@ class Workdir:
         """Return a sentence about the newest checkpoint."""
         return "Nothing was saved, because no work directory was given"
 
+    def saved_as(self) -> str:
+        """Return a sentence about the newest checkpoint, which is complete."""
+        return "nothing was saved, because no work directory was given"
+
     def wait(self) -> None:
         """Wait until what was saved is on the disk."""
 
@@ -81,6 +86,7 @@ class DiskWorkdir(Workdir):
     Args:
         path: the directory, made if needed.
         experiment: that runs in it.
+        hosts: the processes of the run; the first one writes, all take part in checkpoints.
         resume: go on where the run in it stopped.
         allow_change: go on although the configuration changed.
         note: called with sentences worth knowing.
@@ -96,6 +102,7 @@ class DiskWorkdir(Workdir):
         self,
         path: str | Path,
         experiment: Experiment,
+        hosts: Hosts,
         *,
         resume: bool,
         allow_change: bool,
@@ -107,15 +114,22 @@ class DiskWorkdir(Workdir):
         self.note = note
         self._saved: int | None = None
         self._logs: list[Any] = []
-        self.changed = self._check(resume, allow_change)
-        self._lock = _lock(self.directory)
+        self._lock: int | None = None
+        self.hosts = hosts
+        self.changed = hosts.on_first(lambda: self._claim(resume, allow_change))
         self.checkpoints = Checkpoints(
             self.directory,
+            hosts=hosts,
             keep_last=experiment.keep_last,
             keep_best=experiment.keep_best,
             best_metric=experiment.best_metric,
             note=note,
         )
+
+    def _claim(self, resume: bool, allow_change: bool) -> list[str]:
+        changed = self._check(resume, allow_change)
+        self._lock = _lock(self.directory)
+        return changed
 
     def _check(self, resume: bool, allow_change: bool) -> list[str]:
         """Return the names of changed fields, or say why the directory cannot be used."""
@@ -157,10 +171,11 @@ class DiskWorkdir(Workdir):
                 f"asked for: give at least {step} steps, or another --workdir"
             )
         self._saved = step or None
-        write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
-        self._logs = [MetricsLog(self.directory / "metrics.jsonl", record["rows"])]
-        self._logs.append(TensorBoardLog(self.directory / "tensorboard", purge_step=step + 1))
-        self.rows = self._logs[0].rows
+        self.rows = list(record["rows"])
+        if self.hosts.is_first:
+            write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
+            self._logs = [MetricsLog(self.directory / "metrics.jsonl", self.rows)]
+            self._logs.append(TensorBoardLog(self.directory / "tensorboard", purge_step=step + 1))
         return None if state is None else Restored(state, record["seconds"], self.changed)
 
     def _content(self) -> dict[str, Any]:
@@ -171,6 +186,7 @@ class DiskWorkdir(Workdir):
         plain = plain_value(row)
         for log in self._logs:
             log.append(plain)
+        super().log(plain)
 
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
         """Write a checkpoint, unless there is one of this step already."""
@@ -189,12 +205,18 @@ class DiskWorkdir(Workdir):
             f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}" if steps else "None was saved"
         )
 
+    def saved_as(self) -> str:
+        """Return a sentence about the newest checkpoint, which is complete."""
+        return f"the state is saved in {self.directory}, go on with --resume"
+
     def wait(self) -> None:
         """Wait until what was saved is on the disk."""
         self.checkpoints.wait()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the result, the last of all files, and the curves."""
+        if not self.hosts.is_first:
+            return
         write_curves(self.directory, self.rows, title=self.experiment.name)
         write_result(self.directory, result)
 
@@ -205,7 +227,8 @@ class DiskWorkdir(Workdir):
         finally:
             for log in self._logs:
                 log.close()
-            os.close(self._lock)
+            if self._lock is not None:
+                os.close(self._lock)
             self.close = lambda: None  # type: ignore[method-assign]
 
 

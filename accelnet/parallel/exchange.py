@@ -1,0 +1,123 @@
+"""The exchange: every process hands in a small value and gets those of all, or learns who ended instead."""
+
+import socket
+import time
+from dataclasses import dataclass
+
+import jax
+
+from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
+from accelnet.parallel import store as stores
+from accelnet.parallel.store import Ending, Store
+
+# One process may compile for long before it answers. `watch` ends a run in which one never will, and much sooner.
+_PATIENCE_SECONDS = 3600.0
+# How often one that waits looks whether another has ended.
+_LOOK_SECONDS = 1.0
+
+_ERRORS = {kind.exit_code: kind for kind in (UserError, DivergenceError, PreemptedError, LostProcessError)}
+
+
+@dataclass
+class _Rounds:
+    """How many exchanges this process has begun; all processes begin the same ones in the same order."""
+
+    begun: int = 0
+
+
+_rounds = _Rounds()
+
+
+def rounds_begun() -> int:
+    """Return how many exchanges this process has begun, a measure of its progress.
+
+    Example:
+        >>> rounds_begun()
+        0
+    """
+    return _rounds.begun
+
+
+def exchange(value: bytes) -> list[bytes]:
+    """Collect bytes of any length from every process, as `gather` does arrays.
+
+    Args:
+        value: of this process, at most some 100 KiB.
+
+    Returns:
+        The value of each process.
+
+    Raises:
+        LostProcessError: if another process does not answer; the error of another that has ended with one.
+
+    Example:
+        >>> exchange(b"here")
+        [b'here']
+    """
+    store = stores.connected()
+    if store is None:
+        return [value]
+    this, _rounds.begun = _rounds.begun, _rounds.begun + 1
+    try:
+        return _exchange(store, this, value)
+    except jax.errors.JaxRuntimeError as error:
+        raise LostProcessError(
+            f"process 0, at {store.address}, through which the processes exchange values, does not answer: {error}"
+        ) from error
+
+
+def _exchange(store: Store, this: int, value: bytes) -> list[bytes]:
+    folder = f"exchange/{this}/"
+    store.set(f"{folder}{store.rank}", value)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while len(found := store.entries(folder)) < store.num_processes:
+        missing = [rank for rank in range(store.num_processes) if str(rank) not in found]
+        if store.wait(f"{folder}{missing[0]}", _LOOK_SECONDS):
+            continue
+        for rank, ending in stores.endings(store).items():
+            raise _ERRORS.get(ending.code, LostProcessError)(ending.said_of(rank))
+        if time.monotonic() > deadline:
+            names = ", ".join(str(rank) for rank in missing)
+            raise LostProcessError(f"no answer within {_PATIENCE_SECONDS:g} s from rank {names}")
+    if this:
+        # Who is in this round has read all of the one before.
+        store.delete(f"exchange/{this - 1}/{store.rank}")
+    return [found[str(rank)] for rank in range(store.num_processes)]
+
+
+def leave(error: BaseException, *, linger_seconds: float = 5.0) -> None:
+    """Tell the other processes that this one ends, so that they end with the same code and do not wait for it.
+
+    They learn of it in `gather`, `check_same` and `check_shared_directory`, and through `watch` wherever they are.
+    Afterwards this process can end by itself: jax's shutdown, which would wait for the others, has nothing to do.
+
+    Args:
+        error: why it ends. Its `exit_code` is that of the others, 130 for `KeyboardInterrupt`, else 1.
+        linger_seconds: how long process 0, which holds what the others read, waits for them to have ended, at most.
+
+    Example:
+        >>> leave(UserError("no such file"))  # nobody to tell
+
+    Source: original.
+    """
+    store = stores.connected()
+    if store is None:
+        return
+    lines = str(error).splitlines() or [type(error).__name__]
+    ending = Ending(exit_code(error), lines[0], socket.gethostname())
+    stores.tell_ending(store, ending, linger_seconds=linger_seconds)
+    stores.abandon(ending.code)
+
+
+def exit_code(error: BaseException) -> int:
+    """Return the code with which a process ends for an error.
+
+    Example:
+        >>> exit_code(UserError("no such file")), exit_code(KeyError("a")), exit_code(SystemExit(3))
+        (2, 1, 3)
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    code = error.code if isinstance(error, SystemExit) else getattr(error, "exit_code", 1)
+    # The others cannot go on, even if this one ends without complaint.
+    return code if isinstance(code, int) and code else 1

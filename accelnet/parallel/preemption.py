@@ -1,0 +1,76 @@
+"""Preemption: a machine that is about to be taken away says so with SIGTERM."""
+
+import contextlib
+import os
+import signal
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+
+class Preemption:
+    """Turn SIGTERM into a flag, as long as the context is open.
+
+    The flag is set at once, also while the main thread is inside a compiled program or the compiler, where Python's own
+    handlers have to wait: the signal is written to a pipe, which a thread reads. A handler of before comes back at the
+    end. Outside the main thread, where Python lets nobody handle signals, this does nothing and the flag stays unset.
+
+    Attributes:
+        requested: whether SIGTERM came.
+
+    Example:
+        >>> with Preemption() as preemption:
+        ...     signal.raise_signal(signal.SIGTERM)
+        ...     preemption.requested
+        True
+
+    Source: original.
+    """
+
+    def __init__(self) -> None:
+        self._flag = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._old_handler: Any = None
+        self._old_wakeup = -1
+        self._pipe = (-1, -1)
+
+    @property
+    def requested(self) -> bool:
+        return self._flag.is_set()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        self._thread = threading.Thread(target=self._read, name="accelnet-preemption", daemon=True)
+        self._thread.start()
+        self._old_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        self._old_handler = signal.signal(signal.SIGTERM, lambda *_: self._flag.set())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is None:
+            return
+        # None stands for a handler that Python did not install, and cannot bring back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._old_handler is None else self._old_handler)
+        signal.set_wakeup_fd(self._old_wakeup, warn_on_full_buffer=False)
+        os.write(self._pipe[1], b"\0")  # no signal has the number 0
+        self._thread.join()
+        self._thread = None
+        for end in self._pipe:
+            os.close(end)
+
+    def _read(self) -> None:
+        while 0 not in (signals := os.read(self._pipe[0], 256)):
+            if signal.SIGTERM in signals:
+                self._flag.set()
+            if self._old_wakeup != -1:
+                self._forward(signals)
+
+    def _forward(self, signals: bytes) -> None:
+        # Whoever had asked for the signals may not read them any more.
+        with contextlib.suppress(OSError):
+            os.write(self._old_wakeup, signals)

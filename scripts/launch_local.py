@@ -1,0 +1,265 @@
+"""Run a script as several processes on this machine, as a cluster runs it on several hosts.
+
+python scripts/launch_local.py -n 4 --devices-per-process 2 experiments/digits_cnn.py train --workdir runs/a
+
+Each process gets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID and its own simulated CPU devices. Their
+lines come out with their rank in front. The exit code is that of the process that failed first, 0 if none did.
+SIGINT and SIGTERM are passed on to all. No process outlives the launcher.
+"""
+
+import argparse
+import contextlib
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+_KILL_SECONDS = 10.0  # between SIGTERM, at which a run may still save, and SIGKILL
+_PROGRESS_SECONDS = 2.0  # a progress bar renews its line many times a second
+# Asks the kernel for SIGKILL when the launcher dies, however it dies, and becomes the script. Done by the process
+# itself, and not between fork and exec, where Python code can deadlock. Whoever starts the launcher in the background
+# may have interrupts ignored, which processes inherit.
+_BECOME = """
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+# Lines of all processes go to the same terminal, standard error too.
+_print_lock = threading.Lock()
+# An exit of a process, (rank, exit code), or a signal to the launcher, (None, signal number).
+Event = tuple[int | None, int]
+
+
+class Lines:
+    r"""Cut what a process prints into lines; of a line that is renewed by carriage returns, keep one now and then.
+
+    Example:
+        >>> lines = Lines()
+        >>> lines.feed(b"a\n\r10 %\r20 %\r30", now=9.0)
+        [b'a', b'10 %']
+        >>> lines.feed(b" %\r\nb", now=9.1), lines.rest()
+        ([b'30 %'], [b'b'])
+    """
+
+    def __init__(self) -> None:
+        self._pending = b""
+        self._shown_at = -_PROGRESS_SECONDS
+
+    def feed(self, data: bytes, now: float) -> list[bytes]:
+        """Return the lines that are complete after `data` came at the time `now`, in seconds."""
+        # A carriage return at the end may be half of a line's end: it waits for what follows.
+        *pieces, self._pending = re.split(rb"(\r?\n|\r(?!\n|$))", self._pending + data)
+        found = []
+        for text, end in zip(pieces[::2], pieces[1::2], strict=True):
+            if end == b"\r":
+                if not text or now - self._shown_at < _PROGRESS_SECONDS:
+                    continue
+                self._shown_at = now
+            found.append(text)
+        return found
+
+    def rest(self) -> list[bytes]:
+        """Return the line without an end that is left."""
+        return [text] if (text := self._pending.rstrip(b"\r")) else []
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def environment(rank: int, num_processes: int, port: int, devices_per_process: int) -> dict[str, str]:
+    """Return the environment variables of one process."""
+    return {
+        "JAX_PLATFORMS": "cpu",
+        **os.environ,
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_COORDINATOR_BIND_ADDRESS": f"127.0.0.1:{port}",
+        "JAX_NUM_PROCESSES": str(num_processes),
+        "JAX_PROCESS_ID": str(rank),
+        "JAX_NUM_CPU_DEVICES": str(devices_per_process),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def start(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a script in a session of its own, so that an interrupt at the terminal reaches it once, through us."""
+    return subprocess.Popen(
+        [sys.executable, "-ISc", _BECOME, str(os.getpid()), *command],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def copy_lines(rank: int, source: IO[bytes], target: IO[bytes]) -> None:
+    """Copy a process's output line by line, with its rank in front, until it ends."""
+    lines, prefix = Lines(), b"[%d] " % rank
+    while data := os.read(source.fileno(), 65536):
+        _print(prefix, lines.feed(data, time.monotonic()), target)
+    _print(prefix, lines.rest(), target)
+
+
+def _print(prefix: bytes, found: list[bytes], target: IO[bytes]) -> None:
+    if not found:
+        return
+    try:
+        with _print_lock:
+            target.write(b"".join(prefix + text + b"\n" for text in found))
+            target.flush()
+    except BrokenPipeError:
+        pass  # nobody reads any more; the processes go on, and must not wait for room in their pipes
+
+
+def wait_for(rank: int, process: subprocess.Popen[bytes], events: "queue.SimpleQueue[Event]") -> None:
+    """Wait for a process's end, end what it started and left behind, and report its exit code."""
+    # Not collected yet, the process keeps its group's number from being given to others.
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    _signal_group(process, signal.SIGKILL)
+    code = process.wait()
+    events.put((rank, code if code >= 0 else 128 - code))
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS refuses where only zombies are left
+        os.killpg(process.pid, number)
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    # Popen.send_signal would collect the process, which `wait_for` does.
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+
+
+def supervise(processes: list[subprocess.Popen[bytes]], events: "queue.SimpleQueue[Event]", grace: float) -> int:
+    """Pass signals on until every process has ended.
+
+    Args:
+        processes: by rank.
+        events: exits and signals, in the order in which they come.
+        grace: seconds that the others have after one failed, before they get SIGTERM.
+
+    Returns:
+        The first exit code that is not 0, or 0.
+    """
+    running = dict(enumerate(processes))
+    failure = 0
+    # What processes get that have not ended by then: (time, signal).
+    plan: list[tuple[float, int]] = []
+    while running:
+        try:
+            rank, number = events.get(timeout=max(0.0, plan[0][0] - time.monotonic()) if plan else None)
+        except queue.Empty:
+            _, number = plan.pop(0)
+            _say(f"{signal.Signals(number).name} to {_named(running)}, which did not end by itself")
+            rank = None
+        if rank is None:
+            for process in running.values():
+                _signal(process, number)
+            continue
+        del running[rank]
+        if number and not failure:
+            failure = number
+            now = time.monotonic()
+            plan = [(now + grace, signal.SIGTERM), (now + grace + _KILL_SECONDS, signal.SIGKILL)]
+            if running:
+                _say(f"process {rank} ended with exit code {number}; {_named(running)}: {grace:g} s to end as well")
+    return failure
+
+
+def _named(running: dict[int, Any]) -> str:
+    return f"process{'es' if len(running) > 1 else ''} {', '.join(map(str, running))}"
+
+
+def _say(message: str) -> None:
+    with _print_lock:
+        print(f"launch_local: {message}", file=sys.stderr, flush=True)
+
+
+def launch(command: Sequence[str], num_processes: int, devices_per_process: int = 1, grace: float = 30.0) -> int:
+    """Run a Python script as several processes, and wait for their end.
+
+    Args:
+        command: the script and its arguments.
+        num_processes: how many, at least 1.
+        devices_per_process: simulated CPU devices of each, at least 1.
+        grace: seconds that the others have after one failed.
+
+    Returns:
+        The exit code: that of the process that failed first, 128 + the signal's number if one killed it; or 0.
+    """
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: events.put((None, number)))
+    port = free_port()
+    processes: list[subprocess.Popen[bytes]] = []
+    threads: list[threading.Thread] = []
+    try:
+        for rank in range(num_processes):
+            process = start(command, environment(rank, num_processes, port, devices_per_process))
+            processes.append(process)
+            for source, target in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer)):
+                threads.append(threading.Thread(target=copy_lines, args=(rank, source, target), daemon=True))
+            threading.Thread(target=wait_for, args=(rank, process, events), daemon=True).start()
+        for thread in threads:
+            thread.start()
+        return supervise(processes, events, grace)
+    finally:
+        for process in processes:
+            if process.returncode is None:
+                _signal_group(process, signal.SIGKILL)
+        for thread in threads:
+            if thread.ident:
+                thread.join(timeout=2.0)  # what went into a session of its own may hold a pipe open
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}\n")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Read the command line and launch."""
+    assert __doc__ is not None
+    parser = _Parser(
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        usage="%(prog)s [-n N] [--devices-per-process N] [--grace SECONDS] SCRIPT [ARGUMENTS ...]",
+    )
+    parser.add_argument("-n", "--num-processes", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--devices-per-process", type=int, default=1, help="simulated CPU devices of each (default 1)")
+    parser.add_argument(
+        "--grace", type=float, default=30.0, help="seconds the others have after one failed, then SIGTERM (default 30)"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="Python script, and arguments for it")
+    options = parser.parse_args(args)
+    for name in ("num_processes", "devices_per_process"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least 1")
+    if not options.grace >= 0:
+        parser.error(f"--grace is {options.grace}, expected seconds, at least 0")
+    if not options.command:
+        parser.error("no script was given: launch_local.py -n 2 SCRIPT [ARGUMENTS ...]")
+    if not Path(options.command[0]).is_file():
+        parser.error(f"{options.command[0]} is no file, expected a Python script, after the launcher's own options")
+    return launch(options.command, options.num_processes, options.devices_per_process, options.grace)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

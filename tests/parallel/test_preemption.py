@@ -1,0 +1,72 @@
+"""SIGTERM as a flag."""
+
+import os
+import signal
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+
+from accelnet.parallel.preemption import Preemption
+
+
+def test_the_flag_is_set_while_the_main_thread_is_inside_a_program():
+    # Some seconds in C++, where no handler of Python's can run.
+    program = (
+        jax.jit(lambda x: jax.lax.fori_loop(0, 400, lambda _, a: jnp.tanh(a @ a), x)).lower(jnp.eye(400)).compile()
+    )
+    seen = []
+
+    def look():
+        os.kill(os.getpid(), signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while not preemption.requested and time.monotonic() < deadline:
+            time.sleep(0.001)
+        seen.append(time.monotonic())
+
+    with Preemption() as preemption:
+        thread = threading.Timer(0.1, look)
+        thread.start()
+        jax.block_until_ready(program(jnp.eye(400)))
+        ended = time.monotonic()
+        thread.join()
+    assert seen[0] < ended
+
+
+def test_the_handlers_of_before_come_back():
+    def old(*_):
+        raise AssertionError("not while the context is open")
+
+    before = signal.signal(signal.SIGTERM, old)
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    wakeup = signal.set_wakeup_fd(writing)
+    threads = threading.active_count()
+    try:
+        with Preemption() as preemption:
+            assert not preemption.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert preemption.requested
+            assert os.read(reading, 8) == bytes([signal.SIGTERM]), "who had asked for signals still gets them"
+        assert signal.getsignal(signal.SIGTERM) is old
+        assert signal.set_wakeup_fd(-1) == writing
+        assert threading.active_count() == threads
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, before)
+        os.close(reading)
+        os.close(writing)
+
+
+def test_outside_the_main_thread_it_does_nothing():
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def work():
+        with Preemption() as preemption:
+            seen.append((preemption.requested, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [(False, before)]

@@ -1,0 +1,184 @@
+"""The hang doctor, with real processes that die, stop, stand still and leave."""
+
+import random
+import re
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from accelnet.parallel.verdict import Beat, lost, stalled
+from accelnet.parallel.watch import watch
+
+HOST = socket.gethostname()
+
+
+def strike(run, rank, number):
+    """Send a signal to a process at a random moment of its training."""
+    run.wait_for(rank, "training")
+    time.sleep(random.uniform(0.0, 0.5))
+    run.processes[rank].send_signal(number)
+    return time.monotonic()
+
+
+def assert_says_once(run, rank, pattern):
+    said = run.said(rank)
+    assert len(re.findall("^error: ", said, re.MULTILINE)) == 1, said
+    assert re.search(f"^error: {pattern}", said, re.MULTILINE), said
+    assert "Traceback" not in said
+
+
+def assert_has_stacks(run, rank):
+    assert f"stacks of rank {rank} on {HOST} are in {run.stacks(rank)}" in run.said(rank)
+    stacks = run.stacks(rank).read_text()
+    assert "Thread 0x" in stacks and "worker.py" in stacks
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_killed_process_ends_the_others_and_is_named(run, rank):
+    run.start("train", 3)
+    at = strike(run, rank, signal.SIGKILL)
+    others = {0, 1, 2} - {rank}
+    assert [run.code(other) for other in others] == [5, 5]
+    assert time.monotonic() - at < 3 + 4
+    for other in others:
+        assert_says_once(run, other, rf"rank {rank} on {HOST} is lost: .*\(last at step \d+, phase train\)")
+        assert_has_stacks(run, other)
+    assert not run.stacks(rank).exists()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stopped_process_ends_the_others_and_itself_when_continued(run, rank):
+    run.start("train", 3)
+    at = strike(run, rank, signal.SIGSTOP)
+    others = {0, 1, 2} - {rank}
+    assert [run.code(other) for other in others] == [5, 5]
+    assert 2 < time.monotonic() - at < 3 + 4
+    for other in others:
+        assert_says_once(run, other, rf"rank {rank} on {HOST} is lost: .*\(last at step \d+, phase train\)")
+        assert_has_stacks(run, other)
+    run.processes[rank].send_signal(signal.SIGCONT)
+    assert run.code(rank, 10) == 5
+    assert_says_once(run, rank, rf"rank {rank} on {HOST} was stopped for \d+\.\d s, longer than the 3 s")
+
+
+def test_a_process_that_breaks_a_collective_is_found_before_the_timeout(run):
+    run.start("collectives", 3, timeout=20)
+    at = strike(run, 1, signal.SIGKILL)
+    assert [run.code(rank) for rank in (0, 2)] == [5, 5]
+    assert time.monotonic() - at < 15
+    for rank in (0, 2):
+        assert_says_once(run, rank, f"rank 1 on {HOST} is lost: not heard of")
+
+
+def test_a_deadlock_is_blamed_on_the_process_that_stands_still(run):
+    run.start("deadlock", 2, culprit=1)
+    assert run.codes() == [5, 5]
+    for rank in range(2):
+        assert_says_once(
+            run, rank, rf"no progress for 3\.\d s: rank 1 on {HOST} stands at step 5, phase train, and the"
+        )
+        assert_has_stacks(run, rank)
+    assert "stand_still" in run.stacks(1).read_text() and "stand_still" not in run.stacks(0).read_text()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_mistake_on_one_process_ends_all_with_its_code_and_reason(run, rank):
+    run.start("mistake", 2, culprit=rank)
+    assert run.codes() == [2, 2]
+    assert_says_once(run, rank, "no such file\nand more")
+    assert_says_once(run, 1 - rank, f"rank {rank} on {HOST} ended: no such file")
+
+
+def test_an_error_of_ones_own_keeps_its_traceback_and_ends_the_others(run):
+    run.start("failure", 2, culprit=1)
+    assert run.codes() == [1, 1]
+    assert "RuntimeError: out of memory" in run.said(1) and "Traceback" in run.said(1)
+    assert_says_once(run, 0, f"rank 1 on {HOST} ended: out of memory")
+
+
+def test_a_termination_signal_to_one_ends_all_at_the_same_step(run):
+    run.start("train", 2)
+    strike(run, 1, signal.SIGTERM)
+    assert run.codes() == [4, 4]
+    steps = {re.search(r"^error: saved at step (\d+)$", run.said(rank), re.MULTILINE)[1] for rank in range(2)}
+    assert len(steps) == 1
+
+
+def test_a_termination_signal_during_compilation_ends_all_at_once(run):
+    run.start("compile", 2, culprit=1, seconds=60)
+    for rank in range(2):
+        run.wait_for(rank, "compiling")
+    time.sleep(0.5)
+    run.processes[1].send_signal(signal.SIGTERM)
+    at = time.monotonic()
+    assert run.codes() == [4, 4]
+    assert time.monotonic() - at < 5
+    assert "preempted: told to end (SIGTERM) while a program was compiled" in run.said(1)
+    assert_says_once(run, 0, f"rank 1 on {HOST} ended: told to end")
+    assert (run.directory / "finished-0").exists() and (run.directory / "finished-1").exists()
+
+
+def test_a_compilation_may_take_longer_than_the_timeout(run):
+    run.start("compile", 2, culprit=1, seconds=2.5, timeout=1)
+    assert run.codes() == [0, 0]
+    assert "compiled" in run.said(0) and "error" not in run.said(0)
+
+
+def test_a_run_that_ends_regularly_leaves_nothing_behind(run):
+    run.start("train", 2, steps=20)
+    assert run.codes() == [0, 0]
+    for rank in range(2):
+        assert "left behind: [] []" in run.said(rank)
+        assert "error" not in run.said(rank)
+    assert not run.stacks(0).exists()
+
+
+def test_a_single_process_can_be_ended_while_it_compiles(run):
+    run.start("compile", 1, culprit=0, seconds=60)
+    run.wait_for(0, "compiling")
+    run.processes[0].send_signal(signal.SIGTERM)
+    assert run.code(0) == 4
+    assert "preempted: told to end" in run.said(0) and (run.directory / "finished-0").exists()
+
+
+def test_a_single_process_is_not_watched():
+    before = threading.active_count()
+    with watch(0.01) as doctor:
+        doctor.mark(1, "train")
+        time.sleep(0.1)
+        doctor.explain(RuntimeError("of its own"))
+        assert threading.active_count() == before
+
+
+def test_a_timeout_of_zero_is_refused():
+    with pytest.raises(ValueError, match="timeout_seconds is 0, expected more than 0"):
+        watch(0)
+
+
+def beat(rank, step, phase, marks, seconds):
+    return Beat(rank, f"h{rank}", step, phase, marks, seconds, 0)
+
+
+def test_the_process_with_the_least_progress_is_blamed_for_a_stall():
+    beats = {0: beat(0, 7, "train", 9, 8.0), 1: beat(1, 6, "save", 8, 6.0), 2: beat(2, 7, "train", 9, 9.0)}
+    assert stalled(beats, 5.0).ranks == {1}
+    assert stalled(beats, 7.0) is None, "rank 1 may still go on"
+
+
+def test_nobody_is_singled_out_when_all_stand_at_the_same_place():
+    found = stalled({rank: beat(rank, 7, "train", 9, 8.0) for rank in range(3)}, 5.0)
+    assert found.ranks == {0, 1, 2} and "none can be singled out" in found.reason
+
+
+def test_waiting_for_a_process_that_compiles_is_no_stall():
+    assert stalled({0: beat(0, 7, "train", 9, 8.0), 1: beat(1, 7, "compile", 8, 60.0)}, 5.0) is None
+    assert stalled({0: beat(0, 7, "train", 9, 8.0), 1: beat(1, 8, "compile", 10, 60.0)}, 5.0).ranks == {0}
+
+
+def test_a_process_that_was_never_heard_of_is_lost_too():
+    found = lost({0: beat(0, 7, "train", 9, 0.0)}, {0: 0.0, 1: 6.0}, 2, 5.0)
+    assert found.ranks == {1} and "it joined, but was not heard of in 6.0 s" in found.reason
+    assert lost({}, {0: 0.0, 1: 4.0}, 2, 5.0) is None
