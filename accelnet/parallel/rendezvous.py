@@ -197,7 +197,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         if {name: type(hello[name]) for name in kinds} != kinds or not 0 < hello["rank"] < hello["num_processes"]:
             return None
         return hello
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 

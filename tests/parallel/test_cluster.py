@@ -1,9 +1,11 @@
 """Joining a cluster, in threads where that is enough and in real processes where jax takes part."""
 
+import contextlib
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import jax
 import numpy as np
@@ -37,6 +39,12 @@ def no_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture
+def no_service(monkeypatch):
+    """Without jax's service, which takes the port over."""
+    monkeypatch.setattr(rendezvous, "_wait_for_service", lambda *_: None)
+
+
 def meet_all(port, visitors, timeout_seconds=10.0):
     """Let processes (number of processes, rank) meet, each in a thread; return what each was told."""
     told = {}
@@ -50,22 +58,9 @@ def meet_all(port, visitors, timeout_seconds=10.0):
     threads = [threading.Thread(target=come, args=(index, *visitor)) for index, visitor in enumerate(visitors)]
     for thread in threads:
         thread.start()
-    # jax's service, which takes the port over.
-    if timeout_seconds == 10.0:
-        threading.Thread(target=serve, args=(port, threads), daemon=True).start()
     for thread in threads:
         thread.join()
     return [told[index] for index in range(len(visitors))]
-
-
-def serve(port, threads):
-    while any(thread.is_alive() for thread in threads):
-        try:
-            with socket.create_server(("127.0.0.1", port)):
-                for thread in threads:
-                    thread.join()
-        except OSError:
-            pass
 
 
 def test_processes_join_agree_and_exchange(run):
@@ -99,7 +94,7 @@ def test_a_process_that_leaves_with_a_message_is_not_waited_for(run):
     assert f"error: rank 1 on {HOST} ended: no such file" in run.said(0)
 
 
-def test_all_that_meet_learn_all_hosts(port):
+def test_all_that_meet_learn_all_hosts(port, no_service):
     assert meet_all(port, [(3, 0), (3, 2), (3, 1)]) == [[HOST] * 3] * 3
 
 
@@ -118,27 +113,33 @@ def test_processes_that_expect_other_numbers_are_told(port):
         assert f"process 1 on {HOST} was started for a run of 4 processes, and process 0 on {HOST} for one of 3" in told
 
 
-def test_a_process_that_gave_up_may_come_again(port):
-    def knock():
-        for line in (b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 9}\n', b"[" * 100000 + b"\n"):
-            with socket.create_connection(("127.0.0.1", port)) as stranger:
-                stranger.sendall(line)
+def connect(port):
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+        except ConnectionRefusedError:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
-    coming = threading.Timer(0.5, knock)
-    coming.start()
-    told = threading.Timer(1.0, lambda: None)
-    told.start()
+
+def test_strangers_and_a_process_that_comes_again_do_no_harm(port):
     result = []
-    first = threading.Thread(target=lambda: result.extend(meet_all(port, [(2, 0)])))
+    first = threading.Thread(target=lambda: result.extend(meet_all(port, [(3, 0)])))
     first.start()
-    coming.join()
-    visitor = socket.create_connection(("127.0.0.1", port))
-    visitor.sendall(b'{"rank": 1, "num_processes": 2, "host": "gone", "seconds": 9.0}\n')
-    told.join()
-    assert visitor.recv(100), "the rendezvous still answers"
-    visitor.close()
+    for line in (b"", b"GET / HTTP/1.1\r\n\r\n", b'{"rank": 9}\n', b"[]\n", b"[" * 100000 + b"\n"):
+        with connect(port) as stranger, contextlib.suppress(OSError):
+            stranger.sendall(line)
+    hello = '{{"rank": {}, "num_processes": 3, "host": "{}", "seconds": 9.0}}\n'
+    with connect(port) as gone:
+        gone.sendall(hello.format(1, "gone").encode())
+    time.sleep(0.2)
+    with connect(port) as one, connect(port) as two:
+        one.sendall(hello.format(1, "one").encode())
+        two.sendall(hello.format(2, "two").encode())
+        assert one.recv(100) == two.recv(100) == f'{{"hosts": ["{HOST}", "one", "two"]}}\n'.encode()
     first.join()
-    assert result == [[HOST, "gone"]]
+    assert result == [[HOST, "one", "two"]]
 
 
 def test_a_coordinator_that_does_not_answer_is_named(port):

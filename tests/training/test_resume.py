@@ -60,6 +60,43 @@ def test_a_run_that_died_and_went_on_ends_with_the_same_bits(full, tmp_path, mon
     same(fit(full, workdir=tmp_path / "run", resume=True), expected)
 
 
+@pytest.mark.parametrize("step", [9, 13])  # the second is followed by an evaluation
+def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, tmp_path, monkeypatch, step):
+    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 1e-9)
+    expected = fit(full)
+
+    def tell(moment):
+        if moment.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(an.PreemptedError, match=rf"told to end \(SIGTERM\) at step {step + 1}: the state is saved in"):
+        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=1), tell)])
+    assert Checkpoints(tmp_path / "run").steps()[-1] == step + 1
+    same(fit(full, workdir=tmp_path / "run", resume=True), expected)
+
+
+def test_a_run_that_is_told_to_end_while_it_evaluates_stops_between_batches(make_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_EVAL_BATCHES", 1)
+    experiment, evaluate = make_experiment(), loop._Loop.evaluate
+
+    def told(self, state, split):
+        if split == "test":
+            signal.raise_signal(signal.SIGTERM)
+        return evaluate(self, state, split)
+
+    monkeypatch.setattr(loop._Loop, "evaluate", told)
+    with pytest.raises(an.PreemptedError, match="at step 42"):
+        fit(experiment, workdir=tmp_path / "run")
+    monkeypatch.setattr(loop._Loop, "evaluate", evaluate)
+    same(fit(experiment, workdir=tmp_path / "run", resume=True), fit(experiment))
+
+
+def test_without_a_work_directory_a_run_that_is_told_to_end_says_so(make_experiment):
+    event = an.Event(an.Every(steps=3), lambda moment: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(an.PreemptedError, match="nothing was saved, because no work directory"):
+        fit(make_experiment(), events=[event])
+
+
 _SCRIPT = """
 import sys
 import accelnet as an

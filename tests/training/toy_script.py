@@ -1,0 +1,50 @@
+"""An experiment script of a small model with all kinds of noise, for tests in processes of their own."""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+
+import optax
+
+import accelnet as an
+from tests.training.conftest import toy_experiment
+
+
+@dataclass(frozen=True)
+class Config:
+    steps: int = 50
+    batch_size: int = 12
+    microbatch_size: int | None = None
+    on_device: bool | None = None
+    pause: float = 0.0
+    """Seconds that every step takes longer on each device."""
+
+
+def experiment(config: Config) -> an.Experiment:
+    made = toy_experiment(
+        steps=config.steps,
+        batch_size=config.batch_size,
+        microbatch_size=config.microbatch_size,
+        on_device=config.on_device,
+        log_every=an.Every(steps=1 if not config.pause else 5),
+        # No Adam: see test_layouts.py.
+        optimizer=optax.chain(an.optim.momentum(0.02), an.optim.average_params(0.9)),
+        eval_batch_size=12,
+        save_every=an.Every(steps=10),
+    )
+    slow = lambda batch: {**batch, "inputs": _after(config.pause, made.data.prepare(batch)["inputs"])}  # noqa: E731
+    return made.replace(data=dataclasses.replace(made.data, prepare=slow)) if config.pause else made
+
+
+def _after(seconds: float, array):
+    import jax
+
+    def wait(a):
+        time.sleep(seconds)
+        return a
+
+    return jax.pure_callback(wait, jax.ShapeDtypeStruct(array.shape, array.dtype), array)
+
+
+if __name__ == "__main__":
+    an.main(experiment)
