@@ -40,6 +40,7 @@ def programs_on(made: an.Experiment, mesh: str | None) -> tuple[Any, Any]:
 
 
 def shown(values: list[float]) -> str:
+    """Return median, smallest and largest as text."""
     return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 

@@ -83,7 +83,7 @@ def initialize(
 def gather(value: np.ndarray) -> np.ndarray:
     """Collect a small array from every process; all call it in the same order, from the main thread.
 
-    It takes about a millisecond between processes on one host. It waits for as long as the others need, an hour at
+    It takes 1 to 2 ms between 2 to 4 processes on one host. It waits for as long as the others need, an hour at
     most: it is `watch` that says when one will not come any more. No device takes part.
 
     Args:

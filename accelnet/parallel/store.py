@@ -8,7 +8,7 @@ import ctypes
 import functools
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -119,8 +119,10 @@ def tell_ending(store: Store, ending: Ending, *, linger_seconds: float, lost: fr
         lost: ranks that it does not wait for.
     """
     try:
-        if str(store.rank) not in store.entries("end/"):
-            store.set(f"end/{store.rank}", ending.to_bytes())
+        said = endings(store)
+        if store.rank not in said:
+            repeated = ending.reason in [one.said_of(rank) for rank, one in said.items()]
+            store.set(f"end/{store.rank}", replace(ending, common=ending.common or repeated).to_bytes())
         deadline = time.monotonic() + linger_seconds
         expected = set(range(store.num_processes)) - lost
         while store.rank == 0 and not expected <= set(endings(store)) and time.monotonic() < deadline:

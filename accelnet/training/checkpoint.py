@@ -9,6 +9,7 @@ every array, so damage is found when a run resumes and not in its results.
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ class Checkpoints:
         self.hosts = hosts
         self._keep = keep_last, keep_best
         self._manager: Any = None
+        self._thread = ThreadPoolExecutor(1, "accelnet-checkpoint")
+        self._writing: Future[None] | None = None
 
     def _open(self) -> Any:
         if self._manager is None:
@@ -120,7 +123,7 @@ class Checkpoints:
         return (min if is_lower_better(self.best_metric) else max)(scored, key=scored.__getitem__)
 
     def save(self, state: Tree, record: Record, metrics: dict[str, float] | None = None) -> None:
-        """Begin to write a checkpoint; the arrays are copied before this returns.
+        """Begin to write a checkpoint of the state as it is now.
 
         Args:
             state: pytree of arrays with a scalar `step`.
@@ -132,29 +135,40 @@ class Checkpoints:
         """
         import orbax.checkpoint as ocp
 
+        self.wait()
         arrays, checksums = _snapshot(_flat(state))
-        signatures = {name: _signature(array, checksums[name]) for name, array in arrays.items()}
-        record = record | {"arrays": signatures}
-        with self._reporting():
-            self._open().save(
-                int(state.step),
-                metrics=metrics,
-                args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)),
-                force=True,
-            )
+
+        def write() -> None:
+            signatures = {name: _signature(array, int(checksums[name])) for name, array in arrays.items()}
+            content = ocp.args.JsonSave(record | {"arrays": signatures})
+            state_and_record = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=content)
+            self._open().save(step, metrics=metrics, args=state_and_record, force=True)
+
+        step = int(state.step)
+        if jax.process_count() == 1 and _is_on_cpu(arrays):
+            # Orbax prepares a save for longer than it takes to copy a state of a few MB.
+            self._writing = self._thread.submit(write)
+        else:
+            # With several processes Orbax synchronizes the devices, in an order that must be the same on all. And on
+            # an accelerator it has to fetch the arrays before the next chunk of steps writes into them.
+            with self._reporting():
+                write()
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk."""
-        if self._manager is not None:
-            with self._reporting():
+        with self._reporting():
+            if self._writing is not None:
+                writing, self._writing = self._writing, None
+                writing.result()
+            if self._manager is not None:
                 self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, and stop the threads."""
-        if self._manager is not None:
-            try:
-                self.wait()
-            finally:
+        try:
+            self.wait()
+        finally:
+            if self._manager is not None:
                 self._manager.close()
                 self._manager = None
 
@@ -229,10 +243,10 @@ class Checkpoints:
         }
         arrays = restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
         arrays, checksums = _snapshot({name: arrays[name] for name in shapes})
-        for name, checksum in checksums.items():
+        for name, checksum in jax.device_get(checksums).items():
             if checksum != stored[name]["checksum"]:
                 raise ChecksumError(f"the checksum of {name} is wrong")
-        return jax.tree.unflatten(jax.tree.structure(abstract), list(arrays.values())), record
+        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes]), record
 
     def _set_aside(self, steps: list[int]) -> None:
         """Rename damaged checkpoints: nothing is deleted, and their steps can be saved anew."""
@@ -273,8 +287,8 @@ def _flat(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _snapshot(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, int]]:
-    """Return arrays that the next chunk of steps does not write into, and a checksum of each.
+def _snapshot(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """Return arrays that the next chunk of steps does not write into, and a checksum of each; not waited for.
 
     On the CPU, where the host's view of an array is the array itself, they are copies. Elsewhere Orbax copies them to
     the host before it returns.
@@ -282,10 +296,19 @@ def _snapshot(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[
     first = next(iter(arrays.values()))
     mesh = first.sharding.mesh if isinstance(first.sharding, NamedSharding) else None
     same = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    sums = jax.jit(_checksums, out_shardings=same)(arrays)
-    if next(iter(first.sharding.device_set)).platform == "cpu":
-        arrays = {name: array.copy() for name, array in arrays.items()}
-    return arrays, {name: int(value) for name, value in jax.device_get(sums).items()}
+    if not _is_on_cpu(arrays):
+        return arrays, jax.jit(_checksums, out_shardings=same)(arrays)
+    # One program for both: it is not waited for, where copies alone would be.
+    where = {name: array.sharding for name, array in arrays.items()}
+    return jax.jit(_copies_and_checksums, out_shardings=(where, same))(arrays)
+
+
+def _is_on_cpu(arrays: dict[str, jax.Array]) -> bool:
+    return next(iter(next(iter(arrays.values())).sharding.device_set)).platform == "cpu"
+
+
+def _copies_and_checksums(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    return {name: jnp.copy(array) for name, array in arrays.items()}, _checksums(arrays)
 
 
 def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:

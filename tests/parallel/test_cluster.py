@@ -16,6 +16,7 @@ from accelnet.parallel import rendezvous
 from accelnet.parallel.cluster import check_same, check_shared_directory, gather, initialize
 from accelnet.parallel.detection import membership
 from accelnet.parallel.rendezvous import meet
+from accelnet.parallel.store import Ending, Store, endings, tell_ending
 
 HOST = socket.gethostname()
 SLURM = {
@@ -227,6 +228,27 @@ def test_joining_after_devices_were_touched_is_refused():
     jax.devices()
     with pytest.raises(UserError, match="after jax has opened its devices"):
         initialize("127.0.0.1:1", 2, 0)
+
+
+class MemoryStore(Store):
+    def __init__(self, rank, entries):
+        super().__init__(None, rank, 3, "")
+        vars(self)["kept"] = entries
+
+    def set(self, key, value):
+        self.kept[key] = value
+
+    def entries(self, folder):
+        return {key.removeprefix(folder): value for key, value in self.kept.items() if key.startswith(folder)}
+
+
+def test_a_reason_that_another_process_gave_is_passed_on_as_it_is():
+    entries = {}
+    tell_ending(MemoryStore(1, entries), Ending(2, "no such file", "b"), linger_seconds=0.0)
+    first = endings(MemoryStore(2, entries))[1].said_of(1)
+    assert first == "rank 1 on b ended: no such file"
+    tell_ending(MemoryStore(2, entries), Ending(2, first, "c"), linger_seconds=0.0)
+    assert endings(MemoryStore(0, entries))[2].said_of(2) == first
 
 
 def test_one_process_exchanges_with_itself(tmp_path):

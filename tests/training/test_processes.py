@@ -44,10 +44,9 @@ class Processes:
 
     def end(self, timeout=120):
         """Return (exit codes, what each said on stderr), and no process stays."""
-        deadline, said = time.monotonic() + timeout, []
+        deadline = time.monotonic() + timeout
         try:
-            for process in self.all:
-                said.append(process.communicate(timeout=max(1.0, deadline - time.monotonic()))[1])
+            said = [p.communicate(timeout=max(1.0, deadline - time.monotonic()))[1] for p in self.all]
         finally:
             for process in self.all:
                 process.kill()
@@ -127,7 +126,7 @@ def test_one_process_that_is_told_to_end_saves_too(tmp_path):
     assert codes == [4] and "preempted: told to end (SIGTERM) at step" in said[0]
 
 
-@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (2, signal.SIGKILL), (1, signal.SIGSTOP)])
+@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
 def test_a_lost_process_ends_the_others_and_the_run_goes_on_afterwards(tmp_path, victim, how):
     processes = Processes(3, "--workdir", str(tmp_path), *PAUSE[:4], "--hang-timeout", "10")
     processes.wait_for(tmp_path / "metrics.jsonl", '"step": 15,')
