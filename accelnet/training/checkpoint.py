@@ -139,6 +139,8 @@ class Checkpoints:
         arrays, checksums = _snapshot(_flat(state))
 
         def write() -> None:
+            # To convert an array that is not ready would hold Python's lock, and with it the training.
+            jax.block_until_ready((arrays, checksums))
             signatures = {name: _signature(array, int(checksums[name])) for name, array in arrays.items()}
             content = ocp.args.JsonSave(record | {"arrays": signatures})
             state_and_record = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=content)
