@@ -1,5 +1,6 @@
 """The same numbers on every layout: devices, strategies, accumulation, and where weights lie."""
 
+import collections
 import dataclasses
 import math
 import re
@@ -13,11 +14,12 @@ from flax import linen, nnx
 from jax.sharding import PartitionSpec
 
 import accelnet as an
-from accelnet.parallel.layout import Layout, abstract_layout
+from accelnet.parallel.layout import SAME, Layout, abstract_layout
 from accelnet.parallel.mesh import make_mesh, parse_mesh
 from accelnet.parallel.table import placement_table
 from accelnet.training.loop import _prepare
 from accelnet.training.state import init_state
+from accelnet.training.step import make_train_step
 
 # Sums over a batch are taken in another order, and that is all. Not with Adam here: a bias in front of batch statistics
 # has a gradient of rounding alone, which Adam makes as large as any other.
@@ -281,6 +283,46 @@ def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(ma
     assert scattered == sorted(bytes_of(leaf) // 4 for leaf in cut)
     assert {operation for operation, _, _ in found} == {"all-gather", "reduce-scatter", "all-reduce"}
     assert {depth for operation, _, depth in found if operation != "all-reduce"} == {1}
+
+
+def test_a_mesh_of_one_device_costs_nothing(make_experiment):
+    def instructions(mesh):
+        _, programs = _prepare(make_experiment(), mesh)
+        lines = (
+            re.match(r"\s*(?:ROOT )?\S+ = (\S+ [\w-]+)\(", line)
+            for line in programs.train.compiled.as_text().splitlines()
+        )
+        return collections.Counter(match[1] for match in lines if match)
+
+    assert instructions(mesh_of("data=1")) == instructions(None)
+
+
+@pytest.mark.parametrize("mesh", ["data=4", "data=2,fsdp=2"])
+def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain_model, monkeypatch, mesh):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+    experiment = make_experiment(model=plain_model, optimizer=an.optim.momentum(0.05))
+
+    def train(mesh):
+        layout = Layout() if mesh is None else Layout(mesh_of(mesh))
+        feed, _ = _prepare(experiment, None if mesh is None else mesh_of(mesh))
+        step, operand = make_train_step(experiment, layout), feed.train_operand(0, 1)
+
+        def microbatch(operand, number, part):
+            data, step, seed = operand
+            return feed.train_batch(data, 0, step, number, seed, part)
+
+        def member(state):
+            return step(state, microbatch, (operand, state.step, state.seed), (feed.train_spec, SAME, SAME))[:2]
+
+        states = jax.jit(jax.vmap(lambda seed: init_state(experiment, seed)))(jnp.arange(3, dtype=jnp.uint32))
+        curves = []
+        for _ in range(5):
+            states, losses = jax.jit(jax.vmap(member))(states)
+            curves.append(losses)
+        assert layout.num_parts == (1 if mesh is None else 4)
+        return np.array(curves)
+
+    np.testing.assert_allclose(train(mesh), train(None), rtol=RTOL)
 
 
 def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_experiment):
