@@ -17,9 +17,10 @@ from accelnet.parallel.exchange import leave
 from accelnet.parallel.preemption import Preemption
 from accelnet.parallel.watch import watch
 
-MODE = sys.argv[1]
-RANK = int(os.environ["JAX_PROCESS_ID"])
-DIRECTORY = Path(os.environ["RUN_DIRECTORY"])
+# Absent where the module is only looked through for doctests.
+MODE = sys.argv[1] if len(sys.argv) > 1 else ""
+RANK = int(os.environ.get("JAX_PROCESS_ID", "0"))
+DIRECTORY = Path(os.environ.get("RUN_DIRECTORY", "."))
 TIMEOUT = float(os.environ.get("TIMEOUT", "3"))
 CULPRIT = int(os.environ.get("CULPRIT", "-1"))
 STEPS = int(os.environ.get("STEPS", "10000"))
@@ -124,9 +125,10 @@ def main():
     modes.get(MODE, train)()
 
 
-try:
-    main()
-except (UserError, DivergenceError, LostProcessError, PreemptedError) as error:
-    say(f"error: {error}")
-    leave(error)
-    sys.exit(error.exit_code)
+if __name__ == "__main__":
+    try:
+        main()
+    except (UserError, DivergenceError, LostProcessError, PreemptedError) as error:
+        say(f"error: {error}")
+        leave(error)
+        sys.exit(error.exit_code)
