@@ -42,6 +42,8 @@ def install(address: str) -> None:
     """
     _known.address = address
     _c_library.signal(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
+    # Process 0 may end a moment before the others, when all is done: seen on two busy cores as a code of 5.
+    atexit.register(_hold_aborts)
 
 
 def on_lost_store(hook: Callable[[], None] | None) -> None:
@@ -60,10 +62,12 @@ def let_end(code: int) -> None:
         code: exit code, should Python not come to an end.
     """
     on_lost_store(lambda: end_later(code))
-    # While Python ends, no thread can call it. sleep() as the handler gets the number of the signal: six seconds, after
-    # which the abort goes on.
-    sleep = ctypes.cast(_c_library.sleep, ctypes.c_void_p)
-    atexit.register(_c_library.signal, signal.SIGABRT, sleep)
+
+
+def _hold_aborts() -> None:
+    """Hold up a thread that aborts while Python ends, when no thread can call Python any more."""
+    # sleep() as the handler gets the number of the signal: six seconds, after which the abort goes on.
+    _c_library.signal(signal.SIGABRT, ctypes.cast(_c_library.sleep, ctypes.c_void_p))
 
 
 def end_later(code: int) -> NoReturn:
