@@ -13,6 +13,8 @@ import jax
 import jax.extend.random as jex_random
 import jax.numpy as jnp
 
+from accelnet.errors import UserError
+
 
 def shard_key(key: jax.Array, index: jax.Array, count: int, num_examples: int) -> jax.Array:
     """Return a key whose draws are one device's part of what `key` draws for the whole batch.
@@ -28,6 +30,9 @@ def shard_key(key: jax.Array, index: jax.Array, count: int, num_examples: int) -
 
     Returns:
         A typed key for `jax.random`; `key` itself if there is one part.
+
+    Raises:
+        UserError: when more than 32 bits per number, or 2**32 numbers at once, are drawn with it.
 
     Example:
         >>> whole = jax.random.bits(jax.random.key(0), (6, 2))
@@ -50,7 +55,9 @@ def _implementation(count: int, num_examples: int) -> Hashable:
 
     def random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
         if bit_width not in (8, 16, 32):
-            raise NotImplementedError(f"noise of {bit_width} bits: accelnet trains in 32 bits and below")
+            raise UserError(
+                f"noise of {bit_width} bits is drawn on a mesh, expected 32 at most: draw float32 or narrower"
+            )
         # Narrow draws are the low bits of 32, as in jax.
         return _bits(key[:2], _positions(key[2], shape)).astype(jnp.dtype(f"uint{bit_width}"))
 
@@ -75,7 +82,9 @@ def _implementation(count: int, num_examples: int) -> Hashable:
         if axis is not None:
             whole[axis] *= count
         if math.prod(whole) >= 2**32:
-            raise NotImplementedError(f"noise of shape {tuple(whole)}: at most 2**32 numbers are drawn at once")
+            raise UserError(
+                f"noise of shape {tuple(whole)} is drawn at once, expected below 2**32 numbers: take a smaller batch"
+            )
         positions = jnp.zeros(shape, jnp.uint32)
         for i in range(len(shape)):
             along = jax.lax.broadcasted_iota(jnp.uint32, shape, i)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accelnet.errors import UserError
 from accelnet.parallel.noise import shard_key
 
 PARTS, SIZE = 4, 6
@@ -47,5 +48,5 @@ def test_parts_are_independent_and_one_part_is_the_key_itself():
 
 def test_what_32_bits_cannot_count_is_refused():
     key = shard_key(jax.random.key(0), jnp.int32(0), 2, 2)
-    with pytest.raises(NotImplementedError, match="at most 2\\*\\*32 numbers"):
+    with pytest.raises(UserError, match=r"expected below 2\*\*32 numbers"):
         jax.jit(lambda: jax.random.uniform(key, (2, 2**31))).lower()
