@@ -265,6 +265,7 @@ def make_feed(
     seed: int,
     eval_batch_size: int,
     on_device: bool | None = None,
+    device_memory_bytes: int | None = None,
     mesh: Mesh | None = None,
     axes: tuple[str, ...] = (),
 ) -> AbstractFeed:
@@ -276,6 +277,7 @@ def make_feed(
         seed: of the order, uint32.
         eval_batch_size: examples per evaluation batch; divides likewise.
         on_device: True or False overrides the choice.
+        device_memory_bytes: of the devices that it is for. None: of those that are here.
         mesh: the devices, None for the default one.
         axes: of the mesh, along which batches are cut.
 
@@ -285,7 +287,7 @@ def make_feed(
     Source: original.
     """
     if on_device is None:
-        on_device = data.nbytes <= _device_memory_bytes() // 4
+        on_device = data.nbytes <= (device_memory_bytes or _device_memory_bytes()) // 4
     kind = DeviceFeed if on_device else StreamFeed
     return kind(data, order, seed=seed, eval_batch_size=eval_batch_size, mesh=mesh, axes=axes)
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, cast, get_args
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from accelnet.errors import UserError
-from accelnet.parallel.mesh import AXES, BATCH_AXES, make_mesh, parse_mesh
+from accelnet.parallel.mesh import AXES, BATCH_AXES, make_mesh, parse_mesh, resolve_axes
 from accelnet.parallel.rules import (
     DEFAULT_RULES,
     Placement,
@@ -231,6 +231,7 @@ def make_layout(
     *,
     state_bytes: int = 0,
     devices: Sequence[Any] | None = None,
+    absent: "AbsentDevices | None" = None,
 ) -> Layout:
     """Make the layout that a user asked for.
 
@@ -242,6 +243,7 @@ def make_layout(
         rules: the user's sharding rules.
         state_bytes: what weights and optimizer take, for "auto".
         devices: those to use. None: all of the run's.
+        absent: devices that are not here, instead: the layout can be compiled for, and nothing run on it.
 
     Returns:
         The `Layout`.
@@ -257,19 +259,43 @@ def make_layout(
     """
     if isinstance(mesh, Mesh):
         return Layout(mesh, strategy, rules)
+    if absent is not None:
+        if mesh is None and absent.count == 1:
+            return Layout(None, strategy, rules)
+        axes = _axes(mesh or "auto", strategy, absent.count, state_bytes > absent.memory_bytes / 4)
+        return Layout(_abstract_mesh(resolve_axes(axes, absent.count)), strategy, rules)
     devices = list(jax.devices() if devices is None else devices)
     if mesh is None:
         alone = len(devices) == 1 or (devices[0].platform == "cpu" and jax.process_count() == 1)
         if alone and strategy == "jit":
             return Layout(None, strategy, rules)
         mesh = "auto"
+    stats = devices[0].memory_stats() if devices[0].process_index == jax.process_index() else None
+    limit = (stats or {}).get("bytes_limit", math.inf)
+    return Layout(make_mesh(_axes(mesh, strategy, len(devices), state_bytes > limit / 4), devices), strategy, rules)
+
+
+def _axes(mesh: str, strategy: Strategy, num_devices: int, is_large: bool) -> dict[str, int]:
     if mesh == "auto":
-        stats = devices[0].memory_stats() if devices[0].process_index == jax.process_index() else None
-        limit = (stats or {}).get("bytes_limit", math.inf)
-        axes = {"fsdp" if state_bytes > limit / 4 and strategy == "jit" else "data": len(devices)}
-    else:
-        axes = parse_mesh(mesh)
-    return Layout(make_mesh(axes, devices), strategy, rules)
+        return {"fsdp" if is_large and strategy == "jit" else "data": num_devices}
+    return parse_mesh(mesh)
+
+
+def _abstract_mesh(axes: dict[str, int]) -> Mesh:
+    return cast(Mesh, AbstractMesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes)))
+
+
+@dataclass(frozen=True)
+class AbsentDevices:
+    """Devices that need not be here.
+
+    Attributes:
+        count: how many.
+        memory_bytes: of each, what a program can use.
+    """
+
+    count: int
+    memory_bytes: int
 
 
 def whole(tree: Tree) -> Tree:
@@ -310,4 +336,4 @@ def abstract_layout(mesh: str, strategy: Strategy = "jit", rules: Sequence[Rule]
     axes = {} if mesh == "auto" else parse_mesh(mesh)
     if not axes or -1 in axes.values():
         return make_layout(mesh, strategy, rules)
-    return Layout(cast(Mesh, AbstractMesh(tuple(axes.values()), tuple(axes))), strategy, rules)
+    return Layout(_abstract_mesh(axes), strategy, rules)

@@ -72,15 +72,8 @@ def make_mesh(axes: dict[str, int], devices: Sequence[Any] | None = None) -> Mes
     Source: original.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shown = ",".join(f"{name}={size}" for name, size in axes.items())
-    known = math.prod(size for size in axes.values() if size != -1)
-    sizes = {name: len(devices) // known if size == -1 else size for name, size in axes.items()}
-    if math.prod(sizes.values()) != len(devices):
-        raise UserError(
-            f"the mesh {shown} takes {f'multiples of {known}' if -1 in axes.values() else known} devices, and there "
-            f"are {_described(devices)}: give sizes whose product is {len(devices)}, such as --mesh data={len(devices)}"
-            ", or --mesh auto"
-        )
+    sizes = resolve_axes(axes, len(devices), _described(devices))
+    shown = _typed(sizes)
     shape, names = tuple(sizes.values()), tuple(sizes)
     slices = num_slices(devices)
     if slices > 1:
@@ -88,6 +81,39 @@ def make_mesh(axes: dict[str, int], devices: Sequence[Any] | None = None) -> Mes
     if devices[0].platform == "tpu":  # laid out along the torus
         return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
     return Mesh(np.array(devices).reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
+
+
+def resolve_axes(axes: dict[str, int], num_devices: int, described: str = "") -> dict[str, int]:
+    """Give an open size its value.
+
+    Args:
+        axes: sizes by axis; one may be -1.
+        num_devices: that the mesh has to make up.
+        described: the devices in words, for the message.
+
+    Returns:
+        Sizes by axis.
+
+    Raises:
+        UserError: if the sizes do not make up the number of devices.
+
+    Example:
+        >>> resolve_axes({"data": -1, "model": 2}, 8)
+        {'data': 4, 'model': 2}
+    """
+    known = math.prod(size for size in axes.values() if size != -1)
+    sizes = {name: num_devices // known if size == -1 else size for name, size in axes.items()}
+    if math.prod(sizes.values()) != num_devices:
+        raise UserError(
+            f"the mesh {_typed(axes)} takes {f'multiples of {known}' if -1 in axes.values() else known} devices, and "
+            f"there are {described or num_devices}: give sizes whose product is {num_devices}, such as "
+            f"--mesh data={num_devices}, or --mesh auto"
+        )
+    return sizes
+
+
+def _typed(axes: dict[str, int]) -> str:
+    return ",".join(f"{name}={size}" for name, size in axes.items())
 
 
 def num_slices(devices: Sequence[Any]) -> int:

@@ -10,20 +10,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from accelnet.data.feed import AbstractFeed, make_feed
+from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
-from accelnet.parallel.layout import Strategy, make_layout
+from accelnet.parallel.layout import Strategy
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event, Every, Moment
 from accelnet.training.hosts import Hosts, together
-from accelnet.training.program import Program, Programs, make_programs
+from accelnet.training.program import Program, Programs, prepare
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.result import Timing, make_result
 from accelnet.training.run import Run
-from accelnet.training.state import TrainState, init_state
+from accelnet.training.state import TrainState
 from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
 
 # A call costs 0.2 ms of dispatch, and temporary buffers paged in anew: experiments/fashion_cnn.py with --channels 48 96
@@ -101,7 +101,7 @@ def fit(
 
     with together(workdir, hang_timeout, finish) as hosts:
         try:
-            feed, programs = _prepare(experiment, mesh, strategy)
+            feed, programs = prepare(experiment, mesh, strategy)
             hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
             work = _open_workdir(experiment, workdir, hosts, resume=resume, allow_change=allow_change)
             hosts.mark(0, "compile")
@@ -157,7 +157,7 @@ def evaluate(
     """
     enable_compilation_cache()
     with together(None, hang_timeout) as hosts:
-        feed, programs = _prepare(experiment, mesh, strategy)
+        feed, programs = prepare(experiment, mesh, strategy)
         checkpoints = Checkpoints(workdir, hosts=hosts, best_metric=experiment.best_metric, note=_say, read_only=True)
         try:
             hosts.mark(0, "compile")
@@ -171,26 +171,6 @@ def evaluate(
         finally:
             checkpoints.close()
             feed.close()
-
-
-def _prepare(
-    experiment: Experiment, mesh: str | Mesh | None = None, strategy: Strategy = "jit"
-) -> tuple[AbstractFeed, Programs]:
-    shapes = jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
-    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    layout = make_layout(mesh, strategy, experiment.sharding_rules, state_bytes=state_bytes)
-    parts = layout.num_parts
-    whole = experiment.batch_size == "full" and experiment.microbatch_size is None
-    feed = make_feed(
-        experiment.data,
-        experiment.order.divided(parts, pad=whole),
-        seed=experiment.seed,
-        eval_batch_size=-(-experiment.resolved_eval_batch_size // parts) * parts,
-        on_device=experiment.on_device,
-        mesh=layout.mesh,
-        axes=layout.batch_axes,
-    )
-    return feed, make_programs(experiment, feed, layout)
 
 
 def _open_workdir(

@@ -14,10 +14,10 @@ import optax
 from jax.core import ShapedArray
 from jax.sharding import Mesh, PartitionSpec
 
-from accelnet.data.feed import AbstractFeed
+from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
 from accelnet.optim import eval_params, learning_rate
-from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
+from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
 from accelnet.training.state import TrainState, init_state
 from accelnet.training.step import make_loss, make_train_step, merge_parts
 
@@ -355,3 +355,44 @@ def make_programs(experiment: Experiment, feed: AbstractFeed, layout: Layout = O
         )
     # Created where they belong: no array passes whole through one device.
     return Programs(Program("init", init, (seed,), out_shardings=shardings), *programs, abstract_state=state)
+
+
+def prepare(
+    experiment: Experiment,
+    mesh: str | Mesh | None = None,
+    strategy: Strategy = "jit",
+    *,
+    absent: AbsentDevices | None = None,
+) -> tuple[AbstractFeed, Programs]:
+    """Lay out an experiment and build its programs; nothing is allocated, read or compiled yet.
+
+    Args:
+        experiment: what is trained.
+        mesh: as of `fit`.
+        strategy: as of `fit`.
+        absent: devices that need not be here, to compile for. None: those of this run.
+
+    Returns:
+        How batches reach the programs, and the programs.
+
+    Raises:
+        UserError: if mesh, batch and devices do not fit.
+
+    Source: original.
+    """
+    shapes = jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    layout = make_layout(mesh, strategy, experiment.sharding_rules, state_bytes=state_bytes, absent=absent)
+    parts = layout.num_parts
+    whole = experiment.batch_size == "full" and experiment.microbatch_size is None
+    feed = make_feed(
+        experiment.data,
+        experiment.order.divided(parts, pad=whole),
+        seed=experiment.seed,
+        eval_batch_size=-(-experiment.resolved_eval_batch_size // parts) * parts,
+        on_device=experiment.on_device,
+        device_memory_bytes=None if absent is None else absent.memory_bytes,
+        mesh=layout.mesh,
+        axes=layout.batch_axes,
+    )
+    return feed, make_programs(experiment, feed, layout)

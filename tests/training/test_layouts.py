@@ -17,7 +17,7 @@ import accelnet as an
 from accelnet.parallel.layout import SAME, Layout, abstract_layout
 from accelnet.parallel.mesh import make_mesh, parse_mesh
 from accelnet.parallel.table import placement_table
-from accelnet.training.loop import _prepare
+from accelnet.training.program import prepare
 from accelnet.training.state import init_state
 from accelnet.training.step import make_train_step
 
@@ -243,7 +243,7 @@ def exchanges(text):
 
 
 def train_text(experiment, mesh, **options):
-    _, programs = _prepare(experiment, mesh_of(mesh), **options)
+    _, programs = prepare(experiment, mesh_of(mesh), **options)
     return exchanges(programs.train.compiled.as_text()), programs
 
 
@@ -287,7 +287,7 @@ def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(ma
 
 def test_a_mesh_of_one_device_costs_nothing(make_experiment):
     def instructions(mesh):
-        _, programs = _prepare(make_experiment(), mesh)
+        _, programs = prepare(make_experiment(), mesh)
         lines = (
             re.match(r"\s*(?:ROOT )?\S+ = (\S+ [\w-]+)\(", line)
             for line in programs.train.compiled.as_text().splitlines()
@@ -304,7 +304,7 @@ def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain
 
     def train(mesh):
         layout = Layout() if mesh is None else Layout(mesh_of(mesh))
-        feed, _ = _prepare(experiment, None if mesh is None else mesh_of(mesh))
+        feed, _ = prepare(experiment, None if mesh is None else mesh_of(mesh))
         step, operand = make_train_step(experiment, layout), feed.train_operand(0, 1)
 
         def microbatch(operand, number, part):
@@ -331,7 +331,7 @@ def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_exp
     )
 
     def share(mesh):
-        _, programs = _prepare(experiment, mesh_of(mesh))
+        _, programs = prepare(experiment, mesh_of(mesh))
         state = programs.init(np.uint32(0))
         first = jax.devices()[0]
         return sum(

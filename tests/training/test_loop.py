@@ -12,7 +12,7 @@ from flax import nnx
 
 import accelnet as an
 from accelnet.training import loop
-from accelnet.training.loop import _prepare
+from accelnet.training.program import prepare
 from accelnet.training.program import RecompilationError
 
 TIMES = ("seconds", "examples_per_second")
@@ -54,7 +54,7 @@ def test_a_run_compiles_one_train_chunk_and_one_eval_chunk(make_experiment):
 
 
 def test_a_second_compilation_is_an_error_that_says_what_differs(make_experiment):
-    _, programs = _prepare(make_experiment())
+    _, programs = prepare(make_experiment())
     state = programs.init(np.uint32(0))
     state = state.replace(params={**state.params, "first": {**state.params["first"], "kernel": jnp.ones((16, 13))}})
     with pytest.raises(RecompilationError, match=r"(?s)'train' would have to be compiled again.*float32\[16, 13\]"):
@@ -63,7 +63,7 @@ def test_a_second_compilation_is_an_error_that_says_what_differs(make_experiment
 
 def test_changing_the_learning_rate_compiles_nothing(make_experiment):
     experiment = make_experiment(steps=5)
-    feed, programs = _prepare(experiment)
+    feed, programs = prepare(experiment)
     results = []
     for rate in (1e-2, 1e-3):
         state = programs.init(np.uint32(0))
