@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from accelnet.ops.flops import Product
+
 # Bytes of an element; types of fewer than 8 bits are packed.
 _ITEM_BYTES = {
     "pred": 1.0, "s2": 0.25, "u2": 0.25, "s4": 0.5, "u4": 0.5, "f4e2m1fn": 0.5, "s8": 1.0, "u8": 1.0, "s16": 2.0,
@@ -61,21 +63,6 @@ class Shape(NamedTuple):
         return math.ceil(self.size * width)
 
 
-class MatrixProduct(NamedTuple):
-    """A product [m, k] x [k, n], `batch` times, in a dtype of NumPy's naming."""
-
-    m: int
-    n: int
-    k: int
-    batch: int
-    dtype: str
-
-    @property
-    def flops(self) -> int:
-        """Multiplications and additions."""
-        return 2 * self.m * self.n * self.k * self.batch
-
-
 @dataclass(frozen=True)
 class Kernel:
     """What the device starts once, and how often it does so in a step.
@@ -99,7 +86,7 @@ class Kernel:
     bytes: int
     elements: int = 0
     transcendentals: int = 0
-    products: tuple[MatrixProduct, ...] = ()
+    products: tuple[Product, ...] = ()
     cycles: int | None = None
     opcode: str = ""
     group: int = 1
@@ -111,7 +98,7 @@ class Kernel:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Kernel":
         """Read what `to_dict` gave."""
-        products = tuple(MatrixProduct(*product) for product in values["products"])
+        products = tuple(Product(*product) for product in values["products"])
         return Kernel(**{**values, "products": products})
 
 
@@ -173,7 +160,7 @@ class HloModule:
         >>> import jax, jax.numpy as jnp
         >>> compiled = jax.jit(lambda x, w: x @ w).lower(jnp.ones((8, 4)), jnp.ones((4, 2))).compile()
         >>> [product for kernel in HloModule(compiled.as_text()).kernels() for product in kernel.products]
-        [MatrixProduct(m=8, n=2, k=4, batch=1, dtype='float32')]
+        [Product(m=8, n=2, k=4, batch=1, dtype='float32')]
 
     Source: original; the format is XLA's `HloModule::ToString`.
     """
@@ -368,6 +355,16 @@ class HloModule:
             read += whole
         return read + written
 
+    def custom_calls(self) -> list[str]:
+        """Return the names of what the program calls outside itself."""
+        calls = {
+            _target(instruction)
+            for computation in self.computations.values()
+            for instruction in computation.instructions.values()
+            if instruction.opcode == "custom-call"
+        }
+        return sorted(calls - _FREE_CALLS - {""})
+
     def collectives(self) -> list[Kernel]:
         """Return the collectives of a step, with the bytes that a device contributes."""
         return [kernel for kernel in self.kernels() if kernel.kind == "collective"]
@@ -430,7 +427,7 @@ def _target(instruction: Instruction) -> str:
     return found[1] if found else ""
 
 
-def _product(computation: Computation, instruction: Instruction) -> MatrixProduct | None:
+def _product(computation: Computation, instruction: Instruction) -> Product | None:
     """Return the matrix product that an instruction is, a convolution as the product of its patches."""
     if len(instruction.operands) < 2 or not instruction.shapes:
         return None
@@ -449,7 +446,7 @@ def _product(computation: Computation, instruction: Instruction) -> MatrixProduc
         k = math.prod(lhs.dims[axis] for axis in contracting)
         batches = math.prod(lhs.dims[axis] for axis in batch)
         m = lhs.size // max(1, k * batches)
-        return MatrixProduct(m, out.size // max(1, m * batches), k, batches, dtype)
+        return Product(m, out.size // max(1, m * batches), k, batches, dtype)
     if instruction.opcode == "convolution" or _target(instruction).startswith("__cudnn$conv"):
         labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
         if labels is None:
@@ -461,7 +458,7 @@ def _product(computation: Computation, instruction: Instruction) -> MatrixProduc
         out_features = kernel.dims[labels[2].index("o")]
         groups = int(instruction.attribute("feature_group_count") or 1)
         taps = kernel.size // max(1, out_features)
-        return MatrixProduct(positions.size // max(1, out_features), out_features // groups, taps, groups, dtype)
+        return Product(positions.size // max(1, out_features), out_features // groups, taps, groups, dtype)
     return None
 
 

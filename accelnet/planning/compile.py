@@ -1,0 +1,268 @@
+"""Compile programs for many targets side by side, each in a process of its own that may crash or take too long."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelnet.planning.export import ExportedProgram
+from accelnet.planning.hlo import Kernel
+
+# A compiler was seen to take 1 to 2 GB.
+_COMPILER_BYTES = 2 << 30
+
+# What a compiling process inherits; all else could change the program, or reach for hardware.
+_KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH")
+_TPU_VARIABLES = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    # libtpu wants to know where it runs; one answer serves every target.
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+}
+
+
+@dataclass(frozen=True)
+class CompileJob:
+    """Programs to compile for one target.
+
+    Attributes:
+        platform: "tpu", "cuda" or "cpu".
+        topology: of `Target.topology_request`; None for the CPU.
+        programs: to compile, for the same devices.
+    """
+
+    platform: str
+    topology: dict[str, Any] | None
+    programs: tuple[ExportedProgram, ...]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What a compiler said about one program.
+
+    Attributes:
+        status: "ok", "too large" (it refused for lack of the target's memory) or "failed".
+        reason: in words, where it is not "ok".
+        seconds: that compiling took.
+        memory: bytes per device: "argument", "output", "alias", "temp", "generated_code".
+        kernels: of one step.
+        collectives: of one step, as the partitioner made them.
+        custom_calls: names of what the program calls.
+        required_bytes: of a program that is too large, where the compiler said it.
+    """
+
+    status: str
+    reason: str = ""
+    seconds: float = 0.0
+    memory: dict[str, int] | None = None
+    kernels: tuple[Kernel, ...] = ()
+    collectives: tuple[Kernel, ...] = ()
+    custom_calls: tuple[str, ...] = ()
+    required_bytes: int | None = None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Peak bytes per device: arguments, results that are not arguments' buffers, and temporaries."""
+        if self.memory is None:
+            return self.required_bytes
+        return self.memory["argument"] + self.memory["output"] - self.memory["alias"] + self.memory["temp"]
+
+
+def missing_compiler(platform: str) -> str | None:
+    """Say what is missing to compile for a platform, and the command that adds it; None if nothing is.
+
+    Args:
+        platform: "tpu", "cuda" or "cpu".
+
+    Example:
+        >>> missing_compiler("cpu") is None
+        True
+    """
+    if platform == "tpu":
+        installed = _version("libtpu")
+        if installed is None:
+            return 'libtpu is not installed: pip install "accelnet[plan-tpu]"'
+        wanted = _pinned("libtpu")
+        if wanted and not installed.startswith(wanted.rstrip("*")):
+            jax_version = importlib.metadata.version("jax")
+            return f'libtpu {installed} does not match jax {jax_version}: pip install "jax[tpu]=={jax_version}"'
+        return None
+    if platform == "cuda":
+        lines = [line for line in ("13", "12") if importlib.util.find_spec(f"jax_plugins.xla_cuda{line}")]
+        if not lines:
+            return 'XLA\'s CUDA compiler is not installed: pip install "accelnet[plan-cuda]"'
+        installed, wanted = _version(f"jax-cuda{lines[0]}-plugin"), importlib.metadata.version("jax")
+        if installed and _release(installed) != _release(wanted):
+            return (
+                f"jax-cuda{lines[0]}-plugin {installed} does not match jax {wanted}: pip install "
+                f'"jax[cuda{lines[0]}-local]=={wanted}"'
+            )
+        return None
+    return None
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _release(version: str) -> tuple[str, ...]:
+    return tuple(version.split(".")[:3])
+
+
+def _pinned(distribution: str) -> str | None:
+    """Return the version of a distribution that the installed jax pins in one of its extras."""
+    for line in importlib.metadata.requires("jax") or ():
+        found = re.match(rf"{distribution}\s*==\s*([\w.*]+)", line)
+        if found:
+            return found[1]
+    return None
+
+
+def compile_all(
+    jobs: dict[str, CompileJob],
+    *,
+    time_limit: float,
+    progress: Callable[[str, dict[str, Compiled]], None] = lambda _key, _compiled: None,
+) -> dict[str, dict[str, Compiled]]:
+    """Compile every job's programs, as many side by side as cores and memory allow.
+
+    Args:
+        jobs: by a key of the caller's.
+        time_limit: seconds for one job, after which its process is ended.
+        progress: called with key and result of every job that is done, from other threads.
+
+    Returns:
+        By key and name of the program. What failed says why; nothing is raised.
+    """
+    if not jobs:
+        return {}
+
+    def run(item: tuple[str, CompileJob]) -> tuple[str, dict[str, Compiled]]:
+        key, job = item
+        compiled = _compile(job, time_limit, processes)
+        progress(key, compiled)
+        return key, compiled
+
+    processes: set[subprocess.Popen[bytes]] = set()
+    pool = ThreadPoolExecutor(_num_workers(len(jobs)))
+    try:
+        return dict(pool.map(run, jobs.items()))
+    except BaseException:  # interrupted: nothing is left running
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(processes):
+            _end(process)
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _num_workers(num_jobs: int) -> int:
+    available = _available_bytes()
+    by_memory = max(1, available // _COMPILER_BYTES) if available else 1
+    return max(1, min(num_jobs, len(os.sched_getaffinity(0)), by_memory))
+
+
+def _available_bytes() -> int:
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+        return int(found[1]) << 10 if found else 0
+    except OSError:
+        return 0
+
+
+def _compile(job: CompileJob, time_limit: float, processes: set[subprocess.Popen[bytes]]) -> dict[str, Compiled]:
+    missing = missing_compiler(job.platform)
+    if missing is not None:
+        return {program.name: Compiled("failed", missing) for program in job.programs}
+    with tempfile.TemporaryDirectory(prefix="accelnet-plan-") as name:
+        folder = Path(name)
+        entries = []
+        for program in job.programs:
+            path = folder / f"{program.name}.jax"
+            path.write_bytes(program.data)
+            entries.append(
+                {"name": program.name, "path": str(path), "num_donated": program.num_donated, "axes": program.axes}
+            )
+        request, answer, log = folder / "request.json", folder / "answer.json", folder / "log"
+        # Autotuning needs the GPU. Level 0 changes no shape and no kernel here, and halves the time.
+        options = {"xla_gpu_autotune_level": 0} if job.platform == "cuda" else {}
+        request.write_text(
+            json.dumps({"topology": job.topology, "options": options, "programs": entries, "answer": str(answer)})
+        )
+        num_devices = max(_num_devices(program) for program in job.programs)
+        with log.open("wb") as output:
+            process = subprocess.Popen(  # noqa: S603, our own module and a file of ours
+                [sys.executable, "-m", "accelnet.planning.worker", str(request)],
+                env=_environment(job.platform, num_devices),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        processes.add(process)
+        try:
+            process.wait(time_limit)
+            reason = f"the compiler ended with code {process.returncode}: {_last_line(log)}"
+        except subprocess.TimeoutExpired:
+            reason = f"the compiler took more than {time_limit:g} s (--compile-seconds allows more)"
+        finally:
+            _end(process)
+            processes.discard(process)
+        if not answer.exists():
+            return {program.name: Compiled("failed", reason) for program in job.programs}
+        return {name: _read(values) for name, values in json.loads(answer.read_text()).items()}
+
+
+def _num_devices(program: ExportedProgram) -> int:
+    size = 1
+    for number in program.axes.values():
+        size *= number
+    return size
+
+
+def _environment(platform: str, num_devices: int) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    package = str(Path(__file__).resolve().parents[2])
+    environment = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": package, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    if platform == "cpu":
+        # The flags of the real run make the real program.
+        if "XLA_FLAGS" in os.environ:
+            environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
+        environment["JAX_NUM_CPU_DEVICES"] = str(num_devices)
+    if platform == "tpu":
+        environment |= _TPU_VARIABLES
+        if not list(Path("/dev").glob("accel*")) and not Path("/dev/vfio").is_dir():
+            # Without it, a second process stops at libtpu's lock; with a TPU present, the lock is what protects it.
+            environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
+    return environment
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:200] if lines else "no message"
+
+
+def _read(values: dict[str, Any]) -> Compiled:
+    kernels = {name: tuple(map(Kernel.from_dict, values.get(name, ()))) for name in ("kernels", "collectives")}
+    return Compiled(**{**values, **kernels, "custom_calls": tuple(values.get("custom_calls", ()))})
