@@ -1,4 +1,6 @@
-"""Compile exported programs for one target, in a process of its own: python -m accelnet.planning.worker REQUEST
+"""Compile exported programs for one target, in a process of its own.
+
+    python -m accelnet.planning.worker REQUEST
 
 REQUEST is a JSON file that `accelnet.planning.compile` writes. What a compiler does to its process (a crash, messages,
 gigabytes of memory) ends here.
@@ -117,7 +119,7 @@ def main(path: str) -> None:
     answer = Path(request["answer"])
     partial = answer.with_suffix(".partial")
     partial.write_text(json.dumps(compile_request(request)))
-    os.replace(partial, answer)
+    partial.replace(answer)
 
 
 if __name__ == "__main__":

@@ -59,13 +59,14 @@ class StepFlops:
         }
 
 
-def step_flops(experiment: Experiment, platform: str | None = None) -> StepFlops:
+def step_flops(experiment: Experiment, platform: str | None = None, *, microbatch_size: int | None = None) -> StepFlops:
     """Count the operations of a step from its jaxpr; nothing is compiled or run.
 
     Args:
         experiment: what is trained. Recurrent layers count once per time step, microbatches each.
         platform: whose programs of accelnet's operations count, as of `accelnet.ops.flops.count_flops`. None: the
             plain ones, the count that is comparable between machines.
+        microbatch_size: examples of a microbatch, such as one device's share. None: those of the experiment.
 
     Returns:
         The counts.
@@ -90,11 +91,11 @@ def step_flops(experiment: Experiment, platform: str | None = None) -> StepFlops
     Source: original.
     """
     order = experiment.order
+    size = microbatch_size or order.microbatch_size
     state = jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
     batch = {
-        name: jax.tree.map(lambda a: _shape(order.microbatch_size, a), arrays)
-        for name, arrays in dict(experiment.data.arrays).items()
-    } | {"mask": jax.ShapeDtypeStruct((order.microbatch_size,), jnp.bool_)}
+        name: jax.tree.map(lambda a: _shape(size, a), arrays) for name, arrays in dict(experiment.data.arrays).items()
+    } | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
     # PRNG keys make abstract arguments awkward; a key is made inside, as the step does.
     loss = make_loss(experiment)
 
