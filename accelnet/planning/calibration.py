@@ -1,0 +1,87 @@
+"""What was measured of a device, kept privately, and the model made of it."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accelnet.ops.flops import Product
+from accelnet.planning.roofline import DeviceModel
+from accelnet.planning.targets import Accelerator
+
+VERSION = 1
+
+
+def calibration_path(device: str) -> Path:
+    """Return where the measurements of a device lie, in the user's cache."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = "".join(character if character.isalnum() else "-" for character in device)
+    return base / "accelnet" / "calibration" / f"{name}.json"
+
+
+def save_calibration(device: str, values: dict[str, Any]) -> Path:
+    """Write measurements, whole or not at all, readable by the user alone."""
+    path = calibration_path(device)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(values | {"version": VERSION}, indent=1) + "\n")
+    partial.chmod(0o600)
+    partial.replace(path)
+    return path
+
+
+def load_calibration(device: str) -> dict[str, Any] | None:
+    """Read measurements; None if there are none, or of another version."""
+    try:
+        values = json.loads(calibration_path(device).read_text())
+    except (OSError, ValueError):
+        return None
+    return values if values.get("version") == VERSION else None
+
+
+def load_model(accelerator: Accelerator) -> DeviceModel | None:
+    """Return the model of a device from what was measured of it, None if nothing was."""
+    values = load_calibration(accelerator.name)
+    return None if values is None else measured_model(values)
+
+
+def measured_model(values: dict[str, Any]) -> DeviceModel:
+    """Make a model of measurements.
+
+    Args:
+        values: "products" ([m, n, k, batch, dtype, seconds] each), "memory" (by kind of kernel, [bytes, seconds] each,
+            ascending), "element_seconds", "transcendental_seconds" and "launch_seconds".
+
+    Source: original. A product whose shape was not measured takes the rate of the nearest that was, by the
+    logarithms of its sides.
+    """
+    measured = {Product(*row[:5]): row[5] for row in values["products"]}
+    memory = {kind: np.array(points, float) for kind, points in values["memory"].items()}
+
+    def product(product: Product) -> float:
+        if product in measured:
+            return measured[product]
+        nearest = min(measured, key=lambda other: _distance(product, other))
+        return measured[nearest] * product.flops / nearest.flops
+
+    def seconds(size: int, kind: str) -> float:
+        points = memory.get(kind, memory["elementwise"])
+        # Between sizes on logarithmic axes; beyond them at the rate of the last.
+        if size <= points[0, 0]:
+            return float(points[0, 1] * size / points[0, 0])
+        if size >= points[-1, 0]:
+            return float(points[-1, 1] * size / points[-1, 0])
+        return float(np.exp(np.interp(math.log(size), np.log(points[:, 0]), np.log(points[:, 1]))))
+
+    def elements(number: int, transcendental: int) -> float:
+        return number * values["element_seconds"] + transcendental * values["transcendental_seconds"]
+
+    return DeviceModel(product, seconds, elements, values["launch_seconds"], "measured")
+
+
+def _distance(a: Product, b: Product) -> float:
+    sides = ((a.m, b.m), (a.n, b.n), (a.k, b.k), (a.batch, b.batch))
+    return sum(abs(math.log(x / y)) for x, y in sides) + (0.0 if a.dtype == b.dtype else 3.0)

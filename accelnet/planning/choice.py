@@ -1,0 +1,78 @@
+"""What to rent: the cheapest that fits, the fastest within a budget, and what lies between."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from accelnet.planning.plan import Row
+
+
+def choose(rows: "Sequence[Row]", budget_usd: float | None, deadline_hours: float | None) -> dict[str, Any]:
+    """Choose among targets by expected time and price.
+
+    Args:
+        rows: answers; those that do not fit, or have no price, are left out.
+        budget_usd: most dollars of a run, None for any.
+        deadline_hours: most hours of a run, None for any.
+
+    Returns:
+        "cheapest" and "fastest" (names, None if nothing is within both limits), "pareto" (names, cheapest first: each
+        is faster than all before it), "budget_usd", "deadline_hours" and "reason".
+
+    Source: original.
+    """
+    priced = [row for row in rows if row.status == "ok" and row.usd_per_run is not None and row.run_seconds is not None]
+    within = [
+        row
+        for row in priced
+        if (budget_usd is None or _usd(row) <= budget_usd) and (deadline_hours is None or _hours(row) <= deadline_hours)
+    ]
+    front: list[Row] = []
+    for row in sorted(priced, key=lambda row: (_usd(row), _hours(row))):
+        if not front or _hours(row) < _hours(front[-1]):
+            front.append(row)
+    cheapest = min(within, key=lambda row: (_usd(row), _hours(row)), default=None)
+    fastest = min(within, key=lambda row: (_hours(row), _usd(row)), default=None)
+    return {
+        "cheapest": None if cheapest is None else cheapest.name,
+        "fastest": None if fastest is None else fastest.name,
+        "pareto": [row.name for row in front],
+        "budget_usd": budget_usd,
+        "deadline_hours": deadline_hours,
+        "reason": _reason(rows, priced, within, cheapest, fastest),
+    }
+
+
+def _usd(row: "Row") -> float:
+    assert row.usd_per_run is not None
+    return row.usd_per_run
+
+
+def _hours(row: "Row") -> float:
+    assert row.run_seconds is not None
+    return row.run_seconds / 3600
+
+
+def _reason(
+    rows: "Sequence[Row]",
+    priced: "Sequence[Row]",
+    within: "Sequence[Row]",
+    cheapest: "Row | None",
+    fastest: "Row | None",
+) -> str:
+    if not priced:
+        return "none of the targets that fit has a price: name others, or give prices in a file of your own"
+    if cheapest is None or fastest is None:
+        least = min(priced, key=_usd)
+        quickest = min(priced, key=_hours)
+        return (
+            f"nothing is within the limits: the cheapest that fits, {least.name}, costs {_usd(least):.2f} USD in "
+            f"{_hours(least):.2f} h; the fastest, {quickest.name}, {_usd(quickest):.2f} USD in {_hours(quickest):.2f} h"
+        )
+    left_out = len(rows) - len(priced)
+    return (
+        f"{len(within)} of {len(rows)} targets are within the limits"
+        + (f", {left_out} do not fit, failed or have no price" if left_out else "")
+        + f"; cheapest {cheapest.name}: {_usd(cheapest):.4g} USD, {_hours(cheapest) * 60:.3g} min; fastest "
+        f"{fastest.name}: {_usd(fastest):.4g} USD, {_hours(fastest) * 60:.3g} min (expected times, list prices)"
+    )

@@ -1,0 +1,123 @@
+"""What would make an experiment fit where it does not: each change compiled, in the order of its cost in time."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+
+if TYPE_CHECKING:
+    from accelnet.planning.plan import Case, Planner
+
+_SMALLEST_SHARE = 64
+_REFINEMENTS = 2
+
+
+def find_remedies(planner: "Planner", case: "Case") -> tuple[dict[str, Any], ...]:
+    """Compile what may make a case fit.
+
+    Args:
+        planner: that made the case.
+        case: one that does not fit.
+
+    Returns:
+        What fits, fastest per example first: "change" in words, "settings" (of `Experiment`, or "mesh"),
+        "total_bytes", "examples_per_second" and "slowdown", expected time per example over that of the case if it
+        did fit. The largest batch that fits is among them.
+
+    Source: original.
+    """
+    # Without a compiler, or where it failed, shapes alone decide: an estimate, labelled as such in the row.
+    variants = list(_variants(case))
+    tried = _try(planner, case, variants)
+    tried += _largest_batch(planner, case)
+    before = _seconds_per_example(planner, case)
+    found = [
+        {
+            "change": name,
+            "settings": settings,
+            "total_bytes": made.memory().total,
+            "limit_bytes": made.limit_bytes,
+            "examples_per_second": 1 / _seconds_per_example(planner, made),
+            "slowdown": _seconds_per_example(planner, made) / before,
+            "source": made.memory().source,
+        }
+        for name, settings, made in tried
+        if made.fits
+    ]
+    return tuple(sorted(found, key=lambda remedy: remedy["slowdown"]))
+
+
+def _variants(case: "Case") -> Iterator[tuple[str, dict[str, Any]]]:
+    experiment, layout = case.experiment, case.layout
+    if experiment.precision == "float32":
+        yield "bfloat16", {"precision": "bfloat16"}
+    if experiment.remat == "none":
+        yield "remat of all but matrix products", {"remat": "products"}
+    if experiment.remat != "blocks":
+        yield "remat of all but block boundaries", {"remat": "blocks"}
+    size, parts = experiment.order.microbatch_size, layout.num_parts
+    batch = experiment.order.batch_size
+    for share in (2, 4, 8):
+        if size % share == 0 and size // share % parts == 0 and size // share >= parts:
+            yield f"accumulation, {batch // (size // share)} microbatches", {"microbatch_size": size // share}
+    if layout.num_devices > 1 and "fsdp" not in layout.axes:
+        others = "".join(f"{name}={number}," for name, number in layout.axes.items() if name not in ("data", "fsdp"))
+        yield "weights cut over the devices (fsdp)", {"mesh": f"{others}fsdp={layout.axes.get('data', 1)}"}
+    if experiment.precision == "float32" and experiment.remat == "none":
+        yield "bfloat16 and remat of all but block boundaries", {"precision": "bfloat16", "remat": "blocks"}
+
+
+def _changed(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
+    fields = {field.name for field in dataclasses.fields(experiment)}
+    return experiment.replace(**{name: value for name, value in settings.items() if name in fields})
+
+
+def _try(
+    planner: "Planner", case: "Case", variants: list[tuple[str, dict[str, Any]]]
+) -> list[tuple[str, dict[str, Any], "Case"]]:
+    made = []
+    for name, settings in variants:
+        try:
+            changed = planner.case(case.target, _changed(case.experiment, settings), settings.get("mesh"))
+        except UserError:  # does not divide, or rules that do not match such a mesh
+            continue
+        made.append((name, settings, changed))
+    planner.say(f"{case.target.name} does not fit: compiling {len(made)} variants")
+    planner.compile([changed for _, _, changed in made])
+    return made
+
+
+def _largest_batch(planner: "Planner", case: "Case") -> list[tuple[str, dict[str, Any], "Case"]]:
+    """Halve until it fits, then go up again in quarters."""
+    batch, parts = case.experiment.order.batch_size, case.layout.num_parts
+
+    def tries(sizes: list[int]) -> list[tuple[str, dict[str, Any], "Case"]]:
+        sizes = sorted({size // parts * parts for size in sizes if 0 < size // parts * parts < batch})
+        settings = [{"batch_size": size, "microbatch_size": None} for size in sizes]
+        made = _try(planner, case, [(f"a batch of {s['batch_size']} examples", s) for s in settings])
+        return [entry for entry in made if entry[2].fits]
+
+    share, fitting = 2, []
+    while not fitting and share <= _SMALLEST_SHARE:
+        fitting = tries([batch // share, batch // (2 * share)])
+        share *= 4
+    if not fitting:
+        return []
+    best = fitting[-1]
+    step = best[1]["batch_size"]
+    for _ in range(_REFINEMENTS):
+        low = best[1]["batch_size"]
+        above = tries([low + step // 4, low + step // 2, low + 3 * step // 4])
+        best = above[-1] if above else best
+        step //= 4
+        if step < parts:
+            break
+    name, settings, made = best
+    return [(name + ", the largest that fits", settings, made)]
+
+
+def _seconds_per_example(planner: "Planner", case: "Case") -> float:
+    model = planner.device_model(case.target.accelerator)
+    return case.time(model).expected / case.experiment.order.batch_size
