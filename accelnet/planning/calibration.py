@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,15 @@ import numpy as np
 from accelnet.ops.flops import Product
 from accelnet.planning.roofline import DeviceModel
 from accelnet.planning.targets import Accelerator
+from accelnet.training.cache import user_cache_directory
 
 VERSION = 1
 
 
 def calibration_path(device: str) -> Path:
     """Return where the measurements of a device lie, in the user's cache."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = "".join(character if character.isalnum() else "-" for character in device)
-    return base / "accelnet" / "calibration" / f"{name}.json"
+    return user_cache_directory() / "calibration" / f"{name}.json"
 
 
 def save_calibration(device: str, values: dict[str, Any]) -> Path:

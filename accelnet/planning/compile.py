@@ -1,5 +1,6 @@
 """Compile programs for many targets side by side, each in a process of its own that may crash or take too long."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -251,10 +252,8 @@ def _environment(platform: str, num_devices: int) -> dict[str, str]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     process.wait()
 
 

@@ -279,7 +279,7 @@ def plan(
         experiment.order.batch_size,
         step_flops(experiment).to_dict(),
         tuple(rows),
-        tuple(scaling(planner, [row for row in rows if row.time is not None], accelerators)),
+        tuple(scaling(planner, [row for row in rows if row.time is not None])),
         None if budget_usd is None and deadline_hours is None else choose(rows, budget_usd, deadline_hours),
         None if workdir is None else Path(workdir),
     )
@@ -418,6 +418,12 @@ class Planner:
         layout = Layout(feed.mesh, "jit", experiment.sharding_rules)
         step = AbstractStep(experiment, layout, feed, target.accelerator.platform)
         return Case(experiment, target, layout, step, programs)
+
+    def alone(self, platform: str) -> AbstractStep:
+        """Return the experiment's step on one device with memory enough."""
+        absent = AbsentDevices(1, 1 << 60)
+        feed, _ = prepare(self.experiment, None, absent=absent)
+        return AbstractStep(self.experiment, Layout(), feed, platform)
 
     def compile(self, cases: Sequence[Case]) -> None:
         """Compile the cases' programs, side by side, and keep what comes out in them."""

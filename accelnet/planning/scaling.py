@@ -1,14 +1,14 @@
 """Predictions from one device to all that a family offers, and the batch where exchanges take over."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from accelnet.ops.flops import Product
 from accelnet.planning.hlo import Kernel
 from accelnet.planning.roofline import collective_seconds, step_time
-from accelnet.planning.targets import Accelerator, Target, slices
+from accelnet.planning.targets import Target, slices
 
 if TYPE_CHECKING:
     from accelnet.planning.plan import Planner, Row
@@ -26,7 +26,6 @@ def scaling(planner: "Planner", rows: "Sequence[Row]", accelerators: Mapping[str
     Args:
         planner: of the plan.
         rows: its answers; one prediction per family among them.
-        accelerators: all that are known.
 
     Returns:
         One dict per family: "accelerator", "correction" and "points", each with "name", "devices", "fixed_global" and
@@ -51,7 +50,8 @@ def scaling(planner: "Planner", rows: "Sequence[Row]", accelerators: Mapping[str
 
 
 def _family(planner: "Planner", row: "Row", sizes: Sequence[Target]) -> dict[str, Any]:
-    assert row.target is not None and row.time is not None
+    assert row.target is not None
+    assert row.time is not None
     batch = planner.experiment.order.batch_size
     work = _Work(planner)
     share = batch / row.target.num_devices
@@ -89,20 +89,19 @@ class _Work:
 
     def __init__(self, planner: "Planner") -> None:
         self._planner = planner
-        case = None
-        for name in ("h100",):
-            from accelnet.planning.targets import find_target
+        self._size = planner.experiment.order.batch_size
+        self._kernels: dict[str, list[Kernel]] = {}
+        self._bytes = planner.alone("tpu").weights_bytes
 
-            case = planner.case(find_target(name), mesh="data=1")
-        assert case is not None
-        self._size = case.experiment.order.batch_size
-        self._kernels = case.step.kernels()
-        self._bytes = case.step.gradients_bytes // (2 if case.experiment.order.num_microbatches > 1 else 1)
+    def _kernels_for(self, platform: str) -> list[Kernel]:
+        if platform not in self._kernels:
+            self._kernels[platform] = self._planner.alone(platform).kernels()
+        return self._kernels[platform]
 
     def seconds(self, target: Target, share: float) -> float:
         """Return the expected time of a device's work on `share` examples."""
         ratio = share / self._size
-        kernels = [_scaled(kernel, ratio, self._size) for kernel in self._kernels]
+        kernels = [_scaled(kernel, ratio, self._size) for kernel in self._kernels_for(target.accelerator.platform)]
         model = self._planner.device_model(target.accelerator)
         return step_time(kernels, (), target, model=model, source="modelled").expected
 

@@ -1,0 +1,166 @@
+"""A plan as a table, and as the files plan.json and plan.html."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rich.box
+import rich.console
+import rich.table
+
+if TYPE_CHECKING:
+    from accelnet.planning.plan import Plan, Row
+
+
+def plan_table(plan: "Plan") -> str:
+    """Return a plan as text, at most 100 columns wide.
+
+    Args:
+        plan: the answers.
+    """
+    table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
+    table.add_column("target", no_wrap=True)
+    table.add_column("fits", no_wrap=True)
+    table.add_column("memory", justify="right", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("limited by", overflow="fold")
+    table.add_column("run", justify="right", no_wrap=True)
+    table.add_column("USD", justify="right", no_wrap=True)
+    table.add_column("MFU", justify="right", no_wrap=True)
+    for row in plan.rows:
+        if row.memory is None or row.time is None:
+            table.add_row(row.name, "?", "", "", row.reason, "", "", "")
+            continue
+        mark = "" if row.memory.source == "compiled" else "~"
+        table.add_row(
+            row.name,
+            "yes" if row.fits else "no",
+            f"{mark}{size(row.memory.total)} of {size(row.memory.limit)}",
+            f"{mark}{duration(row.time.bound)} to {duration(row.time.expected)}",
+            row.time.bottleneck,
+            duration(row.run_seconds or 0.0),
+            "" if row.usd_per_run is None else f"{row.usd_per_run:.2g}",
+            "" if row.mfu is None else f"{100 * row.mfu:.1f} %",
+        )
+    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(table)
+    head = (
+        f"{plan.experiment}: {plan.steps:,} steps of {plan.batch_size:,} examples, "
+        f"{amount(plan.flops['forward'] + plan.flops['backward'] + plan.flops['optimizer'])}FLOP a step "
+        f"(forward {amount(plan.flops['forward'])}, backward {amount(plan.flops['backward'])}, "
+        f"optimizer {amount(plan.flops['optimizer'])})"
+    )
+    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    return "\n".join(_wrapped([head, "", *lines, "", *_notes(plan)]))
+
+
+def _notes(plan: "Plan") -> Iterator[str]:
+    yield (
+        "memory: per device, as the target's compiler counts it. step: from the bound that nothing beats to what is "
+        "typical. run, USD: all steps at the typical time, list prices. MFU: at that time, at best."
+    )
+    sources = {row.time.source for row in plan.rows if row.time is not None}
+    rates = "measured and stated" if any("measured" in source for source in sources) else "stated"
+    yield f"Times are modelled from {rates} rates; ~ marks what no compiler has seen."
+    reasons = dict.fromkeys(row.missing for row in plan.rows if row.missing)
+    for reason in reasons:
+        names = [row.name for row in plan.rows if row.missing == reason]
+        yield f"{', '.join(names)}: memory, kernels and exchanges are estimates from shapes: {reason}"
+    for row in plan.rows:
+        yield from _remedies(row)
+    if plan.choice is not None:
+        yield f"To rent: {plan.choice['reason']}."
+        if plan.choice["pareto"]:
+            yield f"Each faster than the one before, and dearer: {', '.join(plan.choice['pareto'])}."
+
+
+def _remedies(row: "Row") -> Iterator[str]:
+    if row.status != "does not fit":
+        return
+    yield f"{row.name} does not fit: {row.reason}"
+    for remedy in row.remedies:
+        settings = ", ".join(f"{name}={value!r}" for name, value in remedy["settings"].items() if value is not None)
+        yield (
+            f"  fits with {remedy['change']} ({settings}): {size(remedy['total_bytes'])}, "
+            f"{remedy['slowdown']:.2f} times the time per example"
+        )
+    if not row.remedies:
+        yield "  nothing that was tried makes it fit: fewer parameters, or larger devices"
+
+
+def _wrapped(lines: list[str], width: int = 100) -> Iterator[str]:
+    import textwrap
+
+    for line in lines:
+        indent = len(line) - len(line.lstrip())
+        if len(line) <= width:
+            yield line
+        else:
+            yield from textwrap.wrap(line, width, subsequent_indent=" " * (indent + 2))
+
+
+def write_plan(plan: "Plan", workdir: Path) -> None:
+    """Write plan.json and plan.html, each whole or not at all.
+
+    Args:
+        plan: the answers.
+        workdir: where; made if needed.
+
+    Raises:
+        UserError: if it cannot be written to.
+    """
+    from accelnet.errors import UserError
+    from accelnet.planning.page import plan_page
+
+    files = {"plan.json": json.dumps(plan.to_dict(), indent=1) + "\n", "plan.html": plan_page(plan.to_dict())}
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            partial = workdir / f".{name}.partial"
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(workdir / name)
+    except OSError as error:
+        raise UserError(f"the plan cannot be written to {workdir} ({error}): name another directory") from error
+
+
+def size(number: float) -> str:
+    """Return bytes as people read them, in powers of 1,024.
+
+    Example:
+        >>> size(3 << 30), size(1500)
+        ('3.0 GiB', '1.5 KiB')
+    """
+    for prefix, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= unit:
+            return f"{number / unit:.1f} {prefix}"
+    return f"{number:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it.
+
+    Example:
+        >>> duration(0.00123), duration(5400), duration(90)
+        ('1.2 ms', '1.5 h', '90 s')
+    """
+    for unit, length, limit in (("µs", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 100.0), ("min", 60.0, 3600.0)):
+        if seconds < limit:
+            value = seconds / length
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def amount(number: float) -> str:
+    """Return a count with a decimal prefix and a space behind it.
+
+    Example:
+        >>> amount(1.5e9) + "FLOP"
+        '1.50 GFLOP'
+    """
+    for prefix, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.2f} {prefix}"
+    return f"{number:.0f} "
