@@ -10,6 +10,8 @@ import rich.box
 import rich.console
 import rich.table
 
+from accelnet.training.record import write_atomically
+
 if TYPE_CHECKING:
     from accelnet.planning.plan import Plan, Row
 
@@ -112,18 +114,10 @@ def write_plan(plan: "Plan", workdir: Path) -> None:
     Raises:
         UserError: if it cannot be written to.
     """
-    from accelnet.errors import UserError
     from accelnet.planning.page import plan_page
 
-    files = {"plan.json": json.dumps(plan.to_dict(), indent=1) + "\n", "plan.html": plan_page(plan.to_dict())}
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            partial = workdir / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(workdir / name)
-    except OSError as error:
-        raise UserError(f"the plan cannot be written to {workdir} ({error}): name another directory") from error
+    write_atomically(workdir / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
+    write_atomically(workdir / "plan.html", plan_page(plan.to_dict()))
 
 
 def size(number: float) -> str:

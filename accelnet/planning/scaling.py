@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _MOST_SIZES = 12
 
 
-def scaling(planner: "Planner", rows: "Sequence[Row]", accelerators: Mapping[str, Accelerator]) -> list[dict[str, Any]]:
+def scaling(planner: "Planner", rows: "Sequence[Row]") -> list[dict[str, Any]]:
     """Predict steps with data parallelism over every size that a family is sold in.
 
     The work of one device is modelled from shapes, for its share of the batch; the model's ratio to the compiled

@@ -1,0 +1,286 @@
+"""Facts of machines: what accelerators can do, from accelerators.toml and a file of the user's, and of this CPU."""
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from accelnet.errors import UserError
+
+ENVIRONMENT_VARIABLE = "ACCELNET_TARGETS"
+_PLATFORMS = ("tpu", "cuda", "cpu")
+_MOST_GPUS = 72
+# A stated guess: what programs see of it varies with the number of channels by more than a factor of four.
+_CPU_GB_PER_S_PER_CORE = 10.0
+# What XLA's GpuTargetConfigProto needs and what is the same on every GPU since Pascal.
+_CUDA_LIMITS = {
+    "threads_per_block_limit": 1024,
+    "threads_per_warp": 32,
+    "shared_memory_per_block": 49152,
+    "block_dim_limit_x": 2147483647,
+    "block_dim_limit_y": 65535,
+    "block_dim_limit_z": 65535,
+    "registers_per_core_limit": 65536,
+    "registers_per_block_limit": 65536,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """Hold what one kind of accelerator can do. Conventions and sources are in accelerators.toml.
+
+    Attributes:
+        name: As typed: "v5e", "h100", "cpu".
+        title: As sold: "Cloud TPU v5e".
+        platform: "tpu", "cuda" or "cpu".
+        aliases: Other names that people type.
+        device_kinds: `jax.Device.device_kind` of such a device.
+        devices_per_chip: JAX devices that a chip is.
+        peak_flops: FLOP/s of a device by the operands' dtype, at JAX's default matmul precision: float32 is one bfloat16
+            pass on a TPU and tf32 on GPUs that have it. On V100 and T4, which emulate it, bfloat16 is the fp32 peak. On
+            TPUs float16 is taken to run as bfloat16. A dtype whose peak no source states is left out.
+        vector_flops: FLOP/s of a device in elementwise float32 arithmetic. GPU: its fp32 peak. TPU: a model, 8 x 128
+            lanes of 2 ALUs up to v4 and 4 from v5e on, at the clock that the matrix units' peak implies.
+        memory_bytes: Of a device: on TPUs what the compiler gives a program, on GPUs all of it, of which JAX takes 75 %
+            unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+        memory_bandwidth: Bytes/s of a device.
+        matrix_tile: (m, k, n), multiples that a product [m, k] x [k, n] is padded to.
+        cores: That work side by side on the tiles of one product: a GPU's multiprocessors.
+        link_bandwidth: Bytes/s of a device in one direction, all ICI links or NVLinks together; PCIe where there is no
+            NVLink.
+        num_links: ICI links of a chip: 4 in a 2D torus, 6 in a 3D one.
+        link_domain: The most chips that the links join; 1 if none.
+        network_bandwidth: Bytes/s of a device in one direction between hosts or slices.
+        chips_per_host: The most chips of one host.
+        usd_per_chip_hour: Price.
+        price_note: Basis, region and date of the price.
+        sources: Where the facts are from.
+        compile_options: What `Target.topology_request` is made of: "topology_prefix" and "kwargs" of a TPU,
+            "target_config" of a GPU, nothing for the CPU. None: nothing can be compiled for it.
+        sizes: That are sold, ascending: slices of a TPU, numbers of GPUs.
+        type_number_per_chip: What the number in an accelerator type counts per chip: 2 in v5p-8, which is 4 chips.
+
+    Example:
+        >>> v5e = load_accelerators()["v5e"]
+        >>> v5e.peak_flops["bfloat16"], v5e.memory_bytes / 2**30, v5e.usd_per_chip_hour
+        (197000000000000.0, 15.75, 1.2)
+    """
+
+    name: str
+    title: str
+    platform: str
+    aliases: tuple[str, ...]
+    device_kinds: tuple[str, ...]
+    devices_per_chip: int
+    peak_flops: Mapping[str, float] = field(hash=False)
+    vector_flops: float
+    memory_bytes: int
+    memory_bandwidth: float
+    matrix_tile: tuple[int, int, int]
+    cores: int
+    link_bandwidth: float | None
+    num_links: int
+    link_domain: int
+    network_bandwidth: float | None
+    chips_per_host: int
+    usd_per_chip_hour: float | None
+    price_note: str
+    sources: tuple[str, ...]
+    compile_options: Mapping[str, Any] | None = field(hash=False)
+    sizes: tuple[tuple[int, ...], ...] = ((1,),)
+    type_number_per_chip: int = 1
+
+
+def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]:
+    """Read the accelerators that can be planned for: those of accelerators.toml, this machine's CPU, and the user's.
+
+    A file of the user's has the layout of accelerators.toml. A table of a known accelerator replaces the fields it
+    gives, `[accelerators.h100]` with `usd_per_chip_hour = 2.5`, and a new name adds one.
+
+    Args:
+        extra: the user's file. None: the one $ACCELNET_TARGETS names, if it is set.
+
+    Returns:
+        Accelerators by name.
+
+    Raises:
+        UserError: if the file cannot be read, or a field is unknown, missing or of the wrong kind.
+
+    Example:
+        >>> sorted(load_accelerators())[:4]
+        ['a10g', 'a100-40', 'a100-80', 'b200']
+
+    Source: original.
+    """
+    own = resources.files("accelnet.planning") / "accelerators.toml"
+    tables = _tables(own.read_bytes(), own.name)
+    tables["cpu"] = cpu_facts(*_read_machine())
+    where = dict.fromkeys(tables, own.name)
+    path = extra or os.environ.get(ENVIRONMENT_VARIABLE)
+    if path:
+        canonical = {alias: name for name, facts in tables.items() for alias in facts.get("aliases", ())}
+        try:
+            content = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read as a file of targets: {error.strerror}") from error
+        for given_name, given in _tables(content, str(path)).items():
+            name = canonical.get(given_name, given_name)
+            tables[name] = _replaced(tables.get(name, {}), given, str(path))
+            where[name] = str(path)
+    accelerators = {name: _accelerator(name, facts, where[name]) for name, facts in tables.items()}
+    taken: dict[str, str] = {}
+    for name, accelerator in accelerators.items():
+        for alias in (name, *accelerator.aliases):
+            if taken.setdefault(alias, name) != name:
+                raise UserError(f"{path}: {alias!r} names both {taken[alias]} and {name}, expected one: rename it")
+    return accelerators
+
+
+def cpu_facts(cpuinfo: str, num_cpus: int, memory_bytes: int) -> dict[str, Any]:
+    """Estimate what a CPU can do, as a table of accelerators.toml.
+
+    The peak is a model, cores x clock x lanes x 4: two fused multiply-adds a cycle on vectors of 16 float32 numbers with
+    AVX-512, of 8 with AVX2, else of 4. The bandwidth is a guess, 10 GB/s a core.
+
+    Args:
+        cpuinfo: text of /proc/cpuinfo; "" where there is none, which gives 2.5 GHz and vectors of 4.
+        num_cpus: that the process may use, hyperthreads among them.
+        memory_bytes: of the machine.
+
+    Example:
+        >>> cpu_facts("cpu MHz : 3000\\nflags : fma avx2", 2, 2**30)["vector_fp32_tflops"]
+        0.192
+    """
+    fields: dict[str, list[str]] = {}
+    for line in cpuinfo.splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), []).append(value.strip())
+    physical = set(zip(fields.get("physical id", []), fields.get("core id", []), strict=False))
+    cores = min(num_cpus, len(physical) or num_cpus)
+    ghz = max(map(float, fields.get("cpu MHz", ["2500"]))) / 1e3
+    flags = set(fields.get("flags", [""])[0].split())
+    lanes = 16 if "avx512f" in flags else 8 if "avx2" in flags else 4
+    tflops = round(cores * ghz * lanes * 4 / 1e3, 6)
+    return {
+        "title": f"this machine's CPU, {fields.get('model name', ['of no known model'])[0]}",
+        "platform": "cpu",
+        "vector_fp32_tflops": tflops,
+        "peak_fp64_tflops": tflops / 2,
+        "memory_gib_per_device": memory_bytes / 2**30,
+        "memory_gb_per_s": cores * _CPU_GB_PER_S_PER_CORE,
+        "cores": cores,
+        "chips_per_host": 1,
+        "sizes": [1],
+        "sources": [f"a model: {cores} cores x {ghz:.2f} GHz x {lanes} lanes x 4; a guess: 10 GB/s a core"],
+    }
+
+
+def _read_machine() -> tuple[str, int, int]:
+    cpuinfo = Path("/proc/cpuinfo")
+    num_cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return cpuinfo.read_text(errors="replace") if cpuinfo.exists() else "", num_cpus, memory_bytes
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in {int, float} and 0 < value < math.inf
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 1
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _are(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(fits(item) for item in value)
+
+
+def _is_size(value: Any) -> bool:
+    return _is_count(value) or (isinstance(value, str) and re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", value) is not None)
+
+
+_NUMBER = ("a positive number", _is_number)
+_COUNT = ("a whole number, at least 1", _is_count)
+_TEXT = ("a text", _is_text)
+_TEXTS = ("a list of texts", _are(_is_text))
+_TABLE = ("a table", lambda value: isinstance(value, dict))
+_REQUIRED = ("title", "platform", "vector_fp32_tflops", "memory_gib_per_device", "memory_gb_per_s", "chips_per_host")
+# The fields of a table: what is expected, and the check.
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "title": _TEXT,
+    "platform": (f"one of {', '.join(_PLATFORMS)}", lambda value: value in _PLATFORMS),
+    "aliases": _TEXTS,
+    "device_kinds": _TEXTS,
+    "devices_per_chip": _COUNT,
+    "peak_bf16_tflops": _NUMBER,
+    "peak_fp16_tflops": _NUMBER,
+    "peak_tf32_tflops": _NUMBER,
+    "peak_fp64_tflops": _NUMBER,
+    "peak_fp8_tflops": _NUMBER,
+    "peak_int8_tops": _NUMBER,
+    "vector_fp32_tflops": _NUMBER,
+    "memory_gib_per_device": _NUMBER,
+    "memory_gb_per_s": _NUMBER,
+    "matrix_tile": ("a list of 3 whole numbers", lambda value: _are(_is_count)(value) and len(value) == 3),
+    "cores": _COUNT,
+    "num_links": _COUNT,
+    "link_gb_per_s": _NUMBER,
+    "link_domain": _COUNT,
+    "network_gbit_per_s_per_host": _NUMBER,
+    "chips_per_host": _COUNT,
+    "type_number_per_chip": _COUNT,
+    "sizes": (
+        'a list of slices such as "2x4" of a TPU, or of numbers of GPUs of one host',
+        lambda value: _are(_is_size)(value) and len(value) > 0 and len({type(size) for size in value}) == 1,
+    ),
+    "topology_prefix": _TEXT,
+    "topology_options": _TABLE,
+    "target_config": _TABLE,
+    "usd_per_chip_hour": ("a number, at least 0", lambda value: value == 0 or _is_number(value)),
+    "price_basis": _TEXT,
+    "price_region": _TEXT,
+    "price_date": _TEXT,
+    "sources": _TEXTS,
+}
+
+
+def _tables(content: bytes, path: str) -> dict[str, dict[str, Any]]:
+    try:
+        document = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected TOML in UTF-8: {error}") from error
+    tables = document.get("accelerators")
+    if set(document) != {"accelerators"} or not isinstance(tables, dict):
+        raise UserError(f"{path}: holds {', '.join(document) or 'nothing'}, expected [accelerators.NAME] tables alone")
+    for name, facts in tables.items():
+        if not isinstance(facts, dict) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
+            raise UserError(
+                f"{path}: [accelerators] holds {name!r}, expected tables whose names are small letters, digits and dashes"
+            )
+        for key, value in facts.items():
+            if key not in _FIELDS:
+                raise UserError(f"{path}: [accelerators.{name}] has {key!r}, expected one of {', '.join(_FIELDS)}")
+            expected, fits = _FIELDS[key]
+            if not fits(value):
+                raise UserError(f"{path}: [accelerators.{name}] {key} is {value!r}, expected {expected}")
+    return tables
+
+
+def _replaced(facts: dict[str, Any], given: dict[str, Any], path: str) -> dict[str, Any]:
+    new = {**facts, "sources": [*facts.get("sources", []), path], **given}
+    for key in ("topology_options", "target_config"):
+        if key in given:
+            new[key] = {**facts.get(key, {}), **given[key]}
+    if "usd_per_chip_hour" in given:  # whose basis, region and date are no longer those of the old price
+        new.update(dict.fromkeys(("price_basis", "price_region", "price_date")))
+        new.update(price_basis=given.get("price_basis", f"from {Path(path).name}"))
+        new.update({key: given[key] for key in ("price_region", "price_date") if key in given})
+    return new

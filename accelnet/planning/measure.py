@@ -1,0 +1,256 @@
+"""Measure the device at hand: products of a model's shapes, memory, arithmetic, starting a kernel, a whole step.
+
+Every small program runs in a loop on the device, as it does inside a chunk of steps: a call costs more than most of
+them. What is measured is kept in the user's cache and used by `plan` for this device from then on.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from accelnet.experiment import Experiment
+from accelnet.ops.flops import Product
+from accelnet.planning.calibration import load_calibration, measured_model, save_calibration
+from accelnet.planning.hlo import Kernel
+from accelnet.planning.plan import Planner
+from accelnet.planning.roofline import model_of, step_time
+from accelnet.planning.targets import Target
+from accelnet.training.program import prepare
+
+# A measurement takes at least so long, several times over.
+_SECONDS = 0.03
+_REPEATS = 5
+# Of a model's products the dearest, by FLOPs.
+_MOST_PRODUCTS = 48
+# Bytes that a kernel touches: from a first-level cache to main memory.
+_SIZES = tuple(1 << power for power in range(13, 28, 2))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was measured, beside what was predicted before.
+
+    Attributes:
+        device: name of the accelerator.
+        step_seconds: of a training step, median.
+        predicted_seconds: by the model of the measured parts.
+        facts_seconds: by the model of the device's facts alone.
+        memory_bytes: measured peak of the step's program, None where the device does not tell.
+        predicted_bytes: by the compiler.
+        parts: per part: "part", "measured", "facts" (seconds).
+    """
+
+    device: str
+    step_seconds: float
+    predicted_seconds: float
+    facts_seconds: float
+    parts: tuple[dict[str, Any], ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return vars(self) | {"parts": list(self.parts)}
+
+    def __str__(self) -> str:
+        from accelnet.planning.report import duration
+
+        lines = [
+            f"{self.device}: a step takes {duration(self.step_seconds)}; predicted from the measured parts "
+            f"{duration(self.predicted_seconds)} ({self.predicted_seconds / self.step_seconds - 1:+.0%}), from facts "
+            f"alone {duration(self.facts_seconds)} ({self.facts_seconds / self.step_seconds - 1:+.0%})"
+        ]
+        lines += [
+            f"  {part['part']:<44} measured {duration(part['measured']):>8}   from facts {duration(part['facts']):>8}"
+            for part in self.parts
+        ]
+        return "\n".join(lines)
+
+
+def measure(
+    experiment: Experiment, target: Target, *, say: Callable[[str], None] = lambda _text: None, keep: bool = True
+) -> Measurement:
+    """Measure the parts of an experiment's step on this device, and the step itself.
+
+    Args:
+        experiment: whose products and step are measured; one device of the default platform computes.
+        target: what this machine is, as of `this_machine`.
+        say: progress.
+        keep: whether the measurements are stored, for `plan` to use.
+
+    Returns:
+        The measurement.
+
+    Raises:
+        UserError: if the device's compiler fails.
+
+    Source: original.
+    """
+    accelerator = target.accelerator
+    planner = Planner(experiment, None, say=None)
+    case = planner.case(target)
+    say("compiling the step")
+    planner.compile([case])
+    compiled = case.compiled.get("train")
+    kernels: Sequence[Kernel] = (
+        compiled.kernels if compiled is not None and compiled.status == "ok" else case.step.kernels()
+    )
+    products = sorted(
+        {product for kernel in kernels for product in kernel.products}, key=lambda product: -product.flops
+    )[:_MOST_PRODUCTS]
+    rows = []
+    for number, product in enumerate(products):
+        say(f"measuring products: {number + 1} of {len(products)}")
+        rows.append([*product, _product_seconds(product)])
+    memory: dict[str, list[list[float]]] = {}
+    for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose)):
+        for size in _SIZES:
+            say(f"measuring memory: {kind}, {size:,} bytes")
+            memory.setdefault(kind, []).append([size, make(size)])
+    launch = _launch_seconds()
+    values = {
+        "products": rows,
+        # What starting it costs is counted apart.
+        "memory": {
+            kind: [[size, max(seconds - launch, 1e-9)] for size, seconds in points] for kind, points in memory.items()
+        },
+        "element_seconds": _element_seconds(),
+        "transcendental_seconds": _transcendental_seconds(),
+        "launch_seconds": launch,
+    }
+    for row in rows:
+        row[5] = max(row[5] - launch, 1e-9)
+    stored = load_calibration(accelerator.name)
+    if stored is not None:
+        # Products of other models stay.
+        known = {tuple(row[:5]) for row in rows}
+        values["products"] = rows + [row for row in stored["products"] if tuple(row[:5]) not in known]
+    if keep:
+        save_calibration(accelerator.name, values)
+    say("measuring the step")
+    seconds = _step_seconds(experiment)
+    model, facts = measured_model(values), model_of(accelerator)
+    parts = [
+        {
+            "part": f"{p.m} x {p.k} times {p.k} x {p.n}, {p.batch} of {p.dtype}",
+            "measured": row[5],
+            "facts": facts.product(p),
+        }
+        for p, row in zip(products[:8], rows, strict=False)
+    ]
+    parts += [
+        {"part": f"{kind}, {int(size):,} bytes", "measured": seconds, "facts": facts.memory(int(size), kind)}
+        for kind, points in values["memory"].items()
+        for size, seconds in points[3::4]
+    ]
+    parts.append({"part": "starting a kernel", "measured": launch, "facts": facts.launch})
+    return Measurement(
+        device=accelerator.name,
+        step_seconds=seconds,
+        predicted_seconds=step_time(kernels, (), target, model=model).expected,
+        facts_seconds=step_time(kernels, (), target).expected,
+        parts=tuple(parts),
+    )
+
+
+def _loop_seconds(body: Callable[[Any], Any], start: Any) -> float:
+    """Return the seconds of one trip through a loop on the device."""
+
+    @jax.jit
+    def run(number: jax.Array, carry: Any) -> Any:
+        # Without the barrier XLA would see that every trip does the same.
+        return jax.lax.fori_loop(0, number, lambda _, carry: jax.lax.optimization_barrier(body(carry)), carry)
+
+    def seconds(number: int) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(run(np.int32(number), start))
+        return time.perf_counter() - begin
+
+    seconds(1)
+    number = 1
+    while (taken := seconds(number)) < _SECONDS:
+        number = int(number * max(2.0, min(20.0, 1.2 * _SECONDS / max(taken, 1e-6))))
+    # A call without a trip costs what the loop does not.
+    overhead = min(seconds(0) for _ in range(3))
+    return max((statistics.median(seconds(number) for _ in range(_REPEATS)) - overhead) / number, 1e-10)
+
+
+def _product_seconds(product: Product) -> float:
+    dtype = jnp.dtype(product.dtype)
+    lead = () if product.batch == 1 else (product.batch,)
+    a, b = jnp.ones((*lead, product.m, product.k), dtype), jnp.ones((*lead, product.k, product.n), dtype)
+    c = jnp.zeros((*lead, product.m, product.n), dtype)
+    return _loop_seconds(lambda carry: (carry[0], carry[1], carry[0] @ carry[1]), (a, b, c))
+
+
+def _scale(size: int) -> float:
+    x = jnp.ones((size // 8,), jnp.float32)
+    return _loop_seconds(lambda x: x * 0.999 + 0.001, x)
+
+
+def _reduce(size: int) -> float:
+    rows = max(1, size // (4 * 64))
+    x, total = jnp.ones((rows, 64), jnp.float32), jnp.zeros((64,), jnp.float32)
+    return _loop_seconds(lambda carry: (carry[0], carry[0].sum(0)), (x, total))
+
+
+def _transpose(size: int) -> float:
+    side = max(1, size // (8 * 64))
+    x, y = jnp.ones((side, 64), jnp.float32), jnp.ones((64, side), jnp.float32)
+    return _loop_seconds(lambda carry: (carry[0], carry[0].T + 0.0 * carry[1][:1, :1]), (x, y))
+
+
+def _element_seconds() -> float:
+    x = jnp.full((1 << 16,), 0.5, jnp.float32)
+
+    def polynomial(x: jax.Array) -> jax.Array:
+        y = x
+        for _ in range(32):
+            y = y * x + 0.5
+        return y
+
+    return _loop_seconds(polynomial, x) / (64 * x.size)
+
+
+def _transcendental_seconds() -> float:
+    x = jnp.full((1 << 16,), 0.5, jnp.float32)
+    return _loop_seconds(lambda x: jnp.exp(-x), x) / x.size
+
+
+def _launch_seconds() -> float:
+    """Return what a kernel costs that does nothing worth speaking of, from a chain that cannot be fused."""
+    x, w = jnp.ones((1, 4), jnp.float32), jnp.eye(4, dtype=jnp.float32)
+
+    def chain(carry: Any) -> Any:
+        x, w = carry
+        for _ in range(16):
+            x = jax.lax.optimization_barrier(x @ w)
+        return x, w
+
+    return _loop_seconds(chain, (x, w)) / 16
+
+
+def _step_seconds(experiment: Experiment) -> float:
+    feed, programs = prepare(experiment)
+    try:
+        state = programs.init(np.uint32(experiment.seed))
+        length, taken = 1, 0.0
+        most = feed.max_steps or 1 << 30
+        times = []
+        while len(times) < _REPEATS:
+            operand = feed.train_operand(int(state.step), length)
+            begin = time.perf_counter()
+            state, report = programs.train(state, operand, np.int32(length), np.bool_(True))
+            jax.block_until_ready(report)
+            taken = time.perf_counter() - begin
+            if taken < 10 * _SECONDS and length < most:
+                length = min(most, length * 2)
+            else:
+                times.append(taken / length)
+        return statistics.median(times)
+    finally:
+        feed.close()
