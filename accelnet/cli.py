@@ -76,13 +76,54 @@ class EvaluateOptions:
     """Print the result as the last line of standard output, as one JSON object."""
 
 
+@dataclass(frozen=True)
+class PlanOptions:
+    """For which hardware, within what."""
+
+    targets: str | None = None
+    """Names with commas between them, such as v5e:2x2,h100:8,cpu; `targets` lists them, "here" is this machine. None:
+    a spread of them."""
+    mesh: str | None = None
+    """As of `train`, with -1 for as many devices as a target has. None: data parallel over all of them."""
+    budget: str | None = None
+    """Say what to rent for at most this, such as 20usd."""
+    deadline: str | None = None
+    """Say what to rent to be done within this, such as 2h or 90min."""
+    workdir: Path | None = None
+    """Directory for plan.json and plan.html. None writes nothing."""
+    abstract: bool = False
+    """Compile nothing: shapes and facts alone, in seconds."""
+    measure: bool = False
+    """Measure the parts of a step on this machine first; what was measured is kept and used from then on."""
+    prove: bool = False
+    """Instead: export the programs for CPU, CUDA and TPU at once, run them from there bit for bit, compile each."""
+    compile_seconds: float = 300.0
+    """After which a compiler is given up."""
+    targets_file: Path | None = None
+    """TOML with facts and prices of your own; also $ACCELNET_TARGETS."""
+    json: bool = False
+    """Print the plan as the last line of standard output, as one JSON object."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+@dataclass(frozen=True)
+class TargetsOptions:
+    """Which targets are listed."""
+
+    family: Literal["tpu", "nvidia"] | None = None
+    """None: all."""
+    targets_file: Path | None = None
+    """TOML with facts and prices of your own; also $ACCELNET_TARGETS."""
+
+
 def main(
     experiment: ExperimentFunction,
     args: Sequence[str] | None = None,
     *,
     after_train: Callable[[Any], None] | None = None,
 ) -> None:
-    """Run the command line of an experiment script: `train`, `evaluate` or `summary`.
+    """Run the command line of an experiment script: `train`, `evaluate`, `summary`, `plan` or `targets`.
 
     Args:
         experiment: the script's function from its Config, a flat frozen dataclass with defaults, to an
@@ -142,8 +183,15 @@ def _run(experiment: ExperimentFunction, args: list[str], after_train: Callable[
             verb, config, options, devices, processes = _parse(
                 experiment, config_type, config_from_json(config_type, stored), args
             )
+    if verb == "targets":
+        from accelnet.planning.targets import load_accelerators, targets_table
+
+        print(targets_table(load_accelerators(options.targets_file), options.family))
+        return
     _set_up(devices, processes)
-    if verb == "train":
+    if verb == "plan":
+        _plan(named(experiment, config), options)
+    elif verb == "train":
         _train(named(experiment, config), options, devices, processes, after_train)
     elif verb == "evaluate":
         _evaluate(experiment, config_type, options, devices, processes)
@@ -216,14 +264,22 @@ def _parse(experiment: ExperimentFunction, config_type: type, default: Any, args
     def summary(config: Any = default, devices: DeviceOptions = DeviceOptions()) -> Any:
         return "summary", config, None, devices, None
 
-    for function in (train, summary):
+    def plan(config: Any = default, options: PlanOptions = PlanOptions()) -> Any:
+        return "plan", config, options, DeviceOptions(), None
+
+    def targets(options: TargetsOptions = TargetsOptions()) -> Any:
+        return "targets", None, options, DeviceOptions(), None
+
+    for function in (train, summary, plan):
         function.__annotations__["config"] = config_type
     train.__doc__ = "Train, and evaluate at the end."
     evaluate.__doc__ = "Evaluate the weights of a run on every split."
     summary.__doc__ = "Show layers, shapes, parameters and FLOPs; with --mesh also what lies where."
+    plan.__doc__ = "Say whether it fits on hardware that is not here, how fast it can be, and what it costs."
+    targets.__doc__ = "List the hardware that `plan` knows."
     module_doc = sys.modules[experiment.__module__].__doc__ if experiment.__module__ in sys.modules else None
     return tyro.extras.subcommand_cli_from_dict(
-        {"train": train, "evaluate": evaluate, "summary": summary},
+        {"train": train, "evaluate": evaluate, "summary": summary, "plan": plan, "targets": targets},
         args=args,
         description=module_doc,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -331,6 +387,52 @@ def _summary(experiment: Experiment, devices: DeviceOptions) -> None:
         layout = abstract_layout(devices.mesh, devices.strategy, experiment.sharding_rules)
         layout.check(state)
         print(placement_table(layout, state))
+
+
+def _plan(experiment: Experiment, options: PlanOptions) -> None:
+    from accelnet.planning.choice import parse_hours, parse_usd
+    from accelnet.planning.plan import Progress, plan
+
+    if not options.compile_seconds > 0:
+        raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")
+    budget = None if options.budget is None else parse_usd(options.budget)
+    deadline = None if options.deadline is None else parse_hours(options.deadline)
+    say = Progress(not options.quiet)
+    if options.prove:
+        from accelnet.planning.prove import prove
+
+        proof = prove(experiment, compile_seconds=options.compile_seconds, say=say)
+        say.close()
+        print(proof)
+        if options.json:
+            print(json.dumps(proof.to_dict()))
+        if not proof.holds:
+            raise SystemExit(1)
+        return
+    if options.measure:
+        from accelnet.planning.measure import measure
+        from accelnet.planning.targets import this_machine
+
+        measured = measure(experiment, this_machine(), say=say)
+        say.close()
+        print(f"{measured}\n")
+    made = plan(
+        experiment,
+        options.targets,
+        mesh=options.mesh,
+        budget_usd=budget,
+        deadline_hours=deadline,
+        workdir=options.workdir,
+        compile=not options.abstract,
+        compile_seconds=options.compile_seconds,
+        targets_file=options.targets_file,
+        progress=not options.quiet,
+    )
+    print(made)
+    if options.workdir is not None:
+        print(f"kept in {options.workdir}/plan.json and {options.workdir}/plan.html")
+    if options.json:
+        print(json.dumps(made.to_dict()))
 
 
 def _print_metrics(metrics: Any) -> None:

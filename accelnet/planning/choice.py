@@ -1,7 +1,10 @@
 """What to rent: the cheapest that fits, the fastest within a budget, and what lies between."""
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from accelnet.errors import UserError
 
 if TYPE_CHECKING:
     from accelnet.planning.plan import Row
@@ -76,3 +79,38 @@ def _reason(
         + f"; cheapest {cheapest.name}: {_usd(cheapest):.4g} USD, {_hours(cheapest) * 60:.3g} min; fastest "
         f"{fastest.name}: {_usd(fastest):.4g} USD, {_hours(fastest) * 60:.3g} min (expected times, list prices)"
     )
+
+
+def parse_usd(text: str) -> float:
+    """Read an amount of dollars as people type it.
+
+    Raises:
+        UserError: if it is none, or not above 0.
+
+    Example:
+        >>> parse_usd("20usd"), parse_usd("$1.50"), parse_usd("3")
+        (20.0, 1.5, 3.0)
+    """
+    found = re.fullmatch(r"\s*\$?\s*(\d+(?:\.\d+)?)\s*(?:usd|\$|dollars?)?\s*", text, re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise UserError(f"the budget is {text!r}, expected dollars above 0, such as 20usd")
+    return float(found[1])
+
+
+_HOURS = {"s": 1 / 3600, "sec": 1 / 3600, "m": 1 / 60, "min": 1 / 60, "h": 1.0, "d": 24.0}
+
+
+def parse_hours(text: str) -> float:
+    """Read a time as people type it, in hours.
+
+    Raises:
+        UserError: if it is none, or not above 0.
+
+    Example:
+        >>> parse_hours("2h"), parse_hours("90min"), parse_hours("1d")
+        (2.0, 1.5, 24.0)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|d)\s*", text, re.IGNORECASE)
+    if found is None or float(found[1]) <= 0:
+        raise UserError(f"the deadline is {text!r}, expected a time above 0 with its unit, such as 2h, 90min or 1d")
+    return float(found[1]) * _HOURS[found[2].lower()]

@@ -197,34 +197,59 @@ def _compile(job: CompileJob, time_limit: float, processes: set[subprocess.Popen
             entries.append(
                 {"name": program.name, "path": str(path), "num_donated": program.num_donated, "axes": program.axes}
             )
-        request, answer, log = folder / "request.json", folder / "answer.json", folder / "log"
+        answer = folder / "answer.json"
         # Autotuning needs the GPU. Level 0 changes no shape and no kernel here, and halves the time.
         options = {"xla_gpu_autotune_level": 0} if job.platform == "cuda" else {}
-        request.write_text(
-            json.dumps({"topology": job.topology, "options": options, "programs": entries, "answer": str(answer)})
-        )
+        request = {"topology": job.topology, "options": options, "programs": entries, "answer": str(answer)}
         num_devices = max(_num_devices(program) for program in job.programs)
-        with log.open("wb") as output:
-            process = subprocess.Popen(  # noqa: S603, our own module and a file of ours
-                [sys.executable, "-m", "accelnet.planning.worker", str(request)],
-                env=_environment(job.platform, num_devices),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        processes.add(process)
-        try:
-            process.wait(time_limit)
-            reason = f"the compiler ended with code {process.returncode}: {_last_line(log)}"
-        except subprocess.TimeoutExpired:
-            reason = f"the compiler took more than {time_limit:g} s (--compile-seconds allows more)"
-        finally:
-            _end(process)
-            processes.discard(process)
+        reason = run_worker(request, folder, job.platform, num_devices, time_limit, processes)
         if not answer.exists():
             return {program.name: Compiled("failed", reason) for program in job.programs}
         return {name: _read(values) for name, values in json.loads(answer.read_text()).items()}
+
+
+def run_worker(
+    request: dict[str, Any],
+    folder: Path,
+    platform: str,
+    num_devices: int,
+    time_limit: float,
+    processes: "set[subprocess.Popen[bytes]] | None" = None,
+) -> str:
+    """Run `accelnet.planning.worker` with a request, in a clean environment.
+
+    Args:
+        request: JSON values.
+        folder: for the request and the process's messages.
+        platform: that it compiles for.
+        num_devices: that the CPU plays, where that is the platform.
+        time_limit: seconds, after which it is ended.
+        processes: where the process is noted while it runs, so that others can end it.
+
+    Returns:
+        How it ended, in words.
+    """
+    path, log = folder / "request.json", folder / "log"
+    path.write_text(json.dumps(request))
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603, our own module and a file of ours
+            [sys.executable, "-m", "accelnet.planning.worker", str(path)],
+            env=_environment(platform, num_devices),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    processes = set() if processes is None else processes
+    processes.add(process)
+    try:
+        process.wait(time_limit)
+        return f"the compiler ended with code {process.returncode}: {_last_line(log)}"
+    except subprocess.TimeoutExpired:
+        return f"the compiler took more than {time_limit:g} s (--compile-seconds allows more)"
+    finally:
+        _end(process)
+        processes.discard(process)
 
 
 def _num_devices(program: ExportedProgram) -> int:

@@ -275,12 +275,82 @@ def _tables(content: bytes, path: str) -> dict[str, dict[str, Any]]:
 
 
 def _replaced(facts: dict[str, Any], given: dict[str, Any], path: str) -> dict[str, Any]:
-    new = {**facts, "sources": [*facts.get("sources", []), path], **given}
-    for key in ("topology_options", "target_config"):
-        if key in given:
-            new[key] = {**facts.get(key, {}), **given[key]}
-    if "usd_per_chip_hour" in given:  # whose basis, region and date are no longer those of the old price
-        new.update(dict.fromkeys(("price_basis", "price_region", "price_date")))
-        new.update(price_basis=given.get("price_basis", f"from {Path(path).name}"))
-        new.update({key: given[key] for key in ("price_region", "price_date") if key in given})
-    return new
+    if "usd_per_chip_hour" in given:  # the old price's basis, region and date say nothing of it
+        facts = {key: value for key, value in facts.items() if not key.startswith("price_")}
+        facts["price_basis"] = f"from {Path(path).name}"
+    nested = {
+        key: {**facts.get(key, {}), **given[key]} for key in ("topology_options", "target_config") if key in given
+    }
+    return {**facts, "sources": [*facts.get("sources", []), path], **given, **nested}
+
+
+def _accelerator(name: str, facts: dict[str, Any], path: str) -> Accelerator:
+    missing = [key for key in _REQUIRED if key not in facts]
+    tpu, cpu = facts.get("platform") == "tpu", facts.get("platform") == "cpu"
+    missing += ["sizes"] if tpu and "sizes" not in facts else []
+    if not cpu and not {"peak_bf16_tflops", "peak_fp16_tflops"} & set(facts):
+        missing.append("peak_bf16_tflops")
+    if missing:
+        raise UserError(f"{path}: [accelerators.{name}] lacks {', '.join(missing)}: give what is missing")
+    sizes = facts.get("sizes", [size for size in (1, 2, 4, 8) if size <= facts["chips_per_host"]])
+    if isinstance(sizes[0], str) != tpu:
+        raise UserError(f"{path}: [accelerators.{name}] sizes is {sizes}, expected {_FIELDS['sizes'][0]}")
+    if not tpu and not cpu:
+        sizes = sizes + list(range(2 * facts["chips_per_host"], _MOST_GPUS + 1, facts["chips_per_host"]))
+    dims = {tuple(map(int, size.split("x"))) if isinstance(size, str) else (size,) for size in sizes}
+    per_chip = facts.get("devices_per_chip", 1)
+    links = facts.get("num_links", 1)
+    link, network = facts.get("link_gb_per_s"), facts.get("network_gbit_per_s_per_host", None if cpu else 200.0)
+    price = ("price_basis", "price_region", "price_date")
+    return Accelerator(
+        name=name,
+        title=facts["title"],
+        platform=facts["platform"],
+        aliases=tuple(facts.get("aliases", ())),
+        device_kinds=tuple(facts.get("device_kinds", ())),
+        devices_per_chip=per_chip,
+        peak_flops={dtype: peak * 1e12 / per_chip for dtype, peak in _peaks(facts, tpu).items() if peak is not None},
+        vector_flops=facts["vector_fp32_tflops"] * 1e12 / per_chip,
+        memory_bytes=int(facts["memory_gib_per_device"] * 2**30),
+        memory_bandwidth=facts["memory_gb_per_s"] * 1e9 / per_chip,
+        matrix_tile=tuple(facts.get("matrix_tile", (8, 128, 128) if tpu else (1, 1, 1) if cpu else (64, 32, 64))),
+        cores=facts.get("cores", 1),
+        link_bandwidth=None if link is None else link * 1e9 * links / per_chip,
+        num_links=links,
+        link_domain=facts.get("link_domain", 1),
+        network_bandwidth=None if network is None else network * 1e9 / 8 / facts["chips_per_host"] / per_chip,
+        chips_per_host=facts["chips_per_host"],
+        usd_per_chip_hour=facts.get("usd_per_chip_hour"),
+        price_note=", ".join(facts[key] for key in price if key in facts),
+        sources=tuple(facts["sources"]),
+        compile_options=_compile_options(facts),
+        sizes=tuple(sorted(dims, key=lambda size: (math.prod(size), size))),
+        type_number_per_chip=facts.get("type_number_per_chip", 1),
+    )
+
+
+def _peaks(facts: dict[str, Any], tpu: bool) -> dict[str, float | None]:
+    vector, bf16 = facts["vector_fp32_tflops"], facts.get("peak_bf16_tflops")
+    return {
+        "bfloat16": bf16 or vector,
+        "float16": facts.get("peak_fp16_tflops", bf16 or vector),
+        "float32": bf16 if tpu else facts.get("peak_tf32_tflops", vector),
+        "float64": facts.get("peak_fp64_tflops"),
+        "int8": facts.get("peak_int8_tops"),
+        "float8_e4m3fn": facts.get("peak_fp8_tflops"),
+    }
+
+
+def _compile_options(facts: dict[str, Any]) -> dict[str, Any] | None:
+    if facts["platform"] == "cpu":
+        return {}
+    if "topology_prefix" in facts:
+        return {"topology_prefix": facts["topology_prefix"], "kwargs": facts.get("topology_options", {})}
+    if "target_config" not in facts:
+        return None
+    device = {
+        "core_count": facts.get("cores", 1),
+        "memory_bandwidth": int(facts["memory_gb_per_s"] * 1e9),
+        "device_memory_size": int(facts["memory_gib_per_device"] * 2**30),
+    }
+    return {"target_config": {**_CUDA_LIMITS, **device, **facts["target_config"]}}

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -248,7 +248,7 @@ def plan(
 
     Source: original.
     """
-    say = _Progress(progress)
+    say = Progress(progress)
     planner = Planner(experiment, mesh, compile=compile, compile_seconds=compile_seconds, say=say)
     accelerators = load_accelerators(targets_file)
     cases: list[Case | Row] = []
@@ -395,13 +395,13 @@ class Planner:
         *,
         compile: bool = True,  # noqa: A002
         compile_seconds: float = COMPILE_SECONDS,
-        say: "_Progress | None" = None,
+        say: "Progress | None" = None,
     ) -> None:
         self.experiment = experiment
         self.mesh = mesh
         self.may_compile = compile
         self.compile_seconds = compile_seconds
-        self.say = say or _Progress(False)
+        self.say = say or Progress(False)
         self._exported: dict[Any, ExportedProgram] = {}
         self._flops: dict[Any, tuple[int, int]] = {}
         self._models: dict[str, DeviceModel | None] = {}
@@ -530,7 +530,7 @@ def _outcome(compiled: Mapping[str, Compiled]) -> str:
     return "does not fit" if "too large" in statuses else "compiled"
 
 
-class _Progress:
+class Progress:
     """One line on standard error that is renewed; where that is no terminal, a line at most every 2 seconds."""
 
     def __init__(self, show: bool) -> None:
@@ -548,8 +548,6 @@ class _Progress:
             print(f"{now - self._start:4.0f} s  {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Wipe the line."""
         if self._is_terminal:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
-
-
-Say = Callable[[str], None]

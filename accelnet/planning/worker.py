@@ -116,6 +116,11 @@ def _failure(message: str) -> dict[str, Any]:
 def main(path: str) -> None:
     """Answer a request file; the answer lies beside it, whole or not at all."""
     request = json.loads(Path(path).read_text())
+    if "run" in request:
+        from accelnet.planning.prove import run_artifact
+
+        run_artifact(request)
+        return
     answer = Path(request["answer"])
     partial = answer.with_suffix(".partial")
     partial.write_text(json.dumps(compile_request(request)))

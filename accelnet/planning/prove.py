@@ -1,0 +1,170 @@
+"""Prove that an experiment is portable: one artifact for CPU, CUDA and TPU, run from it bit for bit, compiled for each."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+from accelnet.planning.compile import CompileJob, compile_all, run_worker
+from accelnet.planning.export import ExportedProgram, export_program
+from accelnet.planning.targets import find_target
+from accelnet.training.program import Program, prepare
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+# One target of each family.
+PROVED_TARGETS = {"cpu": "cpu", "cuda": "h100", "tpu": "v5e:1x1"}
+_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was tried.
+
+    Attributes:
+        experiment: its name.
+        artifact_bytes: of the exported programs, by name.
+        equal: whether the program that a fresh process read from the artifact gave the very bits that this one's own
+            program gave, by name.
+        compiled: by platform and name: "ok", or why not.
+    """
+
+    experiment: str
+    artifact_bytes: dict[str, int]
+    equal: dict[str, bool]
+    compiled: dict[str, dict[str, str]]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all of it worked."""
+        return all(self.equal.values()) and all(
+            status == "ok" for programs in self.compiled.values() for status in programs.values()
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return vars(self) | {"holds": self.holds}
+
+    def __str__(self) -> str:
+        lines = [f"{self.experiment}: one artifact for {', '.join(PLATFORMS)}"]
+        for name, size in self.artifact_bytes.items():
+            bits = "the same bits" if self.equal[name] else "OTHER BITS"
+            lines.append(f"  {name:<6} {size:>9,} bytes   run from the artifact in a fresh process: {bits}")
+        for platform, programs in self.compiled.items():
+            told = ", ".join(f"{name} {status}" for name, status in programs.items())
+            lines.append(f"  compiled for {platform:<5} ({PROVED_TARGETS[platform]}): {told}")
+        return "\n".join(lines)
+
+
+def prove(
+    experiment: Experiment,
+    *,
+    compile_seconds: float = 300.0,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Proof:
+    """Export the training and evaluation programs for all platforms at once, and try them.
+
+    Args:
+        experiment: whose programs they are.
+        compile_seconds: for each compiler.
+        say: progress.
+
+    Returns:
+        The proof. Bits are compared after 3 steps, and after one evaluation batch.
+
+    Raises:
+        UserError: if the artifact cannot be made or read.
+
+    Source: original.
+    """
+    if jax.default_backend() != "cpu":
+        raise UserError("the proof runs on the CPU: start it under JAX_PLATFORMS=cpu")
+    feed, programs = prepare(experiment, absent=None)
+    try:
+        say("exporting for " + ", ".join(PLATFORMS))
+        exported = {p.name: export_program(p, {}, PLATFORMS) for p in (programs.train, programs.evaluate)}
+        state = programs.init(np.uint32(experiment.seed))
+        rows = experiment.data.splits["train"]
+        length = min(_STEPS, feed.max_steps or _STEPS)
+        operands = {
+            "train": (state, feed.train_operand(0, length), np.int32(length), np.bool_(True)),
+            "eval": (
+                state.params, state.opt_state, state.model_state, experiment.objective.empty(),
+                feed.eval_operand(rows, 0, 1), np.int32(0), np.int32(1), np.int32(rows.start), np.int32(rows.stop),
+            ),
+        }  # fmt: skip
+        equal = {}
+        # Evaluation first: training takes the state's buffers.
+        for program in (programs.evaluate, programs.train):
+            say(f"running {program.name} from the artifact")
+            equal[program.name] = _runs_equal(program, operands[program.name], exported[program.name])
+    finally:
+        feed.close()
+    say("compiling for one target of each family")
+    jobs = {}
+    for platform, name in PROVED_TARGETS.items():
+        topology = None if platform == "cpu" else find_target(name).topology_request()
+        jobs[platform] = CompileJob(platform, topology, tuple(exported.values()))
+    compiled = compile_all(jobs, time_limit=compile_seconds)
+    return Proof(
+        experiment.name,
+        {name: len(program.data) for name, program in exported.items()},
+        {name: equal[name] for name in exported},
+        {
+            platform: {name: "ok" if c.status == "ok" else c.reason for name, c in made.items()}
+            for platform, made in compiled.items()
+        },
+    )
+
+
+def _runs_equal(program: Program, operands: tuple[Any, ...], exported: ExportedProgram) -> bool:
+    """Run a program here and from its artifact in a fresh process, and compare every bit of the results."""
+    with tempfile.TemporaryDirectory(prefix="accelnet-prove-") as name:
+        folder = Path(name)
+        artifact, inputs, outputs = folder / "program.jax", folder / "inputs.npz", folder / "outputs.npz"
+        artifact.write_bytes(exported.data)
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(operands))]
+        save_arrays(inputs, leaves)
+        reason = run_worker(
+            {"run": str(artifact), "inputs": str(inputs), "outputs": str(outputs)}, folder, "cpu", 1, 300.0
+        )
+        if not outputs.exists():
+            raise UserError(f"the artifact of {program.name!r} did not run in a fresh process: {reason}")
+        theirs = load_arrays(outputs)
+    ours = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(program(*operands)))]
+    return len(ours) == len(theirs) and all(
+        a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+        for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
+    """Write arrays of any dtype, bfloat16 too, without pickle: their bytes, and a description in JSON."""
+    described = json.dumps([[str(array.dtype), list(array.shape)] for array in arrays])
+    raw = {f"a{number}": np.frombuffer(array.tobytes(), np.uint8) for number, array in enumerate(arrays)}
+    np.savez(path, described=np.frombuffer(described.encode(), np.uint8), **raw)
+
+
+def load_arrays(path: Path) -> list[np.ndarray]:
+    """Read what `save_arrays` wrote."""
+    with np.load(path, allow_pickle=False) as stored:
+        described = json.loads(stored["described"].tobytes().decode())
+        return [
+            np.frombuffer(stored[f"a{number}"].tobytes(), np.dtype(jax.numpy.dtype(dtype))).reshape(shape)
+            for number, (dtype, shape) in enumerate(described)
+        ]
+
+
+def run_artifact(request: dict[str, Any]) -> None:
+    """Run a program from its artifact: what the fresh process does."""
+    from jax import export
+
+    exported = export.deserialize(bytearray(Path(request["run"]).read_bytes()))
+    results = jax.jit(exported.call)(*load_arrays(Path(request["inputs"])))
+    save_arrays(Path(request["outputs"]), [np.asarray(result) for result in results])
