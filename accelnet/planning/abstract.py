@@ -2,14 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from accelnet.data.feed import AbstractFeed
@@ -17,9 +15,7 @@ from accelnet.experiment import Experiment
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.table import bytes_per_device
 from accelnet.planning.hlo import Kernel
-from accelnet.training.flops import StepFlops, step_flops
-from accelnet.training.state import init_state
-from accelnet.training.step import make_gradient
+from accelnet.training.flops import StepFlops, TracedStep
 
 # Operations that one pass over memory serves, where XLA fuses: a stated model.
 _OPERATIONS_PER_PASS = 8
@@ -34,18 +30,17 @@ class AbstractStep:
         experiment: what is trained.
         layout: on which devices.
         feed: how batches come.
+        state: shapes of the `TrainState`.
         platform: whose programs of accelnet's operations count.
+        trace: gives the step of a microbatch of a size.
     """
 
     experiment: Experiment
     layout: Layout
     feed: AbstractFeed
+    state: Any
     platform: str
-
-    @cached_property
-    def state(self) -> Any:
-        """Shapes of the `TrainState`."""
-        return jax.eval_shape(lambda: init_state(self.experiment, np.uint32(0)))
+    trace: Callable[[Experiment, int], TracedStep]
 
     def _bytes(self, field: str) -> int:
         """Return a device's share of a part of the state."""
@@ -93,19 +88,9 @@ class AbstractStep:
     @cached_property
     def activations_bytes(self) -> int:
         """Of what the backward pass needs, if nothing is fused: an upper estimate from the lives of all values."""
-        experiment, size = self.experiment, self.local_microbatch_size
-        gradient = make_gradient(experiment, num_microbatches=1)
-
-        def one(state: Any, batch: Any) -> Any:
-            return gradient(state, lambda operand, _number, _part: operand, batch)
-
-        batch = jax.tree.map(
-            lambda a: jax.ShapeDtypeStruct((size, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)),
-            dict(experiment.data.arrays),
-        ) | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
-        jaxpr = jax.make_jaxpr(one)(self.state, batch).jaxpr
+        jaxpr = self.trace(self.experiment, self.local_microbatch_size).gradient
         inputs = sum(_bytes(variable.aval) for variable in jaxpr.invars)
-        return max(0, _peak(jaxpr) - inputs - _tree_bytes(self.state.params)) // self.layout.axes.get("model", 1)
+        return max(0, _peak(jaxpr) - inputs - self.gradients_bytes) // self.layout.axes.get("model", 1)
 
     @property
     def total_bytes(self) -> int:
@@ -118,7 +103,7 @@ class AbstractStep:
     @cached_property
     def flops(self) -> StepFlops:
         """Operations of one device's share of a step."""
-        return step_flops(self.experiment, self.platform, microbatch_size=self.local_microbatch_size)
+        return self.trace(self.experiment, self.local_microbatch_size).flops(self.platform)
 
     def kernels(self) -> list[Kernel]:
         """Return a step's kernels as shapes suggest them: one per matrix product, and passes over memory."""

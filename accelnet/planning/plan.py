@@ -25,8 +25,9 @@ from accelnet.planning.targets import (
     load_accelerators,
     this_machine,
 )
-from accelnet.training.flops import step_flops
+from accelnet.training.flops import TracedStep, trace_step
 from accelnet.training.program import Programs, prepare
+from accelnet.training.state import TrainState, abstract_state
 
 COMPILE_SECONDS = 300.0
 
@@ -277,7 +278,7 @@ def plan(
         experiment.name,
         experiment.total_steps,
         experiment.order.batch_size,
-        step_flops(experiment).to_dict(),
+        planner.trace(experiment).flops().to_dict(),
         tuple(rows),
         tuple(scaling(planner, [row for row in rows if row.time is not None])),
         None if budget_usd is None and deadline_hours is None else choose(rows, budget_usd, deadline_hours),
@@ -403,7 +404,9 @@ class Planner:
         self.compile_seconds = compile_seconds
         self.say = say or Progress(False)
         self._exported: dict[Any, ExportedProgram] = {}
-        self._flops: dict[Any, tuple[int, int]] = {}
+        self._traced: dict[tuple[Experiment, int], TracedStep] = {}
+        self._states: dict[Experiment, TrainState] = {}
+        self._plain: dict[Experiment, Experiment] = {}
         self._models: dict[str, DeviceModel | None] = {}
 
     def case(self, target: Target, experiment: Experiment | None = None, mesh: str | None = None) -> Case:
@@ -414,16 +417,29 @@ class Planner:
         """
         experiment = experiment or self.experiment
         absent = AbsentDevices(target.num_devices, target.accelerator.memory_bytes)
-        feed, programs = prepare(experiment, mesh or self.mesh, absent=absent)
+        feed, programs = prepare(experiment, mesh or self.mesh, absent=absent, shapes=self._shapes(experiment))
         layout = Layout(feed.mesh, "jit", experiment.sharding_rules)
-        step = AbstractStep(experiment, layout, feed, target.accelerator.platform)
+        platform = target.accelerator.platform
+        step = AbstractStep(experiment, layout, feed, programs.abstract_state, platform, self.trace)
         return Case(experiment, target, layout, step, programs)
 
     def alone(self, platform: str) -> AbstractStep:
         """Return the experiment's step on one device with memory enough."""
         absent = AbsentDevices(1, 1 << 60)
-        feed, _ = prepare(self.experiment, None, absent=absent)
-        return AbstractStep(self.experiment, Layout(), feed, platform)
+        feed, programs = prepare(self.experiment, None, absent=absent, shapes=self._shapes(self.experiment))
+        return AbstractStep(self.experiment, Layout(), feed, programs.abstract_state, platform, self.trace)
+
+    def _shapes(self, experiment: Experiment) -> TrainState:
+        if experiment not in self._states:
+            self._states[experiment] = abstract_state(experiment)
+        return self._states[experiment]
+
+    def trace(self, experiment: Experiment, size: int | None = None) -> TracedStep:
+        """Trace a step, once for every size of a microbatch."""
+        key = experiment, size or experiment.order.microbatch_size
+        if key not in self._traced:
+            self._traced[key] = trace_step(*key)
+        return self._traced[key]
 
     def compile(self, cases: Sequence[Case]) -> None:
         """Compile the cases' programs, side by side, and keep what comes out in them."""
@@ -461,7 +477,7 @@ class Planner:
         axes, on_device = case.layout.axes, case.step.feed.max_steps
         exported = []
         for program in (case.programs.train, case.programs.evaluate):
-            key = (id(case.experiment), program.name, platform, tuple(axes.items()), on_device)
+            key = (case.experiment, program.name, platform, tuple(axes.items()), on_device)
             if key not in self._exported:
                 self._exported[key] = export_program(program, axes, [platform])
             exported.append(self._exported[key])
@@ -475,11 +491,10 @@ class Planner:
 
     def flops(self, experiment: Experiment) -> tuple[int, int]:
         """Return a step's operations, and those of its matrix products without recomputation."""
-        key = id(experiment)
-        if key not in self._flops:
-            plain = experiment if experiment.remat == "none" else experiment.replace(remat="none")
-            self._flops[key] = step_flops(experiment).total, step_flops(plain).product_flops
-        return self._flops[key]
+        plain = experiment
+        if experiment.remat != "none":
+            plain = self._plain.setdefault(experiment, experiment.replace(remat="none"))
+        return self.trace(experiment).flops().total, self.trace(plain).flops().product_flops
 
     def row(self, case: Case) -> Row:
         """Answer for a case."""

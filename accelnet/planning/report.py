@@ -22,12 +22,12 @@ def plan_table(plan: "Plan") -> str:
     Args:
         plan: the answers.
     """
-    table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
+    table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("target", no_wrap=True)
     table.add_column("fits", no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("limited by", overflow="fold")
+    table.add_column("limited by")
     table.add_column("run", justify="right", no_wrap=True)
     table.add_column("USD", justify="right", no_wrap=True)
     table.add_column("MFU", justify="right", no_wrap=True)
@@ -39,12 +39,12 @@ def plan_table(plan: "Plan") -> str:
         table.add_row(
             row.name,
             "yes" if row.fits else "no",
-            f"{mark}{size(row.memory.total)} of {size(row.memory.limit)}",
-            f"{mark}{duration(row.time.bound)} to {duration(row.time.expected)}",
+            f"{mark}{size(row.memory.total)} {100 * row.memory.total / row.memory.limit:3.0f} %",
+            f"{mark}{duration(row.time.bound)}–{duration(row.time.expected)}",
             row.time.bottleneck,
             duration(row.run_seconds or 0.0),
             "" if row.usd_per_run is None else f"{row.usd_per_run:.2g}",
-            "" if row.mfu is None else f"{100 * row.mfu:.1f} %",
+            "" if row.mfu is None else f"{100 * row.mfu:.2g} %",
         )
     console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
     with console.capture() as capture:
@@ -61,7 +61,7 @@ def plan_table(plan: "Plan") -> str:
 
 def _notes(plan: "Plan") -> Iterator[str]:
     yield (
-        "memory: per device, as the target's compiler counts it. step: from the bound that nothing beats to what is "
+        "memory: of a device, as its compiler counts it, and the share of what a program can use. step: from the bound that nothing beats to what is "
         "typical. run, USD: all steps at the typical time, list prices. MFU: at that time, at best."
     )
     sources = {row.time.source for row in plan.rows if row.time is not None}

@@ -27,6 +27,8 @@ LAUNCH_SECONDS = {"tpu": 1.5e-6, "cuda": 2.0e-6, "cpu": 0.5e-6}
 # Seconds until the first byte arrives: per hop of a torus, per exchange over NVLink, per exchange between hosts.
 HOP_SECONDS = {"tpu": 1e-6, "cuda": 8e-6, "cpu": 5e-6}
 NETWORK_SECONDS = 30e-6
+# Of one instruction on a number by a TPU's scalar core: some tens of cycles.
+_SCALAR_SECONDS = 3e-8
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ def step_time(
             limit, seconds = ("compute", estimate) if estimate > seconds else (limit, seconds)
             launch = 0.0
         else:
-            launch = 0.0 if kernel.opcode.startswith(("copy-start", "slice-start")) else typical.launch
+            launch = _launch(kernel, target.accelerator.platform, typical)
         label = kernel.label or _KIND_NAMES[kernel.kind]
         limits[limit] += seconds * kernel.count
         limits["launch"] += launch * kernel.count
@@ -255,6 +257,15 @@ def step_time(
         source=f"{source}, {typical.source}",
         rows=tuple(sorted(rows, key=lambda row: -row["seconds"])[:200]),
     )
+
+
+def _launch(kernel: Kernel, platform: str, model: DeviceModel) -> float:
+    """Return what starting a kernel costs."""
+    if kernel.opcode.endswith("-start"):  # beside the others
+        return 0.0
+    if platform == "tpu" and kernel.elements <= 1 and not kernel.opcode.startswith("fusion"):
+        return _SCALAR_SECONDS  # the scalar core computes it between two kernels
+    return model.launch
 
 
 _KIND_NAMES = {
@@ -288,4 +299,4 @@ def _bottleneck(limits: Counter[str], labels: Counter[tuple[str, str]], expected
     if not inside:
         return _LIMIT_NAMES[limit]
     label = max(inside, key=inside.__getitem__)
-    return f"{_LIMIT_NAMES[limit]}: {100 * inside[label] / expected:.0f} % of the time in {label}"
+    return f"{_LIMIT_NAMES[limit]}: {100 * inside[label] / expected:.0f} % in {label}"

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from accelnet.ops.flops import Product
 from accelnet.planning.hlo import Kernel
 from accelnet.planning.roofline import collective_seconds, step_time
@@ -91,6 +93,7 @@ class _Work:
         self._planner = planner
         self._size = planner.experiment.order.batch_size
         self._kernels: dict[str, list[Kernel]] = {}
+        self._seconds: dict[tuple[str, float], float] = {}
         self._bytes = planner.alone("tpu").weights_bytes
 
     def _kernels_for(self, platform: str) -> list[Kernel]:
@@ -100,6 +103,12 @@ class _Work:
 
     def seconds(self, target: Target, share: float) -> float:
         """Return the expected time of a device's work on `share` examples."""
+        key = target.accelerator.name, share
+        if key not in self._seconds:
+            self._seconds[key] = self._estimate(target, share)
+        return self._seconds[key]
+
+    def _estimate(self, target: Target, share: float) -> float:
         ratio = share / self._size
         kernels = [_scaled(kernel, ratio, self._size) for kernel in self._kernels_for(target.accelerator.platform)]
         model = self._planner.device_model(target.accelerator)
@@ -115,14 +124,10 @@ class _Work:
         exchange = self.exchange(target)
         if exchange == 0.0:
             return None
-        low, high = 1, 1 << 24
-        while low < high:
-            middle = (low + high) // 2
-            if correction * self.seconds(target, middle) >= exchange:
-                high = middle
-            else:
-                low = middle + 1
-        return low
+        # Straight lines between powers of two.
+        sizes = [1 << power for power in range(0, 25, 2)]
+        seconds = np.maximum.accumulate([correction * self.seconds(target, size) for size in sizes])
+        return None if exchange > seconds[-1] else math.ceil(np.interp(exchange, seconds, sizes))
 
 
 def _scaled(kernel: Kernel, ratio: float, size: int) -> Kernel:

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Jaxpr
 
 from accelnet.experiment import Experiment
-from accelnet.ops.flops import Flops, count_flops
-from accelnet.training.state import init_state
+from accelnet.ops.flops import Flops, count_jaxpr_flops
+from accelnet.training.state import abstract_state
 from accelnet.training.step import make_gradient, make_loss, make_train_step
 
 
@@ -90,36 +91,63 @@ def step_flops(experiment: Experiment, platform: str | None = None, *, microbatc
 
     Source: original.
     """
+    return trace_step(experiment, microbatch_size).flops(platform)
+
+
+@dataclass(frozen=True)
+class TracedStep:
+    """A step as jaxprs, each holding what the one before it does.
+
+    Attributes:
+        forward: the loss of one microbatch.
+        gradient: the gradients of a batch, with its augmentation.
+        update: the whole step.
+        num_microbatches: of a batch.
+    """
+
+    forward: Jaxpr
+    gradient: Jaxpr
+    update: Jaxpr
+    num_microbatches: int
+
+    def flops(self, platform: str | None = None) -> StepFlops:
+        """Count the operations, as `step_flops` does."""
+        forward = Flops()
+        forward.add(count_jaxpr_flops(self.forward, platform=platform), self.num_microbatches)
+        gradient = count_jaxpr_flops(self.gradient, platform=platform)
+        update = count_jaxpr_flops(self.update, platform=platform)
+        return StepFlops(forward, _difference(gradient, forward), _difference(update, gradient))
+
+
+def trace_step(experiment: Experiment, microbatch_size: int | None = None) -> TracedStep:
+    """Trace a step on one device from shapes alone.
+
+    Args:
+        experiment: what is trained.
+        microbatch_size: as of `step_flops`.
+    """
     order = experiment.order
     size = microbatch_size or order.microbatch_size
-    state = jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
+    state = abstract_state(experiment)
     batch = {
         name: jax.tree.map(lambda a: _shape(size, a), arrays) for name, arrays in dict(experiment.data.arrays).items()
     } | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
-    # PRNG keys make abstract arguments awkward; a key is made inside, as the step does.
     loss = make_loss(experiment)
 
     def forward(params: Any, model_state: Any, batch: Any) -> Any:
-        prepared = experiment.data.prepare(batch)
-        return loss(params, model_state, prepared, key=jax.random.key(0), train=True)
+        # A key made here: as an argument it would be one more thing to describe.
+        return loss(params, model_state, experiment.data.prepare(batch), key=jax.random.key(0), train=True)
 
     def whole(operand: Any, _number: Any, _part: Any) -> Any:
         return operand
 
     gradients, step = make_gradient(experiment), make_train_step(experiment)
-
-    def gradient(state: Any, batch: Any) -> Any:
-        return gradients(state, whole, batch)
-
-    def train(state: Any, batch: Any) -> Any:
-        return step(state, whole, batch)
-
-    one = count_flops(forward, state.params, state.model_state, batch, platform=platform)
-    of_forward = Flops()
-    of_forward.add(one, order.num_microbatches)
-    of_gradient = count_flops(gradient, state, batch, platform=platform)
-    of_step = count_flops(train, state, batch, platform=platform)
-    return StepFlops(of_forward, _difference(of_gradient, of_forward), _difference(of_step, of_gradient))
+    return TracedStep(
+        jax.make_jaxpr(forward)(state.params, state.model_state, batch).jaxpr,
+        jax.make_jaxpr(lambda state, batch: gradients(state, whole, batch))(state, batch).jaxpr,
+        jax.make_jaxpr(lambda state, batch: step(state, whole, batch))(state, batch).jaxpr,
+        order.num_microbatches,
+    )
 
 
 def _difference(whole: Flops, part: Flops) -> Flops:

@@ -18,7 +18,7 @@ from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
 from accelnet.optim import eval_params, learning_rate
 from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
-from accelnet.training.state import TrainState, init_state
+from accelnet.training.state import TrainState, abstract_state, init_state
 from accelnet.training.step import make_loss, make_train_step, merge_parts
 
 Tree = Any
@@ -310,13 +310,16 @@ class Programs:
     abstract_state: TrainState
 
 
-def make_programs(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Programs:
+def make_programs(
+    experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE, shapes: TrainState | None = None
+) -> Programs:
     """Build the programs of an experiment from shapes alone: nothing is allocated, read or compiled yet.
 
     Args:
         experiment: what is trained.
         feed: how batches reach the program.
         layout: on which devices batches and weights lie.
+        shapes: of the `TrainState`, where they are known already.
 
     Returns:
         The `Programs`; each compiles when it is first called.
@@ -331,7 +334,7 @@ def make_programs(experiment: Experiment, feed: AbstractFeed, layout: Layout = O
         return init_state(experiment, seed)
 
     seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
-    shapes = jax.eval_shape(init, seed)
+    shapes = jax.eval_shape(init, seed) if shapes is None else shapes
     layout.check(shapes)
     state = layout.placed(shapes)
     train_operand, eval_operand = feed.abstract()
@@ -363,6 +366,7 @@ def prepare(
     strategy: Strategy = "jit",
     *,
     absent: AbsentDevices | None = None,
+    shapes: TrainState | None = None,
 ) -> tuple[AbstractFeed, Programs]:
     """Lay out an experiment and build its programs; nothing is allocated, read or compiled yet.
 
@@ -371,6 +375,7 @@ def prepare(
         mesh: as of `fit`.
         strategy: as of `fit`.
         absent: devices that need not be here, to compile for. None: those of this run.
+        shapes: of the `TrainState`, where they are known already.
 
     Returns:
         How batches reach the programs, and the programs.
@@ -380,7 +385,7 @@ def prepare(
 
     Source: original.
     """
-    shapes = jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
+    shapes = abstract_state(experiment) if shapes is None else shapes
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     layout = make_layout(mesh, strategy, experiment.sharding_rules, state_bytes=state_bytes, absent=absent)
     parts = layout.num_parts
@@ -395,4 +400,4 @@ def prepare(
         mesh=layout.mesh,
         axes=layout.batch_axes,
     )
-    return feed, make_programs(experiment, feed, layout)
+    return feed, make_programs(experiment, feed, layout, shapes)

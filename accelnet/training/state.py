@@ -110,6 +110,11 @@ def init_state(experiment: Experiment, seed: Any) -> TrainState:
     )
 
 
+def abstract_state(experiment: Experiment) -> TrainState:
+    """Return the shapes of an experiment's `TrainState`."""
+    return jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
+
+
 def num_parameters(params: Any) -> int:
     """Count the numbers in a pytree of arrays or shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
