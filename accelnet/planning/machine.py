@@ -17,7 +17,7 @@ _PLATFORMS = ("tpu", "cuda", "cpu")
 _MOST_GPUS = 72
 # A stated guess: what programs see of it varies with the number of channels by more than a factor of four.
 _CPU_GB_PER_S_PER_CORE = 10.0
-# What XLA's GpuTargetConfigProto needs and what is the same on every GPU since Pascal.
+# What XLA's GpuTargetConfigProto needs: what is the same on every GPU since Pascal, and what a table has to say.
 _CUDA_LIMITS = {
     "threads_per_block_limit": 1024,
     "threads_per_warp": 32,
@@ -28,6 +28,15 @@ _CUDA_LIMITS = {
     "registers_per_core_limit": 65536,
     "registers_per_block_limit": 65536,
 }
+_CUDA_FIELDS = (
+    "cuda_compute_capability",
+    "clock_rate_ghz",
+    "fpus_per_core",
+    "threads_per_core_limit",
+    "shared_memory_per_core",
+    "shared_memory_per_block_optin",
+    "l2_cache_size",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +50,9 @@ class Accelerator:
         aliases: Other names that people type.
         device_kinds: `jax.Device.device_kind` of such a device.
         devices_per_chip: JAX devices that a chip is.
-        peak_flops: FLOP/s of a device by the operands' dtype, at JAX's default matmul precision: float32 is one bfloat16
-            pass on a TPU and tf32 on GPUs that have it. On V100 and T4, which emulate it, bfloat16 is the fp32 peak. On
-            TPUs float16 is taken to run as bfloat16. A dtype whose peak no source states is left out.
+        peak_flops: FLOP/s of a device by the operands' dtype, at JAX's default matmul precision: float32 is one
+            bfloat16 pass on a TPU and tf32 on GPUs that have it. On V100 and T4, which emulate it, bfloat16 is the fp32
+            peak. On TPUs float16 is taken to run as bfloat16. A dtype whose peak no source states is left out.
         vector_flops: FLOP/s of a device in elementwise float32 arithmetic. GPU: its fp32 peak. TPU: a model, 8 x 128
             lanes of 2 ALUs up to v4 and 4 from v5e on, at the clock that the matrix units' peak implies.
         memory_bytes: Of a device: on TPUs what the compiler gives a program, on GPUs all of it, of which JAX takes 75 %
@@ -112,8 +121,8 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
         UserError: if the file cannot be read, or a field is unknown, missing or of the wrong kind.
 
     Example:
-        >>> sorted(load_accelerators())[:4]
-        ['a10g', 'a100-40', 'a100-80', 'b200']
+        >>> list(load_accelerators())[:4]
+        ['v2', 'v3', 'v4', 'v5e']
 
     Source: original.
     """
@@ -142,10 +151,10 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
 
 
 def cpu_facts(cpuinfo: str, num_cpus: int, memory_bytes: int) -> dict[str, Any]:
-    """Estimate what a CPU can do, as a table of accelerators.toml.
+    r"""Estimate what a CPU can do, as a table of accelerators.toml.
 
-    The peak is a model, cores x clock x lanes x 4: two fused multiply-adds a cycle on vectors of 16 float32 numbers with
-    AVX-512, of 8 with AVX2, else of 4. The bandwidth is a guess, 10 GB/s a core.
+    The peak is a model, cores x clock x lanes x 4: two fused multiply-adds a cycle on vectors of 16 float32 numbers
+    with AVX-512, of 8 with AVX2, else of 4. The bandwidth is a guess, 10 GB/s a core.
 
     Args:
         cpuinfo: text of /proc/cpuinfo; "" where there is none, which gives 2.5 GHz and vectors of 4.
@@ -153,7 +162,7 @@ def cpu_facts(cpuinfo: str, num_cpus: int, memory_bytes: int) -> dict[str, Any]:
         memory_bytes: of the machine.
 
     Example:
-        >>> cpu_facts("cpu MHz : 3000\\nflags : fma avx2", 2, 2**30)["vector_fp32_tflops"]
+        >>> cpu_facts("cpu MHz : 3000\nflags : fma avx2", 2, 2**30)["vector_fp32_tflops"]
         0.192
     """
     fields: dict[str, list[str]] = {}
@@ -263,7 +272,7 @@ def _tables(content: bytes, path: str) -> dict[str, dict[str, Any]]:
     for name, facts in tables.items():
         if not isinstance(facts, dict) or not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", name):
             raise UserError(
-                f"{path}: [accelerators] holds {name!r}, expected tables whose names are small letters, digits and dashes"
+                f"{path}: [accelerators] holds {name!r}, expected tables, named in small letters, digits and dashes"
             )
         for key, value in facts.items():
             if key not in _FIELDS:
@@ -288,15 +297,17 @@ def _accelerator(name: str, facts: dict[str, Any], path: str) -> Accelerator:
     missing = [key for key in _REQUIRED if key not in facts]
     tpu, cpu = facts.get("platform") == "tpu", facts.get("platform") == "cpu"
     missing += ["sizes"] if tpu and "sizes" not in facts else []
-    if not cpu and not {"peak_bf16_tflops", "peak_fp16_tflops"} & set(facts):
+    if not cpu and "peak_bf16_tflops" not in facts and (tpu or "peak_fp16_tflops" not in facts):
         missing.append("peak_bf16_tflops")
+    if "target_config" in facts:
+        missing += [f"target_config.{key}" for key in _CUDA_FIELDS if key not in facts["target_config"]]
     if missing:
         raise UserError(f"{path}: [accelerators.{name}] lacks {', '.join(missing)}: give what is missing")
     sizes = facts.get("sizes", [size for size in (1, 2, 4, 8) if size <= facts["chips_per_host"]])
     if isinstance(sizes[0], str) != tpu:
         raise UserError(f"{path}: [accelerators.{name}] sizes is {sizes}, expected {_FIELDS['sizes'][0]}")
     if not tpu and not cpu:
-        sizes = sizes + list(range(2 * facts["chips_per_host"], _MOST_GPUS + 1, facts["chips_per_host"]))
+        sizes = sizes + list(range(facts["chips_per_host"], _MOST_GPUS + 1, facts["chips_per_host"]))
     dims = {tuple(map(int, size.split("x"))) if isinstance(size, str) else (size,) for size in sizes}
     per_chip = facts.get("devices_per_chip", 1)
     links = facts.get("num_links", 1)

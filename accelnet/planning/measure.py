@@ -170,13 +170,12 @@ def _loop_seconds(body: Callable[[Any], Any], start: Any) -> float:
         jax.block_until_ready(run(np.int32(number), start))
         return time.perf_counter() - begin
 
-    seconds(1)
-    number = 1
-    while (taken := seconds(number)) < _SECONDS:
+    number, base = 1, min(seconds(0) for _ in range(3))
+    while (taken := seconds(number) - base) < _SECONDS:
         number = int(number * max(2.0, min(20.0, 1.2 * _SECONDS / max(taken, 1e-6))))
-    # A call without a trip costs what the loop does not.
-    overhead = min(seconds(0) for _ in range(3))
-    return max((statistics.median(seconds(number) for _ in range(_REPEATS)) - overhead) / number, 1e-10)
+    # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count.
+    slopes = [(seconds(3 * number) - seconds(number)) / (2 * number) for _ in range(_REPEATS)]
+    return max(statistics.median(slopes), 1e-10)
 
 
 def _product_seconds(product: Product) -> float:

@@ -214,7 +214,9 @@ def step_time(
 
     Source: Williams et al., "Roofline: An Insightful Visual Performance Model for Multicore Architectures", 2009.
     """
-    peak, typical = model_of(target.accelerator, efficient=True), model or model_of(target.accelerator)
+    typical = model or model_of(target.accelerator)
+    # What was measured bounds a device better than a guess at its peak.
+    peak = typical if typical.source == "measured" else model_of(target.accelerator, efficient=True)
     bounds, limits, labels = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
     rows = []
     for kernel in kernels:

@@ -13,8 +13,7 @@ import rich.console
 import rich.table
 
 from accelnet.errors import UserError
-from accelnet.planning.machine import ENVIRONMENT_VARIABLE, load_accelerators
-from accelnet.planning.machine import Accelerator as Accelerator
+from accelnet.planning.machine import ENVIRONMENT_VARIABLE, Accelerator, load_accelerators
 
 # A spread over price and size; whoever plans adds the machine at hand.
 DEFAULT_TARGETS = ("v5e:1x1", "v5e:2x2", "v6e:1x1", "v5p:2x2x1", "a100-40", "h100", "h100:8", "b200")
@@ -138,16 +137,19 @@ def find_target(name: str, accelerators: Mapping[str, Accelerator] | None = None
     """
     accelerators = load_accelerators() if accelerators is None else accelerators
     names = {alias: known for known in accelerators.values() for alias in (known.name, *known.aliases)}
-    spelled = re.sub(r"\s*([:x×])\s*", lambda found: found[1].replace("×", "x"), name.strip().lower())
+    spelled = name.strip().lower().replace("×", "x")
+    spelled = re.sub(r"\s*(:)\s*|(?<=\d)\s*(x)\s*|\s+(x)\s*(?=\d)", r"\1\2\3", spelled)
     spelled = re.sub(r"[\s_]+", "-", spelled)
     for head, mark, size in _splits(spelled):
         accelerator = names.get(head) or names.get(re.sub(r"^((google|cloud|nvidia|tpu)-)+", "", head))
         if accelerator is not None:
             return _sized(accelerator, mark, size, name)
-    near = difflib.get_close_matches(re.split("[:x]", spelled)[0] or spelled, names, n=3, cutoff=0.4)
+    alone = re.sub(r"^\d+x|[:-].*$", "", spelled)
+    near = difflib.get_close_matches(spelled, names) or difflib.get_close_matches(alone, names, cutoff=0.5)
+    meant = " or ".join(dict.fromkeys(names[alias].name for alias in near))
     raise UserError(
-        f"{name!r} is no target that is known{', did you mean ' + ' or '.join(near) if near else ''}? Expected one "
-        "such as v5e:2x2, v5p-8, h100:8 or cpu: the verb `targets` lists them"
+        f"{name!r} is no target that is known{f' (did you mean {meant}?)' if meant else ''}, expected one such as "
+        "v5e:2x2, v5p-8, h100:8 or cpu: the verb `targets` lists them"
     )
 
 
@@ -213,13 +215,15 @@ def _sized(accelerator: Accelerator, mark: str, size: str, typed: str) -> Target
         return found[0]
     below = [target for target in sold if target.num_chips <= chips][-1:]
     above = [target for target in sold if target.num_chips >= chips and target not in below][:1]
-    near = " and ".join(
-        f"{target.name} ({target.num_chips} chip{'s'[: target.num_chips > 1]})" for target in below + above
-    )
+    near = " or ".join(f"{target.name} ({_counted(target.num_chips)})" for target in below + above)
     raise UserError(
-        f"{typed!r} is no size that {accelerator.title} is sold in, the nearest are {near}: `targets {accelerator.name}` "
-        f"lists all, and `sizes` in a file that ${ENVIRONMENT_VARIABLE} names can add to them"
+        f"{typed!r} is no size that {accelerator.title} is sold in, expected such as {near}: `targets "
+        f"{accelerator.name}` lists all, and other `sizes` can be given in a file that ${ENVIRONMENT_VARIABLE} names"
     )
+
+
+def _counted(num_chips: int) -> str:
+    return "1 chip" if num_chips == 1 else f"{num_chips} chips"
 
 
 def _shape(dims: tuple[int, ...]) -> list[int]:
