@@ -30,7 +30,7 @@ import optax
 from flax import nnx
 
 import accelnet as an
-from accelnet.training.loop import _prepare
+from accelnet.training.program import prepare
 
 
 def overhead(rounds: int, steps: int = 400) -> str:
@@ -46,7 +46,7 @@ def overhead(rounds: int, steps: int = 400) -> str:
         batch_size=128,
         epochs=1,
     )
-    feed, programs = _prepare(experiment)
+    feed, programs = prepare(experiment)
     state, operand = programs.init(np.uint32(0)), feed.train_operand(0, steps)
     optimizer = optax.adam(1e-3)
 
@@ -92,7 +92,7 @@ def overhead(rounds: int, steps: int = 400) -> str:
 def xor_step(rounds: int, steps: int = 200_000) -> str:
     """Time the XOR experiment's steps once compiled."""
     module = importlib.import_module("xor_mlp")
-    feed, programs = _prepare(module.experiment(module.Config()))
+    feed, programs = prepare(module.experiment(module.Config()))
     state, operand = programs.init(np.uint32(0)), feed.train_operand(0, steps)
     times = []
     for _ in range(rounds + 1):

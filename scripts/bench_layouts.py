@@ -26,7 +26,7 @@ import numpy as np
 import accelnet as an
 from accelnet.parallel.mesh import make_mesh, parse_mesh
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.loop import _prepare
+from accelnet.training.program import prepare
 from experiments.digits_cnn import Config, experiment
 
 TURNS = 7
@@ -35,9 +35,9 @@ TURNS = 7
 def programs_on(made: an.Experiment, mesh: str | None) -> tuple[Any, Any]:
     """Return feed and programs on as many devices as the mesh has."""
     if mesh is None:
-        return _prepare(made)
+        return prepare(made)
     axes = parse_mesh(mesh)
-    return _prepare(made, make_mesh(axes, jax.devices()[: math.prod(axes.values())]))
+    return prepare(made, make_mesh(axes, jax.devices()[: math.prod(axes.values())]))
 
 
 def shown(values: list[float]) -> str:

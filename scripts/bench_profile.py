@@ -20,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent)]
 import jax
 import numpy as np
 
-from accelnet.training.loop import _prepare
+from accelnet.training.program import prepare
 from bench_systems.accelnet_chunks import make_experiment
 from bench_systems.cases import CASES
 
@@ -29,7 +29,7 @@ _WAITING = ("SlinkyThreadPool::Await",)
 
 def trace(case: str, steps: int) -> tuple[Counter[str], Counter[str], str]:
     """Return nanoseconds and calls by the name of the operation, and the text of the compiled program."""
-    feed, programs = _prepare(make_experiment(CASES[case]))
+    feed, programs = prepare(make_experiment(CASES[case]))
     state, operand = programs.init(np.uint32(0)), feed.train_operand(0, 1)
     state, report = programs.train(state, operand, np.int32(3), np.bool_(True))
     jax.block_until_ready(report)

@@ -28,7 +28,10 @@ _SECONDS = 0.03
 _REPEATS = 5
 # Of a model's products the dearest, by FLOPs.
 _MOST_PRODUCTS = 48
+# Sets of operands that take turns.
+_MOST_SETS = 16
 # Bytes that a kernel touches: from a first-level cache to main memory.
+_LARGEST_FOOTPRINT = 1 << 28
 _SIZES = tuple(1 << power for power in range(13, 28, 2))
 
 
@@ -99,18 +102,19 @@ def measure(
     kernels: Sequence[Kernel] = (
         compiled.kernels if compiled is not None and compiled.status == "ok" else case.step.kernels()
     )
+    footprint = min(case.memory().total, _LARGEST_FOOTPRINT)
     products = sorted(
         {product for kernel in kernels for product in kernel.products}, key=lambda product: -product.flops
     )[:_MOST_PRODUCTS]
     rows = []
     for number, product in enumerate(products):
         say(f"measuring products: {number + 1} of {len(products)}")
-        rows.append([*product, _product_seconds(product)])
+        rows.append([*product, _product_seconds(product, footprint)])
     memory: dict[str, list[list[float]]] = {}
     for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose)):
         for size in _SIZES:
             say(f"measuring memory: {kind}, {size:,} bytes")
-            memory.setdefault(kind, []).append([size, make(size)])
+            memory.setdefault(kind, []).append([size, make(size, footprint)])
     launch = _launch_seconds()
     values = {
         "products": rows,
@@ -178,29 +182,54 @@ def _loop_seconds(body: Callable[[Any], Any], start: Any) -> float:
     return max(statistics.median(slopes), 1e-10)
 
 
-def _product_seconds(product: Product) -> float:
+def _rotated(make: Callable[[], Any], body: Callable[[Any], Any], size: int, footprint: int) -> float:
+    """Return the seconds of a kernel that finds its operands where a program of this footprint leaves them.
+
+    A loop over one set of operands would find them in the nearest cache: here as many sets take turns as the
+    program's memory holds.
+    """
+    number = max(1, min(_MOST_SETS, footprint // max(size, 1)))
+    return _loop_seconds(lambda carry: [body(part) for part in carry], [make() for _ in range(number)]) / number
+
+
+def _product_seconds(product: Product, footprint: int) -> float:
     dtype = jnp.dtype(product.dtype)
     lead = () if product.batch == 1 else (product.batch,)
-    a, b = jnp.ones((*lead, product.m, product.k), dtype), jnp.ones((*lead, product.k, product.n), dtype)
-    c = jnp.zeros((*lead, product.m, product.n), dtype)
-    return _loop_seconds(lambda carry: (carry[0], carry[1], carry[0] @ carry[1]), (a, b, c))
+
+    def make() -> Any:
+        a, b = jnp.ones((*lead, product.m, product.k), dtype), jnp.ones((*lead, product.k, product.n), dtype)
+        return a, b, jnp.zeros((*lead, product.m, product.n), dtype)
+
+    size = (product.m * product.k + product.k * product.n + product.m * product.n) * product.batch * dtype.itemsize
+    return _rotated(make, lambda part: (part[0], part[1], part[0] @ part[1]), size, footprint)
 
 
-def _scale(size: int) -> float:
-    x = jnp.ones((size // 8,), jnp.float32)
-    return _loop_seconds(lambda x: x * 0.999 + 0.001, x)
+def _scale(size: int, footprint: int) -> float:
+    def make() -> Any:
+        return jnp.ones((size // 8,), jnp.float32), jnp.ones((size // 8,), jnp.float32)
+
+    # Not in place: one array is read, another written.
+    return _rotated(make, lambda part: (part[0], part[0] * 0.999 + 0.001), size, footprint)
 
 
-def _reduce(size: int) -> float:
+def _reduce(size: int, footprint: int) -> float:
     rows = max(1, size // (4 * 64))
-    x, total = jnp.ones((rows, 64), jnp.float32), jnp.zeros((64,), jnp.float32)
-    return _loop_seconds(lambda carry: (carry[0], carry[0].sum(0)), (x, total))
+    return _rotated(
+        lambda: (jnp.ones((rows, 64), jnp.float32), jnp.zeros((64,), jnp.float32)),
+        lambda part: (part[0], part[0].sum(0)),
+        size,
+        footprint,
+    )
 
 
-def _transpose(size: int) -> float:
+def _transpose(size: int, footprint: int) -> float:
     side = max(1, size // (8 * 64))
-    x, y = jnp.ones((side, 64), jnp.float32), jnp.ones((64, side), jnp.float32)
-    return _loop_seconds(lambda carry: (carry[0], carry[0].T + 0.0 * carry[1][:1, :1]), (x, y))
+    return _rotated(
+        lambda: (jnp.ones((side, 64), jnp.float32), jnp.ones((64, side), jnp.float32)),
+        lambda part: (part[0], part[0].T),
+        size,
+        footprint,
+    )
 
 
 def _element_seconds() -> float:

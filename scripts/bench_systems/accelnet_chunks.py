@@ -13,7 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import accelnet as an
-from accelnet.training.loop import _prepare
+from accelnet.training.program import prepare
 from accelnet.training.step import make_train_step
 from bench_systems.cases import Arrays, Case, forward_loss
 from bench_systems.system import System, timed
@@ -42,7 +42,7 @@ def make_experiment(case: Case) -> an.Experiment:
 
 def initial_state(case: Case, experiment: an.Experiment) -> Any:
     """Return the first `TrainState`, of a population stacked. Members differ in weights alone, not in order."""
-    init = _prepare(experiment)[1].init
+    init = prepare(experiment)[1].init
     if case.kind != "population":
         return init(np.uint32(experiment.seed))
     states = [init(np.uint32(seed)) for seed in range(case.members)]
@@ -73,7 +73,7 @@ def make(case: Case, _: str, arrays: Arrays) -> System:
 
 def _train(case: Case, _: Arrays) -> System:
     experiment = make_experiment(case)
-    feed, programs = _prepare(experiment)
+    feed, programs = prepare(experiment)
     operand = feed.train_operand(0, 1)
     state: Any = None
 
@@ -91,7 +91,7 @@ def _train(case: Case, _: Arrays) -> System:
 
 def _population(case: Case, _: Arrays) -> System:
     experiment = make_experiment(case)
-    feed, _programs = _prepare(experiment)
+    feed, _programs = prepare(experiment)
     operand = feed.train_operand(0, 1)
     step = make_train_step(experiment)
 
