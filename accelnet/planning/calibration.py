@@ -12,7 +12,7 @@ from accelnet.planning.roofline import DeviceModel
 from accelnet.planning.targets import Accelerator
 from accelnet.training.cache import user_cache_directory
 
-VERSION = 1
+VERSION = 2
 
 
 def calibration_path(device: str) -> Path:
@@ -51,14 +51,18 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
     """Make a model of measurements.
 
     Args:
-        values: "products" ([m, n, k, batch, dtype, seconds] each), "memory" (by kind of kernel, [bytes, seconds] each,
-            ascending), "element_seconds", "transcendental_seconds" and "launch_seconds".
+        values: "products" ([m, n, k, batch, dtype, seconds] each), "memory" (by kind of kernel and number of threads,
+            [bytes, seconds] each, ascending), "element_seconds" and "transcendental_seconds" (of one thread),
+            "launch_seconds" and "threads".
 
     Source: original. A product whose shape was not measured takes the rate of the nearest that was, by the
     logarithms of its sides.
     """
     measured = {Product(*row[:5]): row[5] for row in values["products"]}
-    memory = {kind: np.array(points, float) for kind, points in values["memory"].items()}
+    memory = {
+        kind: {int(threads): np.array(points, float) for threads, points in curves.items()}
+        for kind, curves in values["memory"].items()
+    }
 
     def product(product: Product) -> float:
         if product in measured:
@@ -66,19 +70,29 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
         nearest = min(measured, key=lambda other: _distance(product, other))
         return measured[nearest] * product.flops / nearest.flops
 
-    def seconds(size: int, kind: str) -> float:
-        points = memory.get(kind, memory["elementwise"])
-        # Between sizes on logarithmic axes; beyond them at the rate of the last.
-        if size <= points[0, 0]:
-            return float(points[0, 1] * size / points[0, 0])
-        if size >= points[-1, 0]:
-            return float(points[-1, 1] * size / points[-1, 0])
-        return float(np.exp(np.interp(math.log(size), np.log(points[:, 0]), np.log(points[:, 1]))))
+    def seconds(size: int, kind: str, threads: int) -> float:
+        curves = memory.get(kind, memory["elementwise"])
+        alone = _at(curves[1], size)
+        if threads == 1 or len(curves) == 1:
+            return alone
+        # Where the measured kernel was too small to be divided, its curves are the same.
+        together = _at(curves[max(curves)], size)
+        return together if together < 0.9 * alone else alone / min(threads, max(curves))
 
-    def elements(number: int, transcendental: int) -> float:
-        return number * values["element_seconds"] + transcendental * values["transcendental_seconds"]
+    def elements(number: int, transcendental: int, threads: int) -> float:
+        alone = number * values["element_seconds"] + transcendental * values["transcendental_seconds"]
+        return alone / min(threads, values["threads"])
 
     return DeviceModel(product, seconds, elements, values["launch_seconds"], "measured")
+
+
+def _at(points: np.ndarray, size: int) -> float:
+    """Read a curve between sizes on logarithmic axes, and beyond them at the rate of the last."""
+    if size <= points[0, 0]:
+        return float(points[0, 1] * size / points[0, 0])
+    if size >= points[-1, 0]:
+        return float(points[-1, 1] * size / points[-1, 0])
+    return float(np.exp(np.interp(math.log(size), np.log(points[:, 0]), np.log(points[:, 1]))))
 
 
 def _distance(a: Product, b: Product) -> float:

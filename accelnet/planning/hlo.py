@@ -78,6 +78,7 @@ class Kernel:
         cycles: the compiler's own estimate, where it gives one.
         opcode: of the instruction; for a fusion, of its result.
         group: devices that take part in a collective.
+        threads: of the CPU that share it, where the compiler divided it; a matrix product divides itself.
     """
 
     kind: str
@@ -90,6 +91,7 @@ class Kernel:
     cycles: int | None = None
     opcode: str = ""
     group: int = 1
+    threads: int = 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -312,9 +314,11 @@ class HloModule:
             moved = _collective_bytes(computation, instruction, opcode)
         elif opcode in ("custom-call", "rng-bit-generator", "sort", "fft", "cholesky", "triangular-solve", "infeed"):
             kind = "product" if products else "other"
+        partitions = re.search(r'"outer_dimension_partitions":\[([^\]]*)\]', shown.attributes)
+        threads = math.prod(int(n) for n in re.findall(r"\d+", partitions[1])) if partitions else 1
         return Kernel(
             kind, label, count, moved, elements, transcendentals, products,
-            int(cycles[1]) if cycles else None, opcode if called is None else f"fusion:{root_opcode}", group,
+            int(cycles[1]) if cycles else None, opcode if called is None else f"fusion:{root_opcode}", group, threads,
         )  # fmt: skip
 
     def _fusion_bytes(self, computation: Computation, fusion: Instruction, called: Computation) -> int:

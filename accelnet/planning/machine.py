@@ -112,7 +112,7 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
     gives, `[accelerators.h100]` with `usd_per_chip_hour = 2.5`, and a new name adds one.
 
     Args:
-        extra: the user's file. None: the one $ACCELNET_TARGETS names, if it is set.
+        extra: the user's file. None: the one $ACCELNET_TARGETS names, if it is set. "": none.
 
     Returns:
         Accelerators by name.
@@ -130,7 +130,7 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
     tables = _tables(own.read_bytes(), own.name)
     tables["cpu"] = cpu_facts(*_read_machine())
     where = dict.fromkeys(tables, own.name)
-    path = extra or os.environ.get(ENVIRONMENT_VARIABLE)
+    path = os.environ.get(ENVIRONMENT_VARIABLE) if extra is None else extra
     if path:
         canonical = {alias: name for name, facts in tables.items() for alias in facts.get("aliases", ())}
         try:

@@ -4,6 +4,7 @@ Every small program runs in a loop on the device, as it does inside a chunk of s
 them. What is measured is kept in the user's cache and used by `plan` for this device from then on.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -110,21 +111,23 @@ def measure(
     for number, product in enumerate(products):
         say(f"measuring products: {number + 1} of {len(products)}")
         rows.append([*product, _product_seconds(product, footprint)])
-    memory: dict[str, list[list[float]]] = {}
-    for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose)):
-        for size in _SIZES:
-            say(f"measuring memory: {kind}, {size:,} bytes")
-            memory.setdefault(kind, []).append([size, make(size, footprint)])
     launch = _launch_seconds()
+    cores = len(os.sched_getaffinity(0)) if accelerator.platform == "cpu" else 1
+    memory: dict[str, dict[int, list[list[float]]]] = {}
+    for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose)):
+        for threads in dict.fromkeys((1, cores)):
+            say(f"measuring memory: {kind}, {threads} thread{'s' if threads > 1 else ''}")
+            # What starting it costs is counted apart.
+            memory.setdefault(kind, {})[threads] = [
+                [size, max(make(size, footprint, threads) - launch, 1e-9)] for size in _SIZES
+            ]
     values = {
         "products": rows,
-        # What starting it costs is counted apart.
-        "memory": {
-            kind: [[size, max(seconds - launch, 1e-9)] for size, seconds in points] for kind, points in memory.items()
-        },
+        "memory": memory,
         "element_seconds": _element_seconds(),
         "transcendental_seconds": _transcendental_seconds(),
         "launch_seconds": launch,
+        "threads": cores,
     }
     for row in rows:
         row[5] = max(row[5] - launch, 1e-9)
@@ -147,9 +150,9 @@ def measure(
         for p, row in zip(products[:8], rows, strict=False)
     ]
     parts += [
-        {"part": f"{kind}, {int(size):,} bytes", "measured": seconds, "facts": facts.memory(int(size), kind)}
-        for kind, points in values["memory"].items()
-        for size, seconds in points[3::4]
+        {"part": f"{kind}, {int(size):,} bytes", "measured": seconds, "facts": facts.memory(int(size), kind, 1)}
+        for kind, curves in memory.items()
+        for size, seconds in curves[cores][3::4]
     ]
     parts.append({"part": "starting a kernel", "measured": launch, "facts": facts.launch})
     return Measurement(
@@ -161,17 +164,19 @@ def measure(
     )
 
 
-def _loop_seconds(body: Callable[[Any], Any], start: Any) -> float:
-    """Return the seconds of one trip through a loop on the device."""
+def _loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = None) -> float:
+    """Return the seconds of one trip through a loop on the device; `threads` of 1 keeps a CPU's kernels whole."""
 
-    @jax.jit
     def run(number: jax.Array, carry: Any) -> Any:
         # Without the barrier XLA would see that every trip does the same.
         return jax.lax.fori_loop(0, number, lambda _, carry: jax.lax.optimization_barrier(body(carry)), carry)
 
+    options = {"xla_cpu_multi_thread_eigen": False} if threads == 1 and jax.default_backend() == "cpu" else None
+    compiled = jax.jit(run).lower(np.int32(0), start).compile(compiler_options=options)
+
     def seconds(number: int) -> float:
         begin = time.perf_counter()
-        jax.block_until_ready(run(np.int32(number), start))
+        jax.block_until_ready(compiled(np.int32(number), start))
         return time.perf_counter() - begin
 
     number, base = 1, min(seconds(0) for _ in range(3))
@@ -182,14 +187,17 @@ def _loop_seconds(body: Callable[[Any], Any], start: Any) -> float:
     return max(statistics.median(slopes), 1e-10)
 
 
-def _rotated(make: Callable[[], Any], body: Callable[[Any], Any], size: int, footprint: int) -> float:
+def _rotated(
+    make: Callable[[], Any], body: Callable[[Any], Any], size: int, footprint: int, threads: int | None = None
+) -> float:
     """Return the seconds of a kernel that finds its operands where a program of this footprint leaves them.
 
     A loop over one set of operands would find them in the nearest cache: here as many sets take turns as the
     program's memory holds.
     """
     number = max(1, min(_MOST_SETS, footprint // max(size, 1)))
-    return _loop_seconds(lambda carry: [body(part) for part in carry], [make() for _ in range(number)]) / number
+    start = [make() for _ in range(number)]
+    return _loop_seconds(lambda carry: [body(part) for part in carry], start, threads) / number
 
 
 def _product_seconds(product: Product, footprint: int) -> float:
@@ -204,31 +212,33 @@ def _product_seconds(product: Product, footprint: int) -> float:
     return _rotated(make, lambda part: (part[0], part[1], part[0] @ part[1]), size, footprint)
 
 
-def _scale(size: int, footprint: int) -> float:
+def _scale(size: int, footprint: int, threads: int) -> float:
     def make() -> Any:
         return jnp.ones((size // 8,), jnp.float32), jnp.ones((size // 8,), jnp.float32)
 
     # Not in place: one array is read, another written.
-    return _rotated(make, lambda part: (part[0], part[0] * 0.999 + 0.001), size, footprint)
+    return _rotated(make, lambda part: (part[0], part[0] * 0.999 + 0.001), size, footprint, threads)
 
 
-def _reduce(size: int, footprint: int) -> float:
+def _reduce(size: int, footprint: int, threads: int) -> float:
     rows = max(1, size // (4 * 64))
     return _rotated(
         lambda: (jnp.ones((rows, 64), jnp.float32), jnp.zeros((64,), jnp.float32)),
         lambda part: (part[0], part[0].sum(0)),
         size,
         footprint,
+        threads,
     )
 
 
-def _transpose(size: int, footprint: int) -> float:
+def _transpose(size: int, footprint: int, threads: int) -> float:
     side = max(1, size // (8 * 64))
     return _rotated(
         lambda: (jnp.ones((side, 64), jnp.float32), jnp.ones((64, side), jnp.float32)),
         lambda part: (part[0], part[0].T),
         size,
         footprint,
+        threads,
     )
 
 
@@ -241,12 +251,12 @@ def _element_seconds() -> float:
             y = y * x + 0.5
         return y
 
-    return _loop_seconds(polynomial, x) / (64 * x.size)
+    return _loop_seconds(polynomial, x, 1) / (64 * x.size)
 
 
 def _transcendental_seconds() -> float:
     x = jnp.full((1 << 16,), 0.5, jnp.float32)
-    return _loop_seconds(lambda x: jnp.exp(-x), x) / x.size
+    return _loop_seconds(lambda x: jnp.exp(-x), x, 1) / x.size
 
 
 def _launch_seconds() -> float:
@@ -259,7 +269,7 @@ def _launch_seconds() -> float:
             x = jax.lax.optimization_barrier(x @ w)
         return x, w
 
-    return _loop_seconds(chain, (x, w)) / 16
+    return _loop_seconds(chain, (x, w), 1) / 16
 
 
 def _step_seconds(experiment: Experiment) -> float:

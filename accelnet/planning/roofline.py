@@ -37,23 +37,24 @@ class DeviceModel:
 
     Attributes:
         product: of a matrix product.
-        memory: `(bytes, kind of kernel)`.
-        elements: `(elements, transcendental ones among them)` of arithmetic.
+        memory: `(bytes, kind of kernel, threads)`.
+        elements: `(elements, transcendental ones among them, threads)` of arithmetic.
         launch: of starting a kernel, beside its work.
         source: "facts" or "measured".
     """
 
     product: Callable[[Product], float]
-    memory: Callable[[int, str], float]
-    elements: Callable[[int, int], float]
+    memory: Callable[[int, str, int], float]
+    elements: Callable[[int, int, int], float]
     launch: float
     source: str
 
     def parts(self, kernel: Kernel) -> dict[str, float]:
         """Return the seconds of one run of a kernel by what they are for; the largest is how long it takes."""
+        arithmetic = self.elements(kernel.elements, kernel.transcendentals, kernel.threads)
         return {
-            "compute": sum(map(self.product, kernel.products)) + self.elements(kernel.elements, kernel.transcendentals),
-            "memory": self.memory(kernel.bytes, kernel.kind) if kernel.bytes else 0.0,
+            "compute": sum(map(self.product, kernel.products)) + arithmetic,
+            "memory": self.memory(kernel.bytes, kernel.kind, kernel.threads) if kernel.bytes else 0.0,
         }
 
 
@@ -79,10 +80,10 @@ def model_of(accelerator: Accelerator, *, efficient: bool = False) -> DeviceMode
         peak = peaks.get(product.dtype) or peaks["float32"]
         return product.flops / (peak * product_share * tile_efficiency(product, tile, cores))
 
-    def memory(size: int, _kind: str) -> float:
+    def memory(size: int, _kind: str, _threads: int) -> float:
         return size / (accelerator.memory_bandwidth * memory_share)
 
-    def elements(number: int, transcendental: int) -> float:
+    def elements(number: int, transcendental: int, _threads: int) -> float:
         # An exponential or logarithm costs about ten multiplications on every vector unit.
         return (number + 9 * transcendental) / (accelerator.vector_flops * product_share)
 

@@ -70,7 +70,7 @@ class Target:
         """
         if len(self.topology) == 3:
             return (all(size % 4 == 0 for size in self.topology),) * 3
-        return tuple(size == math.isqrt(self.accelerator.link_domain) for size in self.topology)
+        return tuple(1 < size == math.isqrt(self.accelerator.link_domain) for size in self.topology)
 
     def topology_request(self) -> dict[str, Any]:
         """Return what JAX needs to compile for this target without having it.
