@@ -111,8 +111,8 @@ class PlanOptions:
 class TargetsOptions:
     """Which targets are listed."""
 
-    family: Literal["tpu", "nvidia"] | None = None
-    """None: all."""
+    family: str | None = None
+    """tpu, gpu, or the beginning of names such as v5e, listed with every size. None: all."""
     targets_file: Path | None = None
     """TOML with facts and prices of your own; also $ACCELNET_TARGETS."""
 

@@ -198,8 +198,7 @@ class HloModule:
 
     def _step_body(self) -> str | None:
         loops = [i for i in self.computations[self.entry].instructions.values() if i.opcode == "while"]
-        unknown = [loop for loop in loops if self._trip_count(loop) is None]
-        bodies = [loop.attribute("body") for loop in unknown or loops]
+        bodies = [loop.attribute("body") for loop in loops if self._trip_count(loop) is None]
         return max(bodies, key=lambda name: self._weight(name or ""), default=None)
 
     def _weight(self, name: str) -> int:

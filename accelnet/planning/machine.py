@@ -72,6 +72,7 @@ class Accelerator:
         compile_options: What `Target.topology_request` is made of: "topology_prefix" and "kwargs" of a TPU,
             "target_config" of a GPU, nothing for the CPU. None: nothing can be compiled for it.
         sizes: That are sold, ascending: slices of a TPU, numbers of GPUs.
+        clock_hz: That the compiler's estimates in cycles count; None if it gives none.
         type_number_per_chip: What the number in an accelerator type counts per chip: 2 in v5p-8, which is 4 chips.
 
     Example:
@@ -103,6 +104,7 @@ class Accelerator:
     compile_options: Mapping[str, Any] | None = field(hash=False)
     sizes: tuple[tuple[int, ...], ...] = ((1,),)
     type_number_per_chip: int = 1
+    clock_hz: float | None = None
 
 
 def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]:
@@ -240,6 +242,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "memory_gb_per_s": _NUMBER,
     "matrix_tile": ("a list of 3 whole numbers", lambda value: _are(_is_count)(value) and len(value) == 3),
     "cores": _COUNT,
+    "clock_ghz": _NUMBER,
     "num_links": _COUNT,
     "link_gb_per_s": _NUMBER,
     "link_domain": _COUNT,
@@ -337,6 +340,7 @@ def _accelerator(name: str, facts: dict[str, Any], path: str) -> Accelerator:
         compile_options=_compile_options(facts),
         sizes=tuple(sorted(dims, key=lambda size: (math.prod(size), size))),
         type_number_per_chip=facts.get("type_number_per_chip", 1),
+        clock_hz=facts["clock_ghz"] * 1e9 if "clock_ghz" in facts else None,
     )
 
 

@@ -94,6 +94,7 @@ class Row:
         mfu: matrix products of the plain program, at the expected time, as a share of the devices' peak.
         remedies: what would make it fit.
         missing: what was not compiled, and the command that adds it.
+        peaks: of a device: "flops", FLOP/s in the run's dtype, and "bytes_per_second" of its memory.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Row:
     mfu: float | None = None
     remedies: tuple[dict[str, Any], ...] = ()
     missing: str = ""
+    peaks: dict[str, float] = field(default_factory=dict)
 
     @property
     def fits(self) -> bool | None:
@@ -146,6 +148,7 @@ class Row:
             "compile_seconds": self.compile_seconds,
             "remedies": list(self.remedies),
             "missing": self.missing,
+            "peaks": self.peaks,
             "status": self.status,
             "reason": self.reason,
         }
@@ -255,7 +258,7 @@ def plan(
     cases: list[Case | Row] = []
     for name in _names(targets):
         try:
-            target = this_machine() if name == "here" else find_target(name, accelerators)
+            target = this_machine(accelerators=accelerators) if name == "here" else find_target(name, accelerators)
             cases.append(planner.case(target))
         except UserError as error:
             cases.append(Row(name, "failed", str(error)))
@@ -358,8 +361,11 @@ class Case:
 
     @property
     def fits(self) -> bool:
-        """Whether it fits: the compiler's word where it refuses, else its count against the limit."""
-        return self.memory().fits and all(c.status != "too large" for c in self.compiled.values())
+        """Whether it fits: on TPUs the compiler's word, elsewhere its count against the limit."""
+        statuses = {compiled.status for compiled in self.compiled.values()}
+        if self.target.accelerator.platform == "tpu" and statuses and "failed" not in statuses:
+            return statuses == {"ok"}
+        return self.memory().fits and "too large" not in statuses
 
     def time(self, model: DeviceModel | None) -> StepTime:
         """Estimate a training step."""
@@ -368,14 +374,7 @@ class Case:
             kernels, collectives, source = train.kernels, train.collectives, "compiled"
         else:
             kernels, collectives, source = tuple(self.step.kernels()), tuple(self.step.collectives()), "modelled"
-        return step_time(
-            kernels, collectives, self.target, model=model, source=source, clock=clock_of(self.target.accelerator)
-        )
-
-
-def clock_of(accelerator: Accelerator) -> float | None:
-    """Return the clock at which a compiler's cycles count, where it is known."""
-    return getattr(accelerator, "clock_hz", None)
+        return step_time(kernels, collectives, self.target, model=model, source=source)
 
 
 class Planner:
@@ -502,14 +501,14 @@ class Planner:
         seconds = case.time(self.device_model(target.accelerator))
         flops, model_flops = self.flops(case.experiment)
         peaks = target.accelerator.peak_flops
-        peak = peaks.get(_COMPUTE_DTYPES[case.experiment.precision], peaks["float32"]) * target.num_devices
+        peak = peaks.get(case.experiment.precision, peaks["float32"])
         train, evaluation = case.compiled.get("train"), case.compiled.get("eval")
         run_seconds = seconds.expected * total_steps
         evaluated = None
         if evaluation is not None and evaluation.status == "ok":
             evaluated = step_time(
                 evaluation.kernels, evaluation.collectives, target,
-                model=self.device_model(target.accelerator), clock=clock_of(target.accelerator),
+                model=self.device_model(target.accelerator),
             ).expected  # fmt: skip
         fits = case.fits
         refusal = next((c.reason for c in case.compiled.values() if c.status == "too large"), "")
@@ -530,12 +529,10 @@ class Planner:
             compile_seconds=sum(c.seconds for c in case.compiled.values()) if case.compiled else None,
             run_seconds=run_seconds,
             usd_per_run=None if usd is None else usd * run_seconds / 3600,
-            mfu=model_flops / seconds.expected / peak if seconds.expected else None,
+            mfu=model_flops / seconds.expected / (peak * target.num_devices) if seconds.expected else None,
+            peaks={"flops": peak, "bytes_per_second": target.accelerator.memory_bandwidth},
             missing=case.missing,
         )
-
-
-_COMPUTE_DTYPES = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 
 
 def _outcome(compiled: Mapping[str, Compiled]) -> str:

@@ -102,7 +102,7 @@ def tile_efficiency(product: Product, tile: tuple[int, int, int], cores: int) ->
         cores: that work side by side.
 
     Example:
-        >>> tile_efficiency(Product(128, 64, 128, 1, "bfloat16"), (8, 128, 128), 1)
+        >>> tile_efficiency(Product(128, 128, 64, 1, "bfloat16"), (8, 128, 128), 1)
         0.5
     """
 
@@ -198,7 +198,6 @@ def step_time(
     *,
     model: DeviceModel | None = None,
     source: str = "compiled",
-    clock: float | None = None,
 ) -> StepTime:
     """Estimate a step.
 
@@ -208,7 +207,6 @@ def step_time(
         target: the devices.
         model: of the device. None: its facts.
         source: of the kernels.
-        clock: of the device in Hz, where kernels carry the compiler's own estimate in cycles.
 
     Returns:
         The times.
@@ -218,6 +216,7 @@ def step_time(
     typical = model or model_of(target.accelerator)
     # What was measured bounds a device better than a guess at its peak.
     peak = typical if typical.source == "measured" else model_of(target.accelerator, efficient=True)
+    clock = target.accelerator.clock_hz
     bounds, limits, labels = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
     rows = []
     for kernel in kernels:
@@ -228,7 +227,7 @@ def step_time(
         parts = typical.parts(kernel)
         limit = max(parts, key=parts.__getitem__)
         seconds = parts[limit]
-        if clock and kernel.cycles is not None:
+        if clock and kernel.cycles is not None:  # the compiler's own estimate, starting it included
             estimate = kernel.cycles / clock
             limit, seconds = ("compute", estimate) if estimate > seconds else (limit, seconds)
             launch = 0.0

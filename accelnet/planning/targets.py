@@ -217,7 +217,7 @@ def _sized(accelerator: Accelerator, mark: str, size: str, typed: str) -> Target
     above = [target for target in sold if target.num_chips >= chips and target not in below][:1]
     near = " or ".join(f"{target.name} ({_counted(target.num_chips)})" for target in below + above)
     raise UserError(
-        f"{typed!r} is no size that {accelerator.title} is sold in, expected such as {near}: `targets "
+        f"{typed!r} is no size that {accelerator.title} is sold in, expected such as {near}: `targets --family "
         f"{accelerator.name}` lists all, and other `sizes` can be given in a file that ${ENVIRONMENT_VARIABLE} names"
     )
 

@@ -74,7 +74,7 @@ def test_recurrent_layers_equal_the_hand_formula(cell, gates):
     flops = step_flops(
         experiment(
             random(40, steps, features),
-            lambda rngs: an.models.RNN(features, (hidden,), 3, cell=cell, rngs=rngs),
+            lambda rngs: an.models.RNN(features, hidden, 3, cell=cell, rngs=rngs),
         )
     )
     inputs, recurrent, head = steps * features * gates * hidden, steps * hidden * gates * hidden, hidden * 3

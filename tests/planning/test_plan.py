@@ -1,0 +1,311 @@
+"""Plans: what is answered without a compiler, with one, and for what cannot be answered."""
+
+import dataclasses
+import json
+import os
+import time
+
+import jax
+import jsonschema
+import numpy as np
+import optax
+import pytest
+from flax import linen
+
+import accelnet as an
+from accelnet.errors import UserError
+from accelnet.planning import compile as compiling
+from accelnet.planning.compile import Compiled, CompileJob, compile_all, missing_compiler
+from accelnet.planning.export import export_program, lower_exported
+from accelnet.planning.plan import Planner, plan
+from accelnet.planning.targets import find_target
+from accelnet.training.program import prepare
+from tests.planning.conftest import make_experiment, needs, random_data
+
+FAMILIES = ("mlp", "cnn", "rnn")
+NUMBER = {"type": "number"}
+SCHEMA = {
+    "type": "object",
+    "required": ["experiment", "steps", "batch_size", "flops", "targets", "scaling", "choice"],
+    "properties": {
+        "targets": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": [
+                    "name", "devices", "fits", "memory", "flops_per_step", "step_seconds", "bottleneck", "collectives",
+                    "usd_per_run", "status", "reason", "mesh", "remedies", "missing", "peaks",
+                ],
+                "properties": {
+                    "memory": {
+                        "type": ["object", "null"],
+                        "required": ["total_bytes", "limit_bytes", "margin_bytes", "weights_bytes", "source"],
+                    },
+                    "step_seconds": {
+                        "type": ["object", "null"],
+                        "required": ["bound", "expected", "bounds", "limits", "labels", "source"],
+                        "properties": {"bound": NUMBER, "expected": NUMBER},
+                    },
+                    "collectives": {"type": "array", "items": {"required": ["kind", "bytes", "count"]}},
+                    "status": {"enum": ["ok", "does not fit", "failed"]},
+                },
+            },
+        }
+    },
+}  # fmt: skip
+
+
+def abstract(experiment, targets, **settings):
+    return plan(experiment, targets, compile=False, progress=False, **settings)
+
+
+def test_without_a_compiler_shapes_answer(experiment, tmp_path):
+    made = abstract(experiment, "v5e:2x2,h100,b200:8,cpu", workdir=tmp_path)
+    assert [row.name for row in made.rows] == ["v5e:2x2", "h100", "b200:8", "cpu"]
+    weights = 4 * (12 * 16 + 16 + 16 * 16 + 16 + 16 * 5 + 5)
+    for row in made.rows:
+        assert row.fits
+        assert row.memory.source == "modelled"
+        assert row.memory.weights == weights
+        assert row.memory.optimizer >= 2 * weights
+        assert 0 < row.time.bound <= row.time.expected
+    document = json.loads((tmp_path / "plan.json").read_text())
+    jsonschema.validate(document, SCHEMA)
+    assert document == json.loads(json.dumps(made.to_dict()))
+    assert "<html" in (tmp_path / "plan.html").read_text()
+    assert max(map(len, str(made).splitlines())) <= 100
+
+
+def test_data_parallelism_exchanges_the_gradients(experiment):
+    (row,) = abstract(experiment, "v5e:2x2").rows
+    assert row.mesh == "data=4"
+    (kernel,) = row.collectives
+    assert (kernel.opcode, kernel.bytes, kernel.group) == ("all-reduce", row.memory.weights, 4)
+
+
+def test_fsdp_cuts_the_state(experiment):
+    wide = make_experiment(model=lambda rngs: an.models.MLP(12, (256, 256), 5, rngs=rngs))
+    whole, cut = (abstract(wide, "v5e:2x2", mesh=mesh).rows[0] for mesh in ("data=-1", "fsdp=-1"))
+    assert cut.memory.weights < 0.4 * whole.memory.weights
+    assert {kernel.opcode for kernel in cut.collectives} >= {"all-gather", "reduce-scatter"}
+
+
+def test_a_model_of_linen_and_any_optax_chain_can_be_planned():
+    class Theirs(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            return linen.Dense(5)(linen.relu(linen.Dense(32)(x)))
+
+    made = abstract(make_experiment(model=Theirs(), optimizer=optax.chain(optax.clip(1.0), optax.lion(1e-3))), "h100")
+    assert made.rows[0].memory.weights == 4 * (12 * 32 + 32 + 32 * 5 + 5)
+
+
+def test_what_does_not_fit_says_so():
+    huge = make_experiment(model=lambda rngs: an.models.MLP(12, (120_000, 120_000), 5, rngs=rngs))
+    row = abstract(huge, "v5e").rows[0]
+    assert row.status == "does not fit"
+    assert row.fits is False
+    assert row.memory.total > row.memory.limit
+
+
+def test_one_target_that_is_wrong_costs_its_row_alone(experiment):
+    made = abstract(experiment, ["h100", "v5e:3x3", "h1000"])
+    assert [row.status for row in made.rows] == ["ok", "failed", "failed"]
+    assert "4x4" in made.rows[1].reason
+    assert "h100" in made.rows[2].reason
+    assert max(map(len, str(made).splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("targets", "mesh", "message"),
+    [
+        ("h1000", None, "h100"),
+        ("v5e:32x16", None, "16x16"),
+        ("h100:3", None, "h100:2"),
+        ("v5e:2x2", "data=3", "data=4"),
+        ("h100:8", "data=8,fsdp=2", "data=8"),
+        ("", None, "no target"),
+    ],
+)
+def test_if_nothing_can_be_answered_it_is_one_message(experiment, targets, mesh, message):
+    with pytest.raises(UserError, match=message):
+        abstract(experiment, targets, mesh=mesh)
+
+
+def test_a_batch_that_does_not_divide_names_one_that_does():
+    with pytest.raises(UserError, match="32"):
+        abstract(make_experiment(batch_size=30), "v5e:4x4")
+
+
+def test_scaling_predicts_every_size_of_a_family(experiment):
+    (family,) = abstract(experiment, "v5e:2x2").scaling
+    points = family["points"]
+    assert [point["devices"] for point in points] == [1, 4, 8, 16, 32, 64, 128, 256]
+    assert points[0]["fixed_global"]["efficiency"] == pytest.approx(1.0)
+    efficiencies = [point["fixed_global"]["efficiency"] for point in points if "fixed_global" in point]
+    assert efficiencies == sorted(efficiencies, reverse=True)
+    assert points[0]["communication_batch"] is None
+    assert points[-1]["communication_batch"] > 1
+    # More devices than examples: nothing to share.
+    assert "fixed_global" not in points[-1]
+
+
+def test_a_budget_chooses(experiment):
+    made = abstract(experiment, "v5e,h100", budget_usd=100.0, deadline_hours=1.0)
+    assert made.choice["cheapest"] in ("v5e:1x1", "h100:1", "h100")
+    assert "To rent" in str(made)
+
+
+def test_prices_of_ones_own_count(experiment, tmp_path):
+    own = tmp_path / "own.toml"
+    own.write_text("[accelerators.h100]\nusd_per_chip_hour = 1000.0\n")
+    (dear,) = abstract(experiment, "h100", targets_file=own).rows
+    (listed,) = abstract(experiment, "h100").rows
+    assert dear.usd_per_run == pytest.approx(listed.usd_per_run * 1000 / listed.target.accelerator.usd_per_chip_hour)
+
+
+# With a compiler: the CPU's is always here.
+
+
+def test_the_exported_program_is_the_very_program(experiment):
+    feed, programs = prepare(experiment)
+    exported = export_program(programs.train, {}, ["cpu"])
+    compiled = lower_exported(exported, jax.devices("cpu"), None).compile()
+    names = ("argument", "output", "alias", "temp")
+    ours, theirs = programs.train.compiled.memory_analysis(), compiled.memory_analysis()
+    for name in names:
+        assert getattr(ours, f"{name}_size_in_bytes") == getattr(theirs, f"{name}_size_in_bytes")
+    state, operand = programs.init(np.uint32(0)), feed.train_operand(0, 2)
+    operands = jax.tree.leaves((state, operand, np.int32(2), np.bool_(True)))
+    results = compiled(*[np.asarray(leaf) for leaf in operands])
+    expected = jax.tree.leaves(programs.train(state, operand, np.int32(2), np.bool_(True)))
+    for a, b in zip(jax.tree.leaves(results), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_cpu_mesh_compiles_with_its_exchanges(experiment):
+    planner = Planner(experiment, "data=2")
+    target = dataclasses.replace(find_target("cpu"), num_chips=2)
+    case = planner.case(target)
+    planner.compile([case])
+    row = planner.row(case)
+    assert row.memory.source == "compiled"
+    assert row.memory.temporaries is not None
+    gradients = sum(kernel.bytes * kernel.count for kernel in row.collectives if kernel.group == 2)
+    # Gradients, the loss, and the metrics' sums.
+    assert row.memory.weights <= gradients <= row.memory.weights + 64
+
+
+def test_a_compiler_that_crashes_costs_its_row_alone(experiment, monkeypatch, tmp_path):
+    fake = tmp_path / "python"
+    fake.write_text("#!/bin/sh\necho 'F0000 something is very wrong' >&2\nkill -SEGV $$\n")
+    fake.chmod(0o700)
+    monkeypatch.setattr(compiling.sys, "executable", str(fake))
+    (row,) = plan(experiment, "cpu", progress=False).rows
+    assert row.status == "ok"  # shapes still answer
+    assert row.memory.source == "modelled"
+    assert "something is very wrong" in row.missing
+
+
+def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_path):
+    fake, mark = tmp_path / "python", tmp_path / "pid"
+    fake.write_text(f"#!/bin/sh\necho $$ > {mark}\nexec sleep 600\n")
+    fake.chmod(0o700)
+    monkeypatch.setattr(compiling.sys, "executable", str(fake))
+    _, programs = prepare(experiment)
+    job = CompileJob("cpu", None, (export_program(programs.train, {}, ["cpu"]),))
+    compiled = compile_all({"cpu": job}, time_limit=1.0)["cpu"]["train"]
+    assert compiled.status == "failed"
+    assert "more than 1 s" in compiled.reason
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{mark.read_text().strip()}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{mark.read_text().strip()}")
+
+
+def test_missing_extras_name_the_command(experiment, monkeypatch):
+    monkeypatch.setattr(compiling, "_version", lambda name: None)
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    made = plan(experiment, "v5e,h100", progress=False)
+    assert all(row.status == "ok" and row.memory.source == "modelled" for row in made.rows)
+    assert made.rows[0].missing.endswith('pip install "accelnet[plan-tpu]"')
+    assert made.rows[1].missing.endswith('pip install "accelnet[plan-cuda]"')
+    text = " ".join(str(made).split())
+    assert all(row.missing in text for row in made.rows)
+
+
+def test_a_libtpu_that_does_not_match_names_the_command(monkeypatch):
+    monkeypatch.setattr(compiling, "_version", lambda name: "0.0.1")
+    monkeypatch.setattr(compiling, "_pinned", lambda name: "0.0.42.*")
+    assert f'pip install "jax[tpu]=={jax.__version__}"' in missing_compiler("tpu")
+
+
+def test_what_is_too_large_is_mended_by_what_was_compiled(monkeypatch):
+    """A fake memory limit on the CPU, whose compiler is always here."""
+    wide = make_experiment(
+        "mlp", data=random_data(64, rows=2048), batch_size=1024,
+        model=lambda rngs: an.models.MLP(64, (128, 128), 5, rngs=rngs),
+    )  # fmt: skip
+    planner = Planner(wide, None)
+    target = find_target("cpu")
+    case = planner.case(target)
+    planner.compile([case])
+    total = case.memory().total
+    small = dataclasses.replace(target.accelerator, memory_bytes=int(0.8 * total))
+    monkeypatch.setattr("accelnet.planning.plan.find_target", lambda *_: dataclasses.replace(target, accelerator=small))
+    (row,) = plan(wide, "cpu", progress=False).rows
+    assert row.status == "does not fit"
+    changes = [remedy["change"] for remedy in row.remedies]
+    assert any("microbatches" in change for change in changes)
+    assert any("largest that fits" in change for change in changes)
+    assert all(remedy["total_bytes"] <= small.memory_bytes for remedy in row.remedies)
+    slowdowns = [remedy["slowdown"] for remedy in row.remedies]
+    assert slowdowns == sorted(slowdowns)
+
+
+def test_a_refusal_by_the_compiler_is_a_verdict(experiment):
+    planner = Planner(experiment, None)
+    case = planner.case(find_target("v5e"))
+    case.compiled = {"train": Compiled("too large", "RESOURCE_EXHAUSTED: …", required_bytes=20 << 30)}
+    assert not case.fits
+    row = planner.row(case)
+    assert (row.status, row.memory.total) == ("does not fit", 20 << 30)
+
+
+@pytest.mark.plan
+@needs("tpu", "cuda")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_compiles_for_every_generation(family):
+    names = [
+        "v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1", "a100", "h100", "h200", "b200",
+        "h100:8",
+    ]  # fmt: skip
+    made = plan(make_experiment(family, batch_size=256, data=_rows(family)), names, progress=False)
+    for row in made.rows:
+        assert (row.name, row.status, row.missing) == (row.name, "ok", "")
+        assert row.memory.source == "compiled"
+        assert row.eval_seconds > 0
+        if row.target.num_devices > 1:
+            sent = sum(kernel.bytes * kernel.count for kernel in row.collectives)
+            assert sent >= row.memory.weights
+
+
+def _rows(family):
+    shape = {"mlp": (12,), "cnn": (8, 8, 1), "rnn": (7, 6)}[family]
+    return random_data(*shape, rows=512)
+
+
+@pytest.mark.plan
+@needs("tpu")
+def test_the_verdict_is_the_compilers_around_the_limit():
+    """What shapes and compiled sizes say, and what the compiler itself refuses, on both sides of the limit."""
+
+    def sized(batch):
+        return make_experiment(
+            "mlp", data=random_data(64, rows=8 * 1024), batch_size=batch, on_device=False,
+            model=lambda rngs: an.models.MLP(64, (16_384,) * 4, 5, rngs=rngs),
+        )  # fmt: skip
+
+    rows = [plan(sized(batch), "v5e", progress=False, remedies=False).rows[0] for batch in (64, 4096)]
+    assert [row.missing for row in rows] == ["", ""]
+    assert [row.memory.total <= row.memory.limit for row in rows] == [row.status == "ok" for row in rows]
