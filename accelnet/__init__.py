@@ -13,6 +13,7 @@ from accelnet.errors import PreemptedError as PreemptedError
 from accelnet.errors import UserError as UserError
 from accelnet.experiment import Experiment as Experiment
 from accelnet.parallel import cluster as cluster
+from accelnet.planning.plan import plan as plan
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event
 from accelnet.training.events import Every as Every

@@ -318,6 +318,7 @@ def _train(
     processes: ClusterOptions,
     after_train: Callable[[Any], None] | None,
 ) -> None:
+    from accelnet.planning.utilization import utilization
     from accelnet.training.loop import fit
     from accelnet.training.result import result_line
 
@@ -337,10 +338,13 @@ def _train(
         f"{run.step} steps in {timing['total_seconds']:.1f} s, {timing['examples_per_second']:,.0f} examples/s; "
         + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
     )
+    used = utilization(experiment, timing["examples_per_second"])
+    if used is not None:
+        print(used)
     if after_train is not None:
         after_train(run)
     if options.json:
-        print(result_line(run.result))
+        print(result_line(run.result if used is None else {**run.result, "mfu": used.share}))
 
 
 def _evaluate(

@@ -45,8 +45,6 @@ class Measurement:
         step_seconds: of a training step, median.
         predicted_seconds: by the model of the measured parts.
         facts_seconds: by the model of the device's facts alone.
-        memory_bytes: measured peak of the step's program, None where the device does not tell.
-        predicted_bytes: by the compiler.
         parts: per part: "part", "measured", "facts" (seconds).
     """
 
@@ -63,10 +61,13 @@ class Measurement:
     def __str__(self) -> str:
         from accelnet.planning.report import duration
 
+        def error(predicted: float) -> str:
+            return f"{duration(predicted)} ({predicted / self.step_seconds - 1:+.0%})"
+
         lines = [
-            f"{self.device}: a step takes {duration(self.step_seconds)}; predicted from the measured parts "
-            f"{duration(self.predicted_seconds)} ({self.predicted_seconds / self.step_seconds - 1:+.0%}), from facts "
-            f"alone {duration(self.facts_seconds)} ({self.facts_seconds / self.step_seconds - 1:+.0%})"
+            f"{self.device}: a step takes {duration(self.step_seconds)}",
+            f"  predicted from the measured parts {error(self.predicted_seconds)}, from facts alone "
+            + error(self.facts_seconds),
         ]
         lines += [
             f"  {part['part']:<44} measured {duration(part['measured']):>8}   from facts {duration(part['facts']):>8}"
@@ -171,7 +172,9 @@ def _loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = 
         # Without the barrier XLA would see that every trip does the same.
         return jax.lax.fori_loop(0, number, lambda _, carry: jax.lax.optimization_barrier(body(carry)), carry)
 
-    options = {"xla_cpu_multi_thread_eigen": False} if threads == 1 and jax.default_backend() == "cpu" else None
+    options: dict[str, str | bool] | None = None
+    if threads == 1 and jax.default_backend() == "cpu":
+        options = {"xla_cpu_multi_thread_eigen": False}
     compiled = jax.jit(run).lower(np.int32(0), start).compile(compiler_options=options)
 
     def seconds(number: int) -> float:

@@ -269,11 +269,9 @@ def plan(
     if remedies and compile:
         from accelnet.planning.remedies import find_remedies
 
-        rows = [
-            replace(row, remedies=find_remedies(planner, case)) if row.status == "does not fit" else row
-            for row, case in zip(rows, cases, strict=True)
-            if isinstance(case, Case) or row.status != "does not fit"
-        ]
+        for number, case in enumerate(cases):
+            if isinstance(case, Case) and not case.fits:
+                rows[number] = replace(rows[number], remedies=find_remedies(planner, case))
     from accelnet.planning.choice import choose
     from accelnet.planning.scaling import scaling
 

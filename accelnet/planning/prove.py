@@ -1,4 +1,4 @@
-"""Prove that an experiment is portable: one artifact for CPU, CUDA and TPU, run from it bit for bit, compiled for each."""
+"""Prove that an experiment is portable: one artifact for all platforms, run from it bit for bit, compiled for each."""
 
 import json
 import tempfile
@@ -147,7 +147,9 @@ def _runs_equal(program: Program, operands: tuple[Any, ...], exported: ExportedP
 def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
     """Write arrays of any dtype, bfloat16 too, without pickle: their bytes, and a description in JSON."""
     described = json.dumps([[str(array.dtype), list(array.shape)] for array in arrays])
-    raw = {f"a{number}": np.frombuffer(array.tobytes(), np.uint8) for number, array in enumerate(arrays)}
+    raw: dict[str, Any] = {
+        f"a{number}": np.frombuffer(array.tobytes(), np.uint8) for number, array in enumerate(arrays)
+    }
     np.savez(path, described=np.frombuffer(described.encode(), np.uint8), **raw)
 
 

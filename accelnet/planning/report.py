@@ -61,8 +61,9 @@ def plan_table(plan: "Plan") -> str:
 
 def _notes(plan: "Plan") -> Iterator[str]:
     yield (
-        "memory: of a device, as its compiler counts it, and the share of what a program can use. step: from the bound that nothing beats to what is "
-        "typical. run, USD: all steps at the typical time, list prices. MFU: at that time, at best."
+        "memory: of a device, as its compiler counts it, and the share of what a program can use. step: from the "
+        "bound that nothing beats to what is typical. run, USD: all steps at the typical time, list prices. MFU: at "
+        "that time, at best."
     )
     sources = {row.time.source for row in plan.rows if row.time is not None}
     rates = "measured and stated" if any("measured" in source for source in sources) else "stated"

@@ -7,7 +7,7 @@ what starting each of them costs.
 """
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -217,7 +217,9 @@ def step_time(
     # What was measured bounds a device better than a guess at its peak.
     peak = typical if typical.source == "measured" else model_of(target.accelerator, efficient=True)
     clock = target.accelerator.clock_hz
-    bounds, limits, labels = Counter[str](), Counter[str](), Counter[tuple[str, str]]()
+    bounds: dict[str, float] = defaultdict(float)
+    limits: dict[str, float] = defaultdict(float)
+    labels: dict[tuple[str, str], float] = defaultdict(float)
     rows = []
     for kernel in kernels:
         if kernel.kind == "collective":
@@ -246,7 +248,7 @@ def step_time(
     bound, expected = max([*bounds.values(), 0.0]), sum(limits.values())
     # The typical time of a measured or cycle-exact model can fall below a bound of nominal facts.
     expected = max(expected, bound)
-    by_label = Counter[str]()
+    by_label: dict[str, float] = defaultdict(float)
     for (_, label), seconds in labels.items():
         by_label[label] += seconds
     return StepTime(
@@ -254,7 +256,7 @@ def step_time(
         expected=expected,
         bounds=dict(bounds),
         limits=dict(limits),
-        labels=dict(by_label.most_common()),
+        labels=dict(sorted(by_label.items(), key=lambda item: -item[1])),
         bottleneck=_bottleneck(limits, labels, expected),
         source=f"{source}, {typical.source}",
         rows=tuple(sorted(rows, key=lambda row: -row["seconds"])[:200]),
@@ -293,7 +295,7 @@ def _row(kernel: Kernel, label: str, limit: str, seconds: float) -> dict[str, An
     }
 
 
-def _bottleneck(limits: Counter[str], labels: Counter[tuple[str, str]], expected: float) -> str:
+def _bottleneck(limits: dict[str, float], labels: dict[tuple[str, str], float], expected: float) -> str:
     if not limits or expected <= 0:
         return "nothing to do"
     limit = max(limits, key=limits.__getitem__)

@@ -57,7 +57,7 @@ StackFrames
   %b = (s32[]{:T(128)}, f32[28,128]{1,0:T(8,128)}) parameter(0)
   %j = s32[]{:T(128)} get-tuple-element(%b), index=0
   %x = f32[28,128]{1,0:T(8,128)} get-tuple-element(%b), index=1
-  %read = f32[1,128]{1,0:T(8,128)S(1)} fusion(%x, %j), kind=kLoop, calls=%fused_read, metadata={op_name="tanh" stack_frame_id=3}, backend_config={"window_config":{"estimated_cycles":"1825"}}
+  %read = f32[1,128]{1,0:T(8,128)S(1)} fusion(%x, %j), calls=%fused_read, metadata={stack_frame_id=3}, CONFIG
   %row = f32[128]{0:T(128)S(1)} bitcast(%read)
   %written = f32[28,128]{1,0:T(8,128)} fusion(%x, %row, %j), kind=kLoop, calls=%fused_update
   ROOT %t = (s32[]{:T(128)}, f32[28,128]{1,0:T(8,128)}) tuple(%j, %written)
@@ -84,7 +84,7 @@ ENTRY %main (a: (s32[], f32[28,128])) -> (s32[], f32[28,128]) {
   %copied = f32[28,128]{1,0:T(8,128)} copy(%once)
   ROOT %chunk = (s32[]{:T(128)}, f32[28,128]{1,0:T(8,128)}) while(%a), condition=%go_on, body=%step
 }
-"""
+""".replace("CONFIG", 'backend_config={"window_config":{"estimated_cycles":"1825"}}')
 
 
 def kernels_of(function, *args):

@@ -1,4 +1,4 @@
-"""Measuring this machine: the numbers are real, kept, and used afterwards. How near they come is scripts/bench_plan.py."""
+"""Measuring this machine: the numbers are kept, and used afterwards. How near they come: scripts/bench_plan.py."""
 
 import pytest
 

@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import os
 import time
+from pathlib import Path
 
 import jax
 import jsonschema
@@ -218,9 +218,9 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
     assert compiled.status == "failed"
     assert "more than 1 s" in compiled.reason
     deadline = time.monotonic() + 10
-    while os.path.exists(f"/proc/{mark.read_text().strip()}") and time.monotonic() < deadline:
+    while Path(f"/proc/{mark.read_text().strip()}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not os.path.exists(f"/proc/{mark.read_text().strip()}")
+    assert not Path(f"/proc/{mark.read_text().strip()}").exists()
 
 
 def test_missing_extras_name_the_command(experiment, monkeypatch):

@@ -12,8 +12,7 @@ from flax import nnx
 
 import accelnet as an
 from accelnet.training import loop
-from accelnet.training.program import prepare
-from accelnet.training.program import RecompilationError
+from accelnet.training.program import RecompilationError, prepare
 
 TIMES = ("seconds", "examples_per_second")
 
