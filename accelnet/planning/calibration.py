@@ -12,7 +12,7 @@ from accelnet.planning.roofline import DeviceModel
 from accelnet.planning.targets import Accelerator
 from accelnet.training.cache import user_cache_directory
 
-VERSION = 2
+VERSION = 4
 
 
 def calibration_path(device: str) -> Path:

@@ -68,7 +68,7 @@ class Kernel:
     """What the device starts once, and how often it does so in a step.
 
     Attributes:
-        kind: "product", "elementwise", "reduction", "move" (copies, gathers, slices), "collective" or "other".
+        kind: "product", "elementwise", "reduction", "move" (copies, slices), "gather", "collective" or "other".
         label: the layer or the part of the step that it belongs to.
         count: times per step.
         bytes: read from and written to main memory, each time.
@@ -223,7 +223,11 @@ class HloModule:
                 if callee is None:
                     continue
                 threaded = opcode == "call" and "outer_dimension_partitions" in instruction.attributes
-                if threaded:
+                if "xla_cpu_small_call" in instruction.attributes:
+                    # One function of the CPU's: its parts are not started one by one.
+                    for kernel in self._walk(callee, count):
+                        yield replace(kernel, opcode=f"inlined:{kernel.opcode}")
+                elif threaded:
                     yield self._kernel(computation, callee.root, count, instruction)
                 else:
                     yield from self._walk(callee, count)
@@ -305,8 +309,10 @@ class HloModule:
             transcendentals += size if part.opcode in _TRANSCENDENTAL else 0
             if kind == "move":
                 kind = "elementwise"
+        if kind == "move" and any(part.opcode == "gather" for part in inside):
+            kind = "gather"
         if products:
-            kind, elements = "product", max(0, elements)
+            kind = "product"
         group = 1
         if opcode in _COLLECTIVES:
             kind, group = "collective", _group_size(instruction.attributes)

@@ -5,7 +5,6 @@ them. What is measured is kept in the user's cache and used by `plan` for this d
 """
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ class Measurement:
 
     Attributes:
         device: name of the accelerator.
-        step_seconds: of a training step, median.
+        step_seconds: of a training step, the least of several, as of the parts: what else the machine does only adds.
         predicted_seconds: by the model of the measured parts.
         facts_seconds: by the model of the device's facts alone.
         parts: per part: "part", "measured", "facts" (seconds).
@@ -115,7 +114,7 @@ def measure(
     launch = _launch_seconds()
     cores = len(os.sched_getaffinity(0)) if accelerator.platform == "cpu" else 1
     memory: dict[str, dict[int, list[list[float]]]] = {}
-    for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose)):
+    for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose), ("gather", _gather)):
         for threads in dict.fromkeys((1, cores)):
             say(f"measuring memory: {kind}, {threads} thread{'s' if threads > 1 else ''}")
             # What starting it costs is counted apart.
@@ -187,7 +186,8 @@ def _loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = 
         number = int(number * max(2.0, min(20.0, 1.2 * _SECONDS / max(taken, 1e-6))))
     # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count.
     slopes = [(seconds(3 * number) - seconds(number)) / (2 * number) for _ in range(_REPEATS)]
-    return max(statistics.median(slopes), 1e-10)
+    # The least: what else the machine does only adds.
+    return max(min(slopes), 1e-10)
 
 
 def _rotated(
@@ -201,6 +201,13 @@ def _rotated(
     number = max(1, min(_MOST_SETS, footprint // max(size, 1)))
     start = [make() for _ in range(number)]
     return _loop_seconds(lambda carry: [body(part) for part in carry], start, threads) / number
+
+
+def _polynomial(x: jax.Array, degree: int) -> jax.Array:
+    y = x
+    for _ in range(degree):
+        y = y * x + 0.5
+    return y
 
 
 def _product_seconds(product: Product, footprint: int) -> float:
@@ -245,16 +252,22 @@ def _transpose(size: int, footprint: int, threads: int) -> float:
     )
 
 
+def _gather(size: int, footprint: int, threads: int) -> float:
+    rows = max(1, size // (8 * 64))
+    table = jnp.ones((max(rows, 1 << 12), 64), jnp.float32)
+    indices = jnp.asarray(np.random.default_rng(0).permutation(len(table))[:rows], jnp.int32)
+    return _rotated(
+        lambda: (table, indices, jnp.ones((rows, 64), jnp.float32)),
+        lambda part: (part[0], part[1], jnp.take(part[0], part[1], axis=0, mode="clip")),
+        size,
+        footprint,
+        threads,
+    )
+
+
 def _element_seconds() -> float:
     x = jnp.full((1 << 16,), 0.5, jnp.float32)
-
-    def polynomial(x: jax.Array) -> jax.Array:
-        y = x
-        for _ in range(32):
-            y = y * x + 0.5
-        return y
-
-    return _loop_seconds(polynomial, x, 1) / (64 * x.size)
+    return _loop_seconds(lambda x: _polynomial(x, 32), x, 1) / (64 * x.size)
 
 
 def _transcendental_seconds() -> float:
@@ -264,15 +277,17 @@ def _transcendental_seconds() -> float:
 
 def _launch_seconds() -> float:
     """Return what a kernel costs that does nothing worth speaking of, from a chain that cannot be fused."""
-    x, w = jnp.ones((1, 4), jnp.float32), jnp.eye(4, dtype=jnp.float32)
+    x, w = jnp.ones((8, 8), jnp.float32), jnp.eye(8, dtype=jnp.float32)
+    # XLA makes one function of a loop over some kilobytes, without kernels to start: such a loop is not meant.
+    large = jnp.zeros((1 << 20,), jnp.float32)
 
     def chain(carry: Any) -> Any:
-        x, w = carry
+        x, w, large = carry
         for _ in range(16):
             x = jax.lax.optimization_barrier(x @ w)
-        return x, w
+        return x, w, large
 
-    return _loop_seconds(chain, (x, w), 1) / 16
+    return _loop_seconds(chain, (x, w, large)) / 16
 
 
 def _step_seconds(experiment: Experiment) -> float:
@@ -292,6 +307,6 @@ def _step_seconds(experiment: Experiment) -> float:
                 length = min(most, length * 2)
             else:
                 times.append(taken / length)
-        return statistics.median(times)
+        return min(times)
     finally:
         feed.close()

@@ -265,7 +265,7 @@ def step_time(
 
 def _launch(kernel: Kernel, platform: str, model: DeviceModel) -> float:
     """Return what starting a kernel costs."""
-    if kernel.opcode.endswith("-start"):  # beside the others
+    if kernel.opcode.endswith("-start") or kernel.opcode.startswith("inlined:"):  # beside the others, part of one
         return 0.0
     if platform == "tpu" and kernel.elements <= 1 and not kernel.opcode.startswith("fusion"):
         return _SCALAR_SECONDS  # the scalar core computes it between two kernels
@@ -273,7 +273,7 @@ def _launch(kernel: Kernel, platform: str, model: DeviceModel) -> float:
 
 
 _KIND_NAMES = {
-    "product": "matrix products", "elementwise": "elementwise", "reduction": "reductions", "move": "copies",
+    "product": "matrix products", "elementwise": "elementwise", "reduction": "reductions", "move": "copies", "gather": "gathers",
     "other": "the rest", "collective": "collectives",
 }  # fmt: skip
 _LIMIT_NAMES = {
