@@ -395,7 +395,8 @@ def _summary(experiment: Experiment, devices: DeviceOptions) -> None:
 
 def _plan(experiment: Experiment, options: PlanOptions) -> None:
     from accelnet.planning.choice import parse_hours, parse_usd
-    from accelnet.planning.plan import Progress, plan
+    from accelnet.planning.plan import plan
+    from accelnet.planning.planner import Progress
 
     if not options.compile_seconds > 0:
         raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")

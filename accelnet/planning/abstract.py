@@ -14,7 +14,7 @@ from accelnet.data.feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.table import bytes_per_device
-from accelnet.planning.hlo import Kernel
+from accelnet.planning.kernels import Kernel
 from accelnet.training.flops import StepFlops, TracedStep
 
 # Operations that one pass over memory serves, where XLA fuses: a stated model.

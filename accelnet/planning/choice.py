@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelnet.errors import UserError
-
-if TYPE_CHECKING:
-    from accelnet.planning.plan import Row
+from accelnet.planning.rows import Row
 
 
-def choose(rows: "Sequence[Row]", budget_usd: float | None, deadline_hours: float | None) -> dict[str, Any]:
+def choose(rows: Sequence[Row], budget_usd: float | None, deadline_hours: float | None) -> dict[str, Any]:
     """Choose among targets by expected time and price.
 
     Args:
@@ -46,22 +44,22 @@ def choose(rows: "Sequence[Row]", budget_usd: float | None, deadline_hours: floa
     }
 
 
-def _usd(row: "Row") -> float:
+def _usd(row: Row) -> float:
     assert row.usd_per_run is not None
     return row.usd_per_run
 
 
-def _hours(row: "Row") -> float:
+def _hours(row: Row) -> float:
     assert row.run_seconds is not None
     return row.run_seconds / 3600
 
 
 def _reason(
-    rows: "Sequence[Row]",
-    priced: "Sequence[Row]",
-    within: "Sequence[Row]",
-    cheapest: "Row | None",
-    fastest: "Row | None",
+    rows: Sequence[Row],
+    priced: Sequence[Row],
+    within: Sequence[Row],
+    cheapest: Row | None,
+    fastest: Row | None,
 ) -> str:
     if not priced:
         return "none of the targets that fit has a price: name others, or give prices in a file of your own"

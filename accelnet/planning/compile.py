@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnet.planning.export import ExportedProgram
-from accelnet.planning.hlo import Kernel
+from accelnet.planning.kernels import Kernel
 
 # A compiler was seen to take 1 to 2 GB.
 _COMPILER_BYTES = 2 << 30

@@ -2,19 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-
-if TYPE_CHECKING:
-    from accelnet.planning.plan import Case, Planner
+from accelnet.planning.planner import Case, Planner
 
 _SMALLEST_SHARE = 64
 _REFINEMENTS = 2
 
 
-def find_remedies(planner: "Planner", case: "Case") -> tuple[dict[str, Any], ...]:
+def find_remedies(planner: Planner, case: Case) -> tuple[dict[str, Any], ...]:
     """Compile what may make a case fit.
 
     Args:
@@ -49,7 +47,7 @@ def find_remedies(planner: "Planner", case: "Case") -> tuple[dict[str, Any], ...
     return tuple(sorted(found, key=lambda remedy: remedy["slowdown"]))
 
 
-def _variants(case: "Case") -> Iterator[tuple[str, dict[str, Any]]]:
+def _variants(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
     experiment, layout = case.experiment, case.layout
     if experiment.precision == "float32":
         yield "bfloat16", {"precision": "bfloat16"}
@@ -75,8 +73,8 @@ def _changed(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
 
 
 def _try(
-    planner: "Planner", case: "Case", variants: list[tuple[str, dict[str, Any]]]
-) -> list[tuple[str, dict[str, Any], "Case"]]:
+    planner: Planner, case: Case, variants: list[tuple[str, dict[str, Any]]]
+) -> list[tuple[str, dict[str, Any], Case]]:
     made = []
     for name, settings in variants:
         try:
@@ -89,11 +87,11 @@ def _try(
     return made
 
 
-def _largest_batch(planner: "Planner", case: "Case") -> list[tuple[str, dict[str, Any], "Case"]]:
+def _largest_batch(planner: Planner, case: Case) -> list[tuple[str, dict[str, Any], Case]]:
     """Halve until it fits, then go up again in quarters."""
     batch, parts = case.experiment.order.batch_size, case.layout.num_parts
 
-    def tries(sizes: list[int]) -> list[tuple[str, dict[str, Any], "Case"]]:
+    def tries(sizes: list[int]) -> list[tuple[str, dict[str, Any], Case]]:
         sizes = sorted({size // parts * parts for size in sizes if 0 < size // parts * parts < batch})
         settings = [{"batch_size": size, "microbatch_size": None} for size in sizes]
         made = _try(planner, case, [(f"a batch of {s['batch_size']} examples", s) for s in settings])
@@ -118,6 +116,6 @@ def _largest_batch(planner: "Planner", case: "Case") -> list[tuple[str, dict[str
     return [(name + ", the largest that fits", settings, made)]
 
 
-def _seconds_per_example(planner: "Planner", case: "Case") -> float:
+def _seconds_per_example(planner: Planner, case: Case) -> float:
     model = planner.device_model(case.target.accelerator)
     return case.time(model).expected / case.experiment.order.batch_size

@@ -13,7 +13,8 @@ import rich.table
 from accelnet.training.record import write_atomically
 
 if TYPE_CHECKING:
-    from accelnet.planning.plan import Plan, Row
+    from accelnet.planning.plan import Plan
+    from accelnet.planning.rows import Row
 
 
 def plan_table(plan: "Plan") -> str:

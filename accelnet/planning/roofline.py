@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from accelnet.ops.flops import Product
-from accelnet.planning.hlo import Kernel
+from accelnet.planning.kernels import Kernel
 from accelnet.planning.targets import Accelerator, Target
 
 # What programs reach of a peak, where nothing was measured: a stated model, not a fact. Large products on MXUs and
@@ -40,6 +40,7 @@ class DeviceModel:
         memory: `(bytes, kind of kernel, threads)`.
         elements: `(elements, transcendental ones among them, threads)` of arithmetic.
         launch: of starting a kernel, beside its work.
+        whole: a step's time for every second of its parts.
         source: "facts" or "measured".
     """
 
@@ -48,6 +49,7 @@ class DeviceModel:
     elements: Callable[[int, int, int], float]
     launch: float
     source: str
+    whole: float = 1.0
 
     def parts(self, kernel: Kernel) -> dict[str, float]:
         """Return the seconds of one run of a kernel by what they are for; the largest is how long it takes."""
@@ -235,6 +237,7 @@ def step_time(
             launch = 0.0
         else:
             launch = _launch(kernel, target.accelerator.platform, typical)
+        seconds, launch = typical.whole * seconds, typical.whole * launch
         label = kernel.label or _KIND_NAMES[kernel.kind]
         limits[limit] += seconds * kernel.count
         limits["launch"] += launch * kernel.count
@@ -265,7 +268,8 @@ def step_time(
 
 def _launch(kernel: Kernel, platform: str, model: DeviceModel) -> float:
     """Return what starting a kernel costs."""
-    if kernel.opcode.endswith("-start") or kernel.opcode.startswith("inlined:"):  # beside the others, part of one
+    # Beside the others, or part of one function.
+    if kernel.opcode.endswith("-start") or kernel.opcode.startswith("inlined:"):
         return 0.0
     if platform == "tpu" and kernel.elements <= 1 and not kernel.opcode.startswith("fusion"):
         return _SCALAR_SECONDS  # the scalar core computes it between two kernels
@@ -273,7 +277,8 @@ def _launch(kernel: Kernel, platform: str, model: DeviceModel) -> float:
 
 
 _KIND_NAMES = {
-    "product": "matrix products", "elementwise": "elementwise", "reduction": "reductions", "move": "copies", "gather": "gathers",
+    "product": "matrix products", "elementwise": "elementwise", "reduction": "reductions", "move": "copies",
+    "gather": "gathers",
     "other": "the rest", "collective": "collectives",
 }  # fmt: skip
 _LIMIT_NAMES = {

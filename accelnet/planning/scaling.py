@@ -3,23 +3,21 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from accelnet.ops.flops import Product
-from accelnet.planning.hlo import Kernel
+from accelnet.planning.kernels import Kernel
+from accelnet.planning.plan import Planner, Row
 from accelnet.planning.roofline import collective_seconds, step_time
 from accelnet.planning.targets import Target, slices
-
-if TYPE_CHECKING:
-    from accelnet.planning.plan import Planner, Row
 
 # Of a family's sizes at most so many, evenly spread.
 _MOST_SIZES = 12
 
 
-def scaling(planner: "Planner", rows: "Sequence[Row]") -> list[dict[str, Any]]:
+def scaling(planner: Planner, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Predict steps with data parallelism over every size that a family is sold in.
 
     The work of one device is modelled from shapes, for its share of the batch; the model's ratio to the compiled
@@ -51,7 +49,7 @@ def scaling(planner: "Planner", rows: "Sequence[Row]") -> list[dict[str, Any]]:
     return found
 
 
-def _family(planner: "Planner", row: "Row", sizes: Sequence[Target]) -> dict[str, Any]:
+def _family(planner: Planner, row: Row, sizes: Sequence[Target]) -> dict[str, Any]:
     assert row.target is not None
     assert row.time is not None
     batch = planner.experiment.order.batch_size
@@ -89,7 +87,7 @@ def _family(planner: "Planner", row: "Row", sizes: Sequence[Target]) -> dict[str
 class _Work:
     """One device's work and exchanges under data parallelism, for any share of the batch."""
 
-    def __init__(self, planner: "Planner") -> None:
+    def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._size = planner.experiment.order.batch_size
         self._kernels: dict[str, list[Kernel]] = {}

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from accelnet.planning.export import ExportedProgram, lower_exported
-from accelnet.planning.hlo import HloModule, Kernel
+from accelnet.planning.hlo import HloModule
+from accelnet.planning.kernels import Kernel, collectives, custom_calls, kernels
 
 
 def compile_request(request: dict[str, Any]) -> dict[str, Any]:
@@ -68,8 +69,8 @@ def _compile(program: ExportedProgram, devices: list[Any], mesh: Any, options: d
             return _failure(str(error)) | {"seconds": time.perf_counter() - start}
         seconds = time.perf_counter() - start
         module = HloModule(compiled.as_text())
-        kernels = module.kernels()
-        collectives = _partitioned_collectives(Path(dump)) or [k for k in kernels if k.kind == "collective"]
+        of_step = kernels(module)
+        exchanges = _partitioned_collectives(Path(dump)) or [k for k in of_step if k.kind == "collective"]
     stats = compiled.memory_analysis()
     memory = {
         name: getattr(stats, f"{name}_size_in_bytes")
@@ -80,9 +81,9 @@ def _compile(program: ExportedProgram, devices: list[Any], mesh: Any, options: d
         "reason": "",
         "seconds": seconds,
         "memory": memory,
-        "kernels": [kernel.to_dict() for kernel in kernels],
-        "collectives": [kernel.to_dict() for kernel in collectives],
-        "custom_calls": module.custom_calls(),
+        "kernels": [kernel.to_dict() for kernel in of_step],
+        "collectives": [kernel.to_dict() for kernel in exchanges],
+        "custom_calls": custom_calls(module),
     }
 
 
@@ -96,7 +97,7 @@ def _partitioned_collectives(dump: Path) -> list[Kernel]:
     if not texts:
         return []
     # Beside the program there may be small ones, of its constants.
-    return HloModule(max(texts, key=len)).collectives()
+    return collectives(HloModule(max(texts, key=len)))
 
 
 _UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

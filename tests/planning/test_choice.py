@@ -4,7 +4,7 @@ import pytest
 
 from accelnet.errors import UserError
 from accelnet.planning.choice import choose, parse_hours, parse_usd
-from accelnet.planning.plan import Row
+from accelnet.planning.rows import Row
 
 
 def row(name, hours, usd, status="ok"):

@@ -17,7 +17,8 @@ from accelnet.errors import UserError
 from accelnet.planning import compile as compiling
 from accelnet.planning.compile import Compiled, CompileJob, compile_all, missing_compiler
 from accelnet.planning.export import export_program, lower_exported
-from accelnet.planning.plan import Planner, plan
+from accelnet.planning.plan import plan
+from accelnet.planning.planner import Planner
 from accelnet.planning.targets import find_target
 from accelnet.training.program import prepare
 from tests.planning.conftest import make_experiment, needs, random_data

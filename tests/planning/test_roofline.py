@@ -4,7 +4,7 @@ import pytest
 
 from accelnet.ops.flops import Product
 from accelnet.planning.calibration import load_model, measured_model, save_calibration
-from accelnet.planning.hlo import Kernel
+from accelnet.planning.kernels import Kernel
 from accelnet.planning.roofline import (
     LINK_EFFICIENCY,
     MEMORY_EFFICIENCY,
@@ -128,6 +128,7 @@ def measurements():
         "transcendental_seconds": 1e-9,
         "launch_seconds": 1e-7,
         "threads": 2,
+        "whole": 1.2,
     }
 
 

@@ -1,0 +1,283 @@
+"""Lay an experiment out on targets, compile it for them, and turn what the compilers say into rows."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelnet.experiment import Experiment
+from accelnet.parallel.layout import AbsentDevices, Layout
+from accelnet.planning.abstract import AbstractStep
+from accelnet.planning.calibration import load_model
+from accelnet.planning.compile import Compiled, CompileJob, compile_all, missing_compiler
+from accelnet.planning.export import ExportedProgram, export_program
+from accelnet.planning.roofline import DeviceModel, StepTime, step_time
+from accelnet.planning.rows import Memory, Row
+from accelnet.planning.targets import Accelerator, Target
+from accelnet.training.flops import TracedStep, trace_step
+from accelnet.training.program import Programs, prepare
+from accelnet.training.state import TrainState, abstract_state
+
+COMPILE_SECONDS = 300.0
+
+
+@dataclass
+class Case:
+    """One target with an experiment laid out on it, and what its compiler says.
+
+    Attributes:
+        experiment: what would be trained there.
+        target: the devices.
+        layout: on them.
+        step: what shapes say.
+        programs: to compile.
+        compiled: by program; empty before, or without a compiler.
+        missing: why it was not compiled.
+    """
+
+    experiment: Experiment
+    target: Target
+    layout: Layout
+    step: AbstractStep
+    programs: Programs
+    compiled: dict[str, Compiled] = field(default_factory=dict)
+    missing: str = ""
+
+    @property
+    def limit_bytes(self) -> int:
+        """Of a device."""
+        return self.target.accelerator.memory_bytes
+
+    def memory(self) -> Memory:
+        """Return what a device holds."""
+        step, limit = self.step, self.limit_bytes
+        train = self.compiled.get("train")
+        parts = {
+            "weights": step.weights_bytes,
+            "optimizer": step.optimizer_bytes,
+            "model_state": step.model_state_bytes,
+            "data": step.data_bytes,
+            "gradients": step.gradients_bytes,
+        }
+        totals = [c.total_bytes for c in self.compiled.values() if c.status != "failed" and c.total_bytes is not None]
+        if train is None or train.status == "failed" or not totals:
+            total = step.total_bytes
+            refused = train is not None and train.status == "too large"
+            return Memory(
+                **parts, activations=step.activations_bytes, arguments=None, temporaries=None,
+                total=max(total, limit + 1) if refused else total, limit=limit, source="modelled",
+            )  # fmt: skip
+        memory = train.memory or {}
+        temporaries = memory.get("temp")
+        activations = step.activations_bytes if temporaries is None else max(0, temporaries - parts["gradients"])
+        return Memory(
+            **parts, activations=activations, arguments=memory.get("argument"), temporaries=temporaries,
+            total=max(totals), limit=limit, source="compiled",
+        )  # fmt: skip
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits: on TPUs the compiler's word, elsewhere its count against the limit."""
+        statuses = {compiled.status for compiled in self.compiled.values()}
+        if self.target.accelerator.platform == "tpu" and statuses and "failed" not in statuses:
+            return statuses == {"ok"}
+        return self.memory().fits and "too large" not in statuses
+
+    def time(self, model: DeviceModel | None) -> StepTime:
+        """Estimate a training step."""
+        train = self.compiled.get("train")
+        if train is not None and train.status == "ok":
+            kernels, collectives, source = train.kernels, train.collectives, "compiled"
+        else:
+            kernels, collectives, source = tuple(self.step.kernels()), tuple(self.step.collectives()), "modelled"
+        return step_time(kernels, collectives, self.target, model=model, source=source)
+
+
+class Planner:
+    """Lay out, export and compile cases; equal programs are exported once.
+
+    Args:
+        experiment: what would be trained.
+        mesh: as of `plan`.
+        compile: whether compilers are used.
+        compile_seconds: for each.
+        say: progress.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        mesh: str | None,
+        *,
+        compile: bool = True,  # noqa: A002
+        compile_seconds: float = COMPILE_SECONDS,
+        say: "Progress | None" = None,
+    ) -> None:
+        self.experiment = experiment
+        self.mesh = mesh
+        self.may_compile = compile
+        self.compile_seconds = compile_seconds
+        self.say = say or Progress(False)
+        self._exported: dict[Any, ExportedProgram] = {}
+        self._traced: dict[tuple[Experiment, int], TracedStep] = {}
+        self._states: dict[Experiment, TrainState] = {}
+        self._plain: dict[Experiment, Experiment] = {}
+        self._models: dict[str, DeviceModel | None] = {}
+
+    def case(self, target: Target, experiment: Experiment | None = None, mesh: str | None = None) -> Case:
+        """Lay an experiment out on a target.
+
+        Raises:
+            UserError: if mesh and batch do not fit its devices.
+        """
+        experiment = experiment or self.experiment
+        absent = AbsentDevices(target.num_devices, target.accelerator.memory_bytes)
+        feed, programs = prepare(experiment, mesh or self.mesh, absent=absent, shapes=self._shapes(experiment))
+        layout = Layout(feed.mesh, "jit", experiment.sharding_rules)
+        platform = target.accelerator.platform
+        step = AbstractStep(experiment, layout, feed, programs.abstract_state, platform, self.trace)
+        return Case(experiment, target, layout, step, programs)
+
+    def alone(self, platform: str) -> AbstractStep:
+        """Return the experiment's step on one device with memory enough."""
+        absent = AbsentDevices(1, 1 << 60)
+        feed, programs = prepare(self.experiment, None, absent=absent, shapes=self._shapes(self.experiment))
+        return AbstractStep(self.experiment, Layout(), feed, programs.abstract_state, platform, self.trace)
+
+    def _shapes(self, experiment: Experiment) -> TrainState:
+        if experiment not in self._states:
+            self._states[experiment] = abstract_state(experiment)
+        return self._states[experiment]
+
+    def trace(self, experiment: Experiment, size: int | None = None) -> TracedStep:
+        """Trace a step, once for every size of a microbatch."""
+        key = experiment, size or experiment.order.microbatch_size
+        if key not in self._traced:
+            self._traced[key] = trace_step(*key)
+        return self._traced[key]
+
+    def compile(self, cases: Sequence[Case]) -> None:
+        """Compile the cases' programs, side by side, and keep what comes out in them."""
+        jobs: dict[str, CompileJob] = {}
+        for number, case in enumerate(cases):
+            platform = case.target.accelerator.platform
+            if not self.may_compile:
+                case.missing = "not asked for (compile=False)"
+            elif platform != "cpu" and case.target.accelerator.compile_options is None:
+                case.missing = "XLA has no description of this device"
+            else:
+                case.missing = missing_compiler(platform) or ""
+            if case.missing:
+                continue
+            self.say(f"lowering for {case.target.name}")
+            topology = None if platform == "cpu" else case.target.topology_request()
+            jobs[str(number)] = CompileJob(platform, topology, self._export(case, platform))
+        done: list[str] = []
+
+        def finished(key: str, compiled: dict[str, Compiled]) -> None:
+            done.append(key)
+            seconds = sum(program.seconds for program in compiled.values())
+            name = cases[int(key)].target.name
+            self.say(f"{name}: {_outcome(compiled)} in {seconds:.1f} s ({len(done)} of {len(jobs)})")
+
+        if jobs:
+            self.say(f"compiling for {len(jobs)} target{'s' if len(jobs) > 1 else ''}")
+        compiled = compile_all(jobs, time_limit=self.compile_seconds, progress=finished)
+        for key, programs in compiled.items():
+            cases[int(key)].compiled = programs
+            failed = [program.reason for program in programs.values() if program.status == "failed"]
+            cases[int(key)].missing = failed[0] if failed else ""
+
+    def _export(self, case: Case, platform: str) -> tuple[ExportedProgram, ...]:
+        axes, on_device = case.layout.axes, case.step.feed.max_steps
+        exported = []
+        for program in (case.programs.train, case.programs.evaluate):
+            key = (case.experiment, program.name, platform, tuple(axes.items()), on_device)
+            if key not in self._exported:
+                self._exported[key] = export_program(program, axes, [platform])
+            exported.append(self._exported[key])
+        return tuple(exported)
+
+    def device_model(self, accelerator: Accelerator) -> DeviceModel | None:
+        """Return what was measured of a device, None if nothing was."""
+        if accelerator.name not in self._models:
+            self._models[accelerator.name] = load_model(accelerator)
+        return self._models[accelerator.name]
+
+    def flops(self, experiment: Experiment) -> tuple[int, int]:
+        """Return a step's operations, and those of its matrix products without recomputation."""
+        plain = experiment
+        if experiment.remat != "none":
+            plain = self._plain.setdefault(experiment, experiment.replace(remat="none"))
+        return self.trace(experiment).flops().total, self.trace(plain).flops().product_flops
+
+    def row(self, case: Case) -> Row:
+        """Answer for a case."""
+        target, memory, total_steps = case.target, case.memory(), case.experiment.total_steps
+        seconds = case.time(self.device_model(target.accelerator))
+        flops, model_flops = self.flops(case.experiment)
+        peaks = target.accelerator.peak_flops
+        peak = peaks.get(case.experiment.precision, peaks["float32"])
+        train, evaluation = case.compiled.get("train"), case.compiled.get("eval")
+        run_seconds = seconds.expected * total_steps
+        evaluated = None
+        if evaluation is not None and evaluation.status == "ok":
+            evaluated = step_time(
+                evaluation.kernels, evaluation.collectives, target,
+                model=self.device_model(target.accelerator),
+            ).expected  # fmt: skip
+        fits = case.fits
+        refusal = next((c.reason for c in case.compiled.values() if c.status == "too large"), "")
+        usd = target.usd_per_hour
+        return Row(
+            name=target.name,
+            status="ok" if fits else "does not fit",
+            reason="" if fits else refusal or f"{memory.total:,} bytes of {memory.limit:,} on each device",
+            target=target,
+            mesh=case.layout.described,
+            memory=memory,
+            flops_per_step=flops,
+            time=seconds,
+            eval_seconds=evaluated,
+            collectives=tuple(
+                train.collectives if train is not None and train.status == "ok" else case.step.collectives()
+            ),
+            compile_seconds=sum(c.seconds for c in case.compiled.values()) if case.compiled else None,
+            run_seconds=run_seconds,
+            usd_per_run=None if usd is None else usd * run_seconds / 3600,
+            mfu=model_flops / seconds.expected / (peak * target.num_devices) if seconds.expected else None,
+            peaks={"flops": peak, "bytes_per_second": target.accelerator.memory_bandwidth},
+            missing=case.missing,
+        )
+
+
+def _outcome(compiled: Mapping[str, Compiled]) -> str:
+    statuses = {program.status for program in compiled.values()}
+    if "failed" in statuses:
+        return "failed"
+    return "does not fit" if "too large" in statuses else "compiled"
+
+
+class Progress:
+    """One line on standard error that is renewed; where that is no terminal, a line at most every 2 seconds."""
+
+    def __init__(self, show: bool) -> None:
+        self._show = show
+        self._is_terminal = show and sys.stderr.isatty()
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        if self._is_terminal:
+            columns = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 80
+            print(f"\r\033[K{now - self._start:4.0f} s  {text}"[: columns + 4], end="", file=sys.stderr, flush=True)
+        elif self._show and now - self._last >= 2:
+            self._last = now
+            print(f"{now - self._start:4.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Wipe the line."""
+        if self._is_terminal:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
