@@ -208,6 +208,10 @@ def _set_up(devices: DeviceOptions, processes: ClusterOptions | None) -> None:
 
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", devices.cpu_devices)
+    elif not os.environ.get("JAX_PLATFORMS") and has_compilers_alone():
+        import jax
+
+        jax.config.update("jax_platforms", "cpu")
     if processes is None:
         return
     if not processes.hang_timeout > 0:
@@ -221,6 +225,26 @@ def _set_up(devices: DeviceOptions, processes: ClusterOptions | None) -> None:
         if jax.process_index() > 0:
             # The first process speaks for all.
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123, until the process ends
+
+
+def has_compilers_alone(devices: Path = Path("/dev")) -> bool:
+    """Say whether this machine has compilers for accelerators, as `plan` wants them, and no accelerator.
+
+    JAX would look for the devices all the same, and print a traceback for each platform that has none.
+
+    Args:
+        devices: where the system lists devices.
+    """
+    from importlib.util import find_spec
+
+    if any(any(devices.glob(pattern)) for pattern in ("accel*", "nvidia*", "vfio/*", "kfd", "dxg")):
+        return False
+    plugins = find_spec("jax_plugins")
+    names = {
+        path.name for folder in (plugins.submodule_search_locations or () if plugins else ())
+        for path in Path(folder).iterdir() if not path.name.startswith("_")
+    }  # fmt: skip
+    return bool(names or find_spec("libtpu")) and names <= {"xla_cuda12", "xla_cuda13"}
 
 
 def named(experiment: ExperimentFunction, config: Any) -> Experiment:

@@ -137,3 +137,23 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said
     assert "go on with --resume" in said and "Traceback" not in said
+
+
+def test_compilers_without_devices_are_not_asked_for_devices(tmp_path, monkeypatch):
+    from accelnet.cli import has_compilers_alone
+
+    plugins = tmp_path / "jax_plugins"
+    (plugins / "xla_cuda13").mkdir(parents=True)
+    (tmp_path / "dev").mkdir()
+    spec = type("Spec", (), {"submodule_search_locations": [str(plugins)]})()
+    found = {"jax_plugins": spec, "libtpu": None}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found[name])
+    assert has_compilers_alone(tmp_path / "dev")
+    (plugins / "somebody_elses").mkdir()
+    assert not has_compilers_alone(tmp_path / "dev")
+    (plugins / "somebody_elses").rmdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    assert not has_compilers_alone(tmp_path / "dev")
+    found["jax_plugins"] = None
+    (tmp_path / "dev" / "nvidia0").unlink()
+    assert not has_compilers_alone(tmp_path / "dev")

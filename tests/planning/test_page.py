@@ -12,7 +12,7 @@ from accelnet.planning.page import plan_page
 from accelnet.planning.plan import plan
 from tests.planning.conftest import make_experiment
 
-VOID = {"meta", "br", "rect", "circle", "polyline", "path", "line"}
+VOID = {"meta", "br"}
 
 
 @pytest.fixture(scope="module")
