@@ -64,19 +64,20 @@ def _reason(
     if not priced:
         return "none of the targets that fit has a price: name others, or give prices in a file of your own"
     if cheapest is None or fastest is None:
-        least = min(priced, key=_usd)
-        quickest = min(priced, key=_hours)
-        return (
-            f"nothing is within the limits: the cheapest that fits, {least.name}, costs {_usd(least):.2f} USD in "
-            f"{_hours(least):.2f} h; the fastest, {quickest.name}, {_usd(quickest):.2f} USD in {_hours(quickest):.2f} h"
-        )
+        least, quickest = min(priced, key=_usd), min(priced, key=_hours)
+        return f"nothing is within the limits: cheapest that fits {_told(least)}; fastest {_told(quickest)}"
     left_out = len(rows) - len(priced)
     return (
         f"{len(within)} of {len(rows)} targets are within the limits"
-        + (f", {left_out} do not fit, failed or have no price" if left_out else "")
-        + f"; cheapest {cheapest.name}: {_usd(cheapest):.4g} USD, {_hours(cheapest) * 60:.3g} min; fastest "
-        f"{fastest.name}: {_usd(fastest):.4g} USD, {_hours(fastest) * 60:.3g} min (expected times, list prices)"
+        + (f" ({left_out} more do not fit, failed or have no price)" if left_out else "")
+        + f"; cheapest {_told(cheapest)}; fastest {_told(fastest)} (expected times, list prices)"
     )
+
+
+def _told(row: Row) -> str:
+    from accelnet.planning.report import duration
+
+    return f"{row.name} at {_usd(row):.2g} USD in {duration(3600 * _hours(row))}"
 
 
 def parse_usd(text: str) -> float:

@@ -38,7 +38,7 @@ _MOST_PRODUCTS = 48
 _MOST_SETS = 16
 # Bytes that a kernel touches: from a first-level cache to main memory.
 _LARGEST_FOOTPRINT = 1 << 28
-_SIZES = tuple(1 << power for power in range(13, 28, 2))
+_SIZES = tuple(1 << power for power in range(13, 28, 3))
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def measure(
     parts += [
         {"part": f"{kind}, {int(size):,} bytes", "measured": seconds, "facts": facts.memory(int(size), kind, 1)}
         for kind, curves in memory.items()
-        for size, seconds in curves[cores][3::4]
+        for size, seconds in curves[cores][2::2]
     ]
     whole = {"part": "a step, for every second of its parts", "measured": values["whole"], "facts": 1.0}
     parts.append({"part": "starting a kernel", "measured": launch, "facts": facts.launch})

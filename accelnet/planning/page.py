@@ -1,359 +1,506 @@
-"""A plan as one HTML page: tables, memory bars, rooflines and scaling, without scripts or anything from elsewhere."""
+"""A plan as one HTML page that needs nothing else: no scripts, fonts or pictures from elsewhere."""
 
+import html
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from accelnet.planning.report import amount, duration, size
 
-# Okabe and Ito's palette, which differs for colour-blind people too.
-_COLORS = {
-    "weights": "#0072B2", "optimizer": "#56B4E9", "model_state": "#009E73", "data": "#F0E442", "gradients": "#E69F00",
-    "activations": "#D55E00", "rest": "#999999", "compute": "#0072B2", "memory": "#E69F00", "communication": "#D55E00",
-    "launch": "#999999",
+_PARTS = {
+    "weights": "weights", "optimizer": "optimizer", "model_state": "model state", "gradients": "gradients",
+    "activations": "activations", "data": "data", "rest": "the rest",
 }  # fmt: skip
-_PARTS = ("weights", "optimizer", "model_state", "data", "gradients", "activations")
+_LIMITS = {"compute": "compute", "memory": "memory traffic", "communication": "exchanges", "launch": "launches"}
+_SOURCES = {
+    "compiled": "are memory, kernels and exchanges where the target's own compiler counted them: {}.",
+    "measured": "are the rates of devices on which parts of programs were timed: {}.",
+    "modelled": "is the rest: times, and so cost and MFU, from kernels and rates; stated ones unless measured.",
+}
+_SHAPES = frozenset({"circle", "path", "rect"})  # that HTML lets close themselves
+_NAMED = 5  # kernels of a roofline
+# The palette of Okabe and Ito, which differs for colour-blind people too; every area has an outline besides.
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --faint: #8886; --accent: #0072B2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --accent: #6cc0f0; } }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  padding: 1rem; max-width: 70rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .3rem .7rem .3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--faint); }
-td.number { text-align: right; white-space: nowrap; } td.name { white-space: nowrap; font-weight: 600; }
-.no { color: #D55E00; font-weight: 600; } small { opacity: .75; }
-figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
-svg { width: 100%; height: auto; max-width: 48rem; display: block; } svg text { fill: var(--ink); font-size: 12px; }
-.axis { stroke: var(--faint); fill: none; } .roof { stroke: var(--ink); fill: none; stroke-width: 1.5; }
-.key { display: inline-block; width: .8em; height: .8em; margin: 0 .3em 0 1em; vertical-align: -.05em; }
-details { margin: .4rem 0; } summary { cursor: pointer; }
+:root{color-scheme:light dark;--paper:#fff;--card:#f5f6f8;--ink:#1b1f24;--soft:#555d67;--line:#c9ced6;
+--good:#00664b;--bad:#a33b00}
+@media(prefers-color-scheme:dark){:root{--paper:#14171b;--card:#1d2127;--ink:#e8eaed;--soft:#a9b1bb;--line:#434b55;
+--good:#4fd6ab;--bad:#ff9d66}}.weights,.compute{--c:#0072b2}.optimizer,.per-device{--c:#56b4e9}
+.model_state{--c:#f0e442}.rest{--c:#999}.gradients,.memory,.in-all{--c:#e69f00}
+.activations,.communication{--c:#009e73}.data,.launch{--c:#cc79a7}*{box-sizing:border-box}
+body{margin:0 auto;padding:.75rem;max-width:75rem;font:1rem/1.5 system-ui,sans-serif;color:var(--ink);
+background:var(--paper);overflow-wrap:anywhere}h1{margin:.2em 0;font-size:1.7rem;line-height:1.2}
+h2{margin:2em 0 .5em;font-size:1.3rem}h3,h4{margin:0 0 .4em;font-size:1rem}h4{font-size:.9rem}
+p{max-width:48rem;margin:.5em 0}small,figcaption,.caption{color:var(--soft);font-size:.85rem}
+small{display:block;font-weight:400}.good{color:var(--good)}.bad{color:var(--bad)}.good,.bad{font-weight:600}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1rem}
+figure{margin:0 0 1rem;padding:.75rem;min-width:0;background:var(--card);border-radius:.5rem}.grid figure{margin:0}
+figcaption{max-width:48rem;margin-top:.6em}ol{margin:.3em 0;padding-left:1.5em}.row{margin:.6em 0;font-size:.9rem}
+.row b{margin-right:.6em}.scroll{overflow-x:auto;margin:.4em 0 1em}
+table{border-collapse:collapse;font-size:.9rem;overflow-wrap:normal}
+th,td{padding:.35em .9em .35em 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+thead th{color:var(--soft)}.n{text-align:right}td.n,.good,.bad{white-space:nowrap}tbody th{min-width:8rem}
+.long{display:block;min-width:14rem}td.w{overflow-wrap:break-word}td.w:not(:has(.good,.bad),:empty){min-width:11rem}
+.legend{display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:.5em 0;padding:0;list-style:none;font-size:.85rem}
+i{display:inline-block;width:.9em;height:.9em;margin-right:.4em;vertical-align:-.1em;background:var(--c);
+border:1px solid var(--ink)}i.mark{width:3px;height:1.1em;background:var(--ink);border:0}
+i.ideal{height:0;border:0;border-top:2px dashed var(--soft);vertical-align:.25em}
+svg{display:block;width:100%;max-width:27rem;overflow:visible}text{fill:var(--soft);font-size:12px}
+.name{fill:var(--ink);font-weight:700;stroke:var(--card);stroke-width:3px;paint-order:stroke}
+.bar{height:1.1rem;max-width:none;margin:.2em 0;background:var(--paper);outline:1px solid var(--line)}
+.row .label{height:.5rem}rect,circle{fill:var(--c);stroke:var(--ink);stroke-width:.7;vector-effect:non-scaling-stroke}
+circle{fill-opacity:.7}path{fill:none;stroke:var(--line);stroke-width:.6;vector-effect:non-scaling-stroke}
+path.roof,path.mark{stroke:var(--ink);stroke-width:2}path.mark{stroke-width:3}
+path.line{stroke:var(--c);stroke-width:2.5}path.ideal{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4}
+:focus-visible{outline:2px solid #0072b2}
+details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius:.5rem}
+summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}
 """
 
 
 def plan_page(values: Mapping[str, Any]) -> str:
-    """Return a plan as a self-contained page, readable in light and dark and on a phone.
+    """Return a plan as a page to read, in light and dark, on a screen and on a phone.
 
     Args:
-        values: what `Plan.to_dict` gives, or plan.json holds.
+        values: what `Plan.to_dict` gives, and plan.json holds.
 
     Returns:
-        HTML.
+        A whole HTML document. What comes from the plan is escaped; a browser that shows it asks nobody for anything.
 
     Example:
-        >>> page = plan_page(
-        ...     {
-        ...         "experiment": "digits",
-        ...         "steps": 10,
-        ...         "batch_size": 4,
-        ...         "targets": [],
-        ...         "scaling": [],
-        ...         "choice": None,
-        ...         "flops": {"forward": 1, "backward": 2, "optimizer": 3, "matrix_products": 2, "products": []},
-        ...     }
-        ... )
-        >>> page.count("<h1>digits</h1>")
-        1
+        >>> flops = {"forward": 1e9, "backward": 2e9, "optimizer": 0}
+        >>> values = {"experiment": "<x>", "steps": 10, "batch_size": 32, "flops": flops, "targets": [], "scaling": []}
+        >>> page = plan_page(values)
+        >>> "<h1>&lt;x&gt;</h1>" in page, "3.00 GFLOP a step" in page
+        (True, True)
 
     Source: original.
     """
     targets = values["targets"]
-    known = [target for target in targets if target["memory"] is not None]
+    known = [target for target in targets if target["memory"] is not None and target["step_seconds"] is not None]
     flops = values["flops"]
-    total = flops["forward"] + flops["backward"] + flops["optimizer"]
-    parts = [
-        f"<h1>{escape(values['experiment'])}</h1>",
-        (
-            f"<p>{values['steps']:,} steps of {values['batch_size']:,} examples, {amount(total)}FLOP a step: forward "
-            f"{amount(flops['forward'])}, backward {amount(flops['backward'])}, optimizer "
-            f"{amount(flops['optimizer'])}.</p>"
+    parts = ", ".join(f"{name} {amount(flops[name])}" for name in ("forward", "backward", "optimizer"))
+    total = sum(flops[name] for name in ("forward", "backward", "optimizer"))
+    # Of each kind of device the first that fits, else the first.
+    drawn = [t for t in sorted(known, key=lambda t: not t["fits"]) if t["kernels"] and t["peaks"]]
+    drawn = {target["title"]: target for target in reversed(drawn)}
+    body = [
+        _tag("h1", values["experiment"]),
+        _tag(
+            "p",
+            f"{values['steps']:,} steps of {values['batch_size']:,} examples, {amount(total)}FLOP a step ({parts}). "
+            "What it would do on hardware that is not here.",
         ),
+        _section("What to rent", _choice(values["choice"], targets) if values.get("choice") else ""),
+        _section("Targets", _targets(targets)),
+        _section("Memory of a device", _memory(known) if known else ""),
+        _section("Rooflines", _grid(map(_roofline, reversed(drawn.values())))),
+        _section("Where the time of a step goes", _legend(_LIMITS) if known else "", _grid(map(_time, known))),
+        _section("More devices", *map(_scaling, values.get("scaling", ()))),
+        _section("What would make it fit", *(_remedies(t) for t in targets if t["status"] == "does not fit")),
+        _section("Details", *(_details(target, is_open=len(targets) == 1) for target in targets)),
+        _section("Where the numbers come from", _sources(known)),
     ]
-    if values["choice"] is not None:
-        front = ", ".join(map(escape, values["choice"]["pareto"]))
-        parts.append(
-            f"<h2>What to rent</h2><p>{escape(values['choice']['reason'])}.</p>"
-            + (f"<p>Each faster than the one before, and dearer: {front}.</p>" if front else "")
-        )
-    parts += ["<h2>Targets</h2>", _targets(targets)]
-    parts += [_remedies(target) for target in targets if target["status"] == "does not fit"]
-    if known:
-        parts += ["<h2>Memory of a device</h2>", _memory(known)]
-        parts += ["<h2>Where a step's time goes</h2>", _time(known)]
-        parts += ["<h2>Rooflines</h2>", *[_roofline(target) for target in _one_per_device(known)]]
-    if values["scaling"]:
-        parts += ["<h2>Scaling</h2>", *[_scaling(family) for family in values["scaling"]]]
-    parts += ["<h2>Details</h2>", *[_details(target) for target in known]]
-    parts.append(
-        "<h2>What the numbers are</h2><p>Memory, kernels and exchanges are <em>compiled</em> where the table says so: "
-        "the target's own compiler counted them. Everything else is <em>modelled</em>: times from rates that are facts "
-        "of the device, or <em>measured</em> where that was done; prices are list prices of the dates given.</p>"
-    )
-    title = f"Plan of {escape(values['experiment'])}"
     return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in parts if part)
-        + "\n</body>\n</html>\n"
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"{_tag('title', 'Plan of ' + values['experiment'])}\n<style>{_STYLE}</style>\n</head>\n"
+        f"{_tag('body', _tag('main', *body))}\n</html>\n"
     )
 
 
-def _targets(targets: Sequence[Mapping[str, Any]]) -> str:
+class _Markup(str):
+    """Markup; every other text is escaped where it is put into some."""
+
+    __slots__ = ()
+
+
+def _tag(name: str, *children: str, **attributes: object) -> _Markup:
+    told = "".join(
+        f' {key.strip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
+    )
+    inner = "".join(child if isinstance(child, _Markup) else html.escape(str(child)) for child in children)
+    return _Markup(f"<{name}{told}/>" if name in _SHAPES and not inner else f"<{name}{told}>{inner}</{name}>")
+
+
+def _section(title: str, *children: str) -> str:
+    return _tag("section", _tag("h2", title), *children, _Markup("\n")) if any(children) else ""
+
+
+def _grid(children: Iterable[str]) -> str:
+    made = list(children)
+    return _tag("div", *made, class_="grid") if made else ""
+
+
+def _legend(names: Mapping[str, str]) -> _Markup:
+    return _tag("ul", *(_tag("li", _tag("i", class_=key), name) for key, name in names.items()), class_="legend")
+
+
+def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = ()) -> _Markup:
+    """Make a table that scrolls inside its own box; `words` are the columns that hold no numbers, the first aside."""
+    kinds = ["w" if column in words else "n" if column else "" for column in range(len(head))]
+    tags = [("td", {"class": kind}) if kind else ("th", {"scope": "row"}) for kind in kinds]
+    lines = (_tag("tr", *(_tag(tag, cell, **how) for cell, (tag, how) in zip(row, tags, strict=True))) for row in rows)
+    heads = (_tag("th", name, scope="col", class_=kind) for name, kind in zip(head, kinds, strict=True))
+    table = _tag("table", _tag("thead", _tag("tr", *heads)), _tag("tbody", *lines))
+    box = _tag("div", table, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return _Markup(_tag("p", caption, class_="caption") + box)
+
+
+def _noted(text: str, note: str, **attributes: object) -> _Markup:
+    return _Markup(_tag("span", text, **attributes) + _tag("small", note))
+
+
+def _usd(value: float | None) -> str:
+    return "" if value is None else "below 0.01" if 0 < value < 0.01 else f"{value:,.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f}\u00a0%"
+
+
+def _rates(source: str) -> str:
+    kernels, _, rates = source.partition(", ")
+    return f"modelled: {kernels} kernels, {'measured' if rates == 'measured' else 'stated'} rates"
+
+
+def _choice(choice: Mapping[str, Any], targets: Sequence[Mapping[str, Any]]) -> _Markup:
+    by_name = {target["name"]: target for target in targets if target["run_seconds"] is not None}
+    reason = _tag("p", choice["reason"] + ".")
+    front = [by_name[name] for name in choice["pareto"] if name in by_name]
+    if not front:
+        return reason
+    rows = []
+    for t in front:
+        marks = " and ".join(mark for mark in ("cheapest", "fastest") if choice[mark] == t["name"])
+        rows.append((t["name"], _usd(t["usd_per_run"]), duration(t["run_seconds"]), marks, t["price"]))
+    caption = "Each is faster than the one above, and dearer. Expected times, list prices."
+    return _Markup(reason + _table(caption, ("target", "USD", "run", "within the limits", "price"), rows, (3, 4)))
+
+
+def _targets(targets: Sequence[Mapping[str, Any]]) -> _Markup:
     rows = []
     for target in targets:
-        name = f'<td class="name">{escape(target["name"])}</td>'
+        name = _noted(target["name"], ", ".join(filter(None, (target["title"], target["mesh"]))))
         memory, seconds = target["memory"], target["step_seconds"]
         if memory is None or seconds is None:
-            rows.append(f'<tr>{name}<td class="no">?</td><td colspan="6">{escape(target["reason"])}</td></tr>')
+            reason = _tag("span", target["reason"][:300], class_="long")
+            rows.append((name, _tag("span", "? failed", class_="bad"), "", "", reason, "", "", ""))
             continue
-        fits = "yes" if target["fits"] else '<span class="no">no</span>'
-        usd, mfu = target["usd_per_run"], target["mfu"]
-        rows.append(
-            f"<tr>{name}<td>{fits}</td>"
-            f'<td class="number">{size(memory["total_bytes"])} of {size(memory["limit_bytes"])}<br>'
-            f"<small>{memory['source']}</small></td>"
-            f'<td class="number">{duration(seconds["bound"])} to {duration(seconds["expected"])}<br>'
-            f"<small>{escape(seconds['source'])}</small></td>"
-            f"<td>{escape(target['bottleneck'])}</td>"
-            f'<td class="number">{duration(target["run_seconds"])}</td>'
-            f'<td class="number">{"" if usd is None else f"{usd:.2g}"}</td>'
-            f'<td class="number">{"" if mfu is None else f"{100 * mfu:.2g} %"}</td></tr>'
+        fits = ("✓ fits", "good") if target["fits"] else ("✗ does not fit", "bad")
+        rows.append((
+            name,
+            _tag("span", fits[0], class_=fits[1]),
+            _noted(f"{size(memory['total_bytes'])} of {size(memory['limit_bytes'])}", memory["source"]),
+            _noted(f"{duration(seconds['bound'])} to {duration(seconds['expected'])}", _rates(seconds["source"])),
+            _tag("span", target["bottleneck"], class_="long"),
+            "" if target["run_seconds"] is None else _noted(duration(target["run_seconds"]), "modelled"),
+            "" if target["usd_per_run"] is None else _noted(_usd(target["usd_per_run"]), "list price"),
+            "" if target["mfu"] is None else _noted(_percent(target["mfu"]), "modelled"),
+        ))  # fmt: skip
+    head = ("target", "fits", "memory of limit", "step, bound to expected", "limited by", "run", "USD", "MFU at best")
+    caption = "Memory is of one device. The bound is what nothing beats, the expected time what such programs reach."
+    return _table(caption, head, rows, (1, 4))
+
+
+def _bar(
+    title: str, parts: Sequence[tuple[str, str, float]], whole: float, mark: float = 0.0, kind: str = "bar"
+) -> _Markup:
+    """Draw (class, words, value) one behind the other, `whole` being the width."""
+    at, shapes = 0.0, []
+    for name, words, value in parts:
+        width = 1000 * value / whole if whole else 0.0
+        shapes.append(_tag("rect", _tag("title", words), class_=name, x=f"{at:.1f}", width=f"{width:.1f}", height=20))
+        at += width
+    if mark and whole:
+        shapes.append(_tag("path", d=f"M{1000 * mark / whole:.1f} -4V24", class_="mark"))
+    described = _tag("desc", "; ".join(words for _, words, _ in parts))
+    box = {"viewBox": "0 0 1000 20", "preserveAspectRatio": "none", "role": "img", "class": kind}
+    return _tag("svg", _tag("title", title), described, *shapes, **box)
+
+
+def _memory_parts(memory: Mapping[str, Any]) -> dict[str, float]:
+    """Return bytes that add up to the total: what is modelled yields where it exceeds what was compiled."""
+    parts = {name: memory[f"{name}_bytes"] for name in _PARTS if name != "rest"}
+    over = sum(parts.values()) - memory["total_bytes"]
+    for name in ("gradients", "activations", "data", "optimizer", "model_state", "weights"):
+        cut = min(parts[name], max(over, 0))
+        parts[name], over = parts[name] - cut, over - cut
+    return {name: size_ for name, size_ in (parts | {"rest": max(-over, 0)}).items() if size_}
+
+
+def _memory(targets: Sequence[Mapping[str, Any]]) -> _Markup:
+    rows, used = [], set()
+    for target in targets:
+        memory, parts = target["memory"], _memory_parts(target["memory"])
+        used |= set(parts)
+        total, limit = memory["total_bytes"], memory["limit_bytes"]
+        words = f"{size(total)} of {size(limit)}, {_percent(total / limit)}, {memory['source']}"
+        shapes = [(name, f"{_PARTS[name]}: {size(value)}", value) for name, value in parts.items()]
+        bar = _bar(f"Memory of {target['name']}: {words}", shapes, max(total, limit), limit)
+        mark = "" if target["fits"] else _tag("span", " ✗ does not fit", class_="bad")
+        rows.append(_tag("div", _tag("b", target["name"]), words, mark, bar, class_="row"))
+    legend = _legend({name: _PARTS[name] for name in _PARTS if name in used} | {"mark": "what a program can use"})
+    caption = (
+        "The width of a bar is what a program can use, or the total where that is more. A compiler gives the total and "
+        "what goes in; how gradients and activations share what is between is modelled."
+    )
+    return _tag("figure", legend, *rows, _tag("figcaption", caption))
+
+
+class _Axis(NamedTuple):
+    """One side of a chart, from `start` to `stop` in its picture; `base` is of its logarithm, 0 for none."""
+
+    name: str
+    low: float
+    high: float
+    text: Callable[[float], str]
+    base: int
+    start: float
+    stop: float
+
+    def at(self, value: float) -> float:
+        if self.base:
+            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return round(self.start + (self.stop - self.start) * min(max(share, 0.0), 1.0), 1)
+
+    def ticks(self) -> list[float]:
+        if not self.base:
+            return [self.high * step / 5 for step in range(6)]
+        low, high = math.floor(math.log(self.low, self.base)), math.ceil(math.log(self.high, self.base))
+        between = (1, 2, 5) if self.base == 10 and high - low <= 3 else (1,)
+        ticks = [step * float(self.base) ** power for power in range(low, high + 1) for step in between]
+        ticks = [tick for tick in ticks if self.low * 0.999 <= tick <= self.high * 1.001]
+        return ticks[:: math.ceil(len(ticks) / 7)]
+
+
+# Of a picture 360 wide: narrow, so that its text stays readable on a phone.
+_ACROSS, _UP = (44.0, 350.0), (214.0, 24.0)
+
+
+def _log_axis(
+    name: str, values: Iterable[float], text: Callable[[float], str], side: tuple[float, float] = _UP, base: int = 10
+) -> _Axis:
+    made = [value for value in values if value > 0] or [1.0]
+    low, high = min(made) / 1.2, max(made) * 1.2
+    room = max(1.0, math.sqrt(8 / (high / low)))  # enough for two numbers along it
+    return _Axis(name, low / room, high * room, text, base, *side)
+
+
+def _path(x: _Axis, y: _Axis, points: Iterable[tuple[float, float]], kind: str) -> _Markup:
+    return _tag("path", d="M" + "L".join(f"{x.at(a)} {y.at(b)}" for a, b in points), class_=kind)
+
+
+def _chart(title: str, words: str, x: _Axis, y: _Axis, shapes: Iterable[_Markup]) -> _Markup:
+    (left, right), (bottom, top) = _ACROSS, _UP
+    axes = [_tag("text", y.name, x=0, y=11), _tag("text", x.name, x=right, y=bottom + 31, text_anchor="end")]
+    for tick in x.ticks():
+        axes.append(_tag("path", d=f"M{x.at(tick)} {top}V{bottom}"))
+        axes.append(_tag("text", x.text(tick), x=x.at(tick), y=bottom + 15, text_anchor="middle"))
+    for tick in y.ticks():
+        axes.append(_tag("path", d=f"M{left} {y.at(tick)}H{right}"))
+        axes.append(_tag("text", y.text(tick), x=left - 5, y=y.at(tick) + 4, text_anchor="end"))
+    told = (_tag("title", title), _tag("desc", words))
+    return _tag("svg", *told, *axes, *shapes, viewBox="0 0 360 248", role="img")
+
+
+def _short(value: float, unit: str = "") -> str:
+    text = f"{value:.3g} " if value < 1000 else amount(value).replace(".00", "")
+    return f"{text}{unit}".strip()
+
+
+def _merged(kernels: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return equal kernels as one, the longest first, without those that neither compute nor move anything."""
+    merged: dict[Any, dict[str, Any]] = {}
+    for row in kernels:
+        key = (row["label"], row["kind"], row["limit"], row["flops"] // row["count"], row["bytes"] // row["count"])
+        same = merged.setdefault(key, {**row, "count": 0, "seconds": 0.0, "flops": 0, "bytes": 0})
+        same |= {name: same[name] + row[name] for name in ("count", "seconds", "flops", "bytes")}
+    rows = [row for row in merged.values() if row["seconds"] > 0 and (row["flops"] or row["bytes"])]
+    return sorted(rows, key=lambda row: -row["seconds"])
+
+
+def _roofline(target: Mapping[str, Any]) -> _Markup:
+    peak, bandwidth = target["peaks"]["flops"], target["peaks"]["bytes_per_second"]
+    step = target["step_seconds"]["expected"] or 1.0
+    rows = _merged(target["kernels"])
+    ridge = peak / bandwidth
+    both = [row["flops"] / row["bytes"] for row in rows if row["flops"] and row["bytes"]]
+    # Kernels without products stand at the left edge as if they computed that little; those without traffic right.
+    low, high = max(min([*both, ridge / 30]) / 4, ridge / 1e5), min(max([*both, ridge * 8]) * 2, ridge * 1e4)
+    rates = [(row["flops"] or row["bytes"] * low) / row["seconds"] for row in rows]
+    x = _Axis("FLOP per byte", low / 2, high, _short, 10, *_ACROSS)
+    y = _log_axis("FLOP/s", (max(min([*rates, low * bandwidth / 2]) / 3, peak * 1e-7), peak * 2), _short)
+    circles, names, lines = {}, {}, []
+    for number, (row, rate) in enumerate(zip(rows, rates, strict=True), 1):
+        intensity, share = row["flops"] / row["bytes"] if row["bytes"] else high, row["seconds"] / step
+        place = (x.at(max(intensity, low)), y.at(rate), round(max(1.5, 18 * math.sqrt(min(share, 1.0))), 1))
+        circles[place] = _tag("circle", class_=row["limit"], cx=place[0], cy=place[1], r=place[2])
+        if number <= _NAMED:
+            spot = (place[0], place[1] + place[2] + 11)
+            near = next((other for other in names if math.dist(spot, other) < 14), spot)
+            names.setdefault(near, []).append(str(number))
+            told = _short(rate, "FLOP/s") if row["flops"] else _short(row["bytes"] / row["seconds"], "B/s")
+            roof = _percent(rate / min(peak, bandwidth * (intensity or low)))
+            times = f"{row['kind']}, {row['count']:,} times" if row["count"] > 1 else row["kind"]
+            lines.append(f"{row['label']} ({times}): {_percent(share)} of the time, {told}, {roof} of the roof")
+    roof = _path(x, y, [(low / 2, bandwidth * low / 2), (ridge, peak), (high, peak)], "roof")
+    top = _tag("text", _short(peak, "FLOP/s"), x=x.stop, y=y.at(peak) - 6, text_anchor="end", class_="name")
+    numbers = [_tag("text", ", ".join(n), x=a, y=b, text_anchor="middle", class_="name") for (a, b), n in names.items()]
+    rates_told = f"{_short(bandwidth, 'B/s')} and {_short(peak, 'FLOP/s')} of a device"
+    words = f"{len(rows)} kernels under {rates_told}"
+    caption = (
+        f"The kernels of {target['name']}, each as large as its share of the time, under {rates_told}. Those without "
+        "matrix products stand at the left edge; how far they are below the roof is still what they leave of the "
+        "bandwidth. The largest:"
+    )
+    return _tag(
+        "figure", _tag("h3", target["title"]),
+        _chart(f"Roofline of {target['title']}", words, x, y, [roof, *circles.values(), top, *numbers]),
+        _legend({name: f"limited by {_LIMITS[name]}" for name in ("compute", "memory")}),
+        _tag("figcaption", caption, _tag("ol", *(_tag("li", line) for line in lines))),
+    )  # fmt: skip
+
+
+def _time(target: Mapping[str, Any]) -> _Markup:
+    seconds = target["step_seconds"]
+    whole, labels = sum(seconds["limits"].values()) or 1.0, list(seconds["labels"].items())
+
+    def words(name: str, value: float) -> str:
+        return f"{name}: {duration(value)}, {_percent(value / whole)}"
+
+    spent = {name: seconds["limits"][name] for name in _LIMITS if seconds["limits"].get(name)}
+    limits = [(name, words(_LIMITS[name], value), value) for name, value in spent.items()]
+    if len(labels) > 7:
+        labels = [*labels[:6], (f"{len(labels) - 6} others", sum(value for _, value in labels[6:]))]
+    rows = [
+        _tag("div", told, _bar(told, [("rest", told, value)], whole, kind="bar label"), class_="row")
+        for told, value in ((words(*label), label[1]) for label in labels)
+    ]
+    return _tag(
+        "figure", _tag("h3", target["name"]), _bar(f"Time of {target['name']} by what limits it", limits, whole),
+        _tag("div", "; ".join(limit[1] for limit in limits), class_="row"), _tag("h4", "By layer or part"), *rows,
+        _tag("figcaption", f"{duration(seconds['expected'])} expected, {_rates(seconds['source'])}"),
+    )  # fmt: skip
+
+
+_WAYS = {
+    "in-all": ("fixed_global", "the same batch in all"),
+    "per-device": ("fixed_per_device", "the same batch per device"),
+}
+_Line = tuple[str, str, Sequence[tuple[float, float]]]
+
+
+def _lines(title: str, x: _Axis, y: _Axis, lines: Iterable[_Line]) -> _Markup:
+    """Draw (class, words, points); an ideal has no marks."""
+    shapes, words = [], []
+    for kind, name, points in lines:
+        shapes.append(_path(x, y, points, kind if kind == "ideal" else f"line {kind}"))
+        if kind != "ideal":
+            shapes += [_tag("circle", class_=kind, cx=x.at(a), cy=y.at(b), r=3.5) for a, b in points]
+            words.append(f"{name}: {', '.join(f'{y.text(b)} with {a:,}' for a, b in points)}")
+    return _tag("div", _tag("h4", title), _chart(title, "; ".join(words), x, y, shapes))
+
+
+def _scaling(family: Mapping[str, Any]) -> _Markup:
+    points, steps, shares = family["points"], [], []
+    x = _log_axis("devices", [p["devices"] for p in points], lambda value: f"{value:,.0f}", _ACROSS, 2)
+    for kind, (key, name) in _WAYS.items():
+        found = [(p["devices"], p[key]) for p in points if p.get(key)]
+        first = found[0] if found else (1, {"seconds": 1.0})
+        ratio = {devices: first[0] / devices if kind == "in-all" else 1.0 for devices, _ in found}
+        steps.append(("ideal", "ideal", [(devices, first[1]["seconds"] * ratio[devices]) for devices, _ in found]))
+        steps.append((kind, name, [(devices, p["seconds"]) for devices, p in found]))
+        shares.append((kind, name, [(devices, p["efficiency"]) for devices, p in found]))
+    every = [value for _, _, line in steps for _, value in line]
+    most = max([1.0] + [value for _, _, line in shares for _, value in line])
+    percent = _Axis("", 0.0, most, lambda value: f"{100 * value:.0f} %", 0, *_UP)
+    ideal = ("ideal", "ideal", [(x.low, 1.0), (x.high, 1.0)])
+    charts = [
+        _lines("Time of a step", x, _log_axis("", every, lambda value: duration(value).replace(".0 ", " ")), steps),
+        _lines("Efficiency", x, percent, [ideal, *shares]),
+    ]
+    legend = {kind: name for kind, (_, name) in _WAYS.items()} | {"ideal": "ideal"}
+    told = f"From {family['from']}: {family['source']}."
+    balance = {p["devices"]: p["communication_batch"] for p in points if p["communication_batch"]}
+    if balance:
+        batch = {p["devices"]: p["fixed_global"]["batch"] / p["devices"] for p in points if p.get("fixed_global")}
+        words = "below it, exchanges take longer than the work"
+        lines = [
+            ("communication", words, list(balance.items())),
+            ("in-all", "the same batch in all", list(batch.items())),
+        ]
+        y = _log_axis("examples per device", [*balance.values(), *batch.values()], _short)
+        charts.append(_lines("Where exchanges take over", x, y, lines))
+        legend["communication"] = words
+        below = [devices for devices in batch if batch[devices] < balance.get(devices, 0)]
+        where = f"with {' to '.join(f'{d:,}' for d in sorted({below[0], below[-1]}))} devices" if below else "nowhere"
+        told += f" With the same batch in all, exchanges take longer than the work {where}."
+    return _tag(
+        "figure", _tag("h3", family["accelerator"]), _legend(legend), _tag("div", *charts, class_="grid"),
+        _tag("figcaption", told),
+    )  # fmt: skip
+
+
+def _remedies(target: Mapping[str, Any]) -> _Markup:
+    reason = _tag("p", _tag("b", target["name"]), f" does not fit: {target['reason'][:2000]}")
+    if not target["remedies"]:
+        return _Markup(reason + _tag("p", "Nothing that was tried makes it fit: fewer parameters, or larger devices."))
+    rows = [
+        (
+            remedy["change"],
+            ", ".join(f"{name}={value!r}" for name, value in remedy["settings"].items() if value is not None),
+            _noted(size(remedy["total_bytes"]), remedy.get("source", "")),
+            f"{remedy['slowdown']:.2f} times",
         )
-    head = "".join(f"<th>{name}</th>" for name in ("", "fits", "memory", "step", "limited by", "run", "USD", "MFU"))
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _remedies(target: Mapping[str, Any]) -> str:
-    items = [
-        f"<li>{escape(remedy['change'])}: {size(remedy['total_bytes'])}, {remedy['slowdown']:.2f} times the time per "
-        "example</li>"
         for remedy in target["remedies"]
     ]
-    found = f"It fits with<ul>{''.join(items)}</ul>" if items else "Nothing that was tried makes it fit."
-    return f"<p><strong>{escape(target['name'])}</strong> does not fit: {escape(target['reason'])}. {found}</p>"
+    head = ("change", "settings", "memory", "time per example")
+    return _Markup(reason + _table(f"What fits on {target['name']}, fastest first", head, rows, (1,)))
 
 
-def _key(names: Sequence[str]) -> str:
-    return "".join(
-        f'<span class="key" style="background:{_COLORS[name]}"></span>{name.replace("_", " ")}' for name in names
-    )
-
-
-def _bars(rows: Sequence[tuple[str, Sequence[tuple[str, float]], str]], most: Sequence[float], title: str) -> str:
-    """Draw stacked bars, a row each: name, parts with their values, the text behind it, and the value of a full bar."""
-    height, left, width = 26, 120, 420
-    shapes = []
-    for number, (name, parts, text) in enumerate(rows):
-        top, x = number * height, float(left)
-        shapes.append(f'<text x="{left - 8}" y="{top + 17}" text-anchor="end">{escape(name)}</text>')
-        shapes.append(f'<rect class="axis" x="{left}" y="{top + 4}" width="{width}" height="{height - 8}"/>')
-        for part, value in parts:
-            length = width * value / most[number] if most[number] else 0.0
-            shapes.append(
-                f'<rect x="{x:.1f}" y="{top + 4}" width="{max(0.0, min(length, left + width - x)):.1f}" '
-                f'height="{height - 8}" fill="{_COLORS[part]}"><title>{part.replace("_", " ")}</title></rect>'
-            )
-            x += length
-        shapes.append(f'<text x="{left + width + 8}" y="{top + 17}">{escape(text)}</text>')
-    return _svg(720, height * len(rows), shapes, title)
-
-
-def _svg(width: float, height: float, shapes: Sequence[str], title: str) -> str:
-    return (
-        f'<svg viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
-        f"<title>{escape(title)}</title>{''.join(shapes)}</svg>"
-    )
-
-
-def _memory(targets: Sequence[Mapping[str, Any]]) -> str:
-    rows = []
-    for target in targets:
-        memory = target["memory"]
-        parts = [(part, float(memory[f"{part}_bytes"])) for part in _PARTS]
-        named = sum(value for _, value in parts)
-        # Parts that are modelled may add up to more than the compiler's count; then their proportions are shown.
-        shrink = min(1.0, memory["total_bytes"] / named) if named else 1.0
-        parts = [(part, value * shrink) for part, value in parts]
-        parts.append(("rest", max(0.0, memory["total_bytes"] - named)))
-        share = 100 * memory["total_bytes"] / memory["limit_bytes"]
-        rows.append((target["name"], parts, f"{size(memory['total_bytes'])}, {share:.0f} %"))
-    most = [float(max(t["memory"]["total_bytes"], 1)) for t in targets]
-    return (
-        f"<figure>{_bars(rows, most, 'Memory of a device by what it holds')}<figcaption>{_key([*_PARTS, 'rest'])}<br>"
-        "Each bar is that target's total; behind it the total and its share of what a program can use.</figcaption>"
-        "</figure>"
-    )
-
-
-def _time(targets: Sequence[Mapping[str, Any]]) -> str:
-    names = ("compute", "memory", "communication", "launch")
-    rows = []
-    for target in targets:
-        limits = target["step_seconds"]["limits"]
-        rows.append(
-            (target["name"], [(n, limits.get(n, 0.0)) for n in names], duration(target["step_seconds"]["expected"]))
-        )
-    most = [max(sum(value for _, value in parts), 1e-12) for _, parts, _ in rows]
-    return (
-        f"<figure>{_bars(rows, most, 'Expected time of a step by what limits it')}<figcaption>{_key(names)}<br>"
-        "The expected time, kernel by kernel, by what limits each.</figcaption></figure>"
-    )
-
-
-def _one_per_device(targets: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return list({target["title"]: target for target in reversed(targets)}.values())[::-1]
-
-
-def _roofline(target: Mapping[str, Any]) -> str:
-    peak, bandwidth = target["peaks"]["flops"], target["peaks"]["bytes_per_second"]
-    points = [
-        (row["flops"] / row["bytes"], row["flops"] / row["seconds"], row)
-        for row in target["kernels"]
-        if row["flops"] and row["bytes"] and row["seconds"]
-    ]
-    ridge = peak / bandwidth
-    xs = [point[0] for point in points] + [ridge / 30, ridge * 10]
-    ys = [point[1] for point in points] + [peak * 2, peak / 1e4]
-    plot = _Plot((min(xs), max(xs)), (max(min(ys), peak / 1e7), max(ys)))
-    shapes = plot.axes("FLOP per byte", "FLOP/s")
-    low, high = plot.x_range
-    corners = [(low, low * bandwidth), (ridge, peak), (high, peak)]
-    shapes.append(f'<polyline class="roof" points="{plot.path(corners)}"/>')
-    most = max((row["seconds"] for _, _, row in points), default=1.0)
-    for index, (x, y, row) in enumerate(sorted(points, key=lambda point: -point[2]["seconds"])):
-        px, py = plot.place(x, y)
-        radius = 3 + 11 * math.sqrt(row["seconds"] / most)
-        shapes.append(
-            f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{radius:.1f}" fill="{_COLORS[row["limit"]]}" fill-opacity=".6">'
-            f"<title>{escape(row['label'])}: {duration(row['seconds'])}, {amount(row['flops'])}FLOP</title></circle>"
-        )
-        if index < 2:
-            shapes.append(f'<text x="{px + radius + 3:.1f}" y="{py + 4:.1f}">{escape(row["label"])}</text>')
-    caption = (
-        f"{escape(target['title'])}: {amount(peak)}FLOP/s, {amount(bandwidth)}B/s. Every matrix product of a step at "
-        "its expected time; the area is its share of the time."
-    )
-    figure = _svg(plot.width, plot.height, shapes, f"Roofline of {target['title']}")
-    return f"<figure>{figure}<figcaption>{caption} {_key(('compute', 'memory', 'launch'))}</figcaption></figure>"
-
-
-def _scaling(family: Mapping[str, Any]) -> str:
-    lines = {"fixed_global": "#0072B2", "fixed_per_device": "#D55E00"}
-    points = {
-        name: [(p["devices"], 100 * p[name]["efficiency"]) for p in family["points"] if name in p] for name in lines
+def _details(target: Mapping[str, Any], *, is_open: bool) -> _Markup:
+    facts = {
+        "devices": f"{target['devices']:,}, chips: {target['chips']:,}" if target["devices"] else "",
+        "mesh": target["mesh"],
+        "reason": target["reason"][:2000],
+        "not compiled": target["missing"],
+        "price": f"{_usd(target['usd_per_hour'])} USD an hour ({target['price']})" if target["usd_per_hour"] else "",
+        "evaluation batch": "" if target["eval_batch_seconds"] is None else duration(target["eval_batch_seconds"]),
+        "compiled in": "" if target["compile_seconds"] is None else duration(target["compile_seconds"]),
     }
-    every = [x for line in points.values() for x, _ in line]
-    plot = _Plot((min(every), max(*every, 2 * min(every))), (0.0, 110.0), log_y=False)
-    shapes = plot.axes("devices", "efficiency, %")
-    for name, color in lines.items():
-        if points[name]:
-            shapes.append(
-                f'<polyline points="{plot.path(points[name])}" fill="none" stroke="{color}" stroke-width="2"/>'
+    if target["memory"] is not None:
+        facts |= {_PARTS[name]: size(value) for name, value in _memory_parts(target["memory"]).items()}
+    children = [_table("Facts", ("what", "value"), [(name, text) for name, text in facts.items() if text], (1,))]
+    whole = (target["step_seconds"] or {}).get("expected") or 1.0
+    products = [row for row in target["kernels"] if row["products"]]
+    if products:
+        rows = [
+            (
+                row["label"], "; ".join(_product(*product) for product in row["products"][:3]), f"{row['count']:,}",
+                amount(row["flops"]).strip(), duration(row["seconds"]), _percent(row["seconds"] / whole),
+                _LIMITS[row["limit"]],
             )
-            shapes += [
-                f'<circle cx="{plot.place(*p)[0]:.1f}" cy="{plot.place(*p)[1]:.1f}" r="3" fill="{color}"/>'
-                for p in points[name]
-            ]
-    last = family["points"][-1]
-    batch = last["communication_batch"]
-    takes_over = (
-        f" On {last['name']}, exchanges take longer than work below {batch:,} examples a device." if batch else ""
-    )
-    key = "".join(
-        f'<span class="key" style="background:{color}"></span>{text}'
-        for color, text in zip(lines.values(), ("the same batch for all", "the same batch per device"), strict=True)
-    )
-    figure = _svg(plot.width, plot.height, shapes, f"Efficiency of {family['accelerator']} by number of devices")
-    return (
-        f"<figure>{figure}<figcaption>{escape(family['accelerator'])} ({escape(family['source'])}), from "
-        f"{escape(family['from'])}.{escape(takes_over)} {key}</figcaption></figure>"
-    )
+            for row in products[:12]
+        ]  # fmt: skip
+        head = ("layer", "m × k by k × n", "times a step", "FLOP", "time", "share", "limited by")
+        children.append(_table("Matrix products by time", head, rows, (1, 6)))
+    if target["collectives"]:
+        rows = [(c["kind"], size(c["bytes"]), f"{c['count']:,}", f"{c['devices']:,}") for c in target["collectives"]]
+        children.append(_table("Exchanges", ("kind", "each", "times a step", "devices"), rows))
+    summary = _tag("summary", ": ".join(filter(None, (target["name"], target["title"]))))
+    return _tag("details", summary, *children, **({"open": ""} if is_open else {}))
 
 
-class _Plot:
-    """A plane with a logarithmic x axis, and a y axis that is one too unless told otherwise."""
-
-    width, height, left, bottom = 640, 320, 70, 40
-
-    def __init__(self, x_range: tuple[float, float], y_range: tuple[float, float], *, log_y: bool = True) -> None:
-        self.x_range = (x_range[0] / 1.15, x_range[1] * 1.15)
-        self.y_range = (y_range[0] / 1.3, y_range[1] * 1.3) if log_y else y_range
-        self.log_y = log_y
-
-    def place(self, x: float, y: float) -> tuple[float, float]:
-        low, high = map(math.log, self.x_range)
-        across = (math.log(max(x, self.x_range[0])) - low) / (high - low)
-        bottom, top = map(math.log, self.y_range) if self.log_y else self.y_range
-        value = math.log(max(y, self.y_range[0])) if self.log_y else y
-        up = (value - bottom) / (top - bottom)
-        inner_width, inner_height = self.width - self.left - 10, self.height - self.bottom - 10
-        return self.left + across * inner_width, 10 + (1 - min(max(up, 0.0), 1.0)) * inner_height
-
-    def path(self, points: Sequence[tuple[float, float]]) -> str:
-        return " ".join("{:.1f},{:.1f}".format(*self.place(*point)) for point in points)
-
-    def axes(self, x_title: str, y_title: str) -> list[str]:
-        x0, y0 = self.left, self.height - self.bottom
-        shapes = [f'<path class="axis" d="M{x0} 10V{y0}H{self.width - 10}"/>']
-        for x in _ticks(*self.x_range):
-            px = self.place(x, self.y_range[0])[0]
-            shapes.append(f'<text x="{px:.1f}" y="{y0 + 16}" text-anchor="middle">{_short(x)}</text>')
-        for y in _ticks(*self.y_range) if self.log_y else (0.0, 25.0, 50.0, 75.0, 100.0):
-            py = self.place(self.x_range[0], y)[1]
-            shapes.append(f'<text x="{x0 - 6}" y="{py + 4:.1f}" text-anchor="end">{_short(y)}</text>')
-            shapes.append(f'<path class="axis" d="M{x0} {py:.1f}H{self.width - 10}" stroke-dasharray="2 4"/>')
-        middle = (self.left + self.width) / 2
-        shapes.append(f'<text x="{middle:.0f}" y="{self.height - 4}" text-anchor="middle">{x_title}</text>')
-        shapes.append(f'<text x="{x0 + 6}" y="20">{y_title}</text>')
-        return shapes
+def _product(m: int, n: int, k: int, batch: int, dtype: str) -> str:
+    return f"{m:,} × {k:,} by {k:,} × {n:,}{f', {batch:,} of them' if batch > 1 else ''}, {dtype}"
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Return powers of ten inside a range, of two where it is short; at most about eight."""
-    base = 10.0 if high / low > 1000 else 2.0
-    first, last = math.ceil(math.log(low, base)), math.floor(math.log(high, base))
-    step = max(1, math.ceil((last - first + 1) / 8))
-    return [base**power for power in range(first, last + 1, step)]
-
-
-def _short(number: float) -> str:
-    if number >= 1000:
-        for prefix, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-            if number >= unit:
-                return f"{number / unit:.3g}{prefix}"
-    return f"{number:.3g}"
-
-
-def _details(target: Mapping[str, Any]) -> str:
-    products = [row for row in target["kernels"] if row["products"]][:8]
-    rows = "".join(
-        f"<tr><td>{escape(row['label'])}</td><td>{' and '.join(_product(p) for p in row['products'][:2])}</td>"
-        f'<td class="number">{row["count"]:,}</td><td class="number">{duration(row["seconds"])}</td>'
-        f"<td>{row['limit']}</td></tr>"
-        for row in products
-    )
-    sent = "".join(
-        f"<li>{escape(c['kind'])} of {size(c['bytes'])} over {c['devices']} devices, {c['count']:,} times a step</li>"
-        for c in target["collectives"]
-    )
-    head = "".join(f"<th>{name}</th>" for name in ("layer", "matrix product", "times", "seconds", "limited by"))
-    price = (
-        f"<p>{target['usd_per_hour']:.4g} USD an hour: {escape(target['price'])}</p>" if target["usd_per_hour"] else ""
-    )
-    missing = f"<p>Not compiled: {escape(target['missing'])}</p>" if target["missing"] else ""
-    return (
-        f"<details><summary>{escape(target['name'])}: {escape(target['title'])}, {target['devices']} device(s), mesh "
-        f"{escape(target['mesh'])}</summary>{missing}{price}"
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        + (f"<ul>{sent}</ul>" if sent else "")
-        + "</details>"
-    )
-
-
-def _product(product: Sequence[Any]) -> str:
-    m, n, k, batch, dtype = product
-    times = f"{batch} x " if batch > 1 else ""
-    return f"{times}[{m}, {k}] x [{k}, {n}] {escape(str(dtype))}"
+def _sources(targets: Sequence[Mapping[str, Any]]) -> _Markup:
+    names = {word: ", ".join(t["name"] for t in targets if word in t["step_seconds"]["source"]) for word in _SOURCES}
+    items = [_tag("li", _tag("b", word), " ", text.format(names[word] or "none")) for word, text in _SOURCES.items()]
+    prices = "; ".join(dict.fromkeys(f"{t['title']}: {t['price']}" for t in targets if t["price"]))
+    told = f" are list prices of a region and a date. {prices or 'None is known'}."
+    return _tag("ul", *items, _tag("li", _tag("b", "prices"), told))

@@ -233,7 +233,8 @@ def step_time(
         seconds = parts[limit]
         if clock and kernel.cycles is not None:  # the compiler's own estimate, starting it included
             estimate = kernel.cycles / clock
-            limit, seconds = ("compute", estimate) if estimate > seconds else (limit, seconds)
+            if estimate > seconds:
+                limit, seconds = "compute" if kernel.kind in ("product", "elementwise") else "memory", estimate
             launch = 0.0
         else:
             launch = _launch(kernel, target.accelerator.platform, typical)

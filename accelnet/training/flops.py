@@ -72,7 +72,7 @@ def step_flops(experiment: Experiment, platform: str | None = None, *, microbatc
         The counts.
 
     Example:
-        >>> import accelnet as an
+        >>> import numpy as np, accelnet as an
         >>> data = an.data.from_arrays(np.eye(20, 3, dtype=np.float32), np.arange(20) % 2, num_classes=2)
         >>> experiment = an.Experiment(
         ...     data=data,

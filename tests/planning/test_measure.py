@@ -6,6 +6,7 @@ from accelnet.planning.calibration import load_calibration, load_model
 from accelnet.planning.measure import measure
 from accelnet.planning.plan import plan
 from accelnet.planning.targets import this_machine
+from tests.planning.conftest import make_experiment
 
 
 @pytest.fixture
@@ -13,6 +14,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("accelnet.planning.measure._SECONDS", 1e-4)
     monkeypatch.setattr("accelnet.planning.measure._REPEATS", 1)
     monkeypatch.setattr("accelnet.planning.measure._SIZES", (1 << 14, 1 << 18))
+    monkeypatch.setattr("accelnet.planning.measure._references", lambda: [make_experiment()])
 
 
 def test_what_was_measured_is_kept_and_used(experiment, quick):
@@ -33,8 +35,6 @@ def test_what_was_measured_is_kept_and_used(experiment, quick):
 
 
 def test_other_models_products_stay(experiment, quick):
-    from tests.planning.conftest import make_experiment
-
     measure(experiment, this_machine())
     first = {tuple(row[:5]) for row in load_calibration("cpu")["products"]}
     measure(make_experiment("rnn"), this_machine())

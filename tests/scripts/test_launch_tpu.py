@@ -42,6 +42,8 @@ COUNT = """
 import os, pathlib, signal, sys, time
 import jax, numpy as np
 from jax.experimental import multihost_utils
+
+pytestmark = pytest.mark.slow
 workdir, num_steps = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]), int(sys.argv[2])
 jax.distributed.initialize(
     os.environ["JAX_COORDINATOR_ADDRESS"], int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])

@@ -14,6 +14,8 @@ import pytest
 
 from scripts.launch_local import free_port
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = str(ROOT / "tests" / "training" / "toy_script.py")
 RTOL = 1e-5  # as in test_layouts.py
