@@ -12,7 +12,7 @@ from accelnet.planning.roofline import DeviceModel
 from accelnet.planning.targets import Accelerator
 from accelnet.training.cache import user_cache_directory
 
-VERSION = 5
+VERSION = 6
 
 
 def calibration_path(device: str) -> Path:
@@ -53,7 +53,7 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
     Args:
         values: "products" ([m, n, k, batch, dtype, seconds] each), "memory" (by kind of kernel and number of threads,
             [bytes, seconds] each, ascending), "element_seconds" and "transcendental_seconds" (of one thread),
-            "launch_seconds", "threads" and "whole", what a step takes for every second of its parts.
+            "launch_seconds" and "threads".
 
     Source: original. A product whose shape was not measured takes the rate of the nearest that was, by the
     logarithms of its sides.
@@ -83,7 +83,7 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
         alone = number * values["element_seconds"] + transcendental * values["transcendental_seconds"]
         return alone / min(threads, values["threads"])
 
-    return DeviceModel(product, seconds, elements, values["launch_seconds"], "measured", values["whole"])
+    return DeviceModel(product, seconds, elements, values["launch_seconds"], "measured")
 
 
 def _at(points: np.ndarray, size: int) -> float:

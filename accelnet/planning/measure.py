@@ -4,7 +4,6 @@ Every small program runs in a loop on the device, as it does inside a chunk of s
 them. What is measured is kept in the user's cache and used by `plan` for this device from then on.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,13 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accelnet.data.memory import from_arrays
 from accelnet.experiment import Experiment
-from accelnet.models.cnn import CNN
-from accelnet.models.rnn import RNN
-from accelnet.objectives.losses import softmax_cross_entropy
 from accelnet.ops.flops import Product
-from accelnet.optim.adam import adam
 from accelnet.planning.calibration import load_calibration, measured_model, save_calibration
 from accelnet.planning.kernels import Kernel
 from accelnet.planning.planner import Planner
@@ -103,15 +97,12 @@ def measure(
     accelerator = target.accelerator
     say("compiling the step")
     kernels, footprint = _compiled(experiment, target)
-    references = [(made, *_compiled(made, target)) for made in _references()]
     launch = _launch_seconds()
     rows = {}
-    # Every product where a program of its own size leaves its operands; the experiment's come last and count.
-    for of_step, size in [*((of_step, size) for _, of_step, size in references), (kernels, footprint)]:
-        products = _dearest(of_step)
-        for number, product in enumerate(products):
-            say(f"measuring products: {number + 1} of {len(products)}")
-            rows[product] = max(_product_seconds(product, size) - launch, 1e-9)
+    products = _dearest(kernels)
+    for number, product in enumerate(products):
+        say(f"measuring products: {number + 1} of {len(products)}")
+        rows[product] = max(_product_seconds(product, footprint) - launch, 1e-9)
     cores = len(os.sched_getaffinity(0)) if accelerator.platform == "cpu" else 1
     memory: dict[str, dict[int, list[list[float]]]] = {}
     for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose), ("gather", _gather)):
@@ -128,15 +119,7 @@ def measure(
         "transcendental_seconds": _transcendental_seconds(),
         "launch_seconds": launch,
         "threads": cores,
-        "whole": 1.0,
     }
-    say("measuring reference programs")
-    parts_alone = measured_model(values)
-    ratios = [
-        _step_seconds(made) / step_time(of_step, (), target, model=parts_alone).expected
-        for made, of_step, _ in references
-    ]
-    values["whole"] = math.exp(sum(map(math.log, ratios)) / len(ratios))
     stored = load_calibration(accelerator.name)
     if stored is not None:
         # Products of other models stay.
@@ -152,21 +135,20 @@ def measure(
             "measured": rows[p],
             "facts": facts.product(p),
         }
-        for p in _dearest(kernels)[:8]
+        for p in products[:8]
     ]
     parts += [
         {"part": f"{kind}, {int(size):,} bytes", "measured": seconds, "facts": facts.memory(int(size), kind, 1)}
         for kind, curves in memory.items()
         for size, seconds in curves[cores][2::2]
     ]
-    whole = {"part": "a step, for every second of its parts", "measured": values["whole"], "facts": 1.0}
     parts.append({"part": "starting a kernel", "measured": launch, "facts": facts.launch})
     return Measurement(
         device=accelerator.name,
         step_seconds=seconds,
         predicted_seconds=step_time(kernels, (), target, model=model).expected,
         facts_seconds=step_time(kernels, (), target).expected,
-        parts=(*parts, whole),
+        parts=tuple(parts),
     )
 
 
@@ -183,30 +165,6 @@ def _compiled(experiment: Experiment, target: Target) -> tuple[Sequence[Kernel],
 def _dearest(kernels: Sequence[Kernel]) -> list[Product]:
     products = {product for kernel in kernels for product in kernel.products}
     return sorted(products, key=lambda product: (-product.flops, product))[:_MOST_PRODUCTS]
-
-
-def _references() -> list[Experiment]:
-    """Return a CNN and an LSTM whose steps show what their parts alone do not: threads that wait, caches that miss.
-
-    On two cores the parts added up to 60 to 95 % of the steps of nine models, without which a prediction is too low.
-    """
-    random = np.random.default_rng(0)
-    images, series = (random.normal(size=(256, *shape)).astype(np.float32) for shape in ((20, 20, 3), (24, 48)))
-    models: list[tuple[np.ndarray, Any]] = [
-        (images, lambda rngs: CNN((20, 20, 3), (24, 48), 10, norm="batch", rngs=rngs)),
-        (series, lambda rngs: RNN(48, 160, 10, cell="lstm", rngs=rngs)),
-    ]
-    return [
-        Experiment(
-            data=from_arrays(inputs, np.arange(len(inputs)) % 10, num_classes=10),
-            model=model,
-            optimizer=adam(1e-3),
-            objective=softmax_cross_entropy(),
-            batch_size=64,
-            steps=100,
-        )
-        for inputs, model in models
-    ]
 
 
 def _loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = None) -> float:

@@ -40,7 +40,6 @@ class DeviceModel:
         memory: `(bytes, kind of kernel, threads)`.
         elements: `(elements, transcendental ones among them, threads)` of arithmetic.
         launch: of starting a kernel, beside its work.
-        whole: a step's time for every second of its parts.
         source: "facts" or "measured".
     """
 
@@ -49,7 +48,6 @@ class DeviceModel:
     elements: Callable[[int, int, int], float]
     launch: float
     source: str
-    whole: float = 1.0
 
     def parts(self, kernel: Kernel) -> dict[str, float]:
         """Return the seconds of one run of a kernel by what they are for; the largest is how long it takes."""
@@ -238,7 +236,6 @@ def step_time(
             launch = 0.0
         else:
             launch = _launch(kernel, target.accelerator.platform, typical)
-        seconds, launch = typical.whole * seconds, typical.whole * launch
         label = kernel.label or _KIND_NAMES[kernel.kind]
         limits[limit] += seconds * kernel.count
         limits["launch"] += launch * kernel.count

@@ -14,7 +14,6 @@ def quick(monkeypatch):
     monkeypatch.setattr("accelnet.planning.measure._SECONDS", 1e-4)
     monkeypatch.setattr("accelnet.planning.measure._REPEATS", 1)
     monkeypatch.setattr("accelnet.planning.measure._SIZES", (1 << 14, 1 << 18))
-    monkeypatch.setattr("accelnet.planning.measure._references", lambda: [make_experiment()])
 
 
 def test_what_was_measured_is_kept_and_used(experiment, quick):

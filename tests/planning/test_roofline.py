@@ -128,7 +128,6 @@ def measurements():
         "transcendental_seconds": 1e-9,
         "launch_seconds": 1e-7,
         "threads": 2,
-        "whole": 1.2,
     }
 
 
