@@ -18,6 +18,8 @@ from accelnet.parallel.detection import membership
 from accelnet.parallel.rendezvous import meet
 from accelnet.parallel.store import Ending, Store, endings, tell_ending
 
+pytestmark = pytest.mark.slow
+
 HOST = socket.gethostname()
 SLURM = {
     "SLURM_JOB_ID": "1234567",

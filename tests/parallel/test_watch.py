@@ -12,6 +12,8 @@ import pytest
 from accelnet.parallel.verdict import Beat, lost, stalled
 from accelnet.parallel.watch import watch
 
+pytestmark = pytest.mark.slow
+
 HOST = socket.gethostname()
 
 

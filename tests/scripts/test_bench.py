@@ -15,6 +15,8 @@ import bench  # noqa: E402
 
 from bench_systems import accelnet_chunks, cases, comparison, flax_loop, rounds  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 
 def test_losses_are_compared_relative_to_the_reference():
     difference = comparison.largest_difference([2.0, 1.0, 4.0], [2.0, 1.1, 4.2])

@@ -30,6 +30,8 @@ if [ "$1" = show ]; then echo "JobId=$4 JobName=x UserId=u JobState=$STATE Reaso
 """
 TASK = """
 import json, os, pathlib, sys
+
+pytestmark = pytest.mark.slow
 found = {"args": sys.argv[1:], "devices": os.environ.get("JAX_LOCAL_DEVICE_IDS")}
 pathlib.Path(f"task-{os.environ['SLURM_PROCID']}.json").write_text(json.dumps(found))
 sys.exit(int(os.environ["CODE"]))

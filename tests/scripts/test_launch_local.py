@@ -26,6 +26,8 @@ pathlib.Path(sys.argv[1], rank + ".json").write_text(json.dumps({"args": sys.arg
 # Leaves its process id, and that of a process that it started, and waits.
 WAIT = """
 import os, pathlib, signal, subprocess, sys, time
+
+pytestmark = pytest.mark.slow
 there = pathlib.Path(sys.argv[1])
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 def end(number, frame):
