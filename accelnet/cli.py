@@ -428,6 +428,12 @@ def _plan(experiment: Experiment, options: PlanOptions) -> None:
     deadline = None if options.deadline is None else parse_hours(options.deadline)
     say = Progress(not options.quiet)
     if options.prove:
+        others = ("targets", "mesh", "budget", "deadline", "workdir", "abstract", "measure", "targets_file")
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]
+        if given:
+            raise UserError(
+                f"--prove stands alone, without {', '.join(given)}: it runs on the CPU and needs no targets"
+            )
         from accelnet.planning.prove import prove
 
         proof = prove(experiment, compile_seconds=options.compile_seconds, say=say)

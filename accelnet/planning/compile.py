@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,28 @@ class Compiled:
         if self.memory is None:
             return self.required_bytes
         return self.memory["argument"] + self.memory["output"] - self.memory["alias"] + self.memory["temp"]
+
+
+# What only one platform's programs may call, by the beginning of the name.
+_CALLS_OF = {
+    "cuda": ("__cudnn$", "__cublas$", "__cusolver$", "cudnn_", "cuda_"),
+    "cpu": ("__onednn$", "lapack_", "__ynn"),
+}
+
+
+def foreign_calls(platform: str, custom_calls: Sequence[str]) -> list[str]:
+    """Return the custom calls of a program that belong to another platform than it was compiled for.
+
+    Args:
+        platform: "tpu", "cuda" or "cpu".
+        custom_calls: names of what it calls.
+
+    Example:
+        >>> foreign_calls("tpu", ["__onednn$matmul", "AssumeGatherIndicesInBound"])
+        ['__onednn$matmul']
+    """
+    others = tuple(prefix for owner, prefixes in _CALLS_OF.items() if owner != platform for prefix in prefixes)
+    return [name for name in custom_calls if name.startswith(others)]
 
 
 def missing_compiler(platform: str) -> str | None:
@@ -205,7 +227,7 @@ def _compile(job: CompileJob, time_limit: float, processes: set[subprocess.Popen
         reason = run_worker(request, folder, job.platform, num_devices, time_limit, processes)
         if not answer.exists():
             return {program.name: Compiled("failed", reason) for program in job.programs}
-        return {name: _read(values) for name, values in json.loads(answer.read_text()).items()}
+        return {name: _checked(_read(values), job.platform) for name, values in json.loads(answer.read_text()).items()}
 
 
 def run_worker(
@@ -285,6 +307,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:200] if lines else "no message"
+
+
+def _checked(compiled: Compiled, platform: str) -> Compiled:
+    foreign = foreign_calls(platform, compiled.custom_calls)
+    if not foreign:
+        return compiled
+    return Compiled("failed", f"the program for {platform} calls what is another platform's: {', '.join(foreign)}")
 
 
 def _read(values: dict[str, Any]) -> Compiled:

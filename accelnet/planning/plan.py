@@ -1,7 +1,7 @@
 """Plan: what an experiment would do on hardware that is not here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ class Plan:
     rows: tuple[Row, ...]
     scaling: tuple[dict[str, Any], ...] = ()
     choice: dict[str, Any] | None = None
-    workdir: Path | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, of the schema that the README documents."""
@@ -139,7 +138,6 @@ def plan(
         tuple(rows),
         tuple(scaling(planner, [row for row in rows if row.time is not None])),
         None if budget_usd is None and deadline_hours is None else choose(rows, budget_usd, deadline_hours),
-        None if workdir is None else Path(workdir),
     )
     say.close()
     if workdir is not None:

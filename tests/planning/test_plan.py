@@ -310,3 +310,23 @@ def test_the_verdict_is_the_compilers_around_the_limit():
     rows = [plan(sized(batch), "v5e", progress=False, remedies=False).rows[0] for batch in (64, 4096)]
     assert [row.missing for row in rows] == ["", ""]
     assert [row.memory.total <= row.memory.limit for row in rows] == [row.status == "ok" for row in rows]
+
+
+def test_a_program_that_calls_another_platforms_code_is_refused():
+    from accelnet.planning.compile import _checked, foreign_calls
+
+    assert foreign_calls("cuda", ["__cudnn$convForward", "__cublas$gemm"]) == []
+    assert foreign_calls("cpu", ["__cudnn$convForward"]) == ["__cudnn$convForward"]
+    checked = _checked(Compiled("ok", custom_calls=("__onednn$matmul",)), "tpu")
+    assert checked.status == "failed"
+    assert "__onednn$matmul" in checked.reason
+
+
+def test_prove_refuses_what_it_would_ignore(capsys):
+    from accelnet.cli import main
+    from experiments.digits_mlp import experiment
+
+    with pytest.raises(SystemExit) as ended:
+        main(experiment, ["plan", "--prove", "--targets", "v5e", "--budget", "3usd"])
+    assert ended.value.code == 2
+    assert "--targets, --budget" in capsys.readouterr().err
