@@ -11,6 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 SHELL_SCRIPTS = [*sorted(SCRIPTS.glob("*.sh")), SCRIPTS / "slurm.sbatch"]
@@ -31,7 +33,6 @@ if [ "$1" = show ]; then echo "JobId=$4 JobName=x UserId=u JobState=$STATE Reaso
 TASK = """
 import json, os, pathlib, sys
 
-pytestmark = pytest.mark.slow
 found = {"args": sys.argv[1:], "devices": os.environ.get("JAX_LOCAL_DEVICE_IDS")}
 pathlib.Path(f"task-{os.environ['SLURM_PROCID']}.json").write_text(json.dumps(found))
 sys.exit(int(os.environ["CODE"]))

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = str(ROOT / "scripts" / "launch_local.py")
 sys.path.append(str(ROOT / "scripts"))
@@ -27,7 +29,6 @@ pathlib.Path(sys.argv[1], rank + ".json").write_text(json.dumps({"args": sys.arg
 WAIT = """
 import os, pathlib, signal, subprocess, sys, time
 
-pytestmark = pytest.mark.slow
 there = pathlib.Path(sys.argv[1])
 other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 def end(number, frame):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(Path(__file__).parent))
 
@@ -43,7 +45,6 @@ import os, pathlib, signal, sys, time
 import jax, numpy as np
 from jax.experimental import multihost_utils
 
-pytestmark = pytest.mark.slow
 workdir, num_steps = pathlib.Path(sys.argv[sys.argv.index("--workdir") + 1]), int(sys.argv[2])
 jax.distributed.initialize(
     os.environ["JAX_COORDINATOR_ADDRESS"], int(os.environ["JAX_NUM_PROCESSES"]), int(os.environ["JAX_PROCESS_ID"])
