@@ -23,12 +23,14 @@ MAY_IMPORT = {
     "objectives": {"errors", "ops"},
     "data": {"errors", "ops"},
     "parallel": {"errors", "ops"},
+    "report": {"errors"},
     "experiment": _TRAINING,
     "training": _TRAINING,
-    "planning": _TRAINING,
-    "choosing": _TRAINING,
-    "cli": _TRAINING | {"planning", "choosing"},
-    "__init__": _TRAINING | {"allocator", "planning", "choosing", "cli"},
+    "planning": _TRAINING | {"report"},
+    "evaluating": _TRAINING | {"report"},
+    "choosing": _TRAINING | {"report", "planning", "evaluating"},
+    "cli": _TRAINING | {"report", "planning", "evaluating", "choosing"},
+    "__init__": _TRAINING | {"allocator", "planning", "evaluating", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

@@ -75,7 +75,7 @@ def _reason(
 
 
 def _told(row: Row) -> str:
-    from accelnet.planning.report import duration
+    from accelnet.report.numbers import duration
 
     return f"{row.name} at {_usd(row):.2g} USD in {duration(3600 * _hours(row))}"
 

@@ -58,7 +58,7 @@ class Measurement:
         return vars(self) | {"parts": list(self.parts)}
 
     def __str__(self) -> str:
-        from accelnet.planning.report import duration
+        from accelnet.report.numbers import duration
 
         def error(predicted: float) -> str:
             return f"{duration(predicted)} ({predicted / self.step_seconds - 1:+.0%})"

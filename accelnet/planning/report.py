@@ -10,6 +10,7 @@ import rich.box
 import rich.console
 import rich.table
 
+from accelnet.report.numbers import amount, duration, size
 from accelnet.training.record import write_atomically
 
 if TYPE_CHECKING:
@@ -120,43 +121,3 @@ def write_plan(plan: "Plan", workdir: Path) -> None:
 
     write_atomically(workdir / "plan.json", json.dumps(plan.to_dict(), indent=1) + "\n")
     write_atomically(workdir / "plan.html", plan_page(plan.to_dict()))
-
-
-def size(number: float) -> str:
-    """Return bytes as people read them, in powers of 1,024.
-
-    Example:
-        >>> size(3 << 30), size(1500)
-        ('3.0 GiB', '1.5 KiB')
-    """
-    for prefix, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number >= unit:
-            return f"{number / unit:.1f} {prefix}"
-    return f"{number:.0f} B"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as people read it.
-
-    Example:
-        >>> duration(0.00123), duration(5400), duration(90)
-        ('1.2 ms', '1.5 h', '90 s')
-    """
-    for unit, length, limit in (("µs", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 100.0), ("min", 60.0, 3600.0)):
-        if seconds < limit:
-            value = seconds / length
-            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
-    return f"{seconds / 3600:.1f} h"
-
-
-def amount(number: float) -> str:
-    """Return a count with a decimal prefix and a space behind it.
-
-    Example:
-        >>> amount(1.5e9) + "FLOP"
-        '1.50 GFLOP'
-    """
-    for prefix, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
-            return f"{number / unit:.2f} {prefix}"
-    return f"{number:.0f} "

@@ -1,0 +1,121 @@
+"""Charts as SVG that takes its colours from the page, so that they follow its light and dark."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from accelnet.report.markup import Markup, tag
+
+# Of a picture 360 wide: narrow, so that its text stays readable on a phone.
+ACROSS, UP = (44.0, 350.0), (214.0, 24.0)
+
+
+class Axis(NamedTuple):
+    """One side of a chart, from `start` to `stop` in its picture; `base` is of its logarithm, 0 for none."""
+
+    name: str
+    low: float
+    high: float
+    text: Callable[[float], str]
+    base: int
+    start: float
+    stop: float
+
+    def at(self, value: float) -> float:
+        """Return where a value lies in the picture; beyond the ends, at the end."""
+        if self.base:
+            share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return round(self.start + (self.stop - self.start) * min(max(share, 0.0), 1.0), 1)
+
+    def ticks(self) -> list[float]:
+        """Return the values that get a line and a number, about six of them."""
+        if not self.base:
+            rough = (self.high - self.low) / 6
+            power = 10.0 ** math.floor(math.log10(rough))
+            step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+            first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
+            return [number * step for number in range(first, last + 1)]
+        low, high = math.floor(math.log(self.low, self.base)), math.ceil(math.log(self.high, self.base))
+        between = (1, 2, 5) if self.base == 10 and high - low <= 3 else (1,)
+        ticks = [step * float(self.base) ** power for power in range(low, high + 1) for step in between]
+        ticks = [tick for tick in ticks if self.low * 0.999 <= tick <= self.high * 1.001]
+        return ticks[:: math.ceil(len(ticks) / 7)]
+
+
+def log_axis(
+    name: str, values: Iterable[float], text: Callable[[float], str], side: tuple[float, float] = UP, base: int = 10
+) -> Axis:
+    """Return a logarithmic axis with room for the values; those that are not above 0 do not count."""
+    made = [value for value in values if value > 0] or [1.0]
+    low, high = min(made) / 1.2, max(made) * 1.2
+    room = max(1.0, math.sqrt(8 / (high / low)))  # enough for two numbers along it
+    return Axis(name, low / room, high * room, text, base, *side)
+
+
+def linear_axis(
+    name: str, values: Iterable[float], text: Callable[[float], str], side: tuple[float, float] = UP
+) -> Axis:
+    """Return an axis with a little room around the values; those that are not finite do not count.
+
+    Example:
+        >>> linear_axis("", [0.0, 10.0, math.nan], str).ticks()
+        [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    """
+    made = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(made), max(made)
+    room = 0.04 * (high - low) or 0.1 * abs(high) or 1.0
+    return Axis(name, low - room, high + room, text, 0, *side)
+
+
+def path(x: Axis, y: Axis, points: Iterable[tuple[float, float]], kind: str) -> Markup:
+    """Draw a line through points."""
+    return tag("path", d="M" + "L".join(f"{x.at(a)} {y.at(b)}" for a, b in points), class_=kind)
+
+
+def chart(title: str, words: str, x: Axis, y: Axis, shapes: Iterable[Markup]) -> Markup:
+    """Draw axes with shapes between them; `words` say what a person who does not see them would like to know."""
+    (left, right), (bottom, top) = ACROSS, UP
+    axes = [tag("text", y.name, x=0, y=11), tag("text", x.name, x=right, y=bottom + 31, text_anchor="end")]
+    for tick in x.ticks():
+        axes.append(tag("path", d=f"M{x.at(tick)} {top}V{bottom}"))
+        axes.append(tag("text", x.text(tick), x=x.at(tick), y=bottom + 15, text_anchor="middle"))
+    for tick in y.ticks():
+        axes.append(tag("path", d=f"M{left} {y.at(tick)}H{right}"))
+        axes.append(tag("text", y.text(tick), x=left - 5, y=y.at(tick) + 4, text_anchor="end"))
+    told = (tag("title", title), tag("desc", words))
+    return tag("svg", *told, *axes, *shapes, viewBox="0 0 360 248", role="img")
+
+
+Line = tuple[str, str, Sequence[tuple[float, float]]]
+_MARKED = 30  # points of a line that are few enough to be marked
+
+
+def lines(title: str, x: Axis, y: Axis, series: Iterable[Line]) -> Markup:
+    """Draw lines, each a class, a name and points; those of class "ideal" have no marks."""
+    shapes, words = [], []
+    for kind, name, points in series:
+        shapes.append(path(x, y, points, kind if kind == "ideal" else f"line {kind}"))
+        if kind != "ideal" and len(points) <= _MARKED:
+            shapes += [tag("circle", class_=kind, cx=x.at(a), cy=y.at(b), r=3.5) for a, b in points]
+        if kind != "ideal":
+            told = points if len(points) <= _MARKED else [points[0], points[-1]]
+            words.append(f"{name}: {', '.join(f'{y.text(b)} with {a:,}' for a, b in told)}")
+    return tag("div", tag("h4", title), chart(title, "; ".join(words), x, y, shapes))
+
+
+def bar(
+    title: str, parts: Sequence[tuple[str, str, float]], whole: float, mark: float = 0.0, kind: str = "bar"
+) -> Markup:
+    """Draw (class, words, value) one behind the other, `whole` being the width."""
+    at, shapes = 0.0, []
+    for name, words, value in parts:
+        width = 1000 * value / whole if whole else 0.0
+        shapes.append(tag("rect", tag("title", words), class_=name, x=f"{at:.1f}", width=f"{width:.1f}", height=20))
+        at += width
+    if mark and whole:
+        shapes.append(tag("path", d=f"M{1000 * mark / whole:.1f} -4V24", class_="mark"))
+    described = tag("desc", "; ".join(words for _, words, _ in parts))
+    box = {"viewBox": "0 0 1000 20", "preserveAspectRatio": "none", "role": "img", "class": kind}
+    return tag("svg", tag("title", title), described, *shapes, **box)

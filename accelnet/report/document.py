@@ -1,0 +1,71 @@
+"""A whole HTML page that needs nothing else: no scripts, fonts or pictures from elsewhere."""
+
+from collections.abc import Iterable
+
+from accelnet.report.markup import tag
+
+NUM_COLORS = 8  # classes c0 to c7
+# The palette of Okabe and Ito, which differs for colour-blind people too; every area has an outline besides.
+_STYLE = """
+:root{color-scheme:light dark;--paper:#fff;--card:#f5f6f8;--ink:#1b1f24;--soft:#555d67;--line:#c9ced6;
+--good:#00664b;--bad:#a33b00}
+@media(prefers-color-scheme:dark){:root{--paper:#14171b;--card:#1d2127;--ink:#e8eaed;--soft:#a9b1bb;--line:#434b55;
+--good:#4fd6ab;--bad:#ff9d66}}*{box-sizing:border-box}
+.c0{--c:#0072b2}.c1{--c:#e69f00}.c2{--c:#009e73}.c3{--c:#cc79a7}.c4{--c:#56b4e9}.c5{--c:#d55e00}.c6{--c:#f0e442}
+.c7,.rest{--c:#999}
+body{margin:0 auto;padding:.75rem;max-width:75rem;font:1rem/1.5 system-ui,sans-serif;color:var(--ink);
+background:var(--paper);overflow-wrap:anywhere}h1{margin:.2em 0;font-size:1.7rem;line-height:1.2}
+h2{margin:2em 0 .5em;font-size:1.3rem}h3,h4{margin:0 0 .4em;font-size:1rem}h4{font-size:.9rem}
+p{max-width:48rem;margin:.5em 0}small,figcaption,.caption{color:var(--soft);font-size:.85rem}
+small{display:block;font-weight:400}.good{color:var(--good)}.bad{color:var(--bad)}.good,.bad{font-weight:600}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1rem}
+figure{margin:0 0 1rem;padding:.75rem;min-width:0;background:var(--card);border-radius:.5rem}.grid figure{margin:0}
+figcaption{max-width:48rem;margin-top:.6em}ol{margin:.3em 0;padding-left:1.5em}.row{margin:.6em 0;font-size:.9rem}
+.row b{margin-right:.6em}.scroll{overflow-x:auto;margin:.4em 0 1em}
+table{border-collapse:collapse;font-size:.9rem;overflow-wrap:normal}
+th,td{padding:.35em .9em .35em 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+thead th{color:var(--soft)}.n{text-align:right}td.n,.good,.bad{white-space:nowrap}tbody th{min-width:8rem}
+.long{display:block;min-width:14rem}td.w{overflow-wrap:break-word}td.w:not(:has(.good,.bad),:empty){min-width:11rem}
+.legend{display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:.5em 0;padding:0;list-style:none;font-size:.85rem}
+i{display:inline-block;width:.9em;height:.9em;margin-right:.4em;vertical-align:-.1em;background:var(--c);
+border:1px solid var(--ink)}i.mark{width:3px;height:1.1em;background:var(--ink);border:0}
+i.ideal{height:0;border:0;border-top:2px dashed var(--soft);vertical-align:.25em}
+svg{display:block;width:100%;max-width:27rem;overflow:visible}text{fill:var(--soft);font-size:12px}
+.name{fill:var(--ink);font-weight:700;stroke:var(--card);stroke-width:3px;paint-order:stroke}
+.bar{height:1.1rem;max-width:none;margin:.2em 0;background:var(--paper);outline:1px solid var(--line)}
+.row .label{height:.5rem}rect,circle{fill:var(--c);stroke:var(--ink);stroke-width:.7;vector-effect:non-scaling-stroke}
+circle{fill-opacity:.7}path{fill:none;stroke:var(--line);stroke-width:.6;vector-effect:non-scaling-stroke}
+path.roof,path.mark{stroke:var(--ink);stroke-width:2}path.mark{stroke-width:3}
+path.line{stroke:var(--c);stroke-width:2.5}path.ideal{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4}
+:focus-visible{outline:2px solid #0072b2}
+details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius:.5rem}
+summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}
+"""
+
+
+def document(title: str, body: Iterable[str], style: str = "") -> str:
+    """Return a page to read, in light and dark, on a screen and on a phone.
+
+    Args:
+        title: in the browser's tab.
+        body: its parts; what is no markup is escaped.
+        style: CSS beside that of all pages, such as the colours of classes: `.weights{--c:#0072b2}`.
+
+    Returns:
+        A whole HTML document. A browser that shows it asks nobody for anything: it is told to refuse all but what is in
+        the page.
+
+    Example:
+        >>> "<body><main>1 &lt; 2</main></body>" in document("Less", ["1 < 2"])
+        True
+
+    Source: original.
+    """
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n"
+        f"{tag('title', title)}\n<style>{_STYLE}{style}</style>\n</head>\n"
+        f"{tag('body', tag('main', *body))}\n</html>\n"
+    )

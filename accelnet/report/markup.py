@@ -1,0 +1,88 @@
+"""HTML and SVG as text that escapes what is put into it."""
+
+import html
+from collections.abc import Iterable, Mapping, Sequence
+
+_SHAPES = frozenset({"circle", "image", "path", "rect"})  # that HTML lets close themselves
+_VOID = frozenset({"img"})  # that have no end
+
+
+class Markup(str):
+    """Markup; every other text is escaped where it is put into some."""
+
+    __slots__ = ()
+
+
+def tag(name: str, *children: str, **attributes: object) -> Markup:
+    """Make an element.
+
+    Args:
+        name: of the element.
+        *children: markup, or text, which is escaped.
+        **attributes: `class_` and `aria_label` stand for class and aria-label.
+
+    Example:
+        >>> tag("p", "1 < 2", class_="note")
+        '<p class="note">1 &lt; 2</p>'
+
+    Source: original.
+    """
+    told = "".join(
+        f' {key.strip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
+    )
+    if name in _VOID:
+        return Markup(f"<{name}{told}>")
+    inner = joined(*children)
+    return Markup(f"<{name}{told}/>" if name in _SHAPES and not inner else f"<{name}{told}>{inner}</{name}>")
+
+
+def joined(*children: str) -> Markup:
+    """Put markup and text, which is escaped, one behind the other."""
+    return Markup("".join(child if isinstance(child, Markup) else html.escape(str(child)) for child in children))
+
+
+def section(title: str, *children: str) -> Markup:
+    """Make a part of a page with its heading; nothing where there is nothing in it."""
+    return tag("section", tag("h2", title), *children, Markup("\n")) if any(children) else Markup()
+
+
+def grid(children: Iterable[str]) -> Markup:
+    """Put figures side by side where there is room."""
+    made = list(children)
+    return tag("div", *made, class_="grid") if made else Markup()
+
+
+def figure(title: str, *children: str, caption: str = "") -> Markup:
+    """Make a card: a heading, pictures, and what they say."""
+    told = [tag("figcaption", caption)] if caption else []
+    return tag("figure", *([tag("h3", title)] if title else []), *children, *told)
+
+
+def legend(names: Mapping[str, str]) -> Markup:
+    """Say what the colours mean: names by class."""
+    return tag("ul", *(tag("li", tag("i", class_=key), name) for key, name in names.items()), class_="legend")
+
+
+def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], words: Sequence[int] = ()) -> Markup:
+    """Make a table that scrolls inside its own box.
+
+    Args:
+        caption: above it, also what screen readers say.
+        head: names of the columns.
+        rows: cells, text or markup; the first of a row is its heading.
+        words: columns that hold no numbers, the first aside.
+
+    Source: original.
+    """
+    kinds = ["w" if column in words else "n" if column else "" for column in range(len(head))]
+    tags = [("td", {"class": kind}) if kind else ("th", {"scope": "row"}) for kind in kinds]
+    lines = (tag("tr", *(tag(name, cell, **how) for cell, (name, how) in zip(row, tags, strict=True))) for row in rows)
+    heads = (tag("th", name, scope="col", class_=kind) for name, kind in zip(head, kinds, strict=True))
+    made = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *lines))
+    box = tag("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return joined(tag("p", caption, class_="caption"), box)
+
+
+def noted(text: str, note: str, **attributes: object) -> Markup:
+    """Put a note in small letters below a text."""
+    return joined(tag("span", text, **attributes), tag("small", note))

@@ -1,0 +1,62 @@
+"""Numbers as people read them."""
+
+
+def size(number: float) -> str:
+    """Return bytes as people read them, in powers of 1,024.
+
+    Example:
+        >>> size(3 << 30), size(1500)
+        ('3.0 GiB', '1.5 KiB')
+    """
+    for prefix, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= unit:
+            return f"{number / unit:.1f} {prefix}"
+    return f"{number:.0f} B"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people read it.
+
+    Example:
+        >>> duration(0.00123), duration(5400), duration(90)
+        ('1.2 ms', '1.5 h', '90 s')
+    """
+    for unit, length, limit in (("µs", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 100.0), ("min", 60.0, 3600.0)):
+        if seconds < limit:
+            value = seconds / length
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return f"{seconds / 3600:.1f} h"
+
+
+def amount(number: float) -> str:
+    """Return a count with a decimal prefix and a space behind it.
+
+    Example:
+        >>> amount(1.5e9) + "FLOP"
+        '1.50 GFLOP'
+    """
+    for prefix, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:.2f} {prefix}"
+    return f"{number:.0f} "
+
+
+def short(value: float, unit: str = "") -> str:
+    """Return a number in three digits, with a prefix from a thousand on.
+
+    Example:
+        >>> short(0.0312), short(197e12, "FLOP/s")
+        ('0.0312', '197 TFLOP/s')
+    """
+    text = f"{value:.3g} " if value < 1000 else amount(value).replace(".00", "")
+    return f"{text}{unit}".strip()
+
+
+def percent(share: float) -> str:
+    r"""Return a share as a percentage that no line break cuts.
+
+    Example:
+        >>> percent(0.412), percent(0.031)
+        ('41\xa0%', '3.1\xa0%')
+    """
+    return f"{100 * share:.{0 if share >= 0.1 else 1}f}\u00a0%"
