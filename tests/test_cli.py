@@ -140,7 +140,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(tmp_path):
 
 
 def test_compilers_without_devices_are_not_asked_for_devices(tmp_path, monkeypatch):
-    from accelnet.cli import has_compilers_alone
+    from accelnet.cli.devices import has_compilers_alone
 
     plugins = tmp_path / "jax_plugins"
     (plugins / "xla_cuda13").mkdir(parents=True)

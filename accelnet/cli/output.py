@@ -1,0 +1,15 @@
+"""What several verbs print."""
+
+from typing import Any
+
+
+def print_metrics(metrics: Any) -> None:
+    """Print a table of metrics by split and name, without the splits that are empty."""
+    from rich.console import Console
+    from rich.table import Table
+
+    splits = [split for split in metrics if metrics[split]]
+    table = Table("metric", *splits, box=None, pad_edge=False)
+    for name in dict.fromkeys(name for split in splits for name in metrics[split]):
+        table.add_row(name, *[f"{metrics[split][name]:.4f}" for split in splits])
+    Console(width=100, highlight=False).print(table)

@@ -1,0 +1,24 @@
+"""The verb `summary`."""
+
+from accelnet.cli.devices import DeviceOptions
+from accelnet.cli.script import Config, Script
+
+
+def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
+    """Show layers, shapes, parameters and FLOPs; with --mesh also what lies where."""
+    from accelnet.models.summary import summary
+    from accelnet.training.state import sample_inputs
+
+    experiment = script.experiment(config)
+    print(summary(experiment.model, sample_inputs(experiment)))
+    if devices.mesh is not None:
+        import jax
+
+        from accelnet.parallel.layout import abstract_layout
+        from accelnet.parallel.table import placement_table
+        from accelnet.training.state import init_state
+
+        state = jax.eval_shape(lambda: init_state(experiment, experiment.seed))
+        layout = abstract_layout(devices.mesh, devices.strategy, experiment.sharding_rules)
+        layout.check(state)
+        print(placement_table(layout, state))

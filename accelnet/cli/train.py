@@ -1,0 +1,62 @@
+"""The verb `train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from accelnet.cli.devices import ClusterOptions, DeviceOptions
+from accelnet.cli.output import print_metrics
+from accelnet.cli.script import Config, Script
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where a run is kept, and how it goes on."""
+
+    workdir: Path | None = None
+    """Directory for checkpoints, metrics, curves and result.json; made if needed. None keeps nothing."""
+    resume: bool = False
+    """Go on where the run in --workdir stopped, with its settings; from the start if there is nothing yet."""
+    allow_change: bool = False
+    """Resume although settings changed."""
+    json: bool = False
+    """Print the result as the last line of standard output, as one JSON object."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def train(
+    script: Script,
+    config: Config,
+    options: TrainOptions,
+    devices: DeviceOptions,
+    processes: ClusterOptions,
+) -> None:
+    """Train, and evaluate at the end."""
+    from accelnet.planning.utilization import utilization
+    from accelnet.training.loop import fit
+    from accelnet.training.result import result_line
+
+    experiment = script.experiment(config)
+    run = fit(
+        experiment,
+        workdir=options.workdir,
+        resume=options.resume,
+        allow_change=options.allow_change,
+        progress=not options.quiet,
+        mesh=devices.mesh,
+        strategy=devices.strategy,
+        hang_timeout=processes.hang_timeout,
+    )
+    timing = run.result["timing"]
+    print_metrics(run.metrics)
+    print(
+        f"{run.step} steps in {timing['total_seconds']:.1f} s, {timing['examples_per_second']:,.0f} examples/s; "
+        + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
+    )
+    used = utilization(experiment, timing["examples_per_second"])
+    if used is not None:
+        print(used)
+    if script.after_train is not None:
+        script.after_train(run)
+    if options.json:
+        print(result_line(run.result if used is None else {**run.result, "mfu": used.share}))

@@ -1,0 +1,8 @@
+"""The verbs, in the order in which --help lists them."""
+
+from accelnet.cli.evaluate import evaluate
+from accelnet.cli.plan import plan, targets
+from accelnet.cli.summary import summary
+from accelnet.cli.train import train
+
+VERBS = (train, evaluate, summary, plan, targets)
