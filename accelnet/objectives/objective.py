@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Loss, Metric, State, safe_ratio, weighted_sum
+from accelnet.objectives.metric import Batch, Loss, Mean, Metric, State, safe_ratio, weighted_sum
 
 LossFunction = Callable[[Any, Batch], tuple[jax.Array, jax.Array]]
 States = dict[str, State]
@@ -60,6 +60,14 @@ class Objective:
         Raises:
             UserError: a shape or dtype does not suit the loss or a metric.
         """
+        outputs, batch, losses, weights = self._losses(outputs, batch)
+        total, weight = weighted_sum(losses, weights)
+        # No gradient goes through a metric: states are carried through loops, where it would cost memory.
+        seen = jax.lax.stop_gradient((outputs, losses, weights))
+        states = {name: metric.measure(seen[0], batch, seen[1], seen[2]) for name, metric in self.metrics.items()}
+        return total, weight, states
+
+    def _losses(self, outputs: Any, batch: Batch) -> tuple[Any, Batch, jax.Array, jax.Array]:
         outputs, batch = _silence(outputs, batch)
         losses, weights = self.loss(outputs, batch)
         if losses.shape != weights.shape:
@@ -67,12 +75,26 @@ class Objective:
                 f"the loss returned losses of shape {losses.shape} and weights of shape {weights.shape}: "
                 "expected the same shape, [B] or [B, T]"
             )
-        losses, weights = losses.astype(jnp.float32), weights.astype(jnp.float32)
-        total, weight = weighted_sum(losses, weights)
-        # No gradient goes through a metric: states are carried through loops, where it would cost memory.
-        seen = jax.lax.stop_gradient((outputs, losses, weights))
-        states = {name: metric.measure(seen[0], batch, seen[1], seen[2]) for name, metric in self.metrics.items()}
-        return total, weight, states
+        return outputs, batch, losses.astype(jnp.float32), weights.astype(jnp.float32)
+
+    def examples(self, outputs: Any, batch: Batch) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Return what each example adds to the metrics that are means, "loss" among them.
+
+        Args:
+            outputs: as for `totals`.
+            batch: as for `totals`.
+
+        Returns:
+            (values, weights) by metric, both float32[B] or float32[B, T]: the metric is
+            `metric.compute({"total": sum(weights * values), "weight": sum(weights)})`.
+
+        Example:
+            >>> objective = Objective(lambda outputs, batch: (outputs**2, jnp.ones(2)))
+            >>> objective.examples(jnp.array([1.0, 3.0]), {})["loss"][0].tolist()
+            [1.0, 9.0]
+        """
+        seen = self._losses(outputs, batch)
+        return {name: metric.values(*seen) for name, metric in self.metrics.items() if isinstance(metric, Mean)}
 
     def evaluate(self, outputs: Any, batch: Batch) -> tuple[jax.Array, States]:
         """Compute the mean loss of a batch, a float32 scalar (0 if all weights are 0), and the metric states.

@@ -1,8 +1,5 @@
 """Lay an experiment out on targets, compile it for them, and turn what the compilers say into rows."""
 
-import os
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +13,7 @@ from accelnet.planning.export import ExportedProgram, export_program
 from accelnet.planning.roofline import DeviceModel, StepTime, step_time
 from accelnet.planning.rows import Memory, Row
 from accelnet.planning.targets import Accelerator, Target
+from accelnet.report.progress import Progress
 from accelnet.training.flops import TracedStep, trace_step
 from accelnet.training.program import Programs, prepare
 from accelnet.training.state import TrainState, abstract_state
@@ -113,7 +111,7 @@ class Planner:
         *,
         compile: bool = True,  # noqa: A002
         compile_seconds: float = COMPILE_SECONDS,
-        say: "Progress | None" = None,
+        say: Progress | None = None,
     ) -> None:
         self.experiment = experiment
         self.mesh = mesh
@@ -258,26 +256,3 @@ def _outcome(compiled: Mapping[str, Compiled]) -> str:
     if "failed" in statuses:
         return "failed"
     return "does not fit" if "too large" in statuses else "compiled"
-
-
-class Progress:
-    """One line on standard error that is renewed; where that is no terminal, a line at most every 2 seconds."""
-
-    def __init__(self, show: bool) -> None:
-        self._show = show
-        self._is_terminal = show and sys.stderr.isatty()
-        self._start = self._last = time.monotonic()
-
-    def __call__(self, text: str) -> None:
-        now = time.monotonic()
-        if self._is_terminal:
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 80
-            print(f"\r\033[K{now - self._start:4.0f} s  {text}"[: columns + 4], end="", file=sys.stderr, flush=True)
-        elif self._show and now - self._last >= 2:
-            self._last = now
-            print(f"{now - self._start:4.0f} s  {text}", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Wipe the line."""
-        if self._is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)

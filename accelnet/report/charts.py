@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from accelnet.report.markup import Markup, tag
+from accelnet.report.numbers import short
 
 # Of a picture 360 wide: narrow, so that its text stays readable on a phone.
 ACROSS, UP = (44.0, 350.0), (214.0, 24.0)
@@ -103,6 +105,63 @@ def lines(title: str, x: Axis, y: Axis, series: Iterable[Line]) -> Markup:
             told = points if len(points) <= _MARKED else [points[0], points[-1]]
             words.append(f"{name}: {', '.join(f'{y.text(b)} with {a:,}' for a, b in told)}")
     return tag("div", tag("h4", title), chart(title, "; ".join(words), x, y, shapes))
+
+
+def dots(x: Axis, y: Axis, points: Iterable[tuple[float, float]], kind: str, radius: float = 2.0) -> list[Markup]:
+    """Draw points; those that are not finite are left out."""
+    return [
+        tag("circle", class_=kind, cx=x.at(a), cy=y.at(b), r=radius)
+        for a, b in points
+        if math.isfinite(a) and math.isfinite(b)
+    ]
+
+
+def ranges(x: Axis, y: Axis, spans: Iterable[tuple[float, float, float]], kind: str) -> list[Markup]:
+    """Draw a line from low to high for each (x, low, high), as of an interval."""
+    return [path(x, y, [(at, low), (at, high)], f"line {kind}") for at, low, high in spans]
+
+
+def histogram(title: str, name: str, counts: Sequence[int], edges: Sequence[float], kind: str = "c0") -> Markup:
+    """Draw how many values lie between edges, one more of these than of counts."""
+    x = linear_axis(name, edges, short, ACROSS)
+    y = Axis("", 0.0, max([*counts, 1]), short, 0, *UP)
+    shapes = [
+        tag(
+            "rect", class_=kind, x=x.at(left), y=y.at(count), width=round(x.at(right) - x.at(left), 1),
+            height=round(UP[0] - y.at(count), 1),
+        )
+        for count, (left, right) in zip(counts, pairwise(edges), strict=True)
+    ]  # fmt: skip
+    words = f"{sum(counts):,} values from {short(edges[0])} to {short(edges[-1])}"
+    return tag("div", tag("h4", title), chart(title, words, x, y, shapes))
+
+
+def matrix(title: str, words: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
+    """Draw how often each row's name came out as each column's, as shares of the row."""
+    size = len(counts)
+    left, top, cell = 34.0, 34.0, 320.0 / size
+    shapes = [
+        tag("text", "predicted", x=left + 160, y=12, text_anchor="middle"),
+        tag("text", "true", x=0, y=top + 6),
+    ]
+    numbered = size <= 12
+    every = max(1, math.ceil(size / 25))
+    for a, row in enumerate(counts):
+        place, total = round((a + 0.5) * cell, 1), sum(row) or 1
+        if a % every == 0:
+            shapes.append(tag("text", names[a], x=left - 5, y=top + place + 4, text_anchor="end"))
+            shapes.append(tag("text", names[a], x=left + place, y=top - 6, text_anchor="middle"))
+        for b, count in enumerate(row):
+            spot = {"x": round(left + b * cell, 1), "y": round(top + a * cell, 1)}
+            box = {"width": round(cell, 1), "height": round(cell, 1), "class": f"cell {'c0' if a == b else 'c5'}"}
+            told = tag("title", f"{names[a]} as {names[b]}: {count:,} of {total:,}")
+            # Mistakes are few: their square root is what can be seen.
+            shapes.append(tag("rect", told, fill_opacity=round(math.sqrt(count / total), 2), **spot, **box))
+            if numbered and count:
+                middle = {"x": round(left + (b + 0.5) * cell, 1), "y": round(top + place + 4, 1)}
+                shapes.append(tag("text", short(count), text_anchor="middle", class_="name", **middle))
+    described = (tag("title", title), tag("desc", words))
+    return tag("svg", *described, *shapes, viewBox="0 0 360 360", role="img")
 
 
 def bar(

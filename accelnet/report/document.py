@@ -37,6 +37,10 @@ svg{display:block;width:100%;max-width:27rem;overflow:visible}text{fill:var(--so
 circle{fill-opacity:.7}path{fill:none;stroke:var(--line);stroke-width:.6;vector-effect:non-scaling-stroke}
 path.roof,path.mark{stroke:var(--ink);stroke-width:2}path.mark{stroke-width:3}
 path.line{stroke:var(--c);stroke-width:2.5}path.ideal{stroke:var(--soft);stroke-width:1.5;stroke-dasharray:5 4}
+.cell{stroke:var(--line)}img{max-width:100%;border-radius:.25rem;background:var(--paper)}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.75rem}
+.pictures figure{margin:0;font-size:.85rem}.pictures img{display:block;width:100%;image-rendering:pixelated}
+pre{white-space:pre-wrap;margin:.3em 0;font-size:.85rem}mark{color:inherit;background:none;font-weight:700}
 :focus-visible{outline:2px solid #0072b2}
 details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius:.5rem}
 summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}

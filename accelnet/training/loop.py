@@ -138,7 +138,7 @@ def evaluate(
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
     hang_timeout: float = HANG_SECONDS,
-) -> tuple[int, dict[str, dict[str, float]]]:
+) -> Run:
     """Evaluate the weights of a run that is in a work directory.
 
     Args:
@@ -150,7 +150,7 @@ def evaluate(
         hang_timeout: as of `fit`.
 
     Returns:
-        (step, metrics by split and name).
+        The `Run` as it was at the checkpoint, with the metrics of every split. Its result is empty.
 
     Raises:
         UserError: if there is no checkpoint, or it does not fit the experiment.
@@ -164,10 +164,11 @@ def evaluate(
             found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
             if found is None:
                 raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
-            state, _ = found
+            state, record = found
             display = make_progress(experiment.name, 1, show=False)
             loop = _Loop(experiment, feed, programs, Workdir(), hosts, display, Timing(), ())
-            return int(state.step), {split: loop.evaluate(state, split) for split in experiment.data.splits}
+            metrics = {split: loop.evaluate(state, split) for split in experiment.data.splits}
+            return Run(experiment, state, metrics, list(record["rows"]), {})
         finally:
             checkpoints.close()
             feed.close()

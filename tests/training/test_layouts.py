@@ -220,7 +220,7 @@ def test_a_run_on_a_mesh_is_evaluated_on_one_device(busy, monkeypatch, tmp_path)
     monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
     busy = dataclasses.replace(busy, steps=5)
     run = fit(busy, "data=2,fsdp=2", workdir=tmp_path)
-    _, metrics = an.evaluate(busy, tmp_path)
+    metrics = an.evaluate(busy, tmp_path).metrics
     assert metrics["test"] == pytest.approx(run.metrics["test"], rel=RTOL)
 
 

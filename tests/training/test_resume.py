@@ -223,7 +223,7 @@ def test_the_last_and_the_best_checkpoints_are_kept(make_experiment, tmp_path):
     kept = checkpoints.steps()
     assert kept[-1] == run.step and len(kept) in (2, 3)
     assert scores[checkpoints.best_step()] == max(scores.values())
-    _, metrics = an.evaluate(experiment, tmp_path / "run", best=True)
+    metrics = an.evaluate(experiment, tmp_path / "run", best=True).metrics
     assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
     checkpoints.close()
 
@@ -234,7 +234,7 @@ def test_evaluating_changes_nothing_in_the_directory(full, tmp_path, capsys):
     (checkpoints / "99.orbax-checkpoint-tmp-1").mkdir()  # as of a process that is saving right now
     _flip(checkpoints / str(Checkpoints(tmp_path / "run").steps()[-1]))
     before = sorted(path.name for path in checkpoints.iterdir())
-    step, _ = an.evaluate(full, tmp_path / "run")
+    step = an.evaluate(full, tmp_path / "run").step
     assert step < full.total_steps and "is damaged" in capsys.readouterr().err
     assert sorted(path.name for path in checkpoints.iterdir()) == before
 

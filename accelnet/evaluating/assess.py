@@ -1,0 +1,146 @@
+"""How good a trained experiment is: everything that can be measured of one split, with its uncertainty."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accelnet.errors import UserError
+from accelnet.evaluating.bootstrap import resampled
+from accelnet.evaluating.classes import class_names, describe_classes, describe_labels
+from accelnet.evaluating.latency import measure_latency
+from accelnet.evaluating.numbers import describe_numbers
+from accelnet.evaluating.predictions import Predictions, predict
+from accelnet.evaluating.slices import mean_metrics, slice_metrics
+from accelnet.evaluating.text import describe_tokens
+from accelnet.evaluating.worst import worst_predicted
+from accelnet.report.progress import Progress
+from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.run import Run
+
+
+@dataclass(frozen=True, eq=False)
+class Assessment:
+    """What was measured of a split.
+
+    Attributes:
+        values: JSON values, of the schema that the README documents.
+    """
+
+    values: dict[str, Any]
+
+    def page(self) -> str:
+        """Return them as an HTML page that needs nothing else."""
+        from accelnet.evaluating.page import assessment_page
+
+        return assessment_page(self.values)
+
+    def write(self, directory: str | Path) -> Path:
+        """Write evaluate.json and report.html, each whole or not at all; return the page's path.
+
+        Raises:
+            UserError: if they cannot be written.
+        """
+        path = Path(directory) / "report.html"
+        write_atomically(path.with_name("evaluate.json"), json.dumps(self.values, indent=1, allow_nan=False) + "\n")
+        write_atomically(path, self.page())
+        return path
+
+
+def assess(
+    run: Run,
+    split: str = "test",
+    *,
+    slices: Sequence[str] = (),
+    latency: bool = True,
+    say: Progress | None = None,
+) -> Assessment:
+    """Measure how good a run is on a split, and how sure that is.
+
+    Args:
+        run: trained, or restored by `evaluate`.
+        split: of its data.
+        slices: labels by whose values the metrics are told apart: "targets", an array of the data with one number per
+            example, or a column of a table.
+        latency: measure how long answers take too.
+        say: what is told what is being done. None: nobody.
+
+    Returns:
+        The `Assessment`.
+
+    Raises:
+        UserError: if there is no such split or label, or the outputs are not finite.
+
+    Example:
+        >>> import accelnet as an
+        >>> data = an.data.from_arrays(np.eye(300, 2), np.arange(300) % 2, num_classes=2, test=0.2)
+        >>> run = an.fit(
+        ...     an.Experiment(
+        ...         data=data,
+        ...         model=lambda rngs: an.models.MLP(2, (), 2, rngs=rngs),
+        ...         batch_size=32,
+        ...         steps=3,
+        ...         optimizer=an.optim.adam(1e-2),
+        ...         objective=an.objectives.softmax_cross_entropy(),
+        ...     ),
+        ...     progress=False,
+        ... )
+        >>> accuracy = assess(run, latency=False).values["metrics"]["accuracy"]
+        >>> accuracy["low"] <= accuracy["value"] <= accuracy["high"]
+        True
+
+    Source: original.
+    """
+    experiment, data, say = run.experiment, run.experiment.data, say or Progress(False)
+    predictions = predict(run, split, say)
+    say("intervals from resampled examples")
+    sums = predictions.sums
+    described = _described(run, predictions)
+    metrics = resampled(mean_metrics(experiment.objective.metrics, sums), np.ones(len(predictions.rows)))
+    # What the objective names counts as it is there: its loss may be smoothed or weighted.
+    metrics = {**described.pop("metrics", {}), **metrics}
+    values = {
+        "experiment": experiment.name,
+        "step": run.step,
+        "split": split,
+        "examples": len(predictions.rows),
+        "kind": predictions.kind,
+        "exact": run.metrics,
+        "metrics": {name: metrics[name] for name in sorted(metrics, key=lambda name: name != "loss")},
+        **described,
+        "slices": slice_metrics(data, predictions.rows, slices, experiment.objective.metrics, sums),
+        "worst": worst_predicted(data, predictions),
+    }
+    if latency:
+        say("latency")
+        large = min(max(experiment.resolved_eval_batch_size, 2), data.num_rows)
+        values["latency"] = measure_latency(run, sorted({1, large}))
+    return Assessment(plain_value(values))
+
+
+def _described(run: Run, predictions: Predictions) -> dict[str, Any]:
+    info, outputs = run.experiment.data.info, predictions.outputs
+    if predictions.kind == "tokens":
+        return describe_tokens(run, predictions)
+    if outputs is None:
+        return {}
+    # A loss's class weights say what to learn, not how often a class occurs.
+    weights = _example_weights(run, predictions)
+    if predictions.kind == "numbers":
+        return describe_numbers(outputs, predictions.targets, weights, info.get("target"))
+    names = class_names(info, outputs.shape[1])
+    describe = describe_classes if predictions.kind == "classes" else describe_labels
+    return describe(outputs, predictions.targets, weights, names)
+
+
+def _example_weights(run: Run, predictions: Predictions) -> np.ndarray:
+    rows, weights = predictions.rows, run.experiment.data.arrays.get("weights")
+    if weights is None:
+        return np.ones(len(rows))
+    weights = np.asarray(weights[rows.start : rows.stop], np.float64)
+    if weights.ndim != 1 or not weights.sum() > 0:
+        raise UserError(f"weights have shape {weights.shape}, expected one of each example, not all 0")
+    return weights

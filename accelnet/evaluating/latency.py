@@ -1,0 +1,56 @@
+"""How long an answer takes: from arrays on the host to outputs on the host."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.evaluating.predictions import make_forward
+from accelnet.parallel.layout import whole
+from accelnet.training.run import Run
+
+PERCENTILES = (50, 90, 99)
+_SECONDS = 1.0
+_MOST_CALLS = 1000
+_LEAST_CALLS = 10
+_WARM_UP_CALLS = 3
+
+
+def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECONDS) -> list[dict[str, Any]]:
+    """Time the compiled model on batches of raw examples, one call after the other, as a server would call it.
+
+    The time is from NumPy arrays to NumPy outputs: preparation and transfers count, compilation does not.
+
+    Args:
+        run: trained, or restored by `evaluate`.
+        batch_sizes: each at least 1.
+        seconds: to spend on each, or at least 10 calls, at most 1,000.
+
+    Returns:
+        For each "batch_size", "calls", "p50", "p90", "p99" (seconds per call) and "examples_per_second" at the median.
+
+    Source: original.
+    """
+    data, forward = run.experiment.data, make_forward(run.experiment)
+    program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
+    weights = jax.device_put((run.params, whole(run.state.model_state)))
+    return [_timed(program, weights, _batch(data, size), size, seconds) for size in batch_sizes]
+
+
+def _batch(data: Any, size: int) -> Any:
+    return {**data.take(np.arange(size) % data.num_rows), "mask": np.ones(size, bool)}
+
+
+def _timed(program: Any, weights: Any, batch: Any, size: int, seconds: float) -> dict[str, Any]:
+    times: list[float] = []
+    for _ in range(_WARM_UP_CALLS):
+        jax.device_get(program(*weights, batch))
+    started = time.perf_counter()
+    while len(times) < _LEAST_CALLS or (len(times) < _MOST_CALLS and time.perf_counter() - started < seconds):
+        start = time.perf_counter()
+        jax.device_get(program(*weights, batch))
+        times.append(time.perf_counter() - start)
+    found = dict(zip((f"p{p}" for p in PERCENTILES), np.percentile(times, PERCENTILES).tolist(), strict=True))
+    return {"batch_size": size, "calls": len(times), **found, "examples_per_second": size / found["p50"]}
