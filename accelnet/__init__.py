@@ -11,6 +11,7 @@ from accelnet.errors import DivergenceError as DivergenceError
 from accelnet.errors import LostProcessError as LostProcessError
 from accelnet.errors import PreemptedError as PreemptedError
 from accelnet.errors import UserError as UserError
+from accelnet.evaluating.assess import assess as assess
 from accelnet.experiment import Experiment as Experiment
 from accelnet.parallel import cluster as cluster
 from accelnet.planning.plan import plan as plan

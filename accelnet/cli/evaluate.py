@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
-from accelnet.cli.output import print_metrics
+from accelnet.cli.output import print_intervals, print_metrics
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
 
@@ -18,8 +18,15 @@ class EvaluateOptions:
     """Directory of the run; its own settings are used."""
     best: bool = False
     """Take the checkpoint with the best validation metric, not the newest."""
+    split: str | None = None
+    """Which split is looked at closely, for report.html. None: test, or validation or train where there is none."""
+    slices: str | None = None
+    """Labels, with commas between them, by whose values the metrics are told apart: targets, a column of a table, an
+    array of the data."""
     json: bool = False
     """Print the result as the last line of standard output, as one JSON object."""
+    quiet: bool = False
+    """Show no progress."""
 
 
 def evaluate(
@@ -28,7 +35,11 @@ def evaluate(
     devices: DeviceOptions,
     processes: ClusterOptions,
 ) -> None:
-    """Evaluate the weights of a run on every split."""
+    """Evaluate the weights of a run on every split, and one closely: report.html in the run's directory."""
+    import jax
+
+    from accelnet.evaluating.assess import assess
+    from accelnet.report.progress import Progress
     from accelnet.training.loop import evaluate
     from accelnet.training.workdir import read_config
 
@@ -36,7 +47,7 @@ def evaluate(
     if stored is None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
     made = script.experiment(script.config_from_json(stored))
-    step, metrics = evaluate(
+    run = evaluate(
         made,
         options.workdir,
         best=options.best,
@@ -44,7 +55,16 @@ def evaluate(
         strategy=devices.strategy,
         hang_timeout=processes.hang_timeout,
     )
-    print(f"{made.name}, step {step}")
-    print_metrics(metrics)
+    print(f"{made.name}, step {run.step}")
+    print_metrics(run.metrics)
+    split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
+    say = Progress(not options.quiet)
+    found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
+    say.close()
+    if jax.process_index() == 0:
+        page = found.write(options.workdir)
+        print_intervals(found.values)
+        print(f"kept in {page.with_name('evaluate.json')} and {page}")
     if options.json:
-        print(json.dumps({"experiment": made.name, "step": step, "metrics": metrics, "workdir": str(options.workdir)}))
+        result = {"experiment": made.name, "step": run.step, "metrics": run.metrics, "workdir": str(options.workdir)}
+        print(json.dumps(result | {"split": split, "intervals": found.values["metrics"]}))

@@ -13,3 +13,14 @@ def print_metrics(metrics: Any) -> None:
     for name in dict.fromkeys(name for split in splits for name in metrics[split]):
         table.add_row(name, *[f"{metrics[split][name]:.4f}" for split in splits])
     Console(width=100, highlight=False).print(table)
+
+
+def print_intervals(values: Any) -> None:
+    """Print the metrics of an assessment with their intervals."""
+    from accelnet.evaluating.page import interval
+
+    print(f"\n{values['split']}, {values['examples']:,} examples, with 95 % intervals")
+    width = max(map(len, values["metrics"]))
+    for name, found in values["metrics"].items():
+        within = interval(found)
+        print(f"{name:{width}}  {found['value']:.4f}" + (f"  {within}" if within else ""))
