@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import optax
 
 import accelnet as an
+from accelnet.evaluating.text import continuation
 
 
 @dataclass(frozen=True)
@@ -81,22 +80,10 @@ def experiment(config: Config) -> an.Experiment:
     )
 
 
-def sample(run: an.Run, num_characters: int = 400, temperature: float = 0.7) -> str:
-    """Continue the beginning of the test text, drawing each character given the last window of them."""
-    info = run.experiment.data.info
-    pure, params, model_state = run.experiment.pure_model, run.params, run.state.model_state
-    first = run.experiment.data.splits["test"].start
-    tokens = jnp.asarray(run.experiment.data.arrays["inputs"][first : first + 1], jnp.int32)
-
-    def draw(tokens: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits, _ = pure.apply(params, model_state, tokens, key=key, train=False)
-        token = jax.random.categorical(key, logits[:, -1] / temperature)
-        return jnp.concatenate([tokens[:, 1:], token[:, None]], axis=1), token[0]
-
-    keys = jax.random.split(jax.random.key(run.experiment.seed), num_characters)
-    _, drawn = jax.jit(lambda tokens: jax.lax.scan(draw, tokens, keys))(tokens)
-    beginning = an.data.decode(tokens[0], info["vocabulary"])
-    return f"{beginning}|{an.data.decode(drawn, info['vocabulary'])}"
+def sample(run: an.Run) -> str:
+    """Let the model go on from the beginning of the test text."""
+    drawn = continuation(run, 400, seed=run.experiment.seed)
+    return f"{drawn['beginning']}|{drawn['text']}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ def print_intervals(values: Any) -> None:
     """Print the metrics of an assessment with their intervals."""
     from accelnet.evaluating.page import interval
 
-    print(f"\n{values['split']}, {values['examples']:,} examples, with 95 % intervals")
+    few = any(found["low"] is None for found in values["metrics"].values())
+    print(f"\n{values['split']}, {values['examples']:,} examples, {'too few for' if few else 'with 95 %'} intervals")
     width = max(map(len, values["metrics"]))
     for name, found in values["metrics"].items():
         within = interval(found)

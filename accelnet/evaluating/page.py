@@ -6,7 +6,7 @@ from typing import Any
 from accelnet.report.charts import ACROSS, UP, Axis, chart, dots, histogram, linear_axis, lines, matrix, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, grid, joined, section, table, tag
-from accelnet.report.numbers import duration, percent, short
+from accelnet.report.numbers import duration, number, percent, short
 
 _KINDS = {
     "classes": "one class of several", "labels": "answers yes or no", "tokens": "the next of many symbols",
@@ -51,11 +51,7 @@ def interval(found: Mapping[str, Any]) -> str:
     """Return an interval in words, empty where there is none."""
     if found["low"] is None or found["high"] is None:
         return ""
-    return f"{_number(found['low'])} to {_number(found['high'])}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return f"{number(found['low'])} to {number(found['high'])}"
 
 
 def _words(name: str) -> str:
@@ -63,7 +59,7 @@ def _words(name: str) -> str:
 
 
 def _metrics(metrics: Mapping[str, Any]) -> Markup:
-    rows = [(_words(name), _number(found["value"]), interval(found)) for name, found in metrics.items()]
+    rows = [(_words(name), number(found["value"]), interval(found)) for name, found in metrics.items()]
     lacking = any(found["low"] is None for found in metrics.values())
     note = " Of so few examples there are no intervals." if lacking else ""
     return table(f"Of this split.{note}", ("metric", "value", "95 % interval"), rows)
@@ -72,7 +68,7 @@ def _metrics(metrics: Mapping[str, Any]) -> Markup:
 def _exact(splits: Mapping[str, Mapping[str, float]]) -> Markup:
     names = [name for name in splits if splits[name]]
     metrics = dict.fromkeys(metric for name in names for metric in splits[name])
-    rows = [(_words(metric), *(_number(splits[name].get(metric)) for name in names)) for metric in metrics]
+    rows = [(_words(metric), *(number(splits[name].get(metric)) for name in names)) for metric in metrics]
     return table("Of every split, as training reports them.", ("metric", *names), rows)
 
 
@@ -82,12 +78,12 @@ def _classes(values: Mapping[str, Any]) -> Iterable[Markup]:
         return
     metrics = [name for name in classes[0] if name not in ("name", "support")]
     rows = []
-    for number, one in enumerate(classes):
+    for place, one in enumerate(classes):
         cells = (
-            joined(_number(one[metric]["value"]), tag("small", interval(one[metric]).replace(" to ", "–")))
+            joined(number(one[metric]["value"]), tag("small", interval(one[metric]).replace(" to ", "–")))
             for metric in metrics
         )
-        name = one["name"] if one["name"] == str(number) else f"{number} {one['name']}"
+        name = one["name"] if one["name"] == str(place) else f"{place} {one['name']}"
         rows.append((name, f"{one['support']:,}", *cells))
     yield table("Values with their 95 % intervals.", ("class", "examples", *map(_words, metrics)), rows)
 
@@ -98,8 +94,8 @@ def _confusion(values: Mapping[str, Any]) -> Iterable[Markup]:
     counts, pairs = values["confusion"], values["confused"]
     if counts is not None:
         names = [one["name"] for one in values["classes"]]
-        names = names if max(map(len, names)) <= 3 else [str(number) for number in range(len(names))]
-        right = sum(row[number] for number, row in enumerate(counts))
+        names = names if max(map(len, names)) <= 3 else [str(place) for place in range(len(names))]
+        right = sum(row[place] for place, row in enumerate(counts))
         words = f"{right:,} of {values['examples']:,} on the diagonal"
         caption = (
             "Examples of a row's class that were predicted as a column's. Shades are square roots of shares of the row."
@@ -133,7 +129,7 @@ def _calibration(values: Mapping[str, Any]) -> Iterable[Markup]:
     within = f", {interval(error)} when corrected for the upward bias of the bins" if error["low"] is not None else ""
     caption = (
         f"Of predictions that sure, so many are right; the dashed line is perfect. Expected calibration error "
-        f"{_number(error['value'])}{within}."
+        f"{number(error['value'])}{within}."
     )
     shares = [(one["confidence"], one["share"]) for one in bins]
     z = Axis("", 0.0, max(share for _, share in shares), lambda value: f"{100 * value:.0f} %", 0, *UP)
@@ -161,8 +157,8 @@ def _curves(curves: Mapping[str, Any] | None) -> Iterable[Markup]:
 
 
 def _residuals(residuals: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> Iterable[Markup]:
-    for number, one in enumerate(residuals):
-        title = f"Output {number}" if len(residuals) > 1 else ""
+    for place, one in enumerate(residuals):
+        title = f"Output {place}" if len(residuals) > 1 else ""
         x = linear_axis("predicted", [a for a, _ in one["points"]], short, ACROSS)
         y = linear_axis("target less predicted", [b for _, b in one["points"]], short)
         shapes = [*dots(x, y, one["points"], "c0"), path(x, y, [(x.low, 0.0), (x.high, 0.0)], "ideal")]
@@ -176,7 +172,7 @@ def _residuals(residuals: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping
         yield figure(title, tag("div", *pictures, class_="grid"), caption=caption)
     if outputs:
         metrics = list(outputs[0])
-        rows = [(str(number), *(_number(one[m]["value"]) for m in metrics)) for number, one in enumerate(outputs)]
+        rows = [(str(place), *(number(one[m]["value"]) for m in metrics)) for place, one in enumerate(outputs)]
         yield table("Of each output.", ("output", *map(_words, metrics)), rows)
 
 
@@ -199,7 +195,7 @@ def _slices(name: str, parts: Sequence[Mapping[str, Any]]) -> Markup:
         (
             part["value"], f"{part['examples']:,}",
             *(
-                joined(_number(found["value"]), tag("small", interval(found).replace(" to ", "–")))
+                joined(number(found["value"]), tag("small", interval(found).replace(" to ", "–")))
                 for found in part["metrics"].values()
             ),
         )
@@ -215,7 +211,7 @@ def _worst(worst: Sequence[Mapping[str, Any]]) -> Iterable[Markup]:
             tag(
                 "figure", tag("img", src=one["picture"], alt=f"row {one['row']}"),
                 tag("b", one.get("target", "")), tag("div", f"as {one.get('predicted', '')}"),
-                tag("small", f"loss {_number(one['loss'])}, row {one['row']:,}"),
+                tag("small", f"loss {number(one['loss'])}, row {one['row']:,}"),
             )
             for one in pictured
         )  # fmt: skip
@@ -225,13 +221,13 @@ def _worst(worst: Sequence[Mapping[str, Any]]) -> Iterable[Markup]:
     texts = [one for one in worst if "text" in one]
     if texts:
         for one in texts[:5]:
-            yield figure(f"Row {one['row']:,}, loss {_number(one['loss'])}", tag("pre", one["text"]))
+            yield figure(f"Row {one['row']:,}, loss {number(one['loss'])}", tag("pre", one["text"]))
         return
     inputs = list(worst[0].get("inputs", ())) if worst else []
     answers = [name for name in ("target", "predicted") if worst and name in worst[0]]
     rows = [
-        (f"{one['row']:,}", _number(one["loss"]), *(one[name] for name in answers),
-         *(_number(one["inputs"][name]) for name in inputs))
+        (f"{one['row']:,}", number(one["loss"]), *(one[name] for name in answers),
+         *(number(one["inputs"][name]) for name in inputs))
         for one in worst
     ]  # fmt: skip
     yield table("The largest losses.", ("row", "loss", *answers, *inputs), rows)

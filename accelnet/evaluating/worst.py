@@ -13,10 +13,10 @@ from accelnet.data.dataset import Data
 from accelnet.data.tabular import undo_target
 from accelnet.evaluating.classes import class_names
 from accelnet.evaluating.predictions import Predictions
+from accelnet.report.numbers import number
 
 NUM_WORST = 24
 _LEAST_PIXELS = 5  # of height and width: smaller arrays are tables
-_DIGITS = 4
 
 
 def worst_predicted(data: Data, predictions: Predictions, num_examples: int = NUM_WORST) -> list[dict[str, Any]]:
@@ -57,8 +57,10 @@ def _answers(data: Data, predictions: Predictions, index: int) -> dict[str, str]
     target = np.ravel(target)
     if "target" in data.info:
         target, output = (undo_target(values, data.info["target"]) for values in (target, output))
-    return {name: ", ".join(f"{v:.{_DIGITS}g}" for v in values) for name, values in
-            (("target", target), ("predicted", output))}  # fmt: skip
+    return {
+        name: ", ".join(number(float(value)) for value in values)
+        for name, values in (("target", target), ("predicted", output))
+    }
 
 
 def _shown(data: Data, row: int) -> dict[str, Any]:

@@ -60,3 +60,13 @@ def percent(share: float) -> str:
         ('41\xa0%', '3.1\xa0%')
     """
     return f"{100 * share:.{0 if share >= 0.1 else 1}f}\u00a0%"
+
+
+def number(value: float | None) -> str:
+    """Return a number in four digits or to the whole, None as nothing.
+
+    Example:
+        >>> number(0.123456), number(12803.7), number(None)
+        ('0.1235', '12,804', '')
+    """
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

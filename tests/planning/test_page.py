@@ -1,17 +1,14 @@
 """The page of a plan: whole, closed, escaped, and looked at in a real browser."""
 
-import html
-import html.parser
 import itertools
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
 
 from accelnet.planning.page import plan_page
 from accelnet.planning.plan import plan
+from tests.pages import Page, needs_browser, shows
 from tests.planning.conftest import make_experiment
 
 HOSTILE = """<script>alert("x")</script>'&<blink>"""
@@ -119,31 +116,6 @@ def point(devices):
         "fixed_per_device": {"batch": 1024 * devices, "seconds": weak, "efficiency": 0.048 / weak},
         "communication_batch": int(exchange / 0.048 * 1024) or None,
     }  # fmt: skip
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that what is opened is closed, and keeps the elements with their attributes and their text."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.elements, self.text = [], [], ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data if self.open and self.open[-1] != "style" else ""
-
-    def all(self, tag, kind=None):
-        return [a for name, a in self.elements if name == tag and kind in (None, a.get("class"))]
 
 
 def replaced(value, text, keys=("status", "limit")):
@@ -347,57 +319,10 @@ def test_the_page_of_a_real_plan():
     assert len(page.all("figure")) >= 9  # memory, three rooflines, three times, two families
 
 
-@pytest.fixture
-def browser(tmp_path):
-    """Return a function that opens the page in a window so wide, in a scheme, with more of a browser's options."""
-    chromium = shutil.which("chromium")
-    command = [
-        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2000", "--virtual-time-budget=3000",
-    ]  # fmt: skip
-
-    def run(text, width, dark, *options):
-        # A browser's window has a least width; a frame has none. A frame's page says how wide it is laid out in the
-        # title, which the frame hands on: the page itself allows no scripts, so that this copy of it has to.
-        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace(
-            "<details>", "<details open>"
-        )
-        text = text.replace("</body>", "<script>document.title = document.documentElement.scrollWidth</script></body>")
-        frame = f'<iframe style="border:0;width:{width}px;height:2000px" srcdoc="{html.escape(text)}"></iframe>'
-        report = "onload = () => { document.title = document.querySelector('iframe').contentDocument.title }"
-        path = tmp_path / "framed.html"
-        path.write_text(f'<!doctype html><meta charset="utf-8"><body style="margin:0">{frame}<script>{report}</script>')
-        scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
-        made = subprocess.run(
-            [*command, scheme, *options, f"file://{path}"], check=True, capture_output=True, text=True, timeout=120
-        )
-        return made.stdout
-
-    return run
-
-
-needs_browser = pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium: apt-get install chromium")
-
-
 @needs_browser
-@pytest.mark.parametrize("width", [1200, 360])
-def test_a_browser_shows_it_in_light_and_dark(browser, tmp_path, width):
-    from matplotlib.image import imread
-
-    background = {}
-    for dark in (False, True):
-        picture = tmp_path / "picture.png"
-        browser(plan_page(sample()), width, dark, f"--screenshot={picture}")
-        pixels = np.round(imread(picture)[:, :width, :3] * 255).astype(int)
-        colors, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
-        # Not blank: many colours, among them those of the memory bars.
-        assert len(colors) > 50
-        for color in ((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0x00, 0x9E, 0x73)):
-            assert (colors == color).all(axis=1).any()
-        background[dark] = colors[counts.argmax()].mean()
-    assert background[False] > 200
-    assert background[True] < 60
+def test_a_browser_shows_it_in_light_and_dark(browser, tmp_path):
+    # Among the colours are those of the memory bars.
+    shows(browser, plan_page(sample()), tmp_path, colors=((0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00), (0x00, 0x9E, 0x73)))
 
 
 @needs_browser
@@ -412,5 +337,4 @@ def test_no_page_scrolls_sideways(browser, width):
     }
     values["targets"][2] |= {"reason": 300 * "y"}
     values["experiment"] = 120 * "e"
-    dom = browser(plan_page(values), width, False, "--dump-dom")
-    assert re.search(r"<title>(\d+)</title>", dom)[1] == str(width)
+    assert browser(plan_page(values), width, False, "--dump-dom").title == f"{width} wide, asks for nothing"

@@ -1,0 +1,52 @@
+"""A real browser, for the tests of pages."""
+
+import html
+import re
+import shutil
+import subprocess
+from typing import NamedTuple
+
+import pytest
+
+
+class Shown(NamedTuple):
+    """What a browser has made of a page."""
+
+    dom: str
+
+    @property
+    def title(self):
+        return re.search(r"<title>(.*?)</title>", self.dom)[1]
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """Return a function that opens the page in a window so wide, in a scheme, with more of a browser's options."""
+    chromium = shutil.which("chromium")
+    command = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,2000", "--virtual-time-budget=3000",
+    ]  # fmt: skip
+
+    def run(text, width, dark, *options):
+        # A browser's window has a least width; a frame has none. A frame's page says how wide it is laid out in the
+        # title, and what it has fetched; the frame hands that on. The page itself allows no scripts: this copy has to.
+        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text).replace(
+            "<details>", "<details open>"
+        )
+        fetched = "performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:'))"
+        words = f"${{document.documentElement.scrollWidth}} wide, asks for ${{{fetched}.join() || 'nothing'}}"
+        told = f"document.title = `{words}`"
+        text = text.replace("</body>", f"<script>onload = () => {{ {told} }}</script></body>")
+        frame = f'<iframe style="border:0;width:{width}px;height:2000px" srcdoc="{html.escape(text)}"></iframe>'
+        report = "onload = () => { document.title = document.querySelector('iframe').contentDocument.title }"
+        path = tmp_path / "framed.html"
+        path.write_text(f'<!doctype html><meta charset="utf-8"><body style="margin:0">{frame}<script>{report}</script>')
+        scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
+        made = subprocess.run(
+            [*command, scheme, *options, f"file://{path}"], check=True, capture_output=True, text=True, timeout=120
+        )
+        return Shown(made.stdout)
+
+    return run

@@ -1,0 +1,219 @@
+"""Assessments of small runs of every kind: they agree with the exact metrics, and are pages."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import accelnet as an
+from accelnet.data.dataset import Data
+from accelnet.evaluating.assess import assess
+from accelnet.evaluating.latency import measure_latency
+from accelnet.evaluating.text import continuation
+from accelnet.evaluating.worst import is_images, picture
+from accelnet.objectives.metric import example_weights
+from tests.pages import needs_browser, needs_nothing, shows
+
+HOSTILE = """<script>alert("x")</script>"""
+
+
+def images(**arrays):
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    pixels = (rng.integers(0, 150, (240, 6, 6, 1)) + 40 * labels[:, None, None, None]).astype(np.uint8)
+    return Data(
+        "pictures",
+        {"inputs": pixels, "targets": labels.astype(np.uint8), **arrays},
+        {"train": range(100), "validation": range(100, 143), "test": range(143, 240)},
+        prepare=lambda batch: {**batch, "inputs": batch["inputs"].astype(jnp.float32) / 100.0},
+        info={"num_classes": 3, "class_names": ("red", HOSTILE, "blue")},
+    )
+
+
+def train(data, num_outputs, objective, **settings):
+    shape = np.shape(data.arrays["inputs"])[1:]
+    settings = {"batch_size": 20, "steps": 10, "eval_batch_size": 16} | settings
+    model = settings.pop("model", lambda rngs: an.models.MLP(int(np.prod(shape)), (8,), num_outputs, rngs=rngs))
+    made = an.Experiment(
+        data=data, model=model, optimizer=an.optim.adam(1e-2), objective=objective, name="toy", **settings
+    )
+    return an.fit(made, progress=False)
+
+
+@pytest.fixture(scope="module")
+def classified():
+    weights = np.random.default_rng(0).integers(0, 3, 240).astype(np.float32)
+    objective = an.objectives.softmax_cross_entropy(label_smoothing=0.1, class_weights=(1.0, 2.0, 3.0))
+    return train(images(weights=weights, camera=np.arange(240) % 2), 3, objective)
+
+
+@pytest.fixture(scope="module")
+def runs(classified):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(300, 4)).astype(np.float32)
+    one, several = (inputs[:, :1] > 0).astype(np.float32), (inputs[:, :3] > 0).astype(np.float32)
+    sigmoid, squared = an.objectives.sigmoid_cross_entropy(), an.objectives.squared_error(num_outputs=2)
+    text = an.data.text(window=16)
+    text = replace(text, splits={"train": range(200), "validation": range(300, 340), "test": range(400, 450)})
+    symbols = len(text.info["vocabulary"])
+
+    def rnn(rngs):
+        return an.models.RNN(8, 8, symbols, num_symbols=symbols, cell="gru", output="steps", rngs=rngs)
+
+    def absolute(outputs, batch):
+        losses = jnp.abs(outputs["value"][:, 0] - batch["targets"])
+        return losses, example_weights(batch, losses.shape)
+
+    class Named(an.models.MLP):
+        def __call__(self, inputs):
+            return {"value": super().__call__(inputs)}
+
+    return {
+        "classes": classified,
+        "binary": train(an.data.from_arrays(inputs, one, test=0.2), 1, sigmoid),
+        "labels": train(an.data.from_arrays(inputs, several, test=0.2), 3, sigmoid),
+        "numbers": train(an.data.from_arrays(inputs, inputs[:, :2], test=0.2), 2, squared),
+        "tokens": train(text, symbols, an.objectives.token_cross_entropy(), model=rnn),
+        "other": train(
+            an.data.from_arrays(inputs, inputs.sum(axis=1), test=0.2), 1, an.objectives.Objective(absolute),
+            model=lambda rngs: Named(4, (), 1, rngs=rngs),
+        ),
+    }  # fmt: skip
+
+
+KINDS = ("classes", "binary", "labels", "numbers", "tokens", "other")
+
+
+@pytest.fixture(scope="module")
+def assessments(runs):
+    return {kind: assess(run, latency=kind == "classes", slices=()) for kind, run in runs.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metrics_are_the_exact_ones_with_intervals_around_them(kind, runs, assessments):
+    values = assessments[kind].values
+    for name, exact in runs[kind].metrics["test"].items():
+        found = values["metrics"][name]
+        # Sums of float32 in another order.
+        assert found["value"] == pytest.approx(exact, rel=2e-5)
+        assert found["low"] <= found["value"] <= found["high"]
+    json.dumps(values, allow_nan=False)
+    expected = {"binary": "labels"}.get(kind, kind)
+    assert values["kind"] == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_a_page_that_needs_nothing(kind, assessments):
+    text = assessments[kind].page()
+    page = needs_nothing(text)
+    assert "Metrics" in page.text and "Predicted worst" in page.text
+    assert HOSTILE not in text
+    sections = {
+        "classes": ("Which for which", "Calibration", "Classes", "Latency"), "binary": ("Thresholds", "Calibration"),
+        "labels": ("Classes",), "numbers": ("Residuals",), "tokens": ("Text", "Bits per symbol"), "other": (),
+    }  # fmt: skip
+    assert all(section in page.text for section in sections[kind])
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["classes", "numbers", "tokens"])
+def test_a_browser_shows_it_in_light_and_dark_and_on_a_phone(kind, assessments, browser, tmp_path):
+    shows(browser, assessments[kind].page(), tmp_path)
+
+
+def test_the_worst_are_those_of_the_largest_losses_with_their_pictures(classified, assessments):
+    worst = assessments["classes"].values["worst"]
+    losses = [one["loss"] for one in worst]
+    assert losses == sorted(losses, reverse=True) and len(worst) == 24
+    outputs = classified.predict(classified.experiment.data.arrays["inputs"])
+    weights = classified.experiment.data.arrays["weights"]
+    rows = np.arange(143, 240)[weights[143:] > 0]
+    losses = [
+        _smoothed_loss(np.asarray(outputs[row]), classified.experiment.data.arrays["targets"][row]) for row in rows
+    ]
+    assert worst[0]["row"] == rows[int(np.argmax(losses))]
+    assert worst[0]["loss"] == pytest.approx(max(losses), rel=1e-5)
+    assert all(one["picture"].startswith("data:image/png;base64,") for one in worst)
+
+
+def _smoothed_loss(logits, label):
+    log = logits - np.log(np.exp(logits).sum())
+    return -(0.9 * log[label] + 0.1 * log.mean())
+
+
+def test_slices_add_up_to_the_whole(classified, assessments):
+    found = assess(classified, slices=("targets", "camera"), latency=False).values["slices"]
+    assert [part["value"] for part in found["targets"]] == ["red", HOSTILE, "blue"]
+    assert [part["value"] for part in found["camera"]] == ["0", "1"]
+    for parts in found.values():
+        assert sum(part["examples"] for part in parts) == 97
+    weights, rows = classified.experiment.data.arrays["weights"][143:], np.arange(143, 240)
+    shares = [weights[rows % 2 == camera].sum() for camera in (0, 1)]
+    whole = np.average([part["metrics"]["accuracy"]["value"] for part in found["camera"]], weights=shares)
+    assert whole == pytest.approx(classified.metrics["test"]["accuracy"], rel=1e-5)
+
+
+def test_a_column_of_many_values_is_cut_into_quarters(tmp_path):
+    rows = "\n".join(f"{0.1 * n},{n % 3},{n}" for n in range(400))
+    (tmp_path / "a.csv").write_text(f"size,grade,price\n{rows}\n")
+    run = train(an.data.csv(tmp_path / "a.csv", target="price", test=0.3), 1, an.objectives.squared_error())
+    found = assess(run, slices=("size", "grade"), latency=False).values
+    assert len(found["slices"]["size"]) == 4 and len(found["slices"]["grade"]) == 3
+    assert {"size", "grade"} == set(found["worst"][0]["inputs"])
+    assert "mean_absolute_error_in_own_units" in found["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"slices": ("colour",)}, "no label 'colour' to slice by, only: camera, targets"),
+        ({"split": "tset"}, "no split 'tset', only: train, validation, test"),
+    ],
+)
+def test_a_mistake_is_told_with_what_there_is(settings, words, classified):
+    with pytest.raises(an.UserError, match=words):
+        assess(classified, latency=False, **settings)
+
+
+def test_outputs_that_are_not_finite_are_refused(classified):
+    spoiled = jax.tree.map(lambda leaf: leaf * jnp.nan, classified.state.params)
+    run = replace(classified, state=classified.state.replace(params=spoiled))
+    with pytest.raises(an.UserError, match="not finite"):
+        assess(run, latency=False)
+
+
+def test_latency_counts_calls_and_orders_percentiles(classified):
+    (small, large) = measure_latency(classified, (1, 32), seconds=0.05)
+    assert small["batch_size"] == 1 and large["calls"] >= 10
+    assert small["p50"] <= small["p90"] <= small["p99"]
+    assert large["examples_per_second"] == pytest.approx(32 / large["p50"])
+
+
+def test_a_continuation_is_a_function_of_its_seed_and_cold_ones_repeat_the_likeliest(runs):
+    run = runs["tokens"]
+    first, same, other = (continuation(run, 20, seed=seed)["text"] for seed in (1, 1, 2))
+    assert first == same != other
+    cold = continuation(run, 3, temperature=1e-4)
+    tokens = an.data.encode(cold["beginning"], run.experiment.data.info["vocabulary"])
+    assert len(tokens) == 16
+    for character in cold["text"]:
+        likeliest = int(np.argmax(run.predict(tokens[None])[0, -1]))
+        assert run.experiment.data.info["vocabulary"][likeliest] == character
+        tokens = np.append(tokens[1:], likeliest)
+
+
+def test_bits_by_position_average_to_the_bits_of_the_split(runs, assessments):
+    bits = assessments["tokens"].values["bits_by_position"]
+    assert len(bits) == 16
+    assert np.mean(bits) == pytest.approx(runs["tokens"].metrics["test"]["bits_per_character"], rel=1e-5)
+
+
+def test_pictures_are_made_of_images_alone():
+    assert is_images(np.zeros((2, 8, 8, 3))) and is_images(np.zeros((2, 8, 8), np.uint8))
+    assert not is_images(np.zeros((2, 8, 8))) and not is_images(np.zeros((2, 30, 12, 12)))
+    assert not is_images(np.zeros((2, 2, 2, 1)))
+    assert picture(np.zeros((8, 8, 1))) != picture(np.eye(8)[..., None])
