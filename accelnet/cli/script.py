@@ -14,6 +14,9 @@ from accelnet.experiment import Experiment
 
 ExperimentFunction = Callable[[Any], Experiment]
 
+# Of a verb's parameter that is given without a flag: `runs: Annotated[tuple[Path, ...], POSITIONAL]`.
+POSITIONAL = "positional"
+
 
 class Config:
     """Stand, in the signature of a verb, for the Config of whatever script it is called in."""

@@ -1,8 +1,9 @@
 """The verbs, in the order in which --help lists them."""
 
+from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.evaluate import evaluate
 from accelnet.cli.plan import plan, targets
 from accelnet.cli.summary import summary
 from accelnet.cli.train import train
 
-VERBS = (train, evaluate, summary, plan, targets)
+VERBS = (train, evaluate, compare_runs, summary, plan, targets)

@@ -1,0 +1,200 @@
+"""Runs side by side, from what they left in their work directories: nothing of theirs is executed."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelnet.errors import UserError
+from accelnet.training.events import is_lower_better
+from accelnet.training.record import ROW_FIELDS, plain_value, write_atomically
+from accelnet.training.workdir import read_config, read_description
+
+_MOST_POINTS = 300  # of a curve
+SPLITS = ("test", "validation", "train")
+
+
+def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Read what runs left behind, and say in which settings they differ.
+
+    Args:
+        paths: work directories; those that hold no run are named and left out.
+
+    Returns:
+        JSON values: "runs", each with "name", "experiment", "finished", "step", "epochs", "parameters", "metrics" (by
+        split), "best" (the best validation value of each metric, with its step), "seconds", "examples_per_second",
+        "devices", "seed" and "curves" (by metric and split, of [step, seconds, value]); "differing", settings with
+        their values by run; "left_out".
+
+    Raises:
+        UserError: if none of them holds a run, or a file of one cannot be understood.
+
+    Source: original.
+    """
+    if not paths:
+        raise UserError("no runs were given: name their work directories, such as runs/*")
+    found = {path: read_config(path) for path in map(Path, paths)}
+    with_runs = [path for path, config in found.items() if config is not None]
+    if not with_runs:
+        raise UserError(
+            f"{', '.join(map(str, paths[:5]))} hold{'s' if len(paths) == 1 else ''} no run: give work directories in "
+            "which `train --workdir` has run"
+        )
+    names = _names(with_runs)
+    settings = {names[path]: {**(read_description(path) or {}), **(found[path] or {})} for path in with_runs}
+    return plain_value({
+        "runs": [{"name": names[path], **_read(path)} for path in with_runs],
+        "differing": _differing(settings),
+        "left_out": [str(path) for path, config in found.items() if config is None],
+    })  # fmt: skip
+
+
+def _names(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return the last part of each path, or the whole where two have the same."""
+    last = [path.resolve().name for path in paths]
+    return {path: name if last.count(name) == 1 else str(path) for path, name in zip(paths, last, strict=True)}
+
+
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    fields = dict.fromkeys(field for values in settings.values() for field in values)
+    told = {field: {name: values.get(field) for name, values in settings.items()} for field in fields}
+    return {field: values for field, values in told.items() if len({json.dumps(v) for v in values.values()}) > 1}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    result, rows = _result(path), _rows(path)
+    last = {row["split"]: row for row in rows}
+    metrics = result.get("metrics") or {split: _metrics(row) for split, row in last.items()}
+    timing = result.get("timing") or {}
+    description = read_description(path) or {}
+    validation = [row for row in rows if row["split"] == "validation"]
+    return {
+        "experiment": description.get("experiment", ""),
+        "finished": bool(result),
+        "step": result.get("step") or max((row["step"] for row in rows), default=0),
+        "epochs": result.get("epochs") or max((row.get("epoch") or 0.0 for row in rows), default=0.0),
+        "parameters": result.get("parameters"),
+        "metrics": {split: values for split, values in metrics.items() if values},
+        "best": {name: _best(validation, name) for row in validation[-1:] for name in _metrics(row)},
+        "seconds": timing.get("total_seconds") or max((row.get("seconds") or 0.0 for row in rows), default=None),
+        "examples_per_second": timing.get("examples_per_second"),
+        "devices": result.get("devices"),
+        "seed": description.get("seed"),
+        "curves": _curves(rows),
+    }
+
+
+def _result(path: Path) -> dict[str, Any]:
+    file = path / "result.json"
+    try:
+        return dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file} cannot be read as a run's result ({error}): leave {path} out") from error
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    file = path / "metrics.jsonl"
+    try:
+        lines = file.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): leave {path} out") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "split": str(row["split"])})
+        except (ValueError, KeyError, TypeError) as error:
+            # A run that is writing this very line may not have finished it.
+            if number == len(lines):
+                break
+            raise UserError(f"{file}, line {number} is no row of metrics ({error}): leave {path} out") from error
+    return rows
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in ROW_FIELDS}
+
+
+def _best(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
+    known = [row for row in rows if row.get(name) is not None]
+    if not known:
+        return None
+    best = (min if is_lower_better(name) else max)(known, key=lambda row: row[name])
+    return {"value": best[name], "step": best["step"]}
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for row in rows:
+        for name, value in _metrics(row).items():
+            if value is not None and row["split"] != "test":
+                point = [row["step"], row.get("seconds") or 0.0, value]
+                curves.setdefault(name, {}).setdefault(row["split"], []).append(point)
+    return {name: {split: _thinned(points) for split, points in splits.items()} for name, splits in curves.items()}
+
+
+def _thinned(points: list[Any]) -> list[Any]:
+    every = -(-len(points) // _MOST_POINTS)
+    return [*points[:-1:every], points[-1]]
+
+
+def runs_table(values: Mapping[str, Any]) -> str:
+    """Return a comparison as text: one line per run."""
+    import io
+
+    import rich.box
+    import rich.console
+    import rich.table
+
+    columns = metric_columns(values)
+    table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(("run", "steps", "time", *(f"{split} {metric}" for split, metric in columns))):
+        table.add_column(name, justify="right" if number else "left")
+    for run in values["runs"]:
+        table.add_row(*run_cells(run, columns))
+    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(table)
+    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    differing = ", ".join(values["differing"]) or "nothing"
+    lines += ["", f"They differ in: {differing}."]
+    if values["left_out"]:
+        lines.append(f"No runs: {', '.join(values['left_out'])}.")
+    return "\n".join(lines)
+
+
+def metric_columns(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the (split, metric) that runs have: of the test, else of the first split that any has."""
+    for split in SPLITS:
+        found = dict.fromkeys(name for run in values["runs"] for name in run["metrics"].get(split, ()))
+        if found:
+            return [(split, name) for name in found]
+    return []
+
+
+def run_cells(run: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
+    """Return name, steps, time and metrics of a run, in words."""
+    from accelnet.report.numbers import duration, number
+
+    time = "" if run["seconds"] is None else duration(run["seconds"])
+    unfinished = "" if run["finished"] else ", unfinished"
+    metrics = (number(run["metrics"].get(split, {}).get(name)) for split, name in columns)
+    return [run["name"] + unfinished, f"{run['step']:,}", time, *metrics]
+
+
+def write_runs(values: Mapping[str, Any], workdir: str | Path) -> Path:
+    """Write compare-runs.json and report.html, each whole or not at all; return the page's path.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    from accelnet.choosing.runs_page import runs_page
+
+    path = Path(workdir) / "report.html"
+    write_atomically(path.with_name("compare-runs.json"), json.dumps(values, indent=1) + "\n")
+    write_atomically(path, runs_page(values))
+    return path

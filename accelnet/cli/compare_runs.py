@@ -1,0 +1,34 @@
+"""The verb `compare-runs`."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from accelnet.cli.script import POSITIONAL, Script
+
+
+@dataclass(frozen=True)
+class CompareRunsOptions:
+    """Where the comparison is written."""
+
+    workdir: Path = Path("runs/compare-runs")
+    """Directory for compare-runs.json and report.html; made if needed."""
+    json: bool = False
+    """Print the comparison as the last line of standard output, as one JSON object."""
+
+
+def compare_runs(
+    script: Script,  # noqa: ARG001, all verbs get it; runs of any script are compared
+    runs: Annotated[tuple[Path, ...], POSITIONAL],
+    options: CompareRunsOptions,
+) -> None:
+    """Put the runs in work directories side by side: results, times, settings that differ, curves."""
+    from accelnet.choosing.runs import compare_runs, runs_table, write_runs
+
+    values = compare_runs(runs)
+    print(runs_table(values))
+    page = write_runs(values, options.workdir)
+    print(f"kept in {page.with_name('compare-runs.json')} and {page}")
+    if options.json:
+        print(json.dumps(values))

@@ -1,0 +1,102 @@
+"""Runs side by side: what they left is read, and nothing else."""
+
+import json
+
+import pytest
+
+import accelnet as an
+from accelnet.choosing.runs import compare_runs, runs_table, write_runs
+from accelnet.choosing.runs_page import runs_page
+from tests.pages import needs_browser, needs_nothing, shows
+
+HOSTILE = """<script>alert("x")</script>"""
+
+
+def write_run(path, rate, *, finished=True, loss=0.5, name="digits", rows=40):
+    path.mkdir(parents=True)
+    description = {"experiment": name, "steps": rows, "seed": 0, "learning_rate": rate}
+    (path / "config.json").write_text(json.dumps({"description": description, "config": {"learning_rate": rate}}))
+    lines = []
+    for step in range(1, rows + 1):
+        row = {"step": step, "epoch": step / 10, "seconds": 0.1 * step, "learning_rate": rate}
+        lines.append(row | {"split": "train", "loss": loss + 1 / step, "accuracy": 1 - 1 / (step + 1)})
+        if step % 10 == 0:
+            worse = 0.1 if step > 30 else 0.0
+            lines.append(row | {"split": "validation", "loss": loss + 1 / step + worse, "accuracy": 0.5 + step / 100})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if finished:
+        metrics = {split: {"loss": loss, "accuracy": 1 - loss} for split in ("train", "validation", "test")}
+        timing = {"total_seconds": 0.1 * rows, "examples_per_second": 1000.0}
+        result = {"experiment": name, "step": rows, "epochs": rows / 10, "metrics": metrics, "parameters": 1234}
+        (path / "result.json").write_text(json.dumps(result | {"timing": timing, "devices": ["cpu"], "seed": 0}))
+    return path
+
+
+@pytest.fixture
+def three(tmp_path):
+    runs = [write_run(tmp_path / "a", 0.1), write_run(tmp_path / "b", 0.2, loss=0.3)]
+    return [*runs, write_run(tmp_path / HOSTILE.replace("/", ""), 0.1, finished=False, name=HOSTILE), tmp_path]
+
+
+def test_results_settings_and_curves_come_from_the_files(three):
+    values = compare_runs(three)
+    first, second, third = values["runs"]
+    assert [run["finished"] for run in values["runs"]] == [True, True, False]
+    assert second["metrics"]["test"] == {"loss": 0.3, "accuracy": 0.7}
+    assert first["curves"]["loss"]["validation"][-1] == [40, 4.0, pytest.approx(0.625)]
+    assert first["best"]["loss"] == {"value": pytest.approx(0.5 + 1 / 30), "step": 30}
+    assert third["metrics"]["validation"]["accuracy"] == pytest.approx(0.9) and third["step"] == 40
+    assert values["differing"]["learning_rate"] == {"a": 0.1, "b": 0.2, third["name"]: 0.1}
+    assert set(values["differing"]) == {"experiment", "learning_rate"}
+    assert values["left_out"] == [str(three[-1])]
+    shown = runs_table(values)
+    assert "b " in shown and "0.3" in shown and "unfinished" in shown and "learning_rate" in shown
+
+
+def test_long_curves_are_thinned_and_keep_their_end(tmp_path):
+    values = compare_runs([write_run(tmp_path / "a", 0.1, rows=5000)])
+    curve = values["runs"][0]["curves"]["loss"]["train"]
+    assert 100 < len(curve) <= 302 and curve[0][0] == 1 and curve[-1][0] == 5000
+
+
+def test_runs_of_one_name_are_told_by_their_paths(tmp_path):
+    values = compare_runs([write_run(tmp_path / "x" / "run", 0.1), write_run(tmp_path / "y" / "run", 0.1)])
+    assert [run["name"] for run in values["runs"]] == [str(tmp_path / "x" / "run"), str(tmp_path / "y" / "run")]
+    assert values["differing"] == {}
+
+
+def test_the_page_is_whole_and_escaped(three, tmp_path):
+    page = write_runs(compare_runs(three), tmp_path / "out")
+    text = page.read_text()
+    shown = needs_nothing(text)
+    assert HOSTILE not in text and HOSTILE in shown.text
+    assert "✓ 0.3" in shown.text and "unfinished" in shown.text and "Loss" not in shown.all("title")
+    assert json.loads((tmp_path / "out" / "compare-runs.json").read_text()) == compare_runs(three)
+
+
+def test_twenty_runs_are_drawn_in_groups(tmp_path):
+    runs = [write_run(tmp_path / str(number), 0.1, rows=20) for number in range(20)]
+    needs_nothing(runs_page(compare_runs(runs)))
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_browser_shows_it_in_light_and_dark_and_on_a_phone(three, browser, tmp_path):
+    shows(browser, runs_page(compare_runs(three)), tmp_path, colors=((0x00, 0x72, 0xB2),))
+
+
+def test_what_is_no_run_is_told(tmp_path):
+    with pytest.raises(an.UserError, match="no runs were given"):
+        compare_runs([])
+    with pytest.raises(an.UserError, match="holds no run: give work directories"):
+        compare_runs([tmp_path])
+    run = write_run(tmp_path / "a", 0.1)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "spl')
+    assert compare_runs([run])["runs"][0]["step"] == 40  # the last line may be in the making
+    (run / "metrics.jsonl").write_text("no row\n" * 2)
+    with pytest.raises(an.UserError, match="line 1 is no row of metrics"):
+        compare_runs([run])
+    (run / "result.json").write_text("{")
+    with pytest.raises(an.UserError, match="cannot be read as a run's result"):
+        compare_runs([run])
