@@ -51,6 +51,8 @@ def check_hyperparam(name: str, value: Any) -> Any:
     """
     low, high, closed = _RANGES[name]
     bound = f"in [{low:g}, {high:g}{']' if closed else ')'}" if high < math.inf else f"of at least {low:g}"
+    if not isinstance(value, Tracer) and hasattr(value, "__jax_array__"):
+        value = value.__jax_array__()
     if isinstance(value, Tracer):
         return value.astype(jnp.float32)
     if callable(value):

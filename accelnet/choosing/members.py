@@ -1,0 +1,167 @@
+"""The members of a population: which numbers each has in the Config's fields, and its seed."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from accelnet.choosing.operand import Operand
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+
+ExperimentFunction = Callable[[Any], Experiment]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One training of a population.
+
+    Attributes:
+        seed: of weights, order and noise, uint32.
+        fields: numbers of the Config's fields that differ between members.
+    """
+
+    seed: int
+    fields: Mapping[str, float] = field(default_factory=dict)
+
+
+def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Member, ...]:
+    """Return every combination of values, each with every seed; seeds vary fastest.
+
+    Example:
+        >>> [(member.fields["learning_rate"], member.seed) for member in grid((0, 1), learning_rate=(0.1, 0.2))]
+        [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
+
+    Source: original.
+    """
+    combinations = itertools.product(*values.values())
+    return tuple(Member(seed, dict(zip(values, numbers, strict=True))) for numbers in combinations for seed in seeds)
+
+
+@dataclass(frozen=True)
+class Family:
+    """The experiments of a population: one function, called with each member's numbers or with operands for all.
+
+    Args:
+        function: from a Config to an `Experiment`.
+        config: what the members have in common.
+        members: at least one, with numbers for the same fields.
+
+    Raises:
+        UserError: if there is no member, members name different fields, a field is none of the Config's numbers, or
+            the sizes of the experiments differ.
+
+    Source: original.
+    """
+
+    function: ExperimentFunction
+    config: Any
+    members: Sequence[Member]
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise UserError("the population has no members: give at least one seed and one value")
+        for member in self.members:
+            if set(member.fields) != set(self.names):
+                raise UserError(f"members vary {self.names} and {list(member.fields)}: expected the same fields")
+            if not 0 <= member.seed < 2**32:
+                raise UserError(f"a member's seed is {member.seed}, expected 0 to 2**32 - 1")
+        for name in self.names:
+            check_field(self.config, name)
+        sizes = {setting: _sizes(self._experiment(dict(setting))) for setting in self._settings()}
+        if len(set(sizes.values())) > 1:
+            raise UserError(
+                f"the values of {' and '.join(self.names)} change the number of steps or the size of batches: such a "
+                "field cannot vary within one program"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The fields that vary."""
+        return list(self.members[0].fields)
+
+    @property
+    def example(self) -> Experiment:
+        """The experiment of the first member."""
+        return self._experiment(self.members[0].fields).replace(seed=self.members[0].seed)
+
+    def values(self) -> dict[str, np.ndarray]:
+        """Return the members' numbers by field, int32 or float32 [P]."""
+        columns = {name: [member.fields[name] for member in self.members] for name in self.names}
+        whole = {name: all(isinstance(value, int) for value in column) for name, column in columns.items()}
+        return {name: np.array(column, np.int32 if whole[name] else np.float32) for name, column in columns.items()}
+
+    def seeds(self) -> np.ndarray:
+        """Return the members' seeds, uint32 [P]."""
+        return np.array([member.seed for member in self.members], np.uint32)
+
+    def traced(self, numbers: Mapping[str, Any], *, plain: bool = False) -> Experiment:
+        """Make the experiment of one member while a program is traced.
+
+        Args:
+            numbers: traced scalars by field.
+            plain: hand them to the function as they are, not as `Operand`s: jax's own functions take only these.
+
+        Raises:
+            UserError: if a field decides about the data.
+        """
+        columns = {name: np.array([member.fields[name] for member in self.members]) for name in self.names}
+        fields = numbers if plain else {n: Operand(n, traced, columns[n]) for n, traced in numbers.items()}
+        experiment = self._experiment(fields)
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(dict(experiment.data.arrays))):
+            raise UserError(f"{' and '.join(self.names)} changes the data, which all members have in common")
+        return experiment
+
+    def check_models(self) -> None:
+        """Build every model, one number at a time: a rate that is out of range shows only there.
+
+        Raises:
+            UserError: as of the model.
+        """
+        for setting in self._settings():
+            _ = self._experiment(dict(setting)).pure_model
+
+    def _experiment(self, fields: Mapping[str, Any]) -> Experiment:
+        return self.function(dataclasses.replace(self.config, **fields))
+
+    def _settings(self) -> list[tuple[tuple[str, float], ...]]:
+        return list(dict.fromkeys(tuple(member.fields.items()) for member in self.members))
+
+
+def _sizes(experiment: Experiment) -> tuple[Any, ...]:
+    splits = tuple((name, rows.start, rows.stop) for name, rows in experiment.data.splits.items())
+    return experiment.total_steps, experiment.order, experiment.resolved_eval_batch_size, splits
+
+
+def check_field(config: Any, name: str) -> float:
+    """Return the value of a Config's field that can vary between members.
+
+    Raises:
+        UserError: if there is no such field, it is the seed, or holds no number.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Config:
+        ...     learning_rate: float = 0.1
+        >>> check_field(Config(), "learning_rate")
+        0.1
+    """
+    numbers = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.name != "seed" and is_number(getattr(config, field.name))
+    ]
+    if name not in numbers:
+        raise UserError(f"{name} is no field that can vary, expected a number of the Config's: {', '.join(numbers)}")
+    return getattr(config, name)
+
+
+def is_number(value: Any) -> bool:
+    """Say whether a value is one finite number, and no bool."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

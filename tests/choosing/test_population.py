@@ -1,0 +1,233 @@
+"""Populations: a member is its solo run, whatever it trains beside."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import accelnet as an
+from accelnet.choosing import population as module
+from accelnet.choosing.members import Member, grid
+from accelnet.choosing.population import Population
+
+
+@dataclass(frozen=True)
+class Config:
+    learning_rate: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.01
+    dropout: float = 0.1
+    smoothing: float = 0.0
+    width: int = 8
+    epochs: float = 3
+    kind: str = "mlp"
+    seed: int = 0
+
+
+class Net(nnx.Module):
+    """A user's own module with flax's own dropout."""
+
+    def __init__(self, width: int, dropout: float, *, rngs: nnx.Rngs) -> None:
+        self.hidden = nnx.Linear(6, width, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.head = nnx.Linear(width, 3, rngs=rngs)
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return self.head(self.dropout(nnx.relu(self.norm(self.hidden(inputs)))))
+
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(90, 6)).astype(np.float32)
+TARGETS = (np.abs(INPUTS @ RNG.normal(size=(6, 3))).argmax(1)).astype(np.int32)
+
+
+def experiment(config: Config) -> an.Experiment:
+    return an.Experiment(
+        data=an.data.from_arrays(INPUTS, TARGETS, num_classes=3),
+        model=lambda rngs: (
+            Net(config.width, config.dropout, rngs=rngs)
+            if config.kind == "net"
+            else an.models.MLP(6, (config.width,), 3, dropout=config.dropout, rngs=rngs)
+        ),
+        optimizer=an.optim.momentum(config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay),
+        objective=an.objectives.softmax_cross_entropy(label_smoothing=config.smoothing),
+        batch_size=16,
+        epochs=config.epochs,
+        seed=config.seed,
+    )
+
+
+def solo(function, config, member):
+    run = an.fit(function(dataclasses.replace(config, seed=member.seed, **member.fields)), progress=False)
+    return run.metrics
+
+
+def assert_is_solo(run, function, config, index):
+    # Sums over a batch are taken in another order for many members than for one.
+    for split, metrics in solo(function, config, run.members[index]).items():
+        for name, value in metrics.items():
+            if split in run.metrics:
+                assert run.metrics[split][name][index] == pytest.approx(value, rel=2e-5, abs=1e-6)
+
+
+MEMBERS = (
+    Member(0, {"learning_rate": 0.01, "momentum": 0.5, "weight_decay": 0.0, "dropout": 0.01, "smoothing": 0.01}),
+    Member(1, {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.1, "dropout": 0.3, "smoothing": 0.2}),
+    Member(2, {"learning_rate": 0.3, "momentum": 0.0, "weight_decay": 0.01, "dropout": 0.1, "smoothing": 0.1}),
+)
+
+
+@pytest.mark.parametrize("kind", ["mlp", pytest.param("net", marks=pytest.mark.slow)])
+def test_a_member_is_its_solo_run(kind):
+    config = Config(kind=kind)
+    run = Population(experiment, config, MEMBERS).train(progress=False)
+    assert run.compiles == {"init": 1, "advance": 1}
+    for index in range(len(MEMBERS)):
+        assert_is_solo(run, experiment, config, index)
+
+
+def test_shared_batches_are_those_of_the_first_member():
+    members = (Member(3, {"learning_rate": 0.01}), Member(4, {"learning_rate": 0.01}))
+    shared = Population(experiment, Config(), members, batches="shared").train(progress=False)
+    own = Population(experiment, Config(), members).train(progress=False)
+    assert_is_solo(shared, experiment, Config(), 0)
+    assert shared.metrics["train"]["loss"][1] != own.metrics["train"]["loss"][1]
+
+
+@pytest.mark.slow
+def test_waves_and_devices_change_no_result():
+    population = Population(experiment, Config(), grid(range(4), learning_rate=(0.01, 0.1, 0.3)), evaluations=2)
+    eight = population.train(progress=False)
+    one = population.train(progress=False, devices=jax.devices()[:1])
+    assert (eight.wave_size, one.wave_size) == (16, 12)
+    needed = _bytes(population, 12)
+    waves = population.train(progress=False, devices=jax.devices()[:1], memory_bytes=int(0.7 * needed))
+    assert 1 < waves.wave_size < 12 and waves.compiles == one.compiles
+    for other in (one, waves):
+        np.testing.assert_allclose(other.curves["loss"], eight.curves["loss"], rtol=2e-5)
+        np.testing.assert_allclose(other.train["loss"], eight.train["loss"], rtol=2e-5)
+
+
+def _bytes(population, size):
+    family = module.Family(population.function, population.config, population.members)
+    memory = module._make(population, family, jax.devices()[:1], size).advance.compiled.memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+
+def test_one_member_that_does_not_fit_is_said_before_it_crashes():
+    with pytest.raises(an.UserError, match="one member takes"):
+        Population(experiment, Config(), grid((0, 1))).train(progress=False, memory_bytes=1000)
+
+
+def test_a_member_that_diverges_is_marked_and_the_others_go_on():
+    members = grid((0, 1), learning_rate=(0.05, 1e30))
+    run = Population(experiment, Config(), members).train(progress=False)
+    assert (run.failed[:2] == -1).all() and (run.failed[2:] > 0).all()
+    assert_is_solo(run, experiment, Config(), 0)
+    assert np.isfinite(run.curves["loss"][:, :2]).all() and not np.isfinite(run.curves["loss"][-1, 2:]).any()
+
+
+def test_curves_begin_at_the_untrained_weights_and_end_at_the_final_ones():
+    run = Population(experiment, Config(), grid((0,), learning_rate=(0.0, 0.1)), evaluations=3).train(progress=False)
+    assert run.split == "validation" and run.steps.tolist() == [0, 5, 10, 15]
+    assert run.curves["loss"].shape == (4, 2)
+    np.testing.assert_array_equal(run.curves["loss"][:, 0], run.curves["loss"][0, 0])
+    np.testing.assert_array_equal(run.curves["loss"][-1], run.metrics["validation"]["loss"])
+
+
+@pytest.mark.slow
+def test_what_only_jax_functions_take_can_vary_too():
+    def powers(config: Config) -> an.Experiment:
+        made = experiment(config)
+        rate = jnp.exp(-jnp.log(1.0 / config.learning_rate))
+        return made.replace(optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)))
+
+    members = grid((0,), learning_rate=(0.01, 0.1))
+    run = Population(powers, Config(), members).train(progress=False)
+    assert_is_solo(run, powers, Config(), 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"width": (4, 8)}, "width takes values from 4 to 8"),
+        ({"epochs": (1, 2)}, "change the number of steps"),
+        ({"kind": (1, 2)}, "kind is no field that can vary"),
+        ({"rate": (1, 2)}, "expected a number of the Config's: learning_rate, momentum"),
+        ({"seed": (1, 2)}, "seed is no field that can vary"),
+        ({"learning_rate": (0.1, -0.1)}, "learning_rate is -0.1"),
+        ({"dropout": (0.1, 1.5)}, "dropout is 1.5"),
+        ({"dropout": (0.0, 0.1)}, "Python asks whether it is 0.0 of it: .* take one near it"),
+    ],
+)
+def test_a_field_that_cannot_vary_is_one_message(values, words):
+    with pytest.raises(an.UserError, match=words):
+        Population(experiment, Config(), grid((0,), **values)).train(progress=False)
+
+
+def test_a_field_that_decides_what_python_does_is_named():
+    def branching(config: Config) -> an.Experiment:
+        return experiment(dataclasses.replace(config, kind="net" if config.momentum > 0.5 else "mlp"))
+
+    with pytest.raises(an.UserError, match=r"momentum takes values from .* and Python asks whether"):
+        Population(branching, Config(), grid((0,), momentum=(0.1, 0.9))).train(progress=False)
+
+
+def test_an_interrupted_population_goes_on_and_a_finished_one_is_read(tmp_path, monkeypatch):
+    members = grid((0, 1), learning_rate=(0.01, 0.1, 1e30))
+    population = Population(experiment, Config(), members, evaluations=5)
+    whole = population.train(progress=False)
+
+    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
+    advance, calls = module._Training._until, []
+
+    def until(self, wave, values, point, num_finished):
+        calls.append(point)
+        if point == 12:
+            raise KeyboardInterrupt
+        return advance(self, wave, values, point, num_finished)
+
+    monkeypatch.setattr(module._Training, "_until", until)
+    with pytest.raises(KeyboardInterrupt):
+        population.train(progress=False, workdir=tmp_path)
+    monkeypatch.setattr(module._Training, "_until", advance)
+    resumed = population.train(progress=False, workdir=tmp_path)
+    assert calls == [3, 6, 9, 12]
+    np.testing.assert_array_equal(resumed.curves["loss"], whole.curves["loss"])
+    np.testing.assert_array_equal(resumed.train["loss"], whole.train["loss"])
+    assert resumed.compiles == {"init": 0, "advance": 1}  # it went on from a state
+
+    monkeypatch.setattr(module, "_compile", lambda *_: pytest.fail("it was finished"))
+    again = population.train(progress=False, workdir=tmp_path)
+    np.testing.assert_array_equal(again.curves["loss"], whole.curves["loss"].astype(np.float64))
+    assert again.members == resumed.members and again.failed.tolist() == whole.failed.tolist()
+    with pytest.raises(an.UserError, match="another population, which differs in members"):
+        Population(experiment, Config(), members[:2], evaluations=5).train(progress=False, workdir=tmp_path)
+
+
+@pytest.mark.slow
+def test_finished_waves_are_kept(tmp_path, monkeypatch):
+    population = Population(experiment, Config(), grid((0, 1, 2), learning_rate=(0.01, 0.1)))
+    devices = jax.devices()[:2]
+    whole = population.train(progress=False, devices=devices)
+    needed = int(_bytes(population, 3) * 0.7)
+    wave, calls = module._Training._wave, []
+
+    def second_fails(self, numbers, *others):
+        calls.append(numbers.tolist())
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return wave(self, numbers, *others)
+
+    monkeypatch.setattr(module._Training, "_wave", second_fails)
+    with pytest.raises(KeyboardInterrupt):
+        population.train(progress=False, devices=devices, memory_bytes=needed, workdir=tmp_path)
+    run = population.train(progress=False, devices=devices, memory_bytes=needed, workdir=tmp_path)
+    assert calls[2] == calls[1] and calls[0] != calls[1]
+    np.testing.assert_allclose(run.curves["loss"], whole.curves["loss"], rtol=2e-5)
