@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import re
@@ -10,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +120,15 @@ def missing_compiler(platform: str) -> str | None:
             return f'libtpu {installed} does not match jax {jax_version}: pip install "jax[tpu]=={jax_version}"'
         return None
     if platform == "cuda":
-        lines = [line for line in ("13", "12") if importlib.util.find_spec(f"jax_plugins.xla_cuda{line}")]
-        if not lines:
+        plugins = {line: version for line in ("13", "12") if (version := _version(f"jax-cuda{line}-plugin"))}
+        if not plugins:
             return 'XLA\'s CUDA compiler is not installed: pip install "accelnet[plan-cuda]"'
-        installed, wanted = _version(f"jax-cuda{lines[0]}-plugin"), importlib.metadata.version("jax")
-        if installed and _release(installed) != _release(wanted):
+        line, installed = next(iter(plugins.items()))
+        wanted = importlib.metadata.version("jax")
+        if _release(installed) != _release(wanted):
             return (
-                f"jax-cuda{lines[0]}-plugin {installed} does not match jax {wanted}: pip install "
-                f'"jax[cuda{lines[0]}-local]=={wanted}"'
+                f"jax-cuda{line}-plugin {installed} does not match jax {wanted}: pip install "
+                f'"jax[cuda{line}-local]=={wanted}"'
             )
         return None
     return None
@@ -155,7 +155,7 @@ def _pinned(distribution: str) -> str | None:
 
 
 def compile_all(
-    jobs: dict[str, CompileJob],
+    jobs: Iterable[tuple[str, CompileJob]],
     *,
     time_limit: float,
     progress: Callable[[str, dict[str, Compiled]], None] = lambda _key, _compiled: None,
@@ -163,15 +163,13 @@ def compile_all(
     """Compile every job's programs, as many side by side as cores and memory allow.
 
     Args:
-        jobs: by a key of the caller's.
+        jobs: each with a key of the caller's. The first are compiled while later ones are still being made.
         time_limit: seconds for one job, after which its process is ended.
         progress: called with key and result of every job that is done, from other threads.
 
     Returns:
         By key and name of the program. What failed says why; nothing is raised.
     """
-    if not jobs:
-        return {}
 
     def run(item: tuple[str, CompileJob]) -> tuple[str, dict[str, Compiled]]:
         key, job = item
@@ -180,9 +178,9 @@ def compile_all(
         return key, compiled
 
     processes: set[subprocess.Popen[bytes]] = set()
-    pool = ThreadPoolExecutor(_num_workers(len(jobs)))
+    pool = ThreadPoolExecutor(_num_workers())
     try:
-        return dict(pool.map(run, jobs.items()))
+        return dict(pool.map(run, jobs))
     except BaseException:  # interrupted: nothing is left running
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(processes):
@@ -192,10 +190,8 @@ def compile_all(
         pool.shutdown()
 
 
-def _num_workers(num_jobs: int) -> int:
-    available = _available_bytes()
-    by_memory = max(1, available // _COMPILER_BYTES) if available else 1
-    return max(1, min(num_jobs, len(os.sched_getaffinity(0)), by_memory))
+def _num_workers() -> int:
+    return max(1, min(len(os.sched_getaffinity(0)), _available_bytes() // _COMPILER_BYTES))
 
 
 def _available_bytes() -> int:

@@ -55,8 +55,7 @@ class Accelerator:
             peak. On TPUs float16 is taken to run as bfloat16. A dtype whose peak no source states is left out.
         vector_flops: FLOP/s of a device in elementwise float32 arithmetic. GPU: its fp32 peak. TPU: a model, 8 x 128
             lanes of 2 ALUs up to v4 and 4 from v5e on, at the clock that the matrix units' peak implies.
-        memory_bytes: Of a device: on TPUs what the compiler gives a program, on GPUs all of it, of which JAX takes 75 %
-            unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+        memory_bytes: Of a device: on TPUs what the compiler gives a program, on GPUs all of it.
         memory_bandwidth: Bytes/s of a device.
         matrix_tile: (m, k, n), multiples that a product [m, k] x [k, n] is padded to.
         cores: That work side by side on the tiles of one product: a GPU's multiprocessors.
@@ -105,6 +104,24 @@ class Accelerator:
     sizes: tuple[tuple[int, ...], ...] = ((1,),)
     type_number_per_chip: int = 1
     clock_hz: float | None = None
+
+    @property
+    def usable_bytes(self) -> int:
+        """Of a device's memory what a program can use: of a GPU's the share that JAX takes."""
+        return int(self.memory_bytes * _memory_fraction()) if self.platform == "cuda" else self.memory_bytes
+
+
+def _memory_fraction() -> float:
+    """Read the share of a GPU's memory that JAX takes, 75 % unless the user says otherwise; both names are JAX's."""
+    names = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+    name, text = next(((name, text) for name in names if (text := os.environ.get(name))), ("", "0.75"))
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise UserError(f"${name} is {text!r}, expected the share of a GPU's memory that JAX takes, such as 0.9")
+    return fraction
 
 
 def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]:

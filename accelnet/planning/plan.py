@@ -116,10 +116,13 @@ def plan(
     planner = Planner(experiment, mesh, compile=compile, compile_seconds=compile_seconds, say=say)
     accelerators = load_accelerators(targets_file)
     cases: list[Case | Row] = []
+    found = set[str]()
     for name in _names(targets):
         try:
             target = this_machine(accelerators=accelerators) if name == "here" else find_target(name, accelerators)
-            cases.append(planner.case(target))
+            if target.name not in found:
+                found.add(target.name)
+                cases.append(planner.case(target))
         except UserError as error:
             cases.append(Row(name, "failed", str(error)))
     if all(isinstance(case, Row) for case in cases):

@@ -1,6 +1,6 @@
 """Lay an experiment out on targets, compile it for them, and turn what the compilers say into rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from accelnet.planning.export import ExportedProgram, export_program
 from accelnet.planning.roofline import DeviceModel, StepTime, step_time
 from accelnet.planning.rows import Memory, Row
 from accelnet.planning.targets import Accelerator, Target
+from accelnet.report.numbers import size
 from accelnet.report.progress import Progress
 from accelnet.training.flops import TracedStep, trace_step
 from accelnet.training.program import Programs, prepare
@@ -45,8 +46,8 @@ class Case:
 
     @property
     def limit_bytes(self) -> int:
-        """Of a device."""
-        return self.target.accelerator.memory_bytes
+        """Of a device, what a program can use."""
+        return self.target.accelerator.usable_bytes
 
     def memory(self) -> Memory:
         """Return what a device holds."""
@@ -59,21 +60,29 @@ class Case:
             "data": step.data_bytes,
             "gradients": step.gradients_bytes,
         }
-        totals = [c.total_bytes for c in self.compiled.values() if c.status != "failed" and c.total_bytes is not None]
-        if train is None or train.status == "failed" or not totals:
+        counted = [c for c in self.compiled.values() if c.status != "failed" and c.total_bytes is not None]
+        if train is None or train.status == "failed" or not counted:
             total = step.total_bytes
             refused = train is not None and train.status == "too large"
             return Memory(
-                **parts, activations=step.activations_bytes, arguments=None, temporaries=None,
-                total=max(total, limit + 1) if refused else total, limit=limit, source="modelled",
+                **parts, activations=step.activations_bytes, total=max(total, limit + 1) if refused else total,
+                limit=limit, source="modelled",
             )  # fmt: skip
-        memory = train.memory or {}
-        temporaries = memory.get("temp")
-        activations = step.activations_bytes if temporaries is None else max(0, temporaries - parts["gradients"])
+        largest = max(counted, key=lambda c: c.total_bytes or 0)
+        count = largest.memory
+        of_training = train.memory
         return Memory(
-            **parts, activations=activations, arguments=memory.get("argument"), temporaries=temporaries,
-            total=max(totals), limit=limit, source="compiled",
-        )  # fmt: skip
+            **parts,
+            activations=(
+                step.activations_bytes if of_training is None else max(0, of_training["temp"] - parts["gradients"])
+            ),
+            arguments=None if count is None else count["argument"],
+            results=None if count is None else count["output"] - count["alias"],
+            temporaries=None if count is None else count["temp"],
+            total=largest.total_bytes or 0,
+            limit=limit,
+            source="compiled",
+        )
 
     @property
     def fits(self) -> bool:
@@ -131,7 +140,7 @@ class Planner:
             UserError: if mesh and batch do not fit its devices.
         """
         experiment = experiment or self.experiment
-        absent = AbsentDevices(target.num_devices, target.accelerator.memory_bytes)
+        absent = AbsentDevices(target.num_devices, target.accelerator.usable_bytes)
         feed, programs = prepare(experiment, mesh or self.mesh, absent=absent, shapes=self._shapes(experiment))
         layout = Layout(feed.mesh, "jit", experiment.sharding_rules)
         platform = target.accelerator.platform
@@ -158,35 +167,36 @@ class Planner:
 
     def compile(self, cases: Sequence[Case]) -> None:
         """Compile the cases' programs, side by side, and keep what comes out in them."""
-        jobs: dict[str, CompileJob] = {}
-        for number, case in enumerate(cases):
-            platform = case.target.accelerator.platform
-            if not self.may_compile:
-                case.missing = "not asked for (compile=False)"
-            elif platform != "cpu" and case.target.accelerator.compile_options is None:
-                case.missing = "XLA has no description of this device"
-            else:
-                case.missing = missing_compiler(platform) or ""
-            if case.missing:
-                continue
-            self.say(f"lowering for {case.target.name}")
-            topology = None if platform == "cpu" else case.target.topology_request()
-            jobs[str(number)] = CompileJob(platform, topology, self._export(case, platform))
+        for case in cases:
+            case.missing = self._missing(case.target.accelerator)
+        waiting = {str(number): case for number, case in enumerate(cases) if not case.missing}
         done: list[str] = []
+
+        def jobs() -> Iterator[tuple[str, CompileJob]]:
+            for key, case in waiting.items():
+                self.say(f"lowering for {case.target.name}")
+                platform = case.target.accelerator.platform
+                topology = None if platform == "cpu" else case.target.topology_request()
+                yield key, CompileJob(platform, topology, self._export(case, platform))
 
         def finished(key: str, compiled: dict[str, Compiled]) -> None:
             done.append(key)
             seconds = sum(program.seconds for program in compiled.values())
-            name = cases[int(key)].target.name
-            self.say(f"{name}: {_outcome(compiled)} in {seconds:.1f} s ({len(done)} of {len(jobs)})")
+            name = waiting[key].target.name
+            self.say(f"{name}: {_outcome(compiled)} in {seconds:.1f} s ({len(done)} of {len(waiting)})")
 
-        if jobs:
-            self.say(f"compiling for {len(jobs)} target{'s' if len(jobs) > 1 else ''}")
-        compiled = compile_all(jobs, time_limit=self.compile_seconds, progress=finished)
-        for key, programs in compiled.items():
-            cases[int(key)].compiled = programs
+        for key, programs in compile_all(jobs(), time_limit=self.compile_seconds, progress=finished).items():
+            waiting[key].compiled = programs
             failed = [program.reason for program in programs.values() if program.status == "failed"]
-            cases[int(key)].missing = failed[0] if failed else ""
+            waiting[key].missing = failed[0] if failed else ""
+
+    def _missing(self, accelerator: Accelerator) -> str:
+        """Say why nothing can be compiled for an accelerator; "" if it can."""
+        if not self.may_compile:
+            return "nothing was to be compiled"
+        if accelerator.compile_options is None:
+            return "XLA has no description of this device"
+        return missing_compiler(accelerator.platform) or ""
 
     def _export(self, case: Case, platform: str) -> tuple[ExportedProgram, ...]:
         axes, on_device = case.layout.axes, case.step.feed.max_steps
@@ -232,7 +242,7 @@ class Planner:
         return Row(
             name=target.name,
             status="ok" if fits else "does not fit",
-            reason="" if fits else refusal or f"{memory.total:,} bytes of {memory.limit:,} on each device",
+            reason="" if fits else refusal or _too_large(memory, target.accelerator),
             target=target,
             mesh=case.layout.described,
             memory=memory,
@@ -249,6 +259,18 @@ class Planner:
             peaks={"flops": peak, "bytes_per_second": target.accelerator.memory_bandwidth},
             missing=case.missing,
         )
+
+
+def _too_large(memory: Memory, accelerator: Accelerator) -> str:
+    parts = {"arguments": memory.arguments, "results": memory.results, "temporaries": memory.temporaries}
+    told = " + ".join(f"{name} {size(part)}" for name, part in parts.items() if part is not None)
+    limit = size(memory.limit)
+    if accelerator.usable_bytes < accelerator.memory_bytes:
+        limit += (
+            f", {accelerator.usable_bytes / accelerator.memory_bytes:.0%} of {size(accelerator.memory_bytes)}, which "
+            "is what JAX takes ($XLA_CLIENT_MEM_FRACTION changes it)"
+        )
+    return f"{size(memory.total)}{f' ({told})' if told else ''} on each device, where a program can use {limit}"
 
 
 def _outcome(compiled: Mapping[str, Compiled]) -> str:

@@ -107,10 +107,12 @@ def prove(
     finally:
         feed.close()
     say("compiling for one target of each family")
-    jobs = {}
-    for platform, name in PROVED_TARGETS.items():
+
+    def job(platform: str, name: str) -> CompileJob:
         topology = None if platform == "cpu" else find_target(name).topology_request()
-        jobs[platform] = CompileJob(platform, topology, tuple(exported.values()))
+        return CompileJob(platform, topology, tuple(exported.values()))
+
+    jobs = [(platform, job(platform, name)) for platform, name in PROVED_TARGETS.items()]
     compiled = compile_all(jobs, time_limit=compile_seconds)
     return Proof(
         experiment.name,

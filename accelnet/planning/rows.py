@@ -19,11 +19,13 @@ class Memory:
         data: the data set, or the batches of a chunk.
         gradients: before they are exchanged; modelled.
         activations: what the backward pass needs; modelled, or what remains of the compiled temporaries.
-        arguments: of the program; compiled.
-        temporaries: of the program; compiled.
-        total: compiled (the larger of training and evaluation), or the sum of the parts.
+        total: compiled, of training or evaluation, whichever takes more: arguments, results and temporaries; or the
+            sum of the parts above.
         limit: that a program can use.
         source: "compiled" or "modelled", of the total.
+        arguments: of that program; compiled.
+        results: of it, those left out that take an argument's place; compiled.
+        temporaries: of it; compiled.
     """
 
     weights: int
@@ -32,11 +34,12 @@ class Memory:
     data: int
     gradients: int
     activations: int
-    arguments: int | None
-    temporaries: int | None
     total: int
     limit: int
     source: str
+    arguments: int | None = None
+    results: int | None = None
+    temporaries: int | None = None
 
     @property
     def fits(self) -> bool:

@@ -9,8 +9,9 @@ import numpy as np
 
 from accelnet.ops.flops import Product
 from accelnet.planning.kernels import Kernel
-from accelnet.planning.plan import Planner, Row
+from accelnet.planning.planner import Planner
 from accelnet.planning.roofline import collective_seconds, step_time
+from accelnet.planning.rows import Row
 from accelnet.planning.targets import Target, slices
 
 # Of a family's sizes at most so many, evenly spread.

@@ -215,7 +215,7 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
     monkeypatch.setattr(compiling.sys, "executable", str(fake))
     _, programs = prepare(experiment)
     job = CompileJob("cpu", None, (export_program(programs.train, {}, ["cpu"]),))
-    compiled = compile_all({"cpu": job}, time_limit=1.0)["cpu"]["train"]
+    compiled = compile_all([("cpu", job)], time_limit=1.0)["cpu"]["train"]
     assert compiled.status == "failed"
     assert "more than 1 s" in compiled.reason
     deadline = time.monotonic() + 10
@@ -226,7 +226,6 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
 
 def test_missing_extras_name_the_command(experiment, monkeypatch):
     monkeypatch.setattr(compiling, "_version", lambda name: None)
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
     made = plan(experiment, "v5e,h100", progress=False)
     assert all(row.status == "ok" and row.memory.source == "modelled" for row in made.rows)
     assert made.rows[0].missing.endswith('pip install "accelnet[plan-tpu]"')
