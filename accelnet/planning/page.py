@@ -296,6 +296,8 @@ def _details(target: Mapping[str, Any], *, is_open: bool) -> Markup:
         "compiled in": "" if target["compile_seconds"] is None else duration(target["compile_seconds"]),
     }
     if target["memory"] is not None:
+        counted = {name: target["memory"][f"{name}_bytes"] for name in ("arguments", "results", "temporaries")}
+        facts["the compiler's count"] = " + ".join(f"{n} {size(b)}" for n, b in counted.items() if b is not None)
         facts |= {_PARTS[name]: size(value) for name, value in _memory_parts(target["memory"]).items()}
     children = [table("Facts", ("what", "value"), [(name, text) for name, text in facts.items() if text], (1,))]
     whole = (target["step_seconds"] or {}).get("expected") or 1.0

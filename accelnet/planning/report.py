@@ -35,7 +35,7 @@ def plan_table(plan: "Plan") -> str:
     table.add_column("MFU", justify="right", no_wrap=True)
     for row in plan.rows:
         if row.memory is None or row.time is None:
-            table.add_row(row.name, "?", "", "", row.reason, "", "", "")
+            table.add_row(row.name, "?", "", "", "see below", "", "", "")
             continue
         mark = "" if row.memory.source == "compiled" else "~"
         table.add_row(
@@ -63,7 +63,8 @@ def plan_table(plan: "Plan") -> str:
 
 def _notes(plan: "Plan") -> Iterator[str]:
     yield (
-        "memory: of a device, as its compiler counts it, and the share of what a program can use. step: from the "
+        "memory: of a device, as its compiler counts it, and the share of what a program can use, on GPUs the share "
+        "that JAX takes. step: from the "
         "bound that nothing beats to what is typical. run, USD: all steps at the typical time, list prices. MFU: at "
         "that time, at best."
     )
@@ -75,6 +76,8 @@ def _notes(plan: "Plan") -> Iterator[str]:
         names = [row.name for row in plan.rows if row.missing == reason]
         yield f"{', '.join(names)}: memory, kernels and exchanges are estimates from shapes: {reason}"
     for row in plan.rows:
+        if row.status == "failed":
+            yield f"{row.name}: {row.reason}"
         yield from _remedies(row)
     if plan.choice is not None:
         yield f"To rent: {plan.choice['reason']}."
@@ -89,7 +92,7 @@ def _remedies(row: "Row") -> Iterator[str]:
     for remedy in row.remedies:
         settings = ", ".join(f"{name}={value!r}" for name, value in remedy["settings"].items() if value is not None)
         yield (
-            f"  fits with {remedy['change']} ({settings}): {size(remedy['total_bytes'])}, "
+            f"  fits with {remedy['change']}{f' ({settings})' if settings else ''}: {size(remedy['total_bytes'])}, "
             f"{remedy['slowdown']:.2f} times the time per example"
         )
     if not row.remedies:

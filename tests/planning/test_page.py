@@ -26,7 +26,8 @@ def convolution(label, m, n, k, seconds):
 
 
 def memory(total, limit, source, **parts):
-    names = ("weights", "optimizer", "model_state", "data", "gradients", "activations", "arguments", "temporaries")
+    parts_of_total = ("arguments", "results", "temporaries")
+    names = ("weights", "optimizer", "model_state", "data", "gradients", "activations", *parts_of_total)
     held = {f"{name}_bytes": parts.get(name, 0) for name in names}
     return held | {"total_bytes": total, "limit_bytes": limit, "margin_bytes": limit - total, "source": source}
 
