@@ -2,18 +2,19 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr, Literal
 
 from accelnet.data.feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.table import bytes_per_device
+from accelnet.planning.calls import bodies
 from accelnet.planning.kernels import Kernel
 from accelnet.training.flops import StepFlops, TracedStep
 
@@ -171,19 +172,9 @@ def _peak(jaxpr: Jaxpr) -> int:
     for index, equation in enumerate(jaxpr.eqns):
         outputs = sum(_bytes(variable.aval) for variable in equation.outvars if variable in last_use)
         inputs = sum(_bytes(v.aval) for v in equation.invars if not isinstance(v, Literal))
-        inner = max((_peak(body) - inputs for body in _bodies(equation)), default=0)
+        inside = () if equation.primitive.name == "pallas_call" else bodies(equation)
+        inner = max((_peak(body) - inputs for body in inside), default=0)
         peak = max(peak, alive + max(outputs, inner, 0))
         dying = {v for v in equation.invars if not isinstance(v, Literal) and last_use.get(v) == index}
         alive += outputs - sum(_bytes(variable.aval) for variable in dying)
     return peak
-
-
-def _bodies(equation: Any) -> Iterator[Jaxpr]:
-    if equation.primitive.name == "pallas_call":
-        return
-    for value in equation.params.values():
-        for element in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(element, ClosedJaxpr):
-                yield element.jaxpr
-            elif isinstance(element, Jaxpr):
-                yield element

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 
 from accelnet.ops.flops import Product
+from accelnet.planning.calls import Call
+from accelnet.planning.kernels import Kernel
 from accelnet.planning.roofline import DeviceModel
 from accelnet.planning.targets import Accelerator
 from accelnet.training.cache import user_cache_directory
 
-VERSION = 6
+VERSION = 7
 
 
 def calibration_path(device: str) -> Path:
@@ -51,12 +53,13 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
     """Make a model of measurements.
 
     Args:
-        values: "products" ([m, n, k, batch, dtype, seconds] each), "memory" (by kind of kernel and number of threads,
+        values: "products" ([m, n, k, batch, dtype, seconds] each), "calls" ([a `Call`, its operations, seconds] each),
+            "memory" (by kind of kernel and number of threads,
             [bytes, seconds] each, ascending), "element_seconds" and "transcendental_seconds" (of one thread),
-            "launch_seconds" and "threads".
+            "launch_seconds", "dispatch_seconds", "trip_seconds" and "threads".
 
     Source: original. A product whose shape was not measured takes the rate of the nearest that was, by the
-    logarithms of its sides.
+    logarithms of its sides; a custom call that of the nearest of its target, by its operations.
     """
     measured = {Product(*row[:5]): row[5] for row in values["products"]}
     memory = {
@@ -76,14 +79,27 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
         if threads == 1 or len(curves) == 1:
             return alone
         # Where the measured kernel was too small to be divided, its curves are the same.
-        together = _at(curves[max(curves)], size)
-        return together if together < 0.9 * alone else alone / min(threads, max(curves))
+        together, ideal = _at(curves[max(curves)], size), alone / min(threads, max(curves))
+        return max(together - values["dispatch_seconds"], ideal) if together < 0.9 * alone else ideal
 
     def elements(number: int, transcendental: int, threads: int) -> float:
         alone = number * values["element_seconds"] + transcendental * values["transcendental_seconds"]
         return alone / min(threads, values["threads"])
 
-    return DeviceModel(product, seconds, elements, values["launch_seconds"], "measured")
+    calls = {Call.read(name): (flops, taken) for name, flops, taken in values["calls"]}
+
+    def call(kernel: Kernel) -> float | None:
+        if kernel.call in calls:
+            return calls[kernel.call][1]
+        flops = sum(product.flops for product in kernel.products)
+        similar = [row for name, row in calls.items() if name.target == kernel.call.target and row[0] and flops]
+        if not similar:
+            return None
+        of_nearest, taken = min(similar, key=lambda row: abs(math.log(row[0] / flops)))
+        return taken * flops / of_nearest
+
+    costs = (values[f"{name}_seconds"] for name in ("launch", "dispatch", "trip"))
+    return DeviceModel(product, seconds, elements, *costs, "measured", call)
 
 
 def _at(points: np.ndarray, size: int) -> float:

@@ -252,7 +252,7 @@ def run_worker(
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603, our own module and a file of ours
             [sys.executable, "-m", "accelnet.planning.worker", str(path)],
-            env=_environment(platform, num_devices),
+            env=compiler_environment(platform, num_devices),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -277,7 +277,13 @@ def _num_devices(program: ExportedProgram) -> int:
     return size
 
 
-def _environment(platform: str, num_devices: int) -> dict[str, str]:
+def compiler_environment(platform: str, num_devices: int) -> dict[str, str]:
+    """Return the environment of a process that compiles: nothing in it changes programs or reaches for hardware.
+
+    Args:
+        platform: "tpu", "cuda" or "cpu".
+        num_devices: that the CPU plays, where that is the platform.
+    """
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     package = str(Path(__file__).resolve().parents[2])
     environment = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": package, "JAX_ENABLE_COMPILATION_CACHE": "false"}

@@ -12,9 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from accelnet.ops.flops import Product
+from accelnet.planning.calls import Call
 from accelnet.planning.hlo import Computation, HloModule, Instruction
 
-_DTYPES = {"f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "s8": "int8", "s32": "int32"}
+_DTYPES = {
+    "f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "s8": "int8", "s32": "int32",
+    "s64": "int64", "u8": "uint8", "u32": "uint32", "pred": "bool",
+}  # fmt: skip
 
 # Move nothing and compute nothing, or are the second half of something that is counted at its start.
 _FREE = frozenset({
@@ -54,6 +58,7 @@ class Kernel:
         opcode: of the instruction; for a fusion, of its result.
         group: devices that take part in a collective.
         threads: of the CPU that share it, where the compiler divided it; a matrix product divides itself.
+        call: of a custom call, what is called; its products are not in the program's text.
     """
 
     kind: str
@@ -67,6 +72,7 @@ class Kernel:
     opcode: str = ""
     group: int = 1
     threads: int = 1
+    call: Call | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -76,7 +82,8 @@ class Kernel:
     def from_dict(values: dict[str, Any]) -> "Kernel":
         """Read what `to_dict` gave."""
         products = tuple(Product(*product) for product in values["products"])
-        return Kernel(**{**values, "products": products})
+        call = None if values["call"] is None else Call.read(values["call"])
+        return Kernel(**{**values, "products": products, "call": call})
 
 
 def kernels(module: HloModule) -> list[Kernel]:
@@ -179,11 +186,16 @@ def _kernel(
         moved = _collective_bytes(computation, instruction, opcode)
     elif opcode in ("custom-call", "rng-bit-generator", "sort", "fft", "cholesky", "triangular-solve", "infeed"):
         kind = "product" if products else "other"
+    call = None
+    if opcode == "custom-call":
+        sides = [s for o in instruction.operands for s in computation.shapes(o)], instruction.shapes
+        arrays = (tuple((_DTYPES.get(s.dtype, s.dtype), s.dims) for s in side) for side in sides)
+        call = Call(_target(instruction), *arrays)
     partitions = re.search(r'"outer_dimension_partitions":\[([^\]]*)\]', shown.attributes)
     threads = math.prod(int(n) for n in re.findall(r"\d+", partitions[1])) if partitions else 1
     return Kernel(
         kind, label, count, moved, elements, transcendentals, products,
-        int(cycles[1]) if cycles else None, opcode if called is None else f"fusion:{root_opcode}", group, threads,
+        int(cycles[1]) if cycles else None, opcode if called is None else f"fusion:{root_opcode}", group, threads, call,
     )  # fmt: skip
 
 

@@ -1,38 +1,35 @@
-"""Measure the device at hand: products of a model's shapes, memory, arithmetic, starting a kernel, a whole step.
+"""Measure the device at hand: the parts of an experiment's step, and the step itself.
 
-Every small program runs in a loop on the device, as it does inside a chunk of steps: a call costs more than most of
-them. What is measured is kept in the user's cache and used by `plan` for this device from then on.
+What is measured is kept in the user's cache and used by `plan` for this device from then on.
 """
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Product
+from accelnet.planning import probes
 from accelnet.planning.calibration import load_calibration, measured_model, save_calibration
+from accelnet.planning.calls import Call, call_flops, find_calls
 from accelnet.planning.kernels import Kernel
 from accelnet.planning.planner import Planner
-from accelnet.planning.roofline import model_of, step_time
+from accelnet.planning.roofline import DeviceModel, model_of, step_time
 from accelnet.planning.targets import Target
+from accelnet.training.flops import trace_step
 from accelnet.training.program import prepare
 
-# A measurement takes at least so long, several times over.
-_SECONDS = 0.03
-_REPEATS = 5
 # Of a model's products the dearest, by FLOPs.
 _MOST_PRODUCTS = 48
-# Sets of operands that take turns.
-_MOST_SETS = 16
 # Bytes that a kernel touches: from a first-level cache to main memory.
 _LARGEST_FOOTPRINT = 1 << 28
 _SIZES = tuple(1 << power for power in range(13, 28, 3))
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -97,59 +94,85 @@ def measure(
     accelerator = target.accelerator
     say("compiling the step")
     kernels, footprint = _compiled(experiment, target)
-    launch = _launch_seconds()
-    rows = {}
-    products = _dearest(kernels)
-    for number, product in enumerate(products):
-        say(f"measuring products: {number + 1} of {len(products)}")
-        rows[product] = max(_product_seconds(product, footprint) - launch, 1e-9)
-    cores = len(os.sched_getaffinity(0)) if accelerator.platform == "cpu" else 1
-    memory: dict[str, dict[int, list[list[float]]]] = {}
-    for kind, make in (("elementwise", _scale), ("reduction", _reduce), ("move", _transpose), ("gather", _gather)):
-        for threads in dict.fromkeys((1, cores)):
-            say(f"measuring memory: {kind}, {threads} thread{'s' if threads > 1 else ''}")
-            # What starting it costs is counted apart.
-            memory.setdefault(kind, {})[threads] = [
-                [size, max(make(size, footprint, threads) - launch, 1e-9)] for size in _SIZES
-            ]
-    values = {
-        "products": [[*product, seconds] for product, seconds in rows.items()],
-        "memory": memory,
-        "element_seconds": _element_seconds(),
-        "transcendental_seconds": _transcendental_seconds(),
-        "launch_seconds": launch,
-        "threads": cores,
-    }
+    values = _measure_parts(experiment, kernels, footprint, accelerator.platform == "cpu", say)
     stored = load_calibration(accelerator.name)
     if stored is not None:
-        # Products of other models stay.
-        values["products"] += [row for row in stored["products"] if Product(*row[:5]) not in rows]
+        # Products and calls of other models stay.
+        values["products"] += [row for row in stored["products"] if row[:5] not in [r[:5] for r in values["products"]]]
+        values["calls"] += [row for row in stored["calls"] if Call.read(row[0]) not in [r[0] for r in values["calls"]]]
     if keep:
         save_calibration(accelerator.name, values)
     say("measuring the step")
     seconds = _step_seconds(experiment)
-    model, facts = measured_model(values), model_of(accelerator)
-    parts = [
-        {
-            "part": f"{p.m} x {p.k} times {p.k} x {p.n}, {p.batch} of {p.dtype}",
-            "measured": rows[p],
-            "facts": facts.product(p),
-        }
-        for p in products[:8]
-    ]
-    parts += [
-        {"part": f"{kind}, {int(size):,} bytes", "measured": seconds, "facts": facts.memory(int(size), kind, 1)}
-        for kind, curves in memory.items()
-        for size, seconds in curves[cores][2::2]
-    ]
-    parts.append({"part": "starting a kernel", "measured": launch, "facts": facts.launch})
+    model = measured_model(values)
     return Measurement(
         device=accelerator.name,
         step_seconds=seconds,
         predicted_seconds=step_time(kernels, (), target, model=model).expected,
         facts_seconds=step_time(kernels, (), target).expected,
-        parts=tuple(parts),
+        parts=tuple(_compared(kernels, model, model_of(accelerator))),
     )
+
+
+def _measure_parts(
+    experiment: Experiment, kernels: Sequence[Kernel], footprint: int, threads: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure what `measured_model` is made of; `threads` where kernels are divided among a CPU's cores."""
+    say("measuring what starting a kernel costs")
+    launch = probes.launch_seconds()
+    cores = len(os.sched_getaffinity(0)) if threads else 1
+    dispatch = probes.dispatch_seconds() if cores > 1 else 0.0
+    products, calls = _dearest(kernels), find_calls(trace_step(experiment).update)
+    calls = {call: calls[call] for call in dict.fromkeys(kernel.call for kernel in kernels) if call in calls}
+    of_products, of_calls, memory = [], [], {}
+    for number, product in enumerate(products):
+        say(f"measuring products: {number + 1} of {len(products)}")
+        of_products.append([*product, max(probes.product_seconds(product, footprint) - launch, _LEAST)])
+    for number, (call, equation) in enumerate(calls.items()):
+        say(f"measuring custom calls: {number + 1} of {len(calls)}")
+        seconds = probes.call_seconds(equation, footprint)
+        of_calls.append([call, call_flops(equation).total, max(seconds - launch, _LEAST)])
+    for kind, probe in probes.MEMORY.items():
+        for number in dict.fromkeys((1, cores)):
+            say(f"measuring memory: {kind}, {number} thread{'s' if number > 1 else ''}")
+            # What starting it costs is counted apart.
+            memory.setdefault(kind, {})[number] = [
+                [size, max(probe(size, footprint, number) - launch, _LEAST)] for size in _SIZES
+            ]
+    say("measuring arithmetic")
+    return {
+        "products": of_products,
+        "calls": of_calls,
+        "memory": memory,
+        "element_seconds": probes.element_seconds(),
+        "transcendental_seconds": probes.transcendental_seconds(),
+        "launch_seconds": launch,
+        "dispatch_seconds": dispatch,
+        "trip_seconds": probes.trip_seconds(launch),
+        "threads": cores,
+    }
+
+
+def _compared(kernels: Sequence[Kernel], model: DeviceModel, facts: DeviceModel) -> Iterator[dict[str, Any]]:
+    """Yield parts with the seconds that were measured and those that facts say."""
+
+    def part(name: str, measured: float, stated: float) -> dict[str, Any]:
+        return {"part": name, "measured": measured, "facts": stated}
+
+    for p in _dearest(kernels)[:8]:
+        name = f"{p.m} x {p.k} times {p.k} x {p.n}, {p.batch} of {p.dtype}"
+        yield part(name, model.product(p), facts.product(p))
+    for kernel in kernels:
+        if kernel.call is not None:
+            of_both = (max(of.parts(kernel).values()) for of in (model, facts))
+            yield part(f"{kernel.call.target}, {kernel.bytes:,} bytes", *of_both)
+    threads = len(os.sched_getaffinity(0))
+    for kind in probes.MEMORY:
+        for size in _SIZES[2::2]:
+            yield part(f"{kind}, {size:,} bytes", *(of.memory(size, kind, threads) for of in (model, facts)))
+    yield part("starting a kernel", model.launch, facts.launch)
+    yield part("a trip through a loop", model.trip, facts.trip)
+    yield part("dividing a kernel among threads", model.dispatch, facts.dispatch)
 
 
 def _compiled(experiment: Experiment, target: Target) -> tuple[Sequence[Kernel], int]:
@@ -167,132 +190,6 @@ def _dearest(kernels: Sequence[Kernel]) -> list[Product]:
     return sorted(products, key=lambda product: (-product.flops, product))[:_MOST_PRODUCTS]
 
 
-def _loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = None) -> float:
-    """Return the seconds of one trip through a loop on the device; `threads` of 1 keeps a CPU's kernels whole."""
-
-    def run(number: jax.Array, carry: Any) -> Any:
-        # Without the barrier XLA would see that every trip does the same.
-        return jax.lax.fori_loop(0, number, lambda _, carry: jax.lax.optimization_barrier(body(carry)), carry)
-
-    options: dict[str, str | bool] | None = None
-    if threads == 1 and jax.default_backend() == "cpu":
-        options = {"xla_cpu_multi_thread_eigen": False}
-    compiled = jax.jit(run).lower(np.int32(0), start).compile(compiler_options=options)
-
-    def seconds(number: int) -> float:
-        begin = time.perf_counter()
-        jax.block_until_ready(compiled(np.int32(number), start))
-        return time.perf_counter() - begin
-
-    number, base = 1, min(seconds(0) for _ in range(3))
-    while (taken := seconds(number) - base) < _SECONDS:
-        number = int(number * max(2.0, min(20.0, 1.2 * _SECONDS / max(taken, 1e-6))))
-    # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count.
-    slopes = [(seconds(3 * number) - seconds(number)) / (2 * number) for _ in range(_REPEATS)]
-    # The least: what else the machine does only adds.
-    return max(min(slopes), 1e-10)
-
-
-def _rotated(
-    make: Callable[[], Any], body: Callable[[Any], Any], size: int, footprint: int, threads: int | None = None
-) -> float:
-    """Return the seconds of a kernel that finds its operands where a program of this footprint leaves them.
-
-    A loop over one set of operands would find them in the nearest cache: here as many sets take turns as the
-    program's memory holds.
-    """
-    number = max(1, min(_MOST_SETS, footprint // max(size, 1)))
-    start = [make() for _ in range(number)]
-    return _loop_seconds(lambda carry: [body(part) for part in carry], start, threads) / number
-
-
-def _polynomial(x: jax.Array, degree: int) -> jax.Array:
-    y = x
-    for _ in range(degree):
-        y = y * x + 0.5
-    return y
-
-
-def _product_seconds(product: Product, footprint: int) -> float:
-    dtype = jnp.dtype(product.dtype)
-    lead = () if product.batch == 1 else (product.batch,)
-
-    def make() -> Any:
-        a, b = jnp.ones((*lead, product.m, product.k), dtype), jnp.ones((*lead, product.k, product.n), dtype)
-        return a, b, jnp.zeros((*lead, product.m, product.n), dtype)
-
-    size = (product.m * product.k + product.k * product.n + product.m * product.n) * product.batch * dtype.itemsize
-    return _rotated(make, lambda part: (part[0], part[1], part[0] @ part[1]), size, footprint)
-
-
-def _scale(size: int, footprint: int, threads: int) -> float:
-    def make() -> Any:
-        return jnp.ones((size // 8,), jnp.float32), jnp.ones((size // 8,), jnp.float32)
-
-    # Not in place: one array is read, another written.
-    return _rotated(make, lambda part: (part[0], part[0] * 0.999 + 0.001), size, footprint, threads)
-
-
-def _reduce(size: int, footprint: int, threads: int) -> float:
-    rows = max(1, size // (4 * 64))
-    return _rotated(
-        lambda: (jnp.ones((rows, 64), jnp.float32), jnp.zeros((64,), jnp.float32)),
-        lambda part: (part[0], part[0].sum(0)),
-        size,
-        footprint,
-        threads,
-    )
-
-
-def _transpose(size: int, footprint: int, threads: int) -> float:
-    side = max(1, size // (8 * 64))
-    return _rotated(
-        lambda: (jnp.ones((side, 64), jnp.float32), jnp.ones((64, side), jnp.float32)),
-        lambda part: (part[0], part[0].T),
-        size,
-        footprint,
-        threads,
-    )
-
-
-def _gather(size: int, footprint: int, threads: int) -> float:
-    rows = max(1, size // (8 * 64))
-    table = jnp.ones((max(rows, 1 << 12), 64), jnp.float32)
-    indices = jnp.asarray(np.random.default_rng(0).permutation(len(table))[:rows], jnp.int32)
-    return _rotated(
-        lambda: (table, indices, jnp.ones((rows, 64), jnp.float32)),
-        lambda part: (part[0], part[1], jnp.take(part[0], part[1], axis=0, mode="clip")),
-        size,
-        footprint,
-        threads,
-    )
-
-
-def _element_seconds() -> float:
-    x = jnp.full((1 << 16,), 0.5, jnp.float32)
-    return _loop_seconds(lambda x: _polynomial(x, 32), x, 1) / (64 * x.size)
-
-
-def _transcendental_seconds() -> float:
-    x = jnp.full((1 << 16,), 0.5, jnp.float32)
-    return _loop_seconds(lambda x: jnp.exp(-x), x, 1) / x.size
-
-
-def _launch_seconds() -> float:
-    """Return what a kernel costs that does nothing worth speaking of, from a chain that cannot be fused."""
-    x, w = jnp.ones((8, 8), jnp.float32), jnp.eye(8, dtype=jnp.float32)
-    # XLA makes one function of a loop over some kilobytes, without kernels to start: such a loop is not meant.
-    large = jnp.zeros((1 << 20,), jnp.float32)
-
-    def chain(carry: Any) -> Any:
-        x, w, large = carry
-        for _ in range(16):
-            x = jax.lax.optimization_barrier(x @ w)
-        return x, w, large
-
-    return _loop_seconds(chain, (x, w, large)) / 16
-
-
 def _step_seconds(experiment: Experiment) -> float:
     feed, programs = prepare(experiment)
     try:
@@ -300,13 +197,13 @@ def _step_seconds(experiment: Experiment) -> float:
         length, taken = 1, 0.0
         most = feed.max_steps or 1 << 30
         times = []
-        while len(times) < _REPEATS:
+        while len(times) < probes.REPEATS:
             operand = feed.train_operand(int(state.step), length)
             begin = time.perf_counter()
             state, report = programs.train(state, operand, np.int32(length), np.bool_(True))
             jax.block_until_ready(report)
             taken = time.perf_counter() - begin
-            if taken < 10 * _SECONDS and length < most:
+            if taken < 10 * probes.SECONDS and length < most:
                 length = min(most, length * 2)
             else:
                 times.append(taken / length)

@@ -1,15 +1,17 @@
 """Lay an experiment out on targets, compile it for them, and turn what the compilers say into rows."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import AbsentDevices, Layout
 from accelnet.planning.abstract import AbstractStep
 from accelnet.planning.calibration import load_model
+from accelnet.planning.calls import call_flops, find_calls
 from accelnet.planning.compile import Compiled, CompileJob, compile_all, missing_compiler
 from accelnet.planning.export import ExportedProgram, export_program
+from accelnet.planning.kernels import Kernel
 from accelnet.planning.roofline import DeviceModel, StepTime, step_time
 from accelnet.planning.rows import Memory, Row
 from accelnet.planning.targets import Accelerator, Target
@@ -186,9 +188,23 @@ class Planner:
             self.say(f"{name}: {_outcome(compiled)} in {seconds:.1f} s ({len(done)} of {len(waiting)})")
 
         for key, programs in compile_all(jobs(), time_limit=self.compile_seconds, progress=finished).items():
-            waiting[key].compiled = programs
+            waiting[key].compiled = {name: self._declared(waiting[key], made) for name, made in programs.items()}
             failed = [program.reason for program in programs.values() if program.status == "failed"]
             waiting[key].missing = failed[0] if failed else ""
+
+    def _declared(self, case: Case, compiled: Compiled) -> Compiled:
+        """Give custom calls the operations that the jaxpr declares; the program's text has none."""
+        if not any(kernel.call and not kernel.products for kernel in compiled.kernels):
+            return compiled
+        known = find_calls(self.trace(case.experiment, case.step.local_microbatch_size).update)
+
+        def declared(kernel: Kernel) -> Kernel:
+            if kernel.call not in known or kernel.products:
+                return kernel
+            flops = call_flops(known[kernel.call])
+            return replace(kernel, products=tuple(flops.products.elements()), elements=flops.elementwise)
+
+        return replace(compiled, kernels=tuple(map(declared, compiled.kernels)))
 
     def _missing(self, accelerator: Accelerator) -> str:
         """Say why nothing can be compiled for an accelerator; "" if it can."""

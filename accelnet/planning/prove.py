@@ -15,7 +15,7 @@ from accelnet.experiment import Experiment
 from accelnet.planning.compile import CompileJob, compile_all, run_worker
 from accelnet.planning.export import ExportedProgram, export_program
 from accelnet.planning.targets import find_target
-from accelnet.training.program import Program, prepare
+from accelnet.training.program import prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # One target of each family.
@@ -99,11 +99,10 @@ def prove(
                 feed.eval_operand(rows, 0, 1), np.int32(0), np.int32(1), np.int32(rows.start), np.int32(rows.stop),
             ),
         }  # fmt: skip
-        equal = {}
+        say("running the artifact in a fresh process")
+        theirs = _run_afresh(exported, operands)
         # Evaluation first: training takes the state's buffers.
-        for program in (programs.evaluate, programs.train):
-            say(f"running {program.name} from the artifact")
-            equal[program.name] = _runs_equal(program, operands[program.name], exported[program.name])
+        ours = {p.name: jax.device_get(p(*operands[p.name])) for p in (programs.evaluate, programs.train)}
     finally:
         feed.close()
     say("compiling for one target of each family")
@@ -117,7 +116,7 @@ def prove(
     return Proof(
         experiment.name,
         {name: len(program.data) for name, program in exported.items()},
-        {name: equal[name] for name in exported},
+        {name: _same_bits(ours[name], theirs[name]) for name in exported},
         {
             platform: {name: "ok" if c.status == "ok" else c.reason for name, c in made.items()}
             for platform, made in compiled.items()
@@ -125,24 +124,31 @@ def prove(
     )
 
 
-def _runs_equal(program: Program, operands: tuple[Any, ...], exported: ExportedProgram) -> bool:
-    """Run a program here and from its artifact in a fresh process, and compare every bit of the results."""
+def _run_afresh(
+    exported: dict[str, ExportedProgram], operands: dict[str, tuple[Any, ...]]
+) -> dict[str, list[np.ndarray]]:
+    """Return the results of programs that a fresh process read from their artifacts."""
     with tempfile.TemporaryDirectory(prefix="accelnet-prove-") as name:
         folder = Path(name)
-        artifact, inputs, outputs = folder / "program.jax", folder / "inputs.npz", folder / "outputs.npz"
-        artifact.write_bytes(exported.data)
-        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(operands))]
-        save_arrays(inputs, leaves)
-        reason = run_worker(
-            {"run": str(artifact), "inputs": str(inputs), "outputs": str(outputs)}, folder, "cpu", 1, 300.0
-        )
-        if not outputs.exists():
-            raise UserError(f"the artifact of {program.name!r} did not run in a fresh process: {reason}")
-        theirs = load_arrays(outputs)
-    ours = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(program(*operands)))]
-    return len(ours) == len(theirs) and all(
+        runs = []
+        for program in exported.values():
+            run = {part: str(folder / f"{program.name}-{part}") for part in ("artifact", "inputs.npz", "outputs.npz")}
+            Path(run["artifact"]).write_bytes(program.data)
+            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(operands[program.name]))]
+            save_arrays(Path(run["inputs.npz"]), leaves)
+            runs.append(run)
+        reason = run_worker({"run": runs}, folder, "cpu", 1, 300.0)
+        outputs = [Path(run["outputs.npz"]) for run in runs]
+        if not all(path.exists() for path in outputs):
+            raise UserError(f"the artifact did not run in a fresh process: {reason}")
+        return {name: load_arrays(path) for name, path in zip(exported, outputs, strict=True)}
+
+
+def _same_bits(ours: Any, theirs: list[np.ndarray]) -> bool:
+    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(ours)]
+    return len(arrays) == len(theirs) and all(
         a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-        for a, b in zip(ours, theirs, strict=True)
+        for a, b in zip(arrays, theirs, strict=True)
     )
 
 
@@ -165,10 +171,10 @@ def load_arrays(path: Path) -> list[np.ndarray]:
         ]
 
 
-def run_artifact(request: dict[str, Any]) -> None:
+def run_artifact(run: dict[str, str]) -> None:
     """Run a program from its artifact: what the fresh process does."""
     from jax import export
 
-    exported = export.deserialize(bytearray(Path(request["run"]).read_bytes()))
-    results = jax.jit(exported.call)(*load_arrays(Path(request["inputs"])))
-    save_arrays(Path(request["outputs"]), [np.asarray(result) for result in results])
+    exported = export.deserialize(bytearray(Path(run["artifact"]).read_bytes()))
+    results = jax.jit(exported.call)(*load_arrays(Path(run["inputs.npz"])))
+    save_arrays(Path(run["outputs.npz"]), [np.asarray(result) for result in results])

@@ -40,17 +40,26 @@ class DeviceModel:
         memory: `(bytes, kind of kernel, threads)`.
         elements: `(elements, transcendental ones among them, threads)` of arithmetic.
         launch: of starting a kernel, beside its work.
+        dispatch: of dividing one among threads.
+        trip: of a trip through a loop, beside what is in it.
         source: "facts" or "measured".
+        call: of a whole kernel that is a custom call, None if nothing like it was measured.
     """
 
     product: Callable[[Product], float]
     memory: Callable[[int, str, int], float]
     elements: Callable[[int, int, int], float]
     launch: float
+    dispatch: float
+    trip: float
     source: str
+    call: Callable[[Kernel], float | None] = lambda _kernel: None
 
     def parts(self, kernel: Kernel) -> dict[str, float]:
         """Return the seconds of one run of a kernel by what they are for; the largest is how long it takes."""
+        whole = None if kernel.call is None else self.call(kernel)
+        if whole is not None:
+            return {"compute": whole}
         arithmetic = self.elements(kernel.elements, kernel.transcendentals, kernel.threads)
         return {
             "compute": sum(map(self.product, kernel.products)) + arithmetic,
@@ -87,7 +96,7 @@ def model_of(accelerator: Accelerator, *, efficient: bool = False) -> DeviceMode
         # An exponential or logarithm costs about ten multiplications on every vector unit.
         return (number + 9 * transcendental) / (accelerator.vector_flops * product_share)
 
-    return DeviceModel(product, memory, elements, launch, "facts")
+    return DeviceModel(product, memory, elements, launch, 0.0, launch, "facts")
 
 
 def tile_efficiency(product: Product, tile: tuple[int, int, int], cores: int) -> float:
@@ -265,13 +274,15 @@ def step_time(
 
 
 def _launch(kernel: Kernel, platform: str, model: DeviceModel) -> float:
-    """Return what starting a kernel costs."""
+    """Return what starting a kernel costs, and dividing it among threads."""
+    if kernel.opcode == "while":
+        return _SCALAR_SECONDS if platform == "tpu" else model.trip
     # Beside the others, or part of one function.
     if kernel.opcode.endswith("-start") or kernel.opcode.startswith("inlined:"):
         return 0.0
     if platform == "tpu" and kernel.elements <= 1 and not kernel.opcode.startswith("fusion"):
         return _SCALAR_SECONDS  # the scalar core computes it between two kernels
-    return model.launch
+    return model.launch + (model.dispatch if kernel.threads > 1 else 0.0)
 
 
 _KIND_NAMES = {

@@ -120,7 +120,8 @@ def main(path: str) -> None:
     if "run" in request:
         from accelnet.planning.prove import run_artifact
 
-        run_artifact(request)
+        for run in request["run"]:
+            run_artifact(run)
         return
     answer = Path(request["answer"])
     partial = answer.with_suffix(".partial")

@@ -11,8 +11,8 @@ from tests.planning.conftest import make_experiment
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("accelnet.planning.measure._SECONDS", 1e-4)
-    monkeypatch.setattr("accelnet.planning.measure._REPEATS", 1)
+    monkeypatch.setattr("accelnet.planning.probes.SECONDS", 1e-4)
+    monkeypatch.setattr("accelnet.planning.probes.REPEATS", 1)
     monkeypatch.setattr("accelnet.planning.measure._SIZES", (1 << 14, 1 << 18))
 
 

@@ -240,29 +240,6 @@ def test_a_libtpu_that_does_not_match_names_the_command(monkeypatch):
     assert f'pip install "jax[tpu]=={jax.__version__}"' in missing_compiler("tpu")
 
 
-def test_what_is_too_large_is_mended_by_what_was_compiled(monkeypatch):
-    """A fake memory limit on the CPU, whose compiler is always here."""
-    wide = make_experiment(
-        "mlp", data=random_data(64, rows=2048), batch_size=1024,
-        model=lambda rngs: an.models.MLP(64, (128, 128), 5, rngs=rngs),
-    )  # fmt: skip
-    planner = Planner(wide, None)
-    target = find_target("cpu")
-    case = planner.case(target)
-    planner.compile([case])
-    total = case.memory().total
-    small = dataclasses.replace(target.accelerator, memory_bytes=int(0.8 * total))
-    monkeypatch.setattr("accelnet.planning.plan.find_target", lambda *_: dataclasses.replace(target, accelerator=small))
-    (row,) = plan(wide, "cpu", progress=False).rows
-    assert row.status == "does not fit"
-    changes = [remedy["change"] for remedy in row.remedies]
-    assert any("microbatches" in change for change in changes)
-    assert any("largest that fits" in change for change in changes)
-    assert all(remedy["total_bytes"] <= small.memory_bytes for remedy in row.remedies)
-    slowdowns = [remedy["slowdown"] for remedy in row.remedies]
-    assert slowdowns == sorted(slowdowns)
-
-
 def test_a_refusal_by_the_compiler_is_a_verdict(experiment):
     planner = Planner(experiment, None)
     case = planner.case(find_target("v5e"))

@@ -127,6 +127,9 @@ def measurements():
         "element_seconds": 1e-10,
         "transcendental_seconds": 1e-9,
         "launch_seconds": 1e-7,
+        "dispatch_seconds": 5e-6,
+        "trip_seconds": 3e-7,
+        "calls": [],
         "threads": 2,
     }
 
@@ -138,10 +141,21 @@ def test_measured_rates_are_used_as_measured_and_between():
     assert model.product(Product(64, 64, 128, 1, "float32")) == pytest.approx(2e-5)
     assert model.memory(10_000, "elementwise", 1) == pytest.approx(1e-5)
     assert model.memory(200_000, "elementwise", 1) == pytest.approx(2e-4)
-    assert model.memory(100_000, "elementwise", 2) == pytest.approx(6e-5)
+    # What dividing costs is counted apart.
+    assert model.memory(100_000, "elementwise", 2) == pytest.approx(5.5e-5)
     # Measured too small to be divided: as if divided evenly.
     assert model.memory(1000, "elementwise", 2) == pytest.approx(5e-7)
     assert model.elements(1000, 100, 1) == pytest.approx(2e-7)
+
+
+def test_dividing_a_kernel_and_a_trip_through_a_loop_cost_what_was_measured():
+    model, cpu = measured_model(measurements()), find_target("cpu")
+    whole = Kernel("elementwise", "", 1, 1000)
+    assert step_time([whole], (), cpu, model=model).expected == pytest.approx(1e-6 + 1e-7)
+    divided = Kernel("elementwise", "", 1, 1000, threads=2)
+    assert step_time([divided], (), cpu, model=model).expected == pytest.approx(5e-7 + 1e-7 + 5e-6)
+    loop = Kernel("other", "loops", 28, 0, opcode="while")
+    assert step_time([loop], (), cpu, model=model).expected == pytest.approx(28 * 3e-7)
 
 
 def test_measurements_are_kept_privately_and_found_again():

@@ -1,0 +1,86 @@
+"""Custom calls of a program: by what they are known, what they compute, and how they can be run alone.
+
+A compiled program says of a custom call its target and its arrays. What it computes, and with which settings, only the
+jaxpr says that it came from: the two are matched by target and arrays.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+
+from accelnet.ops.flops import Flops, count_flops
+
+Array = tuple[str, tuple[int, ...]]
+
+
+class Call(NamedTuple):
+    """Name a custom call.
+
+    Attributes:
+        target: what is called.
+        operands: dtype and dimensions of each.
+        results: likewise.
+    """
+
+    target: str
+    operands: tuple[Array, ...]
+    results: tuple[Array, ...]
+
+    @staticmethod
+    def read(values: Any) -> "Call":
+        """Read what JSON made of a call."""
+        target, *sides = values
+        return Call(target, *(tuple((dtype, tuple(dims)) for dtype, dims in arrays) for arrays in sides))
+
+
+def find_calls(jaxpr: Jaxpr) -> dict[Call, JaxprEqn]:
+    """Return the custom calls in a jaxpr, each with an equation that makes it.
+
+    Args:
+        jaxpr: of the program; bodies of loops and branches are looked into.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> double = jax.ffi.ffi_call("double", jax.ShapeDtypeStruct((3,), jnp.float32))
+        >>> list(find_calls(jax.make_jaxpr(lambda x: double(x) + 1)(jnp.ones(3)).jaxpr))
+        [Call(target='double', operands=(('float32', (3,)),), results=(('float32', (3,)),))]
+
+    Source: original.
+    """
+    found: dict[Call, JaxprEqn] = {}
+    for equation in jaxpr.eqns:
+        target = _target(equation)
+        if target is not None:
+            operands, results = (
+                tuple((str(v.aval.dtype), tuple(v.aval.shape)) for v in side)
+                for side in (equation.invars, equation.outvars)
+            )
+            found[Call(target, operands, results)] = equation
+        for body in bodies(equation):
+            found |= find_calls(body)
+    return found
+
+
+def _target(equation: JaxprEqn) -> str | None:
+    """Return what an equation calls: one of `jax.ffi.ffi_call`, or of a primitive that names its kernel."""
+    if "target_name" in equation.params:
+        return equation.params["target_name"]
+    return getattr(equation.params.get("kernel"), "target", None)
+
+
+def bodies(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    """Yield the jaxprs inside an equation."""
+    for value in equation.params.values():
+        for element in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(element, ClosedJaxpr):
+                yield element.jaxpr
+            elif isinstance(element, Jaxpr):
+                yield element
+
+
+def call_flops(equation: JaxprEqn) -> Flops:
+    """Count the operations of a custom call, as far as its primitive declares them."""
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+    return count_flops(lambda *operands: equation.primitive.bind(*operands, **equation.params), *shapes)

@@ -1,0 +1,198 @@
+"""Small programs whose time tells what a part of a step costs on the device at hand.
+
+Every one runs in a loop on the device, as it does inside a chunk of steps: a call costs more than most of them.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from accelnet.ops.flops import Product
+
+# A measurement takes at least so long, several times over.
+SECONDS = 0.03
+REPEATS = 5
+# Sets of operands that take turns.
+MOST_SETS = 16
+# Kernels behind one another.
+_CHAIN = 16
+
+
+def loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = None) -> float:
+    """Return the seconds of one trip through a loop on the device; `threads` of 1 keeps a CPU's kernels whole."""
+
+    def run(number: jax.Array, carry: Any) -> Any:
+        # Without the barrier XLA would see that every trip does the same.
+        return jax.lax.fori_loop(0, number, lambda _, carry: jax.lax.optimization_barrier(body(carry)), carry)
+
+    options: dict[str, str | bool] | None = None
+    if threads == 1 and jax.default_backend() == "cpu":
+        options = {"xla_cpu_multi_thread_eigen": False}
+    compiled = jax.jit(run).lower(np.int32(0), start).compile(compiler_options=options)
+
+    def seconds(number: int) -> float:
+        begin = time.perf_counter()
+        jax.block_until_ready(compiled(np.int32(number), start))
+        return time.perf_counter() - begin
+
+    number, base = 1, min(seconds(0) for _ in range(3))
+    while (taken := seconds(number) - base) < SECONDS:
+        number = int(number * max(2.0, min(20.0, 1.2 * SECONDS / max(taken, 1e-6))))
+    # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count.
+    slopes = [(seconds(3 * number) - seconds(number)) / (2 * number) for _ in range(REPEATS)]
+    # The least: what else the machine does only adds.
+    return max(min(slopes), 1e-10)
+
+
+def rotated(
+    make: Callable[[], Any], body: Callable[[Any], Any], size: int, footprint: int, threads: int | None = None
+) -> float:
+    """Return the seconds of a kernel that finds its operands where a program of this footprint leaves them.
+
+    A loop over one set of operands would find them in the nearest cache: here as many sets take turns as the
+    program's memory holds.
+    """
+    number = max(1, min(MOST_SETS, footprint // max(size, 1)))
+    start = [make() for _ in range(number)]
+    return loop_seconds(lambda carry: [body(part) for part in carry], start, threads) / number
+
+
+def _polynomial(x: jax.Array, degree: int) -> jax.Array:
+    y = x
+    for _ in range(degree):
+        y = y * x + 0.5
+    return y
+
+
+def product_seconds(product: Product, footprint: int) -> float:
+    dtype = jnp.dtype(product.dtype)
+    lead = () if product.batch == 1 else (product.batch,)
+
+    def make() -> Any:
+        a, b = jnp.ones((*lead, product.m, product.k), dtype), jnp.ones((*lead, product.k, product.n), dtype)
+        return a, b, jnp.zeros((*lead, product.m, product.n), dtype)
+
+    size = (product.m * product.k + product.k * product.n + product.m * product.n) * product.batch * dtype.itemsize
+    return rotated(make, lambda part: (part[0], part[1], part[0] @ part[1]), size, footprint)
+
+
+def _scale(size: int, footprint: int, threads: int) -> float:
+    def make() -> Any:
+        return jnp.ones((size // 8,), jnp.float32), jnp.ones((size // 8,), jnp.float32)
+
+    # Not in place: one array is read, another written.
+    return rotated(make, lambda part: (part[0], part[0] * 0.999 + 0.001), size, footprint, threads)
+
+
+def _reduce(size: int, footprint: int, threads: int) -> float:
+    rows = max(1, size // (4 * 64))
+    return rotated(
+        lambda: (jnp.ones((rows, 64), jnp.float32), jnp.zeros((64,), jnp.float32)),
+        lambda part: (part[0], part[0].sum(0)),
+        size,
+        footprint,
+        threads,
+    )
+
+
+def _transpose(size: int, footprint: int, threads: int) -> float:
+    side = max(1, size // (8 * 64))
+    return rotated(
+        lambda: (jnp.ones((side, 64), jnp.float32), jnp.ones((64, side), jnp.float32)),
+        lambda part: (part[0], part[0].T),
+        size,
+        footprint,
+        threads,
+    )
+
+
+def _gather(size: int, footprint: int, threads: int) -> float:
+    rows = max(1, size // (8 * 64))
+    table = jnp.ones((max(rows, 1 << 12), 64), jnp.float32)
+    indices = jnp.asarray(np.random.default_rng(0).permutation(len(table))[:rows], jnp.int32)
+    return rotated(
+        lambda: (table, indices, jnp.ones((rows, 64), jnp.float32)),
+        lambda part: (part[0], part[1], jnp.take(part[0], part[1], axis=0, mode="clip")),
+        size,
+        footprint,
+        threads,
+    )
+
+
+def call_seconds(equation: JaxprEqn, footprint: int) -> float:
+    """Return the seconds of a custom call alone, by an equation that makes it, on noise."""
+    shapes = [(variable.aval.shape, variable.aval.dtype) for variable in equation.invars]
+    results = [(variable.aval.shape, variable.aval.dtype) for variable in equation.outvars]
+    size = sum(math.prod(shape) * dtype.itemsize for shape, dtype in (*shapes, *results))
+    noise = np.random.default_rng(0)
+
+    def make() -> Any:
+        operands = [
+            jnp.asarray(0.1 * noise.standard_normal(shape), dtype) if jnp.issubdtype(dtype, jnp.inexact)
+            else jnp.ones(shape, dtype)
+            for shape, dtype in shapes
+        ]  # fmt: skip
+        return operands, [jnp.zeros(shape, dtype) for shape, dtype in results]
+
+    def body(part: Any) -> Any:
+        made = equation.primitive.bind(*part[0], **equation.params)
+        return part[0], list(made) if equation.primitive.multiple_results else [made]
+
+    return rotated(make, body, size, footprint)
+
+
+MEMORY = {"elementwise": _scale, "reduction": _reduce, "move": _transpose, "gather": _gather}
+
+
+def element_seconds() -> float:
+    """Return the seconds of an addition or multiplication of float32, by one thread."""
+    x = jnp.full((1 << 16,), 0.5, jnp.float32)
+    return loop_seconds(lambda x: _polynomial(x, 32), x, 1) / (64 * x.size)
+
+
+def transcendental_seconds() -> float:
+    """Return the seconds of an exponential of float32, by one thread."""
+    x = jnp.full((1 << 16,), 0.5, jnp.float32)
+    return loop_seconds(lambda x: jnp.exp(-x), x, 1) / x.size
+
+
+def dispatch_seconds() -> float:
+    """Return what dividing a kernel among the threads costs: the time that half of its time alone does not explain."""
+    x = jnp.full((1 << 15,), 0.5, jnp.float32)
+    alone, divided = (loop_seconds(lambda x: _polynomial(x, 64), x, threads) for threads in (1, None))
+    return max(divided - alone / 2, 0.0)
+
+
+def launch_seconds() -> float:
+    """Return what a kernel costs that does nothing worth speaking of, from a chain that cannot be fused."""
+    return _chain_seconds(lambda x, w: jax.lax.optimization_barrier(x @ w)) / _CHAIN
+
+
+def trip_seconds(launch: float) -> float:
+    """Return what a trip through a loop costs, beside the kernel in it."""
+    trips = 64
+
+    def loop(x: jax.Array, w: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, trips, lambda _, x: jax.lax.optimization_barrier(x @ w), x)
+
+    return max(_chain_seconds(loop) / _CHAIN / trips - launch, 0.0)
+
+
+def _chain_seconds(link: Callable[[jax.Array, jax.Array], jax.Array]) -> float:
+    x, w = jnp.ones((8, 8), jnp.float32), jnp.eye(8, dtype=jnp.float32)
+    # XLA makes one function of a loop over some kilobytes, without kernels to start: such a loop is not meant.
+    large = jnp.zeros((1 << 20,), jnp.float32)
+
+    def chain(carry: Any) -> Any:
+        x, w, large = carry
+        for _ in range(_CHAIN):
+            x = link(x, w)
+        return x, w, large
+
+    return loop_seconds(chain, (x, w, large))
