@@ -85,9 +85,9 @@ def test_a_gpu_can_give_a_larger_share_of_its_memory():
     assert row.status == "does not fit"
     assert "temporaries 63.3 GiB" in row.reason
     assert "75% of 79.1 GiB" in row.reason
-    first = find_remedies(planner, case)[0]
+    (first,) = (r for r in find_remedies(planner, case) if "MEM_FRACTION" in r["change"])
     assert first["change"].startswith("XLA_CLIENT_MEM_FRACTION=0.92")
-    assert first["slowdown"] <= 1.0
+    assert first["slowdown"] == 1.0
 
 
 @pytest.mark.slow
