@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 import accelnet as an
-from accelnet.planning.compile import compiler_environment
+from accelnet.planning.process import compiler_environment
 from accelnet.planning.targets import find_target
 
 TARGETS = ("v5e:1x1", "v6e:1x1")

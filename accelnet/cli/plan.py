@@ -57,11 +57,11 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
     from accelnet.planning.plan import plan
     from accelnet.planning.planner import Progress
 
-    experiment = script.experiment(config)
     if not options.compile_seconds > 0:
         raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")
     budget = None if options.budget is None else parse_usd(options.budget)
     deadline = None if options.deadline is None else parse_hours(options.deadline)
+    experiment = script.experiment(config)
     say = Progress(not options.quiet)
     if options.prove:
         others = ("targets", "mesh", "budget", "deadline", "workdir", "abstract", "measure", "targets_file")
@@ -81,10 +81,12 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
             raise SystemExit(1)
         return
     if options.measure:
+        from accelnet.planning.machine import load_accelerators
         from accelnet.planning.measure import measure
         from accelnet.planning.targets import this_machine
 
-        measured = measure(experiment, this_machine(), say=say)
+        here = this_machine(accelerators=load_accelerators(options.targets_file))
+        measured = measure(experiment, here, say=say)
         say.close()
         print(f"{measured}\n")
     made = plan(
@@ -108,6 +110,7 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
 
 def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, as every verb
     """List the hardware that `plan` knows."""
-    from accelnet.planning.targets import load_accelerators, targets_table
+    from accelnet.planning.listing import targets_table
+    from accelnet.planning.machine import load_accelerators
 
     print(targets_table(load_accelerators(options.targets_file), options.family))

@@ -9,8 +9,7 @@ import numpy as np
 
 from accelnet.ops.flops import Product
 from accelnet.planning.calls import Call
-from accelnet.planning.kernels import Kernel
-from accelnet.planning.roofline import DeviceModel
+from accelnet.planning.device import DeviceModel
 from accelnet.planning.targets import Accelerator
 from accelnet.training.cache import user_cache_directory
 
@@ -24,7 +23,15 @@ def calibration_path(device: str) -> Path:
 
 
 def save_calibration(device: str, values: dict[str, Any]) -> Path:
-    """Write measurements, whole or not at all, readable by the user alone."""
+    """Write measurements, whole or not at all, readable by the user alone.
+
+    Products and custom calls that were measured for other models stay.
+    """
+    earlier = load_calibration(device)
+    if earlier is not None:
+        products = {Product(*row[:5]): row for row in (*earlier["products"], *values["products"])}
+        calls = {Call.read(row[0]): row for row in (*earlier["calls"], *values["calls"])}
+        values = values | {"products": list(products.values()), "calls": list(calls.values())}
     path = calibration_path(device)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
@@ -88,18 +95,25 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
 
     calls = {Call.read(name): (flops, taken) for name, flops, taken in values["calls"]}
 
-    def call(kernel: Kernel) -> float | None:
-        if kernel.call in calls:
-            return calls[kernel.call][1]
-        flops = sum(product.flops for product in kernel.products)
-        similar = [row for name, row in calls.items() if name.target == kernel.call.target and row[0] and flops]
+    def call(name: Call, flops: int) -> float | None:
+        if name in calls:
+            return calls[name][1]
+        similar = [row for other, row in calls.items() if other.target == name.target and row[0] and flops]
         if not similar:
             return None
         of_nearest, taken = min(similar, key=lambda row: abs(math.log(row[0] / flops)))
         return taken * flops / of_nearest
 
-    costs = (values[f"{name}_seconds"] for name in ("launch", "dispatch", "trip"))
-    return DeviceModel(product, seconds, elements, *costs, "measured", call)
+    return DeviceModel(
+        product,
+        seconds,
+        elements,
+        values["launch_seconds"],
+        values["dispatch_seconds"],
+        values["trip_seconds"],
+        "measured",
+        call,
+    )
 
 
 def _at(points: np.ndarray, size: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from accelnet.ops.flops import Flops, count_flops
 
@@ -35,7 +35,7 @@ class Call(NamedTuple):
         return Call(target, *(tuple((dtype, tuple(dims)) for dtype, dims in arrays) for arrays in sides))
 
 
-def find_calls(jaxpr: Jaxpr) -> dict[Call, JaxprEqn]:
+def find_calls(jaxpr: Jaxpr) -> dict[Call, Any]:
     """Return the custom calls in a jaxpr, each with an equation that makes it.
 
     Args:
@@ -49,7 +49,8 @@ def find_calls(jaxpr: Jaxpr) -> dict[Call, JaxprEqn]:
 
     Source: original.
     """
-    found: dict[Call, JaxprEqn] = {}
+    found: dict[Call, Any] = {}
+    equation: Any
     for equation in jaxpr.eqns:
         target = _target(equation)
         if target is not None:
@@ -63,14 +64,14 @@ def find_calls(jaxpr: Jaxpr) -> dict[Call, JaxprEqn]:
     return found
 
 
-def _target(equation: JaxprEqn) -> str | None:
+def _target(equation: Any) -> str | None:
     """Return what an equation calls: one of `jax.ffi.ffi_call`, or of a primitive that names its kernel."""
     if "target_name" in equation.params:
         return equation.params["target_name"]
     return getattr(equation.params.get("kernel"), "target", None)
 
 
-def bodies(equation: JaxprEqn) -> Iterator[Jaxpr]:
+def bodies(equation: Any) -> Iterator[Jaxpr]:
     """Yield the jaxprs inside an equation."""
     for value in equation.params.values():
         for element in value if isinstance(value, tuple | list) else (value,):
@@ -80,7 +81,7 @@ def bodies(equation: JaxprEqn) -> Iterator[Jaxpr]:
                 yield element
 
 
-def call_flops(equation: JaxprEqn) -> Flops:
+def call_flops(equation: Any) -> Flops:
     """Count the operations of a custom call, as far as its primitive declares them."""
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
     return count_flops(lambda *operands: equation.primitive.bind(*operands, **equation.params), *shapes)

@@ -1,13 +1,9 @@
 """Compile programs for many targets side by side, each in a process of its own that may crash or take too long."""
 
-import contextlib
-import importlib.metadata
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,19 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from accelnet.planning.export import ExportedProgram
+from accelnet.planning.extras import missing_compiler
 from accelnet.planning.kernels import Kernel
+from accelnet.planning.process import end_process, run_worker
 
 # A compiler was seen to take 1 to 2 GB.
 _COMPILER_BYTES = 2 << 30
-
-# What a compiling process inherits; all else could change the program, or reach for hardware.
-_KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH")
-_TPU_VARIABLES = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    # libtpu wants to know where it runs; one answer serves every target.
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-}
 
 
 @dataclass(frozen=True)
@@ -100,60 +89,6 @@ def foreign_calls(platform: str, custom_calls: Sequence[str]) -> list[str]:
     return [name for name in custom_calls if name.startswith(others)]
 
 
-def missing_compiler(platform: str) -> str | None:
-    """Say what is missing to compile for a platform, and the command that adds it; None if nothing is.
-
-    Args:
-        platform: "tpu", "cuda" or "cpu".
-
-    Example:
-        >>> missing_compiler("cpu") is None
-        True
-    """
-    if platform == "tpu":
-        installed = _version("libtpu")
-        if installed is None:
-            return 'libtpu is not installed: pip install "accelnet[plan-tpu]"'
-        wanted = _pinned("libtpu")
-        if wanted and not installed.startswith(wanted.rstrip("*")):
-            jax_version = importlib.metadata.version("jax")
-            return f'libtpu {installed} does not match jax {jax_version}: pip install "jax[tpu]=={jax_version}"'
-        return None
-    if platform == "cuda":
-        plugins = {line: version for line in ("13", "12") if (version := _version(f"jax-cuda{line}-plugin"))}
-        if not plugins:
-            return 'XLA\'s CUDA compiler is not installed: pip install "accelnet[plan-cuda]"'
-        line, installed = next(iter(plugins.items()))
-        wanted = importlib.metadata.version("jax")
-        if _release(installed) != _release(wanted):
-            return (
-                f"jax-cuda{line}-plugin {installed} does not match jax {wanted}: pip install "
-                f'"jax[cuda{line}-local]=={wanted}"'
-            )
-        return None
-    return None
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _release(version: str) -> tuple[str, ...]:
-    return tuple(version.split(".")[:3])
-
-
-def _pinned(distribution: str) -> str | None:
-    """Return the version of a distribution that the installed jax pins in one of its extras."""
-    for line in importlib.metadata.requires("jax") or ():
-        found = re.match(rf"{distribution}\s*==\s*([\w.*]+)", line)
-        if found:
-            return found[1]
-    return None
-
-
 def compile_all(
     jobs: Iterable[tuple[str, CompileJob]],
     *,
@@ -184,7 +119,7 @@ def compile_all(
     except BaseException:  # interrupted: nothing is left running
         pool.shutdown(wait=False, cancel_futures=True)
         for process in list(processes):
-            _end(process)
+            end_process(process)
         raise
     finally:
         pool.shutdown()
@@ -226,89 +161,11 @@ def _compile(job: CompileJob, time_limit: float, processes: set[subprocess.Popen
         return {name: _checked(_read(values), job.platform) for name, values in json.loads(answer.read_text()).items()}
 
 
-def run_worker(
-    request: dict[str, Any],
-    folder: Path,
-    platform: str,
-    num_devices: int,
-    time_limit: float,
-    processes: "set[subprocess.Popen[bytes]] | None" = None,
-) -> str:
-    """Run `accelnet.planning.worker` with a request, in a clean environment.
-
-    Args:
-        request: JSON values.
-        folder: for the request and the process's messages.
-        platform: that it compiles for.
-        num_devices: that the CPU plays, where that is the platform.
-        time_limit: seconds, after which it is ended.
-        processes: where the process is noted while it runs, so that others can end it.
-
-    Returns:
-        How it ended, in words.
-    """
-    path, log = folder / "request.json", folder / "log"
-    path.write_text(json.dumps(request))
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603, our own module and a file of ours
-            [sys.executable, "-m", "accelnet.planning.worker", str(path)],
-            env=compiler_environment(platform, num_devices),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-    processes = set() if processes is None else processes
-    processes.add(process)
-    try:
-        process.wait(time_limit)
-        return f"the compiler ended with code {process.returncode}: {_last_line(log)}"
-    except subprocess.TimeoutExpired:
-        return f"the compiler took more than {time_limit:g} s (--compile-seconds allows more)"
-    finally:
-        _end(process)
-        processes.discard(process)
-
-
 def _num_devices(program: ExportedProgram) -> int:
     size = 1
     for number in program.axes.values():
         size *= number
     return size
-
-
-def compiler_environment(platform: str, num_devices: int) -> dict[str, str]:
-    """Return the environment of a process that compiles: nothing in it changes programs or reaches for hardware.
-
-    Args:
-        platform: "tpu", "cuda" or "cpu".
-        num_devices: that the CPU plays, where that is the platform.
-    """
-    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    package = str(Path(__file__).resolve().parents[2])
-    environment = kept | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": package, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    if platform == "cpu":
-        # The flags of the real run make the real program.
-        if "XLA_FLAGS" in os.environ:
-            environment["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
-        environment["JAX_NUM_CPU_DEVICES"] = str(num_devices)
-    if platform == "tpu":
-        environment |= _TPU_VARIABLES
-        if not list(Path("/dev").glob("accel*")) and not Path("/dev/vfio").is_dir():
-            # Without it, a second process stops at libtpu's lock; with a TPU present, the lock is what protects it.
-            environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    return environment
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _last_line(log: Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:200] if lines else "no message"
 
 
 def _checked(compiled: Compiled, platform: str) -> Compiled:

@@ -7,7 +7,6 @@ outside that loop, once per chunk, is left out.
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ _DTYPES = {
 }  # fmt: skip
 
 # Move nothing and compute nothing, or are the second half of something that is counted at its start.
-_FREE = frozenset({
+FREE = frozenset({
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier", "iota",
     "partition-id", "replica-id", "add-dependency", "domain", "get-dimension-size",
 })  # fmt: skip
@@ -30,7 +29,7 @@ _COLLECTIVES = frozenset({
     "ragged-all-to-all",
 })  # fmt: skip
 # A bookkeeping custom call of TPU programs: it names memory and touches none.
-_FREE_CALLS = frozenset({"AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"})
+FREE_CALLS = frozenset({"AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape"})
 _TRANSCENDENTAL = frozenset({
     "exponential", "exponential-minus-one", "log", "log-plus-one", "logistic", "tanh", "sine", "cosine", "tan",
     "erf", "power", "sqrt", "rsqrt", "cbrt", "atan2",
@@ -86,59 +85,7 @@ class Kernel:
         return Kernel(**{**values, "products": products, "call": call})
 
 
-def kernels(module: HloModule) -> list[Kernel]:
-    """Return what one step starts: one trip through the outermost loop of unknown length, or all without one."""
-    body = module.step_body()
-    merged: dict[Kernel, int] = defaultdict(int)
-    for kernel in _walk(module, module.computations[body or module.entry], 1):
-        merged[replace(kernel, count=0)] += kernel.count
-    return [replace(kernel, count=count) for kernel, count in merged.items()]
-
-
-def _walk(module: HloModule, computation: Computation, count: int) -> Iterator[Kernel]:
-    for instruction in computation.instructions.values():
-        opcode = instruction.opcode
-        if opcode in _FREE or opcode.endswith(("-done", "-update")):
-            continue
-        if opcode == "while":
-            body = module.computations[instruction.attribute("body") or ""]
-            trips = module.trip_count(instruction) or 1
-            yield Kernel("other", "loops", count * trips, 0, opcode="while")
-            yield from _walk(module, body, count * trips)
-        elif opcode == "conditional":
-            yield from _walk_branch(module, instruction, count)
-        elif opcode in ("call", "async-start"):
-            callee = module.computations.get(instruction.attribute("to_apply") or instruction.attribute("calls") or "")
-            if callee is None:
-                continue
-            threaded = opcode == "call" and "outer_dimension_partitions" in instruction.attributes
-            if "xla_cpu_small_call" in instruction.attributes:
-                # One function of the CPU's: its parts are not started one by one.
-                for kernel in _walk(module, callee, count):
-                    yield replace(kernel, opcode=f"inlined:{kernel.opcode}")
-            elif threaded:
-                yield _kernel(module, computation, callee.root, count, instruction)
-            else:
-                yield from _walk(module, callee, count)
-        elif opcode == "custom-call" and _target(instruction) in _FREE_CALLS:
-            continue
-        else:
-            yield _kernel(module, computation, instruction, count, instruction)
-
-
-def _walk_branch(module: HloModule, instruction: Instruction, count: int) -> Iterator[Kernel]:
-    names = re.search(r"branch_computations=\{([^}]*)\}", instruction.attributes)
-    if names:
-        branches = [name.strip().lstrip("%") for name in names[1].split(",")]
-    else:
-        branches = [instruction.attribute(f"{which}_computation") or "" for which in ("true", "false")]
-    ways = [list(_walk(module, module.computations[name], count)) for name in branches if name in module.computations]
-    # What explains a failure runs once, before the run ends; all other branches are taken to be the dear one.
-    choose = min if "/failure/" in instruction.attributes else max
-    yield from choose(ways, key=lambda kernels: sum(k.bytes * k.count for k in kernels), default=[])
-
-
-def _kernel(
+def describe_kernel(
     module: HloModule, computation: Computation, instruction: Instruction, count: int, shown: Instruction
 ) -> Kernel:
     """Describe an instruction. `shown` is where it is called from, which knows the operands."""
@@ -166,7 +113,7 @@ def _kernel(
     for part in inside:
         if part.opcode in ("reduce", "reduce-window", "select-and-scatter", "scatter") and kind != "product":
             kind = "reduction"
-        if part.opcode in _FREE or part.opcode in _MOVES or part.opcode in _COLLECTIVES:
+        if part.opcode in FREE or part.opcode in _MOVES or part.opcode in _COLLECTIVES:
             continue
         source = computation if called is None else called
         size = max([s.size for s in part.shapes] or [0])
@@ -190,7 +137,7 @@ def _kernel(
     if opcode == "custom-call":
         sides = [s for o in instruction.operands for s in computation.shapes(o)], instruction.shapes
         arrays = (tuple((_DTYPES.get(s.dtype, s.dtype), s.dims) for s in side) for side in sides)
-        call = Call(_target(instruction), *arrays)
+        call = Call(target_of(instruction), *arrays)
     partitions = re.search(r'"outer_dimension_partitions":\[([^\]]*)\]', shown.attributes)
     threads = math.prod(int(n) for n in re.findall(r"\d+", partitions[1])) if partitions else 1
     return Kernel(
@@ -236,22 +183,6 @@ def _fusion_bytes(computation: Computation, fusion: Instruction, called: Computa
             whole = min(whole, sum(shape.bytes for use in uses for shape in use.shapes))
         read += whole
     return read + written
-
-
-def custom_calls(module: HloModule) -> list[str]:
-    """Return the names of what the program calls outside itmodule."""
-    calls = {
-        _target(instruction)
-        for computation in module.computations.values()
-        for instruction in computation.instructions.values()
-        if instruction.opcode == "custom-call"
-    }
-    return sorted(calls - _FREE_CALLS - {""})
-
-
-def collectives(module: HloModule) -> list[Kernel]:
-    """Return the collectives of a step, with the bytes that a device contributes."""
-    return [kernel for kernel in kernels(module) if kernel.kind == "collective"]
 
 
 def _uses(name: str, users: dict[str, list[Instruction]]) -> list[Instruction]:
@@ -306,7 +237,8 @@ def _group_size(attributes: str) -> int:
     return 2 if "source_target_pairs" in attributes else 1
 
 
-def _target(instruction: Instruction) -> str:
+def target_of(instruction: Instruction) -> str:
+    """Return what a custom call calls, "" if it is none."""
     found = re.search(r'custom_call_target="([^"]+)"', instruction.attributes)
     return found[1] if found else ""
 
@@ -320,7 +252,7 @@ def _product(computation: Computation, instruction: Instruction) -> Product | No
         return None
     out = instruction.shapes[0]
     dtype = _DTYPES.get(lhs.dtype, lhs.dtype)
-    if instruction.opcode == "dot" or _target(instruction).startswith(("__cublas$", "__onednn$matmul")):
+    if instruction.opcode == "dot" or target_of(instruction).startswith(("__cublas$", "__onednn$matmul")):
         contracting, batch = instruction.numbers("lhs_contracting_dims"), instruction.numbers("lhs_batch_dims")
         if not contracting:
             found = re.search(r'"lhs_contracting_dimensions":\["?(\d+)', instruction.attributes)
@@ -331,7 +263,7 @@ def _product(computation: Computation, instruction: Instruction) -> Product | No
         batches = math.prod(lhs.dims[axis] for axis in batch)
         m = lhs.size // max(1, k * batches)
         return Product(m, out.size // max(1, m * batches), k, batches, dtype)
-    if instruction.opcode == "convolution" or _target(instruction).startswith("__cudnn$conv"):
+    if instruction.opcode == "convolution" or target_of(instruction).startswith("__cudnn$conv"):
         labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.attributes)
         if labels is None:
             return None

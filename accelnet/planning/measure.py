@@ -15,11 +15,12 @@ import numpy as np
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Product
 from accelnet.planning import probes
-from accelnet.planning.calibration import load_calibration, measured_model, save_calibration
-from accelnet.planning.calls import Call, call_flops, find_calls
+from accelnet.planning.calibration import measured_model, save_calibration
+from accelnet.planning.calls import call_flops, find_calls
+from accelnet.planning.device import DeviceModel, model_of
 from accelnet.planning.kernels import Kernel
 from accelnet.planning.planner import Planner
-from accelnet.planning.roofline import DeviceModel, model_of, step_time
+from accelnet.planning.roofline import step_time
 from accelnet.planning.targets import Target
 from accelnet.training.flops import trace_step
 from accelnet.training.program import prepare
@@ -95,11 +96,6 @@ def measure(
     say("compiling the step")
     kernels, footprint = _compiled(experiment, target)
     values = _measure_parts(experiment, kernels, footprint, accelerator.platform == "cpu", say)
-    stored = load_calibration(accelerator.name)
-    if stored is not None:
-        # Products and calls of other models stay.
-        values["products"] += [row for row in stored["products"] if row[:5] not in [r[:5] for r in values["products"]]]
-        values["calls"] += [row for row in stored["calls"] if Call.read(row[0]) not in [r[0] for r in values["calls"]]]
     if keep:
         save_calibration(accelerator.name, values)
     say("measuring the step")
@@ -123,7 +119,8 @@ def _measure_parts(
     cores = len(os.sched_getaffinity(0)) if threads else 1
     dispatch = probes.dispatch_seconds() if cores > 1 else 0.0
     products, calls = _dearest(kernels), find_calls(trace_step(experiment).update)
-    calls = {call: calls[call] for call in dict.fromkeys(kernel.call for kernel in kernels) if call in calls}
+    called = {kernel.call for kernel in kernels}
+    calls = {call: equation for call, equation in calls.items() if call in called}
     of_products, of_calls, memory = [], [], {}
     for number, product in enumerate(products):
         say(f"measuring products: {number + 1} of {len(products)}")

@@ -7,12 +7,14 @@ from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.planning.case import Case
 from accelnet.planning.choice import choose
-from accelnet.planning.planner import COMPILE_SECONDS, Case, Planner, Progress
+from accelnet.planning.planner import COMPILE_SECONDS, Planner
 from accelnet.planning.remedies import find_remedies
 from accelnet.planning.rows import Row
 from accelnet.planning.scaling import scaling
 from accelnet.planning.targets import DEFAULT_TARGETS, find_target, load_accelerators, this_machine
+from accelnet.report.progress import Progress
 
 
 @dataclass(frozen=True)

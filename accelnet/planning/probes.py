@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import JaxprEqn
 
 from accelnet.ops.flops import Product
 
@@ -44,10 +43,10 @@ def loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = N
     number, base = 1, min(seconds(0) for _ in range(3))
     while (taken := seconds(number) - base) < SECONDS:
         number = int(number * max(2.0, min(20.0, 1.2 * SECONDS / max(taken, 1e-6))))
-    # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count.
-    slopes = [(seconds(3 * number) - seconds(number)) / (2 * number) for _ in range(REPEATS)]
-    # The least: what else the machine does only adds.
-    return max(min(slopes), 1e-10)
+    # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count. The
+    # least of each: what else the machine does only adds.
+    short, long = (min(seconds(times * number) for _ in range(REPEATS)) for times in (1, 3))
+    return max((long - short) / (2 * number), 1e-10)
 
 
 def rotated(
@@ -71,6 +70,7 @@ def _polynomial(x: jax.Array, degree: int) -> jax.Array:
 
 
 def product_seconds(product: Product, footprint: int) -> float:
+    """Return the seconds of a matrix product alone."""
     dtype = jnp.dtype(product.dtype)
     lead = () if product.batch == 1 else (product.batch,)
 
@@ -125,7 +125,7 @@ def _gather(size: int, footprint: int, threads: int) -> float:
     )
 
 
-def call_seconds(equation: JaxprEqn, footprint: int) -> float:
+def call_seconds(equation: Any, footprint: int) -> float:
     """Return the seconds of a custom call alone, by an equation that makes it, on noise."""
     shapes = [(variable.aval.shape, variable.aval.dtype) for variable in equation.invars]
     results = [(variable.aval.shape, variable.aval.dtype) for variable in equation.outvars]

@@ -12,8 +12,9 @@ import numpy as np
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.planning.compile import CompileJob, compile_all, run_worker
+from accelnet.planning.compile import CompileJob, compile_all
 from accelnet.planning.export import ExportedProgram, export_program
+from accelnet.planning.process import run_worker
 from accelnet.planning.targets import find_target
 from accelnet.training.program import prepare
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.planning.planner import Case, Planner
+from accelnet.planning.case import Case
+from accelnet.planning.planner import Planner
 
 _SMALLEST_SHARE = 64
 _REFINEMENTS = 2

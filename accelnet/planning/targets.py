@@ -1,16 +1,11 @@
 """Targets: so many chips of an accelerator, by the names that people type, to plan a run for."""
 
 import difflib
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import rich.box
-import rich.console
-import rich.table
 
 from accelnet.errors import UserError
 from accelnet.planning.machine import ENVIRONMENT_VARIABLE, Accelerator, load_accelerators
@@ -153,28 +148,6 @@ def find_target(name: str, accelerators: Mapping[str, Accelerator] | None = None
     )
 
 
-def find_targets(names: str | Sequence[str], accelerators: Mapping[str, Accelerator] | None = None) -> list[Target]:
-    """Find several targets, each once.
-
-    Args:
-        names: as typed, in a list or separated by commas.
-        accelerators: to choose from. None: `load_accelerators()`.
-
-    Raises:
-        UserError: as `find_target`, or if there is no name.
-
-    Example:
-        >>> [target.name for target in find_targets("v5e-4, h100x8")]
-        ['v5e:2x2', 'h100:8']
-    """
-    accelerators = load_accelerators() if accelerators is None else accelerators
-    names = names.split(",") if isinstance(names, str) else names
-    targets = [find_target(name, accelerators) for name in names if name.strip()]
-    if not targets:
-        raise UserError("no target is given, expected some, such as v5e:2x2,h100: the verb `targets` lists them")
-    return list({target.name: target for target in targets}.values())
-
-
 def _splits(spelled: str) -> Iterator[tuple[str, str, str]]:
     """Yield the ways to read a name as (accelerator, mark, size); "rtx4090x2" holds two marks that could be the one."""
     yield spelled, "", ""
@@ -265,62 +238,3 @@ def this_machine(devices: Sequence[Any] | None = None, accelerators: Mapping[str
     coords = [device.coords for device in devices if getattr(device, "slice_index", 0) == first]
     spans = tuple(max(along) - min(along) + 1 for along in zip(*coords, strict=True))
     return _target(found[0], spans[: len(found[0].sizes[0])])
-
-
-def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family: str | None = None) -> str:
-    """Describe the targets there are, one line per accelerator.
-
-    Args:
-        accelerators: to list. None: `load_accelerators()`.
-        family: "tpu", "gpu", or the beginning of names; its accelerators are listed with every size. None: all.
-
-    Returns:
-        Text, at most 100 columns wide.
-
-    Raises:
-        UserError: if there is none in the family.
-
-    Example:
-        >>> print(targets_table(family="v5e"))
-        name  sizes sold...
-
-    Source: original.
-    """
-    accelerators = load_accelerators() if accelerators is None else accelerators
-    start = (family or "").strip().lower()
-    shown = [
-        known
-        for known in accelerators.values()
-        if start in {known.platform, "gpu" if known.platform == "cuda" else ""}
-        or any(name.startswith(start) for name in (known.name, *known.aliases))
-    ]
-    if not shown:
-        raise UserError(
-            f"{family!r} begins no name of an accelerator, expected tpu, gpu or one of {', '.join(accelerators)}"
-        )
-    table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
-    table.add_column("name", no_wrap=True)
-    table.add_column("sizes sold", overflow="fold")
-    for header in ("GiB", "bf16 TFLOP/s", "GB/s", "USD an hour"):
-        table.add_column(header, justify="right")
-    table.add_column("price of", no_wrap=True)
-    for known in shown:
-        sizes = [target.name.removeprefix(known.name).removeprefix(":") or "1" for target in slices(known)]
-        few = sizes if family or len(sizes) < 3 else [*sizes[:2], "…", sizes[-1]]
-        price = "" if known.usd_per_chip_hour is None else f"{known.usd_per_chip_hour:.2f}"
-        table.add_row(
-            known.name,
-            ", ".join(few).replace(", …,", " …"),
-            f"{known.memory_bytes / 2**30:.2f}",
-            f"{known.peak_flops['bfloat16'] / 1e12:,.1f}",
-            f"{known.memory_bandwidth / 1e9:,.0f}",
-            price,
-            known.price_note.rsplit(", ", 1)[-1],
-        )
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
-    note = "GiB, TFLOP/s and GB/s are of a JAX device, prices of a chip"
-    double = [known.name for known in shown if known.devices_per_chip == 2]
-    return "\n".join([*lines, note + (f"; a chip is 2 devices in {', '.join(double)}" if double else "")])

@@ -17,7 +17,8 @@ from typing import Any
 
 from accelnet.planning.export import ExportedProgram, lower_exported
 from accelnet.planning.hlo import HloModule
-from accelnet.planning.kernels import Kernel, collectives, custom_calls, kernels
+from accelnet.planning.kernels import Kernel
+from accelnet.planning.steps import collectives, custom_calls, kernels
 
 
 def compile_request(request: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import accelnet as an
-from accelnet.planning.compile import missing_compiler
+from accelnet.planning.extras import missing_compiler
 
 
 def random_data(*shape, num_classes=5, rows=96):

@@ -11,9 +11,10 @@ from accelnet.ops.flops import Product
 from accelnet.planning import probes
 from accelnet.planning.calibration import measured_model
 from accelnet.planning.calls import Call, find_calls
+from accelnet.planning.device import model_of
 from accelnet.planning.hlo import HloModule
-from accelnet.planning.kernels import Kernel, kernels
-from accelnet.planning.roofline import model_of
+from accelnet.planning.kernels import Kernel
+from accelnet.planning.steps import kernels
 from accelnet.planning.targets import find_target
 from tests.planning.test_roofline import measurements
 
@@ -39,9 +40,7 @@ def cholesky():
 
 def test_the_program_and_the_jaxpr_name_a_call_alike(cholesky):
     call, _ = cholesky
-    assert call == Call(
-        "lapack_spotrf_ffi", (("float32", (4, 16, 16)),), (("float32", (4, 16, 16)), ("int32", (4,)))
-    )
+    assert call == Call("lapack_spotrf_ffi", (("float32", (4, 16, 16)),), (("float32", (4, 16, 16)), ("int32", (4,))))
     (kernel,) = (k for k in kernels(HloModule(jax.jit(in_a_loop).lower(MATRIX).compile().as_text())) if k.call)
     assert (kernel.call, kernel.count) == (call, 3)
     assert kernel.bytes == 4 * (2 * 4 * 16 * 16 + 4)

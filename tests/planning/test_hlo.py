@@ -6,7 +6,8 @@ import pytest
 
 from accelnet.ops.flops import Product
 from accelnet.planning.hlo import HloModule
-from accelnet.planning.kernels import Kernel, collectives, kernels
+from accelnet.planning.kernels import Kernel
+from accelnet.planning.steps import collectives, kernels
 
 # Cut from a program for a TPU: memory spaces, a loop whose length stands in its condition, cycles, a slice of a large
 # operand, an update in place.

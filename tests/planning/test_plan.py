@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from flax import linen
 
 import accelnet as an
 from accelnet.errors import UserError
-from accelnet.planning import compile as compiling
-from accelnet.planning.compile import Compiled, CompileJob, compile_all, missing_compiler
+from accelnet.planning import extras
+from accelnet.planning.compile import Compiled, CompileJob, _checked, compile_all, foreign_calls
 from accelnet.planning.export import export_program, lower_exported
+from accelnet.planning.extras import missing_compiler
 from accelnet.planning.plan import plan
 from accelnet.planning.planner import Planner
 from accelnet.planning.targets import find_target
@@ -133,6 +135,11 @@ def test_if_nothing_can_be_answered_it_is_one_message(experiment, targets, mesh,
         abstract(experiment, targets, mesh=mesh)
 
 
+def test_a_target_that_is_named_twice_is_answered_once(experiment):
+    made = abstract(experiment, " v5litepod-4, v5e:2x2,h100,h100:1,")
+    assert [row.name for row in made.rows] == ["v5e:2x2", "h100"]
+
+
 def test_a_batch_that_does_not_divide_names_one_that_does():
     with pytest.raises(UserError, match="32"):
         abstract(make_experiment(batch_size=30), "v5e:4x4")
@@ -201,7 +208,7 @@ def test_a_compiler_that_crashes_costs_its_row_alone(experiment, monkeypatch, tm
     fake = tmp_path / "python"
     fake.write_text("#!/bin/sh\necho 'F0000 something is very wrong' >&2\nkill -SEGV $$\n")
     fake.chmod(0o700)
-    monkeypatch.setattr(compiling.sys, "executable", str(fake))
+    monkeypatch.setattr(sys, "executable", str(fake))
     (row,) = plan(experiment, "cpu", progress=False).rows
     assert row.status == "ok"  # shapes still answer
     assert row.memory.source == "modelled"
@@ -212,7 +219,7 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
     fake, mark = tmp_path / "python", tmp_path / "pid"
     fake.write_text(f"#!/bin/sh\necho $$ > {mark}\nexec sleep 600\n")
     fake.chmod(0o700)
-    monkeypatch.setattr(compiling.sys, "executable", str(fake))
+    monkeypatch.setattr(sys, "executable", str(fake))
     _, programs = prepare(experiment)
     job = CompileJob("cpu", None, (export_program(programs.train, {}, ["cpu"]),))
     compiled = compile_all([("cpu", job)], time_limit=1.0)["cpu"]["train"]
@@ -225,7 +232,7 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
 
 
 def test_missing_extras_name_the_command(experiment, monkeypatch):
-    monkeypatch.setattr(compiling, "_version", lambda name: None)
+    monkeypatch.setattr(extras, "_version", lambda name: None)
     made = plan(experiment, "v5e,h100", progress=False)
     assert all(row.status == "ok" and row.memory.source == "modelled" for row in made.rows)
     assert made.rows[0].missing.endswith('pip install "accelnet[plan-tpu]"')
@@ -235,8 +242,8 @@ def test_missing_extras_name_the_command(experiment, monkeypatch):
 
 
 def test_a_libtpu_that_does_not_match_names_the_command(monkeypatch):
-    monkeypatch.setattr(compiling, "_version", lambda name: "0.0.1")
-    monkeypatch.setattr(compiling, "_pinned", lambda name: "0.0.42.*")
+    monkeypatch.setattr(extras, "_version", lambda name: "0.0.1")
+    monkeypatch.setattr(extras, "_pinned", lambda name: "0.0.42.*")
     assert f'pip install "jax[tpu]=={jax.__version__}"' in missing_compiler("tpu")
 
 
@@ -289,8 +296,6 @@ def test_the_verdict_is_the_compilers_around_the_limit():
 
 
 def test_a_program_that_calls_another_platforms_code_is_refused():
-    from accelnet.planning.compile import _checked, foreign_calls
-
     assert foreign_calls("cuda", ["__cudnn$convForward", "__cublas$gemm"]) == []
     assert foreign_calls("cpu", ["__cudnn$convForward"]) == ["__cudnn$convForward"]
     checked = _checked(Compiled("ok", custom_calls=("__onednn$matmul",)), "tpu")

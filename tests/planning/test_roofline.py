@@ -4,16 +4,9 @@ import pytest
 
 from accelnet.ops.flops import Product
 from accelnet.planning.calibration import load_model, measured_model, save_calibration
+from accelnet.planning.device import MEMORY_EFFICIENCY, PRODUCT_EFFICIENCY, model_of, tile_efficiency
 from accelnet.planning.kernels import Kernel
-from accelnet.planning.roofline import (
-    LINK_EFFICIENCY,
-    MEMORY_EFFICIENCY,
-    PRODUCT_EFFICIENCY,
-    collective_seconds,
-    model_of,
-    step_time,
-    tile_efficiency,
-)
+from accelnet.planning.roofline import LINK_EFFICIENCY, collective_seconds, step_time
 from accelnet.planning.targets import find_target
 
 V5E, H100 = find_target("v5e"), find_target("h100")
@@ -166,5 +159,11 @@ def test_measurements_are_kept_privately_and_found_again():
     model = load_model(H100.accelerator)
     assert model is not None
     assert model.source == "measured"
+    other = measurements()["products"][:1]
+    save_calibration("h100", measurements() | {"products": [[8, 8, 8, 1, "float32", 1e-7], [*other[0][:5], 2e-5]]})
+    model = load_model(H100.accelerator)
+    assert model.product(Product(8, 8, 8, 1, "float32")) == 1e-7
+    assert model.product(Product(64, 64, 64, 1, "float32")) == 2e-5  # the newest
+    assert model.product(Product(4096, 4096, 4096, 1, "float32")) == 0.1  # of another model
     path.write_text("{")
     assert load_model(H100.accelerator) is None

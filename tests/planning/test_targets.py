@@ -12,14 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 from accelnet.errors import UserError
-from accelnet.planning.machine import cpu_facts
+from accelnet.planning.listing import targets_table
+from accelnet.planning.machine import cpu_facts, load_accelerators
 from accelnet.planning.targets import (
     DEFAULT_TARGETS,
     find_target,
-    find_targets,
-    load_accelerators,
     slices,
-    targets_table,
     this_machine,
 )
 
@@ -122,16 +120,8 @@ def test_every_accelerator_type_of_the_cloud_is_its_slice():
     assert {name: find_target(name, OWN).num_chips for name in types} == types
 
 
-def test_several_targets_are_read_from_a_list_or_commas_and_each_counts_once():
-    names = ["v5e:2x2", "h100:8"]
-    assert [target.name for target in find_targets("v5e-4, 8xh100,v5litepod-4,", OWN)] == names
-    assert [target.name for target in find_targets(names, OWN)] == names
-    with pytest.raises(UserError, match="no target is given, expected some, such as"):
-        find_targets(" , ", OWN)
-
-
 def test_the_default_targets_are_canonical_and_priced():
-    targets = find_targets(DEFAULT_TARGETS, OWN)
+    targets = [find_target(name, OWN) for name in DEFAULT_TARGETS]
     assert tuple(target.name for target in targets) == DEFAULT_TARGETS
     assert all(target.usd_per_hour for target in targets)
 
