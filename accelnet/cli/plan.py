@@ -55,7 +55,7 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
     choose_platform(None)
     from accelnet.planning.choice import parse_hours, parse_usd
     from accelnet.planning.plan import plan
-    from accelnet.planning.planner import Progress
+    from accelnet.report.progress import Progress
 
     if not options.compile_seconds > 0:
         raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")
