@@ -12,12 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_CORE = {"errors", "ops", "models", "optim", "objectives", "data", "parallel"}
+_CORE = {"errors", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
+    "cache": set(),
     "allocator": set(),
-    "ops": {"errors"},
+    "ops": {"errors", "cache"},
     "models": {"errors", "ops"},
     "optim": {"errors", "ops"},
     "objectives": {"errors", "ops"},

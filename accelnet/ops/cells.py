@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from accelnet.ops import kernels
+
 Arrays = tuple[Array, ...]
 
 
@@ -21,11 +23,13 @@ class Cell(NamedTuple):
     """Describe a recurrent cell between its two products. All arrays are [batch, features].
 
     `forward(projected, recurrent, state) -> (state, saved)` is one step: `projected` is the input's
-    product plus bias, `recurrent` the hidden state's product. `backward(saved, dstate) -> (dprojected,
-    drecurrent, dstate)` is its gradient without the part that flows through the recurrent product. `state`
-    is a tuple whose first element is the hidden state.
+    product plus bias, `recurrent` the hidden state's product. `backward(before, saved, dstate) -> (dprojected,
+    drecurrent, dstate)` is its gradient without the part that flows through the recurrent product; `before` is the
+    hidden state before the step. `state` is a tuple whose first element is the hidden state. `number` is the cell's in
+    the compiled kernels.
     """
 
+    number: int
     num_gates: int
     num_states: int
     forward: Callable[..., tuple[Arrays, Arrays]]
@@ -44,12 +48,14 @@ def scan_cell(
 ) -> tuple[Array, Arrays]:
     """Scan a cell over all steps.
 
+    On a CPU, in float32, the whole scan is one of the compiled kernels.
+
     Args:
         cell: `SIMPLE`, `LSTM` or `GRU`.
         reverse: Scan from the last step to the first.
         projected: The input's products plus bias, [steps, batch, gates * hidden].
         kernel: Recurrent kernel, [hidden, gates * hidden].
-        bias: Bias of the recurrent product, [gates * hidden], or None.
+        bias: Bias of the recurrent product, [gates * hidden], or None; GRU only.
         first: Initial state, arrays [batch, hidden].
         valid: bool [steps, batch, 1], or None; where False, the state stays as it is.
 
@@ -63,7 +69,7 @@ def scan_cell(
 
     Source: original.
     """
-    return _forward(cell, reverse, projected, kernel, bias, first, valid, save=False)[0]
+    return _scan(cell, reverse, False, projected, kernel, bias, first, valid)[0]
 
 
 def _forward(
@@ -74,67 +80,128 @@ def _forward(
     bias: Array | None,
     first: Arrays,
     valid: Array | None,
-    save: bool = True,
 ) -> tuple[tuple[Array, Arrays], tuple[Any, Array, Array | None, Array | None]]:
-    dtype = projected.dtype
-
-    def step(state: Arrays, xs: tuple[Array, Array | None]) -> tuple[Arrays, Any]:
-        projection, is_valid = xs
-        recurrent = _product(state[0], kernel)
-        if bias is not None:
-            recurrent = recurrent + bias[None, :]
-        new, saved = cell.forward(projection, recurrent, state)
-        new = tuple(n.astype(old.dtype) for n, old in zip(new, state, strict=True))
-        if is_valid is not None:
-            new = tuple(jnp.where(is_valid, n, old) for n, old in zip(new, state, strict=True))
-        kept = (state[0], tuple(array.astype(dtype) for array in saved)) if save else None
-        return new, (new[0], kept)
-
-    last, (hiddens, saved) = lax.scan(step, first, (projected, valid), reverse=reverse)
-    return (hiddens, last), (saved, kernel, bias, valid)
+    results, saved = _scan(cell, reverse, True, projected, kernel, bias, first, valid)
+    return results, (saved, kernel, bias, valid)
 
 
 def _backward(
     cell: Cell, reverse: bool, residuals: tuple[Any, ...], cotangents: tuple[Array, Arrays]
 ) -> tuple[Array, Array, Array | None, Arrays, None]:
-    (before, saved), kernel, bias, valid = residuals
+    saved, kernel, bias, valid = residuals
     dhiddens, dlast = cotangents
-    dtype = kernel.dtype
-    # Transposed once: contracting the kernel's second axis in every step takes longer on a CPU.
-    transposed = kernel.T
-
-    def step(dstate: Arrays, xs: tuple[Array, Arrays, Array | None]) -> tuple[Arrays, tuple[Array, Array | None]]:
-        dhidden, arrays, is_valid = xs
-        dnew = (dstate[0] + dhidden, *dstate[1:])
-        dprojected, drecurrent, dold = cell.backward(arrays, dnew)
-        same = drecurrent is dprojected
-        if is_valid is not None:
-            zero = jnp.zeros((), dprojected.dtype)
-            dprojected = jnp.where(is_valid, dprojected, zero)
-            drecurrent = dprojected if same else jnp.where(is_valid, drecurrent, zero)
-        dprojected = dprojected.astype(dtype)
-        drecurrent = dprojected if same else drecurrent.astype(dtype)
-        if is_valid is not None:
-            dold = tuple(jnp.where(is_valid, d, n) for d, n in zip(dold, dnew, strict=True))
-        dold = (dold[0] + _product(drecurrent, transposed), *dold[1:])
-        return dold, (dprojected, None if same else drecurrent)
-
-    wide = tuple(d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in dlast)
-    dfirst, (dprojected, drecurrent) = lax.scan(step, wide, (dhiddens, saved, valid), reverse=not reverse)
-    drecurrent = dprojected if drecurrent is None else drecurrent
+    before = saved[0]
+    operands = (dhiddens, *dlast, kernel, *saved, *_given(valid))
+    outputs = _by_kernel("accelnet_recur_backward", _Backward(cell, reverse, valid is not None), operands)
+    dprojected, drecurrent, *dfirst = outputs if cell is GRU else (outputs[0], *outputs)
     # One contracted axis: for two XLA:CPU copies both operands first.
     dkernel = before.reshape(-1, before.shape[-1]).T @ drecurrent.reshape(-1, drecurrent.shape[-1])
     dbias = None if bias is None else drecurrent.sum((0, 1))
-    return (
-        dprojected,
-        dkernel,
-        dbias,
-        tuple(d.astype(like.dtype) for d, like in zip(dfirst, dlast, strict=True)),
-        None,
-    )
+    return dprojected, dkernel, dbias, tuple(d.astype(o.dtype) for d, o in zip(dfirst, dlast, strict=True)), None
 
 
 scan_cell.defvjp(_forward, _backward)
+
+
+def _scan(
+    cell: Cell,
+    reverse: bool,
+    save: bool,
+    projected: Array,
+    kernel: Array,
+    bias: Array | None,
+    first: Arrays,
+    valid: Array | None,
+) -> tuple[tuple[Array, Arrays], Arrays]:
+    meaning = _Forward(cell, reverse, save, bias is not None, valid is not None)
+    operands = (projected, *first, kernel, *_given(bias), *_given(valid))
+    hiddens, *others = _by_kernel("accelnet_recur", meaning, operands)
+    last, saved = others[: cell.num_states], others[cell.num_states :]
+    return (hiddens, tuple(last)), tuple(saved)
+
+
+def _given(array: Array | None) -> Arrays:
+    return () if array is None else (array,)
+
+
+# One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _by_kernel(target: str, meaning: Any, operands: Arrays) -> Arrays:
+    """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types than float32."""
+    if any(operand.dtype not in (jnp.float32, jnp.bool_) for operand in operands):
+        return meaning(*operands)
+    kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:])), meaning)
+    return lax.platform_dependent(
+        *operands, cpu=lambda *operands: kernels.call(kernel, *operands), default=lambda *operands: meaning(*operands)
+    )
+
+
+class _Forward(NamedTuple):
+    """The scan of a cell by XLA's operations (hashable)."""
+
+    cell: Cell
+    reverse: bool
+    save: bool
+    has_bias: bool
+    has_valid: bool
+
+    def __call__(self, projected: Array, *operands: Array) -> Arrays:
+        cell = self.cell
+        valid = operands[-1] if self.has_valid else None
+        first, (kernel, *rest) = operands[: cell.num_states], operands[cell.num_states :]
+        bias = rest[0] if self.has_bias else None
+
+        def step(state: Arrays, xs: tuple[Array, Array | None]) -> tuple[Arrays, Any]:
+            projection, is_valid = xs
+            recurrent = _product(state[0], kernel)
+            if bias is not None:
+                recurrent = recurrent + bias[None, :]
+            new, saved = cell.forward(projection, recurrent, state)
+            new = tuple(n.astype(old.dtype) for n, old in zip(new, state, strict=True))
+            if is_valid is not None:
+                new = tuple(jnp.where(is_valid, n, old) for n, old in zip(new, state, strict=True))
+            kept = (state[0], *(array.astype(projected.dtype) for array in saved)) if self.save else ()
+            return new, (new[0], kept)
+
+        last, (hiddens, saved) = lax.scan(step, first, (projected, valid), reverse=self.reverse)
+        return (hiddens, *last, *saved)
+
+
+class _Backward(NamedTuple):
+    """The gradient of `_Forward`, but for that of the kernel, by XLA's operations (hashable)."""
+
+    cell: Cell
+    reverse: bool
+    has_valid: bool
+
+    def __call__(self, dhiddens: Array, *operands: Array) -> Arrays:
+        cell = self.cell
+        valid = operands[-1] if self.has_valid else None
+        dlast, (kernel, before, *saved) = operands[: cell.num_states], operands[cell.num_states :]
+        saved = saved[:-1] if self.has_valid else saved
+        dtype = kernel.dtype
+        # Transposed once: contracting the kernel's second axis in every step takes longer on a CPU.
+        transposed = kernel.T
+
+        def step(dstate: Arrays, xs: Any) -> tuple[Arrays, Arrays]:
+            dhidden, before, arrays, is_valid = xs
+            dnew = (dstate[0] + dhidden, *dstate[1:])
+            dprojected, drecurrent, dold = cell.backward(before, arrays, dnew)
+            same = drecurrent is dprojected
+            if is_valid is not None:
+                zero = jnp.zeros((), dprojected.dtype)
+                dprojected = jnp.where(is_valid, dprojected, zero)
+                drecurrent = dprojected if same else jnp.where(is_valid, drecurrent, zero)
+            dprojected = dprojected.astype(dtype)
+            drecurrent = dprojected if same else drecurrent.astype(dtype)
+            if is_valid is not None:
+                dold = tuple(jnp.where(is_valid, d, n) for d, n in zip(dold, dnew, strict=True))
+            dold = (dold[0] + _product(drecurrent, transposed), *dold[1:])
+            return dold, (dprojected,) if same else (dprojected, drecurrent)
+
+        wide = tuple(d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in dlast)
+        dfirst, outputs = lax.scan(step, wide, (dhiddens, before, tuple(saved), valid), reverse=not self.reverse)
+        return (*outputs, *dfirst)
 
 
 def _product(left: Array, right: Array) -> Array:
@@ -147,7 +214,7 @@ def _simple_forward(projected: Array, recurrent: Array, _: Arrays) -> tuple[Arra
     return (hidden,), (hidden,)
 
 
-def _simple_backward(saved: Arrays, dstate: Arrays) -> tuple[Array, Array, Arrays]:
+def _simple_backward(_: Array, saved: Arrays, dstate: Arrays) -> tuple[Array, Array, Arrays]:
     (hidden,) = saved
     d = dstate[0] * (1 - hidden * hidden)
     return d, d, (jnp.zeros_like(d),)
@@ -158,13 +225,14 @@ def _lstm_forward(projected: Array, recurrent: Array, state: Arrays) -> tuple[Ar
     i, f, g, o = jnp.split(projected + recurrent, 4, axis=-1)
     i, f, g, o = jax.nn.sigmoid(i), jax.nn.sigmoid(f), jnp.tanh(g), jax.nn.sigmoid(o)
     new = f * memory + i * g
-    squashed = jnp.tanh(new)
-    return (o * squashed, new), (i, f, g, o, memory, squashed)
+    return (o * jnp.tanh(new), new), (i, f, g, o, memory)
 
 
-def _lstm_backward(saved: Arrays, dstate: Arrays) -> tuple[Array, Array, Arrays]:
-    i, f, g, o, memory, squashed = saved
+def _lstm_backward(_: Array, saved: Arrays, dstate: Arrays) -> tuple[Array, Array, Arrays]:
+    i, f, g, o, memory = saved
     dhidden, dmemory = dstate
+    # Computed again: to write and read it takes as long.
+    squashed = jnp.tanh(f * memory + i * g)
     dmemory = dmemory + dhidden * o * (1 - squashed * squashed)
     d = jnp.concatenate(
         [
@@ -185,19 +253,19 @@ def _gru_forward(projected: Array, recurrent: Array, state: Arrays) -> tuple[Arr
     r = jax.nn.sigmoid(projected_r + recurrent_r)
     z = jax.nn.sigmoid(projected_z + recurrent_z)
     n = jnp.tanh(projected_n + r * recurrent_n)
-    return ((1 - z) * n + z * hidden,), (r, z, n, recurrent_n, hidden)
+    return ((1 - z) * n + z * hidden,), (r, z, n, recurrent_n)
 
 
-def _gru_backward(saved: Arrays, dstate: Arrays) -> tuple[Array, Array, Arrays]:
-    r, z, n, recurrent_n, hidden = saved
+def _gru_backward(before: Array, saved: Arrays, dstate: Arrays) -> tuple[Array, Array, Arrays]:
+    r, z, n, recurrent_n = saved
     (dhidden,) = dstate
     dn = dhidden * (1 - z) * (1 - n * n)
-    dz = dhidden * (hidden - n) * z * (1 - z)
+    dz = dhidden * (before - n) * z * (1 - z)
     dr = dn * recurrent_n * r * (1 - r)
     dprojected, drecurrent = (jnp.concatenate([dr, dz, d], axis=-1) for d in (dn, dn * r))
     return dprojected, drecurrent, (dhidden * z,)
 
 
-SIMPLE = Cell(1, 1, _simple_forward, _simple_backward)
-LSTM = Cell(4, 2, _lstm_forward, _lstm_backward)
-GRU = Cell(3, 1, _gru_forward, _gru_backward)
+SIMPLE = Cell(0, 1, 1, _simple_forward, _simple_backward)
+LSTM = Cell(1, 4, 2, _lstm_forward, _lstm_backward)
+GRU = Cell(2, 3, 1, _gru_forward, _gru_backward)

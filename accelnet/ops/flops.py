@@ -1,5 +1,6 @@
 """Count the floating-point operations of any traceable function, from its jaxpr."""
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
+
+from accelnet.ops import kernels
 
 
 class Product(NamedTuple):
@@ -138,6 +141,10 @@ def _count(jaxpr: Jaxpr, scope: tuple[str, ...], platform: str | None) -> Flops:
             flops.scopes[inner] += product.flops
         elif name == "cond":
             flops.add(_cond(equation, inner, platform), 1)
+        elif name == kernels.NAME:
+            meaning = functools.partial(kernels.meaning_of, equation.params["kernel"])
+            operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+            flops.add(_count(jax.make_jaxpr(meaning)(*operands).jaxpr, inner, platform), 1)
         elif name in _OPAQUE:
             flops.unknown_loops += 1
         elif name in _REDUCTIONS or not (bodies := list(_bodies(equation.params))):

@@ -11,7 +11,16 @@ from flax import nnx
 from jax import lax
 
 from accelnet.ops import convolution
-from accelnet.ops.convolution import DEPTHWISE, PATCHES, WINOGRAD_2, WINOGRAD_4, choose_lowering, conv_general_dilated
+from accelnet.ops.convolution import (
+    DEPTHWISE,
+    KERNELS,
+    PATCHES,
+    WINOGRAD_2,
+    WINOGRAD_4,
+    choose_lowering,
+    choose_plain_lowering,
+    conv_general_dilated,
+)
 from accelnet.ops.flops import count_flops
 from accelnet.ops.geometry import Geometry, transposed_kernels
 
@@ -87,7 +96,9 @@ def test_wide_kernels_of_three_taps_equal_those_of_xla(channels, padding, size):
 def test_the_choice_follows_the_shape():
     def chosen(lhs_shape, rhs_shape, strides=(1, 1), groups=1, dtype=jnp.float32):
         geometry = Geometry(strides, ((1, 1), (1, 1)), (1, 1), (1, 1), groups)
-        return choose_lowering(lhs_shape, rhs_shape, geometry, dtype)
+        kernels = choose_lowering(lhs_shape, rhs_shape, geometry, dtype) is KERNELS
+        assert kernels == (dtype == jnp.float32)
+        return choose_plain_lowering(lhs_shape, rhs_shape, geometry, dtype)
 
     assert chosen((8, 14, 14, 32), (3, 3, 32, 64)) is WINOGRAD_2
     assert chosen((8, 14, 14, 64), (3, 3, 64, 64)) is WINOGRAD_4

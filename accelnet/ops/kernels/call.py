@@ -1,0 +1,123 @@
+"""Native kernels as an operation of JAX."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from accelnet.ops.kernels import library
+
+
+class Kernel(NamedTuple):
+    """Name a kernel and say what it computes (hashable).
+
+    Attributes:
+        target: one of `library.TARGETS`.
+        numbers: its integer settings, in the order of kernels.cc.
+        meaning: a function from the operands of one member to a tuple of its results; hashable.
+    """
+
+    target: str
+    numbers: tuple[int, ...]
+    meaning: Callable[..., tuple[Array, ...]]
+
+
+NAME = "accelnet_kernel"
+kernel_p = Primitive(NAME)
+kernel_p.multiple_results = True
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def call(kernel: Kernel, *operands: Array) -> tuple[Array, ...]:
+    """Compute what a kernel means, by the kernel where it can be.
+
+    Args:
+        kernel: what is computed.
+        *operands: arrays, without an axis of members. The kernel itself wants float32 or bool.
+
+    Returns:
+        The results of `kernel.meaning`.
+
+    Example:
+        >>> double = Kernel("accelnet_convolve", (), lambda x: (2 * x,))
+        >>> jax.eval_shape(lambda x: call(double, x), jnp.ones(3))[0].shape
+        (3,)
+
+    Source: original.
+    """
+    return tuple(result[0] for result in kernel_p.bind(*(operand[None] for operand in operands), kernel=kernel))
+
+
+def meaning_of(kernel: Kernel, *operands: Array) -> list[Array]:
+    """Compute a kernel's meaning for operands with a leading axis of members, 1 where they share one."""
+    members = max(operand.shape[0] for operand in operands)
+    axes = [0 if operand.shape[0] == members else None for operand in operands]
+    own = [operand if axis == 0 else operand[0] for operand, axis in zip(operands, axes, strict=True)]
+    return list(jax.vmap(kernel.meaning, in_axes=axes)(*own))
+
+
+@kernel_p.def_abstract_eval
+def _abstract(*operands: Any, kernel: Kernel) -> list[Any]:
+    shapes = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
+    results = jax.eval_shape(functools.partial(meaning_of, kernel), *shapes)
+    return [ShapedArray(result.shape, result.dtype) for result in results]
+
+
+def _batch(operands: Sequence[Array], dims: Sequence[Any], *, kernel: Kernel) -> tuple[list[Array], list[int]]:
+    """Make the mapped axis one of the members."""
+    size = next(o.shape[d] for o, d in zip(operands, dims, strict=True) if d is not None)
+    members = max(o.shape[0] if d is None else np.delete(o.shape, d)[0] for o, d in zip(operands, dims, strict=True))
+
+    def merged(operand: Array, dim: Any) -> Array:
+        if dim is None:
+            if operand.shape[0] == 1:
+                return operand
+            operand = jnp.broadcast_to(operand[None], (size, *operand.shape))
+        else:
+            operand = jnp.moveaxis(operand, dim, 0)
+        operand = jnp.broadcast_to(operand, (size, members, *operand.shape[2:]))
+        return operand.reshape(size * members, *operand.shape[2:])
+
+    own = [merged(operand, dim) for operand, dim in zip(operands, dims, strict=True)]
+    results = kernel_p.bind(*own, kernel=kernel)
+    return [result.reshape(size, members, *result.shape[1:]) for result in results], [0] * len(results)
+
+
+def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], *, kernel: Kernel) -> Any:
+    dense = [ad.instantiate_zeros(tangent) if type(tangent) is ad.Zero else tangent for tangent in tangents]
+    return jax.jvp(functools.partial(meaning_of, kernel), tuple(primals), tuple(dense))
+
+
+def _lower(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
+    if _alone(ctx.module_context) and _fits(ctx) and library.load():
+        numbers = np.array(kernel.numbers, np.int64)
+        return jax.ffi.ffi_lowering(kernel.target)(ctx, *operands, numbers=numbers)
+    return mlir.lower_fun(functools.partial(meaning_of, kernel), multiple_results=True)(ctx, *operands)
+
+
+def _alone(module: Any) -> bool:
+    """Say whether a program is for one device at a time, and for this process."""
+    if module.lowering_parameters.for_export:
+        return False
+    axes = module.axis_context
+    if hasattr(axes, "mesh"):  # of shard_map or pmap
+        return axes.mesh.size == 1 or axes.manual_axes == frozenset(axes.mesh.axis_names)
+    return getattr(axes, "num_devices", 1) == 1
+
+
+def _fits(ctx: Any) -> bool:
+    """Say whether there is something to compute; kernels do not look for empty arrays."""
+    return all(value.size > 0 for value in (*ctx.avals_in, *ctx.avals_out))
+
+
+batching.primitive_batchers[kernel_p] = _batch
+ad.primitive_jvps[kernel_p] = _differentiate
+mlir.register_lowering(kernel_p, _lower, platform="cpu")
+mlir.register_lowering(kernel_p, mlir.lower_fun(lambda *o, kernel: meaning_of(kernel, *o), multiple_results=True))

@@ -1,0 +1,122 @@
+// What XLA's CPU programs call: see accelnet/ops/kernels/__init__.py.
+#include "depthwise.h"
+#include "recurrence.h"
+#include "winograd.h"
+
+namespace accelnet {
+
+using Arguments = ffi::RemainingArgs;
+using Results = ffi::RemainingRets;
+
+static const float* argument(const Arguments& arguments, size_t i) {
+  return reinterpret_cast<const float*>(arguments.get<ffi::AnyBuffer>(i)->untyped_data());
+}
+static float* result(const Results& results, size_t i) {
+  return reinterpret_cast<float*>((*results.get<ffi::AnyBuffer>(i))->untyped_data());
+}
+static Numbers shape(const Arguments& arguments, size_t i) { return arguments.get<ffi::AnyBuffer>(i)->dimensions(); }
+static Numbers shape(const Results& results, size_t i) { return (*results.get<ffi::AnyBuffer>(i))->dimensions(); }
+
+// Elements between members of a population; 0 where they share the array.
+static int64_t member_step(Numbers shape) {
+  int64_t size = 1;
+  for (size_t axis = 1; axis < shape.size(); ++axis) size *= shape[axis];
+  return shape[0] == 1 ? 0 : size;
+}
+
+// Of convolutions: whether Winograd's rounding is allowed, then the geometry of `make_convolution`.
+static ffi::Error Convolve(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers lhs = shape(arguments, 0), rhs = shape(arguments, 1), out = shape(results, 0);
+  const Convolution c = make_convolution(lhs, rhs, out, {numbers.begin() + 1, numbers.size() - 1});
+  const auto compute = is_depthwise(c)                        ? convolve_depthwise<ffi::ThreadPool>
+                       : numbers[0] && fits_winograd(c) ? convolve_winograd<ffi::ThreadPool>
+                                                              : convolve<ffi::ThreadPool>;
+  compute(pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
+          result(results, 0));
+  return ffi::Error::Success();
+}
+
+static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers lhs = shape(arguments, 0), gradient = shape(arguments, 1), out = shape(results, 0);
+  const Convolution c = make_convolution(lhs, out, gradient, {numbers.begin() + 1, numbers.size() - 1});
+  const auto compute = is_depthwise(c)                        ? kernel_gradient_depthwise<ffi::ThreadPool>
+                       : numbers[0] && fits_winograd(c) ? kernel_gradient_winograd<ffi::ThreadPool>
+                                                              : kernel_gradient<ffi::ThreadPool>;
+  compute(pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
+          result(results, 0));
+  return ffi::Error::Success();
+}
+
+// The arguments in their order, as the functions of recurrence.h want them.
+struct Reader {
+  const Arguments& arguments;
+  size_t next = 0;
+
+  Array array() {
+    const Numbers dimensions = shape(arguments, next);
+    return {argument(arguments, next++), member_step(dimensions)};
+  }
+  Valid valid() {
+    const Numbers dimensions = shape(arguments, next);
+    return {reinterpret_cast<const bool*>(argument(arguments, next++)), member_step(dimensions)};
+  }
+};
+
+// Of recurrence: cell, reverse, whether what the backward pass wants is kept, whether there is a bias, and lengths.
+// Arguments: projected [steps, batch, gates], first state, first memory of an LSTM, kernel, bias?, valid?.
+// Results: hiddens [steps, batch, hidden], last state, last memory of an LSTM, and, if kept, the state before each step
+// and what the cell saves.
+static ffi::Error Recur(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers out = shape(results, 0);
+  const Layer layer{numbers[0], numbers[1], out[0], out[1], out[2], out[3]};
+  Reader reader{arguments};
+  const Array projected = reader.array(), first = reader.array();
+  const Array first_memory = layer.cell == kLstm ? reader.array() : Array{};
+  const Array kernel = reader.array(), bias = numbers[3] ? reader.array() : Array{};
+  const Valid valid = numbers[4] ? reader.valid() : Valid{};
+  size_t next = 0;
+  float *hiddens = result(results, next++), *last = result(results, next++);
+  float* last_memory = layer.cell == kLstm ? result(results, next++) : nullptr;
+  float *before = numbers[2] ? result(results, next++) : nullptr, *saved[5] = {};
+  for (int64_t i = 0; numbers[2] && i < num_saved(layer.cell); ++i) saved[i] = result(results, next++);
+  recur(pool, layer, projected, kernel, bias, first, first_memory, valid, hiddens, last, last_memory, before, saved);
+  return ffi::Error::Success();
+}
+
+// Of its gradient: cell, reverse, whether there are lengths.
+// Arguments: dhiddens, dlast, dlast_memory of an LSTM, kernel, before, what the cell saved, valid?.
+// Results: dprojected [steps, batch, gates], drecurrent of a GRU, dfirst, dfirst_memory of an LSTM.
+static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers of_hiddens = shape(arguments, 0), out = shape(results, 0);
+  const Layer layer{numbers[0], numbers[1], out[0], out[1], out[2], of_hiddens[3]};
+  Reader reader{arguments};
+  const Array dhiddens = reader.array(), dlast = reader.array();
+  const Array dlast_memory = layer.cell == kLstm ? reader.array() : Array{};
+  const Array kernel = reader.array(), before = reader.array();
+  Array saved[5];
+  for (int64_t i = 0; i < num_saved(layer.cell); ++i) saved[i] = reader.array();
+  const Valid valid = numbers[2] ? reader.valid() : Valid{};
+  size_t next = 0;
+  float* dprojected = result(results, next++);
+  float* drecurrent = layer.cell == kGru ? result(results, next++) : nullptr;
+  float* dfirst = result(results, next++);
+  float* dfirst_memory = layer.cell == kLstm ? result(results, next++) : nullptr;
+  recur_backward(pool, layer, before, saved, kernel, dhiddens, dlast, dlast_memory, valid, dprojected, drecurrent,
+                 dfirst, dfirst_memory);
+  return ffi::Error::Success();
+}
+
+}  // namespace accelnet
+
+#define ACCELNET_HANDLER(NAME, FUNCTION)                                          \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, accelnet::FUNCTION,                         \
+                                xla::ffi::Ffi::Bind()                             \
+                                    .Ctx<xla::ffi::ThreadPool>()                  \
+                                    .RemainingArgs()                              \
+                                    .RemainingRets()                              \
+                                    .Attr<xla::ffi::Span<const int64_t>>("numbers"))
+
+ACCELNET_HANDLER(accelnet_convolve, Convolve);
+ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
+ACCELNET_HANDLER(accelnet_recur, Recur);
+ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);

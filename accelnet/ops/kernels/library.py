@@ -1,0 +1,110 @@
+"""The kernels' library: C++ compiled on this machine, once, into the user's cache, and known to XLA from then on."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jaxlib
+
+from accelnet.cache import private_directory
+
+TARGETS = ("accelnet_convolve", "accelnet_kernel_gradient", "accelnet_recur", "accelnet_recur_backward")
+_SOURCES = Path(__file__).parent
+# Without -ffp-contract, products and sums stay apart; the warnings are those of XLA's own header.
+_FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-w")
+
+
+@functools.cache
+def load() -> bool:
+    """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
+
+    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for about 15 seconds, once
+    per version of accelnet, of jaxlib and of the compiler and per kind of processor.
+
+    Returns:
+        False where ACCELNET_KERNELS is "xla", and, said once on standard error, where there is no compiler or it fails:
+        programs then consist of XLA's own operations.
+
+    Example:
+        >>> from unittest import mock
+        >>> with mock.patch.dict(os.environ, ACCELNET_KERNELS="xla"):
+        ...     load.__wrapped__()
+        False
+
+    Source: original.
+    """
+    if os.environ.get("ACCELNET_KERNELS") == "xla":
+        return False
+    compiler = find_compiler()
+    if compiler is None:
+        _say("found no C++ compiler ($CXX, c++, g++, clang++)")
+        return False
+    try:
+        library = ctypes.CDLL(str(_compiled(compiler)))
+    except (OSError, subprocess.SubprocessError) as error:
+        _say(f"the CPU kernels could not be compiled or loaded: {error}")
+        return False
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
+    return True
+
+
+def find_compiler() -> tuple[str, ...] | None:
+    """Return the command of the C++ compiler, $CXX or one of the usual names, or None."""
+    if os.environ.get("CXX"):
+        return tuple(shlex.split(os.environ["CXX"]))
+    return next(((found,) for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
+
+
+def _say(what: str) -> None:
+    print(
+        f"accelnet: {what}; convolutions and recurrence on the CPU are XLA's, which take 1.2 to 3 times as long. "
+        "ACCELNET_KERNELS=xla chooses them without this line.",
+        file=sys.stderr,
+    )
+
+
+def _compiled(compiler: tuple[str, ...]) -> Path:
+    """Return the library, compiled into the cache, or into a directory of this process if there can be no cache."""
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+    sources = sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cc")])
+    facts = (version, _FLAGS, jaxlib.__version__, _processor(), *(source.read_text() for source in sources))
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    directory = private_directory("kernels")
+    if directory is None:
+        directory = Path(tempfile.mkdtemp(prefix="accelnet-kernels-"))
+    path = directory / f"{key}.so"
+    if path.exists():
+        return path
+    print("accelnet: compiling the CPU kernels, once (about 15 seconds)", file=sys.stderr, flush=True)
+    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=directory)
+    os.close(handle)
+    try:
+        command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCES / "kernels.cc"), "-o", unfinished]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600)  # noqa: PLW1510
+        if done.returncode:
+            raise subprocess.SubprocessError(
+                f"{shlex.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
+            )
+        Path(unfinished).replace(path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return path
+
+
+def _processor() -> str:
+    """Say what -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() + platform.machine()
+    return "".join(sorted({line for line in lines if line.split("\t")[0] in ("flags", "Features", "model name")}))

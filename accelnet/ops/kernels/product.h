@@ -1,0 +1,174 @@
+// Threads, scratch memory, vectors, and the one small matrix product that every kernel is made of.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace accelnet {
+
+namespace ffi = xla::ffi;
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kRows = 12;
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kRows = 6;
+#else
+constexpr int kLanes = 4, kRows = 6;
+#endif
+// Columns of a product's tile: with kRows rows of two vectors the sums fill the registers.
+constexpr int kColumns = 2 * kLanes;
+
+typedef float Vec __attribute__((vector_size(kLanes * sizeof(float)), aligned(sizeof(float)), may_alias));
+
+inline Vec load(const float* from) { return *reinterpret_cast<const Vec*>(from); }
+inline void store(float* to, Vec value) { *reinterpret_cast<Vec*>(to) = value; }
+// Subtracting zero changes no value, and compilers make one broadcast of it.
+inline Vec splat(float value) { return value - Vec{}; }
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// Calls function(0), ..., function(count - 1) on the threads of the pool and on this one. Never waits for a thread
+// that has not started: this one takes what is left, so a busy pool cannot lock it up.
+template <typename Pool, typename F>
+void parallel_for(Pool& pool, int64_t count, const F& function) {
+  const int64_t threads = std::min<int64_t>(pool.num_threads(), count);
+  if (threads <= 1) {
+    for (int64_t i = 0; i < count; ++i) function(i);
+    return;
+  }
+  struct Progress {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  auto progress = std::make_shared<Progress>();
+  const auto work = [progress, count, &function] {
+    for (int64_t i; (i = progress->next.fetch_add(1)) < count;) {
+      function(i);
+      progress->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int64_t i = 1; i < threads; ++i) pool.Schedule(std::function<void()>(work));
+  work();
+  for (int spins = 0; progress->done.load(std::memory_order_acquire) < count; ++spins) {
+    if (spins > 1000) std::this_thread::yield();
+  }
+}
+
+// Memory of this thread, kept for the next call: slots are independent.
+template <typename T = float>
+T* scratch(int slot, int64_t count) {
+  static thread_local std::vector<std::vector<T>> slots(16);
+  auto& memory = slots[slot];
+  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
+  return memory.data();
+}
+
+// out[m][n] (+)= sum_k rows[m][offsets[k]] * columns[k * stride + n]. The rows may lie anywhere: pixels of an image
+// whose taps are the offsets, or channels whose pixels are.
+template <int M, int V>
+void product_tile(const float* const* rows, const int32_t* offsets, int64_t depth, const float* columns,
+                  int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
+  Vec sum[M][V];
+  const bool whole = num_columns == V * kLanes;
+  const float* row[M];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    row[m] = rows[m];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) sum[m][v] = accumulate && whole ? load(out[m] + v * kLanes) : Vec{};
+  }
+  for (int64_t k = 0; k < depth; ++k, columns += stride) {
+    const int64_t offset = offsets[k];
+    Vec column[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) column[v] = load(columns + v * kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const Vec value = splat(row[m][offset]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[m][v] += value * column[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    if (whole) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) store(out[m] + v * kLanes, sum[m][v]);
+    } else {
+      float parts[V * kLanes];
+      for (int v = 0; v < V; ++v) store(parts + v * kLanes, sum[m][v]);
+      for (int64_t n = 0; n < num_columns; ++n) out[m][n] = accumulate ? out[m][n] + parts[n] : parts[n];
+    }
+  }
+}
+
+using TileFunction = decltype(&product_tile<1, 1>);
+
+template <int V, int... M>
+constexpr std::array<TileFunction, sizeof...(M)> tile_functions(std::integer_sequence<int, M...>) {
+  return {&product_tile<M + 1, V>...};
+}
+
+// The tile function's arguments for any number of rows up to kRows and of columns up to kColumns.
+inline void product(int num_rows, const float* const* rows, const int32_t* offsets, int64_t depth,
+                    const float* columns, int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
+  static constexpr auto one = tile_functions<1>(std::make_integer_sequence<int, kRows>());
+  static constexpr auto two = tile_functions<2>(std::make_integer_sequence<int, kRows>());
+  (num_columns <= kLanes ? one : two)[num_rows - 1](rows, offsets, depth, columns, stride, out, num_columns,
+                                                    accumulate);
+}
+
+// Copies `depth` rows of `width` <= kColumns numbers, `stride` apart, side by side, with zeros at their right.
+inline void pack_panel(const float* matrix, int64_t stride, int64_t depth, int64_t width, float* panel) {
+  for (int64_t k = 0; k < depth; ++k, panel += kColumns, matrix += stride) {
+    if (width == kColumns) {
+      store(panel, load(matrix));
+      store(panel + kLanes, load(matrix + kLanes));
+    } else {
+      std::memcpy(panel, matrix, width * sizeof(float));
+      std::fill(panel + width, panel + kColumns, 0.0f);
+    }
+  }
+}
+
+// 0, step, 2 * step, ...
+inline std::vector<int32_t> multiples(int64_t count, int64_t step) {
+  std::vector<int32_t> offsets(count);
+  for (int64_t i = 0; i < count; ++i) offsets[i] = i * step;
+  return offsets;
+}
+
+// Depth of a product whose columns stay in the first cache.
+constexpr int64_t kDepth = 384;
+
+// Adds up [parts, elements] into out, in their order.
+template <typename Pool>
+void add_parts(Pool& pool, const float* partial, int64_t parts, int64_t elements, float* out) {
+  constexpr int64_t block = 4096;
+  parallel_for(pool, ceil_div(elements, block), [&](int64_t task) {
+    const int64_t begin = task * block, end = std::min(elements, begin + block);
+    std::memcpy(out + begin, partial + begin, (end - begin) * sizeof(float));
+    for (int64_t part = 1; part < parts; ++part) {
+      for (int64_t i = begin; i < end; ++i) out[i] += partial[part * elements + i];
+    }
+  });
+}
+
+// Into how many sums that threads make apart a sum over `tasks` is cut: by its size alone, so that the number of
+// threads changes no bit, and at most 32 MiB.
+inline int64_t num_parts(int64_t tasks, int64_t elements) {
+  const int64_t most = (int64_t{32} << 20) / std::max<int64_t>(1, elements * static_cast<int64_t>(sizeof(float)));
+  return std::max<int64_t>(1, std::min({tasks, most, int64_t{16}}));
+}
+
+}  // namespace accelnet

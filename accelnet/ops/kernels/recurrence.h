@@ -1,0 +1,286 @@
+// Simple, LSTM and GRU cells over all steps. Sequences do not meet, so every thread takes some through all steps.
+#pragma once
+
+#include "product.h"
+
+namespace accelnet {
+
+enum Cell : int64_t { kSimple, kLstm, kGru };
+
+constexpr int64_t num_gates(int64_t cell) { return cell == kSimple ? 1 : cell == kLstm ? 4 : 3; }
+// Arrays [steps, batch, hidden] that the backward pass wants besides the state before each step.
+constexpr int64_t num_saved(int64_t cell) { return cell == kSimple ? 1 : cell == kLstm ? 5 : 4; }
+
+typedef int32_t IntVec __attribute__((vector_size(kLanes * sizeof(int32_t))));
+
+inline Vec load_part(const float* from, int64_t count) {
+  if (count == kLanes) return load(from);
+  float all[kLanes] = {};
+  std::memcpy(all, from, count * sizeof(float));
+  return load(all);
+}
+inline void store_part(float* to, Vec value, int64_t count) {
+  if (count == kLanes) {
+    store(to, value);
+  } else {
+    float all[kLanes];
+    store(all, value);
+    std::memcpy(to, all, count * sizeof(float));
+  }
+}
+
+inline Vec select(IntVec condition, Vec yes, Vec no) {
+  return (Vec)((condition & (IntVec)yes) | (~condition & (IntVec)no));
+}
+
+// Within 2 units in the last place between -87 and 88, the bounds beyond. The polynomial is a Chebyshev fit of
+// (exp(r) - 1 - r) / r^2 on |r| <= log(2) / 2, wrong by at most 2.1e-8 of exp(r).
+inline Vec exponential(Vec x) {
+  x = select(x < splat(-87.0f), splat(-87.0f), x);
+  x = select(x > splat(88.0f), splat(88.0f), x);
+  // Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits.
+  const Vec shift = splat(12582912.0f), shifted = x * 1.44269504f + shift, n = shifted - shift;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = splat(1.392954349e-3f);
+  p = p * r + 8.359858193e-3f;
+  p = p * r + 4.166650409e-2f;
+  p = p * r + 1.666659835e-1f;
+  p = p * r + 5.000000009e-1f;
+  const IntVec exponent = ((IntVec)shifted - (IntVec)shift + 127) << 23;
+  return (p * (r * r) + r + 1.0f) * (Vec)exponent;
+}
+
+inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exponential(-x)); }
+
+// Near 0 a Chebyshev fit of (tanh(x) / x - 1) / x^2, wrong by at most 5e-8 of tanh(x); elsewhere by exp. NaN stays NaN.
+inline Vec hyperbolic_tangent(Vec x) {
+  const Vec square = x * x;
+  Vec p = splat(-6.221270770e-3f);
+  p = p * square + 2.108547096e-2f;
+  p = p * square - 5.387016098e-2f;
+  p = p * square + 1.333290112e-1f;
+  p = p * square - 3.333333029e-1f;
+  const Vec near = x + x * square * p, far = 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f);
+  return select((IntVec)((square < splat(0.625f * 0.625f)) | (square != square)), near, far);
+}
+
+// One layer over all steps; arrays are [members, steps, batch, ...] or, where members share one, have one of it.
+struct Layer {
+  int64_t cell, reverse, members, steps, batch, hidden;
+  int64_t gates() const { return num_gates(cell) * hidden; }
+};
+
+struct Array {
+  const float* data = nullptr;
+  int64_t step = 0;  // between members
+  const float* of(int64_t member, int64_t row, int64_t width) const { return data + member * step + row * width; }
+};
+
+struct Valid {
+  const bool* data = nullptr;
+  int64_t step = 0;
+  bool of(int64_t member, int64_t row) const { return data == nullptr || data[member * step + row]; }
+};
+
+// Panels of a matrix [depth, columns] with elements at depth * row + column * stride.
+inline std::vector<float> panels_of(Array matrix, int64_t matrices, int64_t depth, int64_t columns, int64_t row,
+                                    int64_t stride) {
+  const int64_t panels = ceil_div(columns, kColumns);
+  std::vector<float> packed(matrices * panels * depth * kColumns);
+  for (int64_t m = 0; m < matrices; ++m) {
+    for (int64_t p = 0; p < panels; ++p) {
+      float* to = packed.data() + (m * panels + p) * depth * kColumns;
+      const float* from = matrix.of(m, 0, 0) + p * kColumns * stride;
+      const int64_t width = std::min<int64_t>(kColumns, columns - p * kColumns);
+      if (stride == 1) {
+        pack_panel(from, row, depth, width, to);
+      } else {
+        for (int64_t n = 0; n < width; ++n) {
+          for (int64_t k = 0; k < depth; ++k) to[k * kColumns + n] = from[k * row + n * stride];
+        }
+      }
+    }
+  }
+  return packed;
+}
+
+// out[row] (+)= rows[row] times the matrix of the panels, for a few rows.
+inline void multiply(int64_t num_rows, const float* const* rows, const int32_t* offsets, int64_t depth,
+                     const float* panels, int64_t columns, float* const* out, bool accumulate) {
+  const int64_t tiles = ceil_div(num_rows, kRows);
+  for (int64_t k = 0; k < depth; k += kDepth) {
+    for (int64_t p = 0; p * kColumns < columns; ++p) {
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t begin = num_rows * tile / tiles, end = num_rows * (tile + 1) / tiles;
+        float* results[kRows];
+        for (int64_t m = begin; m < end; ++m) results[m - begin] = out[m] + p * kColumns;
+        product(end - begin, rows + begin, offsets + k, std::min(kDepth, depth - k),
+                panels + (p * depth + k) * kColumns, kColumns, results, std::min<int64_t>(kColumns, columns - p * kColumns),
+                accumulate || k > 0);
+      }
+    }
+  }
+}
+
+// Calls function(member, first sequence, number of sequences) on all threads.
+template <typename Pool, typename F>
+void over_sequences(Pool& pool, const Layer& layer, const F& function) {
+  const int64_t wanted = std::max<int64_t>(1, ceil_div(pool.num_threads(), layer.members));
+  const int64_t rows = std::min<int64_t>(ceil_div(layer.batch, wanted), 64), blocks = ceil_div(layer.batch, rows);
+  parallel_for(pool, layer.members * blocks, [&](int64_t task) {
+    const int64_t first = task % blocks * rows;
+    function(task / blocks, first, std::min(rows, layer.batch - first));
+  });
+}
+
+// projected [steps, batch, gates], kernel [hidden, gates], bias [gates] or nothing, first state [batch, hidden];
+// results: hiddens [steps, batch, hidden], the last state, and unless `before` is null the state before each step
+// and what the cell saves.
+template <typename Pool>
+void recur(Pool& pool, const Layer& layer, Array projected, Array kernel, Array bias, Array first, Array first_memory,
+           Valid valid, float* hiddens, float* last, float* last_memory, float* before, float* const* saved) {
+  const int64_t hidden = layer.hidden, gates = layer.gates(), rows_of_all = layer.steps * layer.batch;
+  const auto panels = panels_of(kernel, kernel.step ? layer.members : 1, hidden, gates, gates, 1);
+  const int64_t panels_size = kernel.step ? panels.size() / layer.members : 0;
+  const auto offsets = multiples(hidden, 1);
+  over_sequences(pool, layer, [&](int64_t member, int64_t begin, int64_t count) {
+    std::vector<const float*> state(count);
+    std::vector<float*> sums(count);
+    float* sums_memory = scratch(0, count * gates + kLanes);
+    for (int64_t row = 0; row < count; ++row) {
+      state[row] = first.of(member, begin + row, hidden);
+      sums[row] = sums_memory + row * gates;
+      if (layer.cell == kLstm) {
+        std::memcpy(last_memory + (member * layer.batch + begin + row) * hidden,
+                    first_memory.of(member, begin + row, hidden), hidden * sizeof(float));
+      }
+    }
+    for (int64_t index = 0; index < layer.steps; ++index) {
+      const int64_t step = layer.reverse ? layer.steps - 1 - index : index;
+      for (int64_t row = 0; row < count; ++row) {
+        const float* input = projected.of(member, step * layer.batch + begin + row, gates);
+        // The reset gate of a GRU multiplies the recurrent product alone.
+        if (layer.cell == kGru) {
+          if (bias.data) std::memcpy(sums[row], bias.of(member, 0, 0), gates * sizeof(float));
+        } else {
+          std::memcpy(sums[row], input, gates * sizeof(float));
+        }
+      }
+      multiply(count, state.data(), offsets.data(), hidden, panels.data() + member * panels_size, gates, sums.data(),
+               layer.cell != kGru || bias.data);
+      for (int64_t row = 0; row < count; ++row) {
+        const int64_t place = step * layer.batch + begin + row;
+        const float *input = projected.of(member, place, gates), *sum = sums[row], *old = state[row];
+        const int64_t at = (member * rows_of_all + place) * hidden;
+        float* to = hiddens + at;
+        float* memory = last_memory + (member * layer.batch + begin + row) * hidden;
+        const bool is_valid = valid.of(member, place);
+        for (int64_t j = 0; j < hidden; j += kLanes) {
+          const int64_t width = std::min<int64_t>(kLanes, hidden - j);
+          const auto gate = [&](const float* from, int64_t g) { return load_part(from + g * hidden + j, width); };
+          const auto keep = [&](int64_t g, Vec value) {
+            if (before) store_part(saved[g] + at + j, value, width);
+          };
+          const Vec previous = load_part(old + j, width);
+          Vec next;
+          if (layer.cell == kSimple) {
+            next = hyperbolic_tangent(gate(sum, 0));
+            keep(0, next);
+          } else if (layer.cell == kLstm) {
+            const Vec i = sigmoid(gate(sum, 0)), f = sigmoid(gate(sum, 1)), g = hyperbolic_tangent(gate(sum, 2)),
+                      o = sigmoid(gate(sum, 3)), remembered = load_part(memory + j, width);
+            const Vec updated = f * remembered + i * g;
+            next = o * hyperbolic_tangent(updated);
+            if (is_valid) store_part(memory + j, updated, width);
+            keep(0, i), keep(1, f), keep(2, g), keep(3, o), keep(4, remembered);
+          } else {
+            const Vec r = sigmoid(gate(input, 0) + gate(sum, 0)), z = sigmoid(gate(input, 1) + gate(sum, 1)),
+                      recurrent = gate(sum, 2), n = hyperbolic_tangent(gate(input, 2) + r * recurrent);
+            next = (1.0f - z) * n + z * previous;
+            keep(0, r), keep(1, z), keep(2, n), keep(3, recurrent);
+          }
+          store_part(to + j, is_valid ? next : previous, width);
+          if (before) store_part(before + at + j, previous, width);
+        }
+        state[row] = to;
+      }
+    }
+    for (int64_t row = 0; row < count; ++row) {
+      std::memcpy(last + (member * layer.batch + begin + row) * hidden, state[row], hidden * sizeof(float));
+    }
+  });
+}
+
+// The gradient of `recur`, without that of the kernel: dprojected and, for a GRU, drecurrent [steps, batch, gates], and
+// that of the first state.
+template <typename Pool>
+void recur_backward(Pool& pool, const Layer& layer, Array before, const Array* saved, Array kernel, Array dhiddens,
+                    Array dlast, Array dlast_memory, Valid valid, float* dprojected, float* drecurrent, float* dfirst,
+                    float* dfirst_memory) {
+  const int64_t hidden = layer.hidden, gates = layer.gates(), rows_of_all = layer.steps * layer.batch;
+  const auto panels = panels_of(kernel, kernel.step ? layer.members : 1, gates, hidden, 1, gates);
+  const int64_t panels_size = kernel.step ? panels.size() / layer.members : 0;
+  const auto offsets = multiples(gates, 1);
+  over_sequences(pool, layer, [&](int64_t member, int64_t begin, int64_t count) {
+    std::vector<const float*> sums(count);
+    std::vector<float*> dstate(count), dmemory(count);
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t at = (member * layer.batch + begin + row) * hidden;
+      dstate[row] = dfirst + at;
+      std::memcpy(dstate[row], dlast.of(member, begin + row, hidden), hidden * sizeof(float));
+      if (layer.cell == kLstm) {
+        dmemory[row] = dfirst_memory + at;
+        std::memcpy(dmemory[row], dlast_memory.of(member, begin + row, hidden), hidden * sizeof(float));
+      }
+    }
+    for (int64_t index = 0; index < layer.steps; ++index) {
+      const int64_t step = layer.reverse ? index : layer.steps - 1 - index;
+      for (int64_t row = 0; row < count; ++row) {
+        const int64_t place = step * layer.batch + begin + row, at = (member * rows_of_all + place) * gates;
+        const float* of_output = dhiddens.of(member, place, hidden);
+        float *to = dprojected + at, *to_recurrent = layer.cell == kGru ? drecurrent + at : to;
+        sums[row] = to_recurrent;
+        if (!valid.of(member, place)) {
+          // The state went on as it was, and so does its gradient: zeros times the kernel are added to it below.
+          std::fill(to, to + gates, 0.0f);
+          std::fill(to_recurrent, to_recurrent + gates, 0.0f);
+          for (int64_t j = 0; j < hidden; ++j) dstate[row][j] += of_output[j];
+          continue;
+        }
+        for (int64_t j = 0; j < hidden; j += kLanes) {
+          const int64_t width = std::min<int64_t>(kLanes, hidden - j);
+          const auto kept = [&](int64_t g) { return load_part(saved[g].of(member, place, hidden) + j, width); };
+          const auto put = [&](float* into, int64_t g, Vec value) { store_part(into + g * hidden + j, value, width); };
+          const Vec d = load_part(dstate[row] + j, width) + load_part(of_output + j, width);
+          Vec direct{};  // what reaches the state before not through the kernel
+          if (layer.cell == kSimple) {
+            const Vec next = kept(0);
+            put(to, 0, d * (1.0f - next * next));
+          } else if (layer.cell == kLstm) {
+            const Vec i = kept(0), f = kept(1), g = kept(2), o = kept(3), memory = kept(4);
+            const Vec squashed = hyperbolic_tangent(f * memory + i * g);
+            const Vec dm = load_part(dmemory[row] + j, width) + d * o * (1.0f - squashed * squashed);
+            put(to, 0, dm * g * i * (1.0f - i));
+            put(to, 1, dm * memory * f * (1.0f - f));
+            put(to, 2, dm * i * (1.0f - g * g));
+            put(to, 3, d * squashed * o * (1.0f - o));
+            store_part(dmemory[row] + j, dm * f, width);
+          } else {
+            const Vec r = kept(0), z = kept(1), n = kept(2), recurrent = kept(3);
+            const Vec previous = load_part(before.of(member, place, hidden) + j, width);
+            const Vec dn = d * (1.0f - z) * (1.0f - n * n), dz = d * (previous - n) * z * (1.0f - z),
+                      dr = dn * recurrent * r * (1.0f - r);
+            put(to, 0, dr), put(to, 1, dz), put(to, 2, dn);
+            put(to_recurrent, 0, dr), put(to_recurrent, 1, dz), put(to_recurrent, 2, dn * r);
+            direct = d * z;
+          }
+          store_part(dstate[row] + j, direct, width);
+        }
+      }
+      multiply(count, sums.data(), offsets.data(), gates, panels.data() + member * panels_size, hidden, dstate.data(),
+               true);
+    }
+  });
+}
+
+}  // namespace accelnet
