@@ -131,9 +131,8 @@ def _by_kernel(target: str, meaning: Any, operands: Arrays) -> Arrays:
     if any(operand.dtype not in (jnp.float32, jnp.bool_) for operand in operands):
         return meaning(*operands)
     kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:])), meaning)
-    return lax.platform_dependent(
-        *operands, cpu=lambda *operands: kernels.call(kernel, *operands), default=lambda *operands: meaning(*operands)
-    )
+    # Functions, since platform_dependent keeps weak references, which a tuple does not take.
+    return lax.platform_dependent(*operands, cpu=partial(kernels.call, kernel), default=partial(meaning))
 
 
 class _Forward(NamedTuple):

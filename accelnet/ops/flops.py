@@ -143,7 +143,8 @@ def _count(jaxpr: Jaxpr, scope: tuple[str, ...], platform: str | None) -> Flops:
             flops.add(_cond(equation, inner, platform), 1)
         elif name == kernels.NAME:
             meaning = functools.partial(kernels.meaning_of, equation.params["kernel"])
-            operands = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in equation.invars]
+            avals: list[Any] = [variable.aval for variable in equation.invars]
+            operands = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in avals]
             flops.add(_count(jax.make_jaxpr(meaning)(*operands).jaxpr, inner, platform), 1)
         elif name in _OPAQUE:
             flops.unknown_loops += 1

@@ -203,7 +203,7 @@ def test_a_program_that_xla_partitions_holds_no_kernels_and_the_parts_of_shard_m
 
 
 def test_kernels_are_called_in_loops():
-    function, lhs, rhs = example()
+    function, lhs, _ = example()
     square = jnp.ones((3, 3, 4, 4)) * 0.02
 
     def loop(convolve):
@@ -219,7 +219,8 @@ os.sched_setaffinity(0, set(list(os.sched_getaffinity(0))[:int(sys.argv[1])]))
 import jax, jax.numpy as jnp, numpy as np, hashlib
 from accelnet.ops import conv_general_dilated, lstm
 rng = np.random.default_rng(0)
-lhs, rhs, plain = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((9, 12, 12, 16), (3, 3, 16, 16), (5, 5, 16, 8)))
+shapes = (9, 12, 12, 16), (3, 3, 16, 16), (5, 5, 16, 8)
+lhs, rhs, plain = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in shapes)
 numbers = ("NHWC", "HWIO", "NHWC")
 kernels = tuple(jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((192, 64), (16, 64), (64,)))
 def loss(lhs, rhs, plain, kernels):

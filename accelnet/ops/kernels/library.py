@@ -10,10 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
 import jax
-import jaxlib
 
 from accelnet.cache import private_directory
 
@@ -75,9 +75,9 @@ def _say(what: str) -> None:
 
 def _compiled(compiler: tuple[str, ...]) -> Path:
     """Return the library, compiled into the cache, or into a directory of this process if there can be no cache."""
-    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, text=True, timeout=60).stdout
+    version = _output_of([*compiler, "--version"])
     sources = sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cc")])
-    facts = (version, _FLAGS, jaxlib.__version__, _processor(), *(source.read_text() for source in sources))
+    facts = (version, _FLAGS, metadata.version("jaxlib"), _processor(), *(source.read_text() for source in sources))
     key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
     directory = private_directory("kernels")
     if directory is None:
@@ -90,15 +90,19 @@ def _compiled(compiler: tuple[str, ...]) -> Path:
     os.close(handle)
     try:
         command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCES / "kernels.cc"), "-o", unfinished]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600)  # noqa: PLW1510
-        if done.returncode:
-            raise subprocess.SubprocessError(
-                f"{shlex.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}"
-            )
+        _output_of(command)
         Path(unfinished).replace(path)
     finally:
         Path(unfinished).unlink(missing_ok=True)
     return path
+
+
+def _output_of(command: list[str]) -> str:
+    """Run the compiler, which the user or the PATH names, and return what it prints."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)  # noqa: S603
+    if done.returncode:
+        raise subprocess.SubprocessError(f"{shlex.join(command)} ended with {done.returncode}\n{done.stderr[-2000:]}")
+    return done.stdout
 
 
 def _processor() -> str:
