@@ -55,6 +55,19 @@ def choose_platform(cpu_devices: int | None) -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
+def choose_population_devices(cpu_devices: int | None) -> None:
+    """Take all accelerators, else one CPU device per core: members share nothing, so each device keeps to itself.
+
+    Raises:
+        UserError: if the number is below 1.
+    """
+    choose_platform(cpu_devices)
+    if cpu_devices is None:
+        import jax
+
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
 def join_cluster(options: ClusterOptions) -> None:
     """Join the other processes of the run, if it has any.
 

@@ -5,5 +5,6 @@ from accelnet.cli.evaluate import evaluate
 from accelnet.cli.plan import plan, targets
 from accelnet.cli.summary import summary
 from accelnet.cli.train import train
+from accelnet.cli.tune import tune
 
-VERBS = (train, evaluate, compare_runs, summary, plan, targets)
+VERBS = (train, evaluate, tune, compare_runs, summary, plan, targets)

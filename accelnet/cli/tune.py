@@ -1,0 +1,83 @@
+"""The verb `tune`."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from accelnet.cli.devices import choose_population_devices
+from accelnet.cli.script import Config, Script
+from accelnet.errors import UserError
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """What is tuned, and how much that may take."""
+
+    fields: tyro.conf.Positional[tuple[str, ...]]
+    """One or two of the numbers above, such as learning_rate, or learning_rate weight_decay."""
+    range: tuple[str, ...] = ()
+    """Lowest and highest number for each field, such as 1e-4:1. None: from a hundredth of the number above to its
+    hundredfold."""
+    points: int | None = None
+    """Numbers tried per field. None: 16 for one field, 8 for two."""
+    seeds: int = 4
+    """Trainings per number, from --seed on."""
+    budget: float = 1 / 16
+    """Share of a whole training that the first comparison gets."""
+    metric: str = "loss"
+    """That decides, of the validation split."""
+    workdir: Path | None = None
+    """Directory for tune.json, tune.png, report.html and what is trained; the same command goes on there. None keeps
+    nothing."""
+    cpu_devices: int | None = None
+    """Share the members among so many CPU devices. None: all accelerators, else a device per core."""
+    json: bool = False
+    """Print the result as the last line of standard output, as one JSON object."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def tune(script: Script, config: Config, options: TuneOptions) -> None:
+    """Find a good learning rate, or other number, by training many at once."""
+    choose_population_devices(options.cpu_devices)
+    from accelnet.choosing.tune import tune
+
+    fields = [name.replace("-", "_") for name in options.fields]
+    if not fields:
+        raise UserError("tune what? Give one or two fields, such as: tune learning_rate")
+    if len(set(fields)) != len(fields) or len(options.range) not in (0, len(fields)):
+        raise UserError(
+            f"the fields are {' '.join(fields)} and there are {len(options.range)} ranges: give each field once, and a "
+            "--range for each or none"
+        )
+    spans = [_span(text) for text in options.range] or [None] * len(fields)
+    tuning = tune(
+        script.experiment,
+        config,
+        dict(zip(fields, spans, strict=True)),
+        points=options.points,
+        num_seeds=options.seeds,
+        budget=options.budget,
+        metric=options.metric,
+        workdir=options.workdir,
+        progress=not options.quiet,
+    )
+    print(tuning.reason)
+    print(
+        f"{tuning.cost:.3g} trainings' worth of steps in {tuning.seconds:.0f} s; "
+        + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
+    )
+    if options.json:
+        print(json.dumps(tuning.to_dict()))
+
+
+def _span(text: str) -> tuple[float, float]:
+    found = re.fullmatch(r"\s*(\S+)\s*:\s*(\S+)\s*", text)
+    try:
+        assert found is not None
+        return float(found[1]), float(found[2])
+    except (AssertionError, ValueError):
+        raise UserError(f"--range is {text!r}, expected the lowest and the highest number, such as 1e-4:1") from None

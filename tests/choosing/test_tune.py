@@ -1,0 +1,153 @@
+"""Tuning, on quadratics of known curvature: theory gives the edge of stability and the loss at every rate."""
+
+import json
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import accelnet as an
+from accelnet.choosing.tune import tune
+from accelnet.objectives import Objective
+
+CURVATURE = np.array([10.0, 1.0])
+BATCH, ROWS, NOISE = 4, 400, 1.0
+START = 3.0
+POINTS = np.random.default_rng(0).normal(scale=NOISE, size=(ROWS, 2)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Config:
+    learning_rate: float = 0.01
+    momentum: float = 0.0
+    steps: int = 320
+    rows: int = ROWS
+    seed: int = 0
+
+
+class Point(nnx.Module):
+    """A point in the plane, the same for every example."""
+
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.at = nnx.Param(jnp.full((2,), START))
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return inputs - self.at.get_value()[None]
+
+
+def experiment(config: Config) -> an.Experiment:
+    def loss(outputs, batch):
+        losses = 0.5 * jnp.sum(jnp.asarray(CURVATURE, jnp.float32)[None] * outputs**2, axis=-1)
+        return losses, an.objectives.example_weights(batch, losses.shape)
+
+    return an.Experiment(
+        data=an.data.from_arrays(POINTS, np.zeros(ROWS, np.float32), normalize=False),
+        model=Point,
+        optimizer=an.optim.momentum(config.learning_rate, momentum=config.momentum),
+        objective=Objective(loss),
+        batch_size=BATCH,
+        steps=config.steps,
+        seed=config.seed,
+    )
+
+
+def expected_excess(rate: float, steps: int) -> float:
+    """Return E[sum h (w - m)^2 / 2] after SGD from START, with w' = w - rate h (w - mean of a batch)."""
+    bias = (1 - rate * CURVATURE) ** (2 * steps) * START**2
+    kept = (1 - rate * CURVATURE) ** 2
+    noise = (rate * CURVATURE) ** 2 * NOISE**2 / BATCH * (1 - kept**steps) / (1 - kept)
+    return float(0.5 * np.sum(CURVATURE * (bias + noise)))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tune")
+    return tune(experiment, Config(), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False), folder
+
+
+def test_the_edge_is_that_of_stability(tuned):
+    spacing = (3.0 / 1e-4) ** (1 / 15)
+    edge = 2 / CURVATURE.max()
+    assert edge / spacing < tuned[0].edge["learning_rate"] < edge * spacing
+
+
+def test_the_recommended_rate_is_as_good_as_the_best_by_theory(tuned):
+    tuning, _ = tuned
+    rates = [setting["learning_rate"] for setting in tuning.rungs[0].settings]
+    # What no rate can remove, the scatter of the validation examples, is part of every loss.
+    floor = 0.5 * CURVATURE.sum() * NOISE**2
+    excess = {rate: expected_excess(rate, 320) + floor for rate in rates if rate < 2 / CURVATURE.max()}
+    chosen = tuning.recommended["learning_rate"]
+    assert excess[chosen] < 1.02 * min(excess.values())
+    low, high = tuning.basin["learning_rate"]
+    assert low <= chosen <= high < tuning.edge["learning_rate"]
+
+
+def test_a_fifth_of_the_grid_is_trained_each_comparison_as_one_program(tuned):
+    tuning, _ = tuned
+    assert tuning.cost <= 16 * 4 / 5
+    assert [rung.run.compiles["advance"] for rung in tuning.rungs] == [1, 1, 1]
+    assert [rung.steps for rung in tuning.rungs] == [20, 80, 320]
+
+
+def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
+    tuning, folder = tuned
+    kept = json.loads((folder / "tune.json").read_text())
+    assert kept["recommended"] == tuning.recommended and kept["basin"] == list(tuning.basin["learning_rate"])
+    assert kept["edge"] == tuning.edge["learning_rate"] and kept["members"] == 64 + 16 + 4
+    assert (folder / "tune.png").stat().st_size > 10_000
+    html = (folder / "report.html").read_text()
+    assert tuning.reason.split(". ")[0] in html and "<script" not in html
+    monkeypatch.setattr("accelnet.choosing.population._compile", lambda *_: pytest.fail("it was finished"))
+    again = tune(experiment, Config(), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False)
+    assert again.recommended == tuning.recommended and again.basin == tuning.basin
+    with pytest.raises(an.UserError, match="another population"):
+        tune(experiment, Config(seed=1), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False)
+
+
+def test_where_all_diverge_the_range_that_did_not_is_given():
+    with pytest.raises(
+        an.UserError, match="all members diverged, for learning_rate from 1 to 100.*did not for"
+    ) as said:
+        tune(experiment, Config(), {"learning_rate": (1.0, 100.0)}, points=4, num_seeds=2, progress=False)
+    low, high = (float(word) for word in str(said.value).split("learning_rate from ")[2].split(":")[0].split(" to "))
+    assert low == pytest.approx(1e-6) and high == pytest.approx(1e-4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "settings", "words"),
+    [
+        ({"learning_rate": (0.1, 0.01)}, {}, "learning_rate is 0.1 to 0.01, expected two numbers above 0"),
+        ({"learning_rate": (-1.0, 1.0)}, {}, "the axis is logarithmic"),
+        ({"momentum": None}, {}, "momentum is 0, which suggests no range"),
+        ({"rows": (4, 8)}, {"num_seeds": 1}, "needs at least 2"),
+        ({"rate": None}, {}, "rate is no field that can vary"),
+        ({"learning_rate": None}, {"points": 1}, "points is 1"),
+        ({"learning_rate": None}, {"budget": 1.5}, "expected a share of the training"),
+        ({"learning_rate": None}, {"budget": 1e-3}, "too few for any statement"),
+        ({"learning_rate": None}, {"metric": "f1"}, "expected one of loss"),
+        ({}, {}, "0 fields are to be tuned"),
+    ],
+)
+def test_a_mistake_is_one_message(ranges, settings, words):
+    with pytest.raises(an.UserError, match=words):
+        tune(experiment, Config(), ranges, progress=False, **settings)
+
+
+@pytest.mark.slow
+def test_a_budget_in_which_nothing_is_learned_is_refused():
+    with pytest.raises(an.UserError, match="nothing shows that anything was learned"):
+        tune(experiment, Config(), {"learning_rate": (1e-12, 1e-11)}, points=2, num_seeds=2, progress=False)
+
+
+@pytest.mark.slow
+def test_two_fields_at_once(tmp_path):
+    ranges = {"learning_rate": (1e-3, 1.0), "momentum": (0.1, 0.9)}
+    tuning = tune(experiment, Config(), ranges, points=4, num_seeds=2, workdir=tmp_path, progress=False)
+    kept = json.loads((tmp_path / "tune.json").read_text())
+    assert set(kept["basin"]) == set(kept["edge"]) == set(tuning.recommended) == set(ranges)
+    assert len(tuning.rungs[0].settings) == 16
+    assert 1e-3 < tuning.recommended["learning_rate"] < 0.5
