@@ -4,6 +4,7 @@ Every one runs in a loop on the device, as it does inside a chunk of steps: a ca
 """
 
 import math
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from accelnet.ops.flops import Product
 
 # A measurement takes at least so long, several times over.
-SECONDS = 0.03
+SECONDS = 0.02
 REPEATS = 5
 # Sets of operands that take turns.
 MOST_SETS = 16
@@ -163,9 +164,13 @@ def transcendental_seconds() -> float:
 
 
 def dispatch_seconds() -> float:
-    """Return what dividing a kernel among the threads costs: the time that half of its time alone does not explain."""
+    """Return what dividing a kernel among the threads costs: what half of its time alone leaves to explain.
+
+    Waking a thread takes longer, the longer it has slept: in a virtual machine as long as a kernel of 100 kB.
+    """
     x = jnp.full((1 << 15,), 0.5, jnp.float32)
-    alone, divided = (loop_seconds(lambda x: _polynomial(x, 64), x, threads) for threads in (1, None))
+    alone = loop_seconds(lambda x: _polynomial(x, 64), x, 1)
+    divided = statistics.median(loop_seconds(lambda x: _polynomial(x, 64), x) for _ in range(3))
     return max(divided - alone / 2, 0.0)
 
 
