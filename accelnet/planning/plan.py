@@ -15,6 +15,7 @@ from accelnet.planning.rows import Row
 from accelnet.planning.scaling import scaling
 from accelnet.planning.targets import DEFAULT_TARGETS, find_target, load_accelerators, this_machine
 from accelnet.report.progress import Progress
+from accelnet.training.record import write_atomically
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def plan(
         The `Plan`; `print` shows it as a table.
 
     Raises:
-        UserError: if no target could be answered.
+        UserError: if no target could be answered, or `workdir` cannot be written to.
 
     Example:
         >>> import numpy as np, accelnet as an
@@ -114,6 +115,11 @@ def plan(
 
     Source: original.
     """
+    if workdir is not None:
+        # Before minutes of compiling, not after.
+        probe = Path(workdir) / "plan.probe"
+        write_atomically(probe, "")
+        probe.unlink()
     say = Progress(progress)
     planner = Planner(experiment, mesh, compile=compile, compile_seconds=compile_seconds, say=say)
     accelerators = load_accelerators(targets_file)

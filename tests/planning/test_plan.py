@@ -164,6 +164,13 @@ def test_a_budget_chooses(experiment):
     assert "To rent" in str(made)
 
 
+def test_a_place_that_cannot_be_written_to_is_told_before_anything_is_compiled(experiment, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot write"):
+        plan(experiment, "no target", workdir=tmp_path / "file" / "plan", progress=False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_prices_of_ones_own_count(experiment, tmp_path):
     own = tmp_path / "own.toml"
     own.write_text("[accelerators.h100]\nusd_per_chip_hour = 1000.0\n")
