@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 # What a compiling process inherits; all else could change the program, or reach for hardware.
-_KEPT_VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH")
+_KEPT_VARIABLES = (
+    "PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "SYSTEMROOT", "LD_LIBRARY_PATH",
+    "XDG_CACHE_HOME", "CXX", "ACCELNET_KERNELS",
+)  # fmt: skip
 _TPU_VARIABLES = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelnet.ops.kernels import load
 from accelnet.planning.export import ExportedProgram, lower_exported
 from accelnet.planning.hlo import HloModule
 from accelnet.planning.kernels import Kernel
@@ -38,6 +39,7 @@ def compile_request(request: dict[str, Any]) -> dict[str, Any]:
 
     topology = request["topology"]
     if topology is None:
+        load()  # which a program for this machine may call
         devices: list[Any] = list(jax.devices())
     else:
         from jax.experimental import topologies

@@ -15,6 +15,7 @@ from flax import linen
 
 import accelnet as an
 from accelnet.errors import UserError
+from accelnet.ops import kernels
 from accelnet.planning import extras
 from accelnet.planning.compile import Compiled, CompileJob, _checked, compile_all, foreign_calls
 from accelnet.planning.export import export_program, lower_exported
@@ -196,6 +197,19 @@ def test_the_exported_program_is_the_very_program(experiment):
     expected = jax.tree.leaves(programs.train(state, operand, np.int32(2), np.bool_(True)))
     for a, b in zip(jax.tree.leaves(results), expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(not kernels.load(), reason="no C++ compiler: the CPU's program is XLA's own")
+def test_the_cpus_program_calls_its_kernels_and_they_have_their_operations():
+    planner = Planner(make_experiment("rnn"), None)
+    case = planner.case(find_target("cpu"))
+    planner.compile([case])
+    calls = [kernel for kernel in case.compiled["train"].kernels if kernel.call]
+    assert {kernel.call.target for kernel in calls} == {"accelnet_recur", "accelnet_recur_backward"}
+    (forward,) = (kernel for kernel in calls if kernel.call.target == "accelnet_recur")
+    # Seven steps of [32, 16] times [16, 4 x 16].
+    assert sum(product.flops for product in forward.products) == 7 * 2 * 32 * 16 * 64
+    assert planner.row(case).memory.source == "compiled"
 
 
 def test_a_cpu_mesh_compiles_with_its_exchanges(experiment):

@@ -12,4 +12,6 @@ from accelnet.ops.kernels.call import NAME as NAME
 from accelnet.ops.kernels.call import Kernel as Kernel
 from accelnet.ops.kernels.call import call as call
 from accelnet.ops.kernels.call import meaning_of as meaning_of
+from accelnet.ops.kernels.call import taken as taken
+from accelnet.ops.kernels.library import TARGETS as TARGETS
 from accelnet.ops.kernels.library import load as load

@@ -1,7 +1,9 @@
 """Native kernels as an operation of JAX."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -102,9 +104,27 @@ def _lower(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
     return mlir.lower_fun(functools.partial(meaning_of, kernel), multiple_results=True)(ctx, *operands)
 
 
+_taken: ContextVar[bool | None] = ContextVar("taken", default=None)
+
+
+@contextlib.contextmanager
+def taken(choice: bool) -> Iterator[None]:
+    """Lower programs with kernels although they are exported, to this very machine, or without although they are not.
+
+    Args:
+        choice: True: with kernels wherever a device is alone. False: without.
+    """
+    token = _taken.set(choice)
+    try:
+        yield
+    finally:
+        _taken.reset(token)
+
+
 def _alone(module: Any) -> bool:
     """Say whether a program is for one device at a time, and for this process."""
-    if module.lowering_parameters.for_export:
+    choice = _taken.get()
+    if choice is False or (choice is None and module.lowering_parameters.for_export):
         return False
     axes = module.axis_context
     if hasattr(axes, "mesh"):  # of shard_map or pmap
