@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from accelnet.ops import convolution
+from accelnet.ops import convolution, lowerings, winograd
 from accelnet.ops.geometry import Geometry, transposed_kernels
 
 # Pixels per side, input channels, output channels, kernel size, stride, groups.
@@ -45,10 +45,11 @@ SHAPES = [
     (16, 64, 64, 3, 1, 4),
 ]
 LOWERINGS = [
-    convolution.PATCHES,
-    convolution.make_winograd(2, 2),
-    convolution.make_winograd(4, 4),
-    convolution.DEPTHWISE,
+    lowerings.KERNELS,
+    lowerings.PATCHES,
+    lowerings.make_winograd(2, 2),
+    lowerings.make_winograd(4, 4),
+    lowerings.DEPTHWISE,
 ]
 
 
@@ -85,9 +86,9 @@ def candidates(lhs: Array, rhs: Array, geometry: Geometry) -> dict[str, dict[str
         "kernel gradient": {"XLA": (lambda x, g: jax.vjp(lambda rhs: native(x, rhs), rhs)[1](g)[0], lhs, gradient)},
     }
     for lowering in LOWERINGS:
-        if lowering.name.startswith("winograd") and not convolution.winograd.fits(rhs.shape, geometry):
+        if lowering.name.startswith("winograd") and not winograd.fits(rhs.shape, geometry):
             continue
-        if lowering is convolution.DEPTHWISE and not geometry.groups == lhs.shape[-1] > 1:
+        if lowering is lowerings.DEPTHWISE and not geometry.groups == lhs.shape[-1] > 1:
             continue
         passes["output"][lowering.name] = (lambda x, k, low=lowering: low.convolve(x, k, geometry), lhs, rhs)
         passes["input gradient"][lowering.name] = (

@@ -11,7 +11,10 @@ from flax import nnx
 from jax import lax
 
 from accelnet.ops import convolution
-from accelnet.ops.convolution import (
+from accelnet.ops.convolution import conv_general_dilated
+from accelnet.ops.flops import count_flops
+from accelnet.ops.geometry import Geometry, transposed_kernels
+from accelnet.ops.lowerings import (
     DEPTHWISE,
     KERNELS,
     PATCHES,
@@ -19,10 +22,8 @@ from accelnet.ops.convolution import (
     WINOGRAD_4,
     choose_lowering,
     choose_plain_lowering,
-    conv_general_dilated,
+    make_winograd,
 )
-from accelnet.ops.flops import count_flops
-from accelnet.ops.geometry import Geometry, transposed_kernels
 
 LAYOUTS = {3: ("NHC", "HIO", "NHC"), 4: ("NHWC", "HWIO", "NHWC"), 5: ("NHWDC", "HWDIO", "NHWDC")}
 
@@ -137,7 +138,7 @@ def test_every_lowering_of_a_depthwise_convolution_agrees(lowering, multiplier):
 def test_winograd_agrees_at_sizes_that_tiles_do_and_do_not_divide(tile, padding, size):
     lhs = jax.random.normal(jax.random.key(0), (2, *size, 3))
     rhs = jax.random.normal(jax.random.key(1), (3, 3, 3, 4))
-    check_lowering(convolution.make_winograd(tile, tile), lhs, rhs, Geometry((1, 1), padding, (1, 1), (1, 1), 1))
+    check_lowering(make_winograd(tile, tile), lhs, rhs, Geometry((1, 1), padding, (1, 1), (1, 1), 1))
 
 
 @pytest.mark.parametrize(("tile", "rank"), [(2, 1), (4, 1), (2, 3)])
@@ -145,7 +146,7 @@ def test_winograd_agrees_in_one_and_three_dimensions(tile, rank):
     lhs = jax.random.normal(jax.random.key(0), (2, *(6, 5, 7)[:rank], 2))
     rhs = jax.random.normal(jax.random.key(1), (3,) * rank + (2, 3))
     ones = (1,) * rank
-    check_lowering(convolution.make_winograd(tile, tile), lhs, rhs, Geometry(ones, ((1, 1),) * rank, ones, ones, 1))
+    check_lowering(make_winograd(tile, tile), lhs, rhs, Geometry(ones, ((1, 1),) * rank, ones, ones, 1))
 
 
 @pytest.mark.parametrize("channels", [64, 256])
@@ -154,8 +155,8 @@ def test_winograd_with_many_channels_stays_within_a_ten_thousandth(channels):
     rhs = jax.random.normal(jax.random.key(1), (3, 3, channels, 32)) / (3 * channels**0.5)
     geometry = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
     exact = convolution.native(lhs, rhs, geometry)
-    assert_close(convolution.make_winograd(4, 4).convolve(lhs, rhs, geometry), exact, 1e-4)
-    assert_close(convolution.make_winograd(2, 2).convolve(lhs, rhs, geometry), exact, 1e-5)
+    assert_close(make_winograd(4, 4).convolve(lhs, rhs, geometry), exact, 1e-4)
+    assert_close(make_winograd(2, 2).convolve(lhs, rhs, geometry), exact, 1e-5)
 
 
 @pytest.mark.parametrize("stride", [2, 3])

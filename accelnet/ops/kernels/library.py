@@ -67,7 +67,7 @@ def find_compiler() -> tuple[str, ...] | None:
 
 def _say(what: str) -> None:
     print(
-        f"accelnet: {what}; convolutions and recurrence on the CPU are XLA's, which take 1.2 to 3 times as long. "
+        f"accelnet: {what}; convolutions and recurrence on the CPU consist of XLA's operations and take longer. "
         "ACCELNET_KERNELS=xla chooses them without this line.",
         file=sys.stderr,
     )

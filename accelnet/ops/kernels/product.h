@@ -128,6 +128,31 @@ inline void product(int num_rows, const float* const* rows, const int32_t* offse
                                                     accumulate);
 }
 
+// One row times several panels at once, `panel_step` apart: with one panel, every sum waits for the one before.
+constexpr int kWide = 4;
+inline void product_row(const float* row, const int32_t* offsets, int64_t depth, const float* panels,
+                        int64_t panel_step, float* out, bool accumulate) {
+  Vec sum[kWide][2];
+#pragma GCC unroll 4
+  for (int p = 0; p < kWide; ++p) {
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) sum[p][v] = accumulate ? load(out + p * kColumns + v * kLanes) : Vec{};
+  }
+  for (int64_t k = 0; k < depth; ++k, panels += kColumns) {
+    const Vec value = splat(row[offsets[k]]);
+#pragma GCC unroll 4
+    for (int p = 0; p < kWide; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < 2; ++v) sum[p][v] += value * load(panels + p * panel_step + v * kLanes);
+    }
+  }
+#pragma GCC unroll 4
+  for (int p = 0; p < kWide; ++p) {
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) store(out + p * kColumns + v * kLanes, sum[p][v]);
+  }
+}
+
 // Copies `depth` rows of `width` <= kColumns numbers, `stride` apart, side by side, with zeros at their right.
 inline void pack_panel(const float* matrix, int64_t stride, int64_t depth, int64_t width, float* panel) {
   for (int64_t k = 0; k < depth; ++k, panel += kColumns, matrix += stride) {
