@@ -60,8 +60,10 @@ def call(kernel: Kernel, *operands: Array) -> tuple[Array, ...]:
 def meaning_of(kernel: Kernel, *operands: Array) -> list[Array]:
     """Compute a kernel's meaning for operands with a leading axis of members, 1 where they share one."""
     members = max(operand.shape[0] for operand in operands)
-    axes = [0 if operand.shape[0] == members else None for operand in operands]
-    own = [operand if axis == 0 else operand[0] for operand, axis in zip(operands, axes, strict=True)]
+    if members == 1:
+        return [result[None] for result in kernel.meaning(*(operand[0] for operand in operands))]
+    axes = [None if operand.shape[0] == 1 else 0 for operand in operands]
+    own = [operand[0] if axis is None else operand for operand, axis in zip(operands, axes, strict=True)]
     return list(jax.vmap(kernel.meaning, in_axes=axes)(*own))
 
 
