@@ -1,0 +1,324 @@
+"""Compare candidates: each is tuned with the same budget, then trained with the same seeds, and judged with doubt."""
+
+import dataclasses
+import json
+import math
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.choosing.candidates import Candidate, without_test
+from accelnet.choosing.members import check_field, grid
+from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
+from accelnet.choosing.population import Population, PopulationRun
+from accelnet.errors import UserError
+from accelnet.evaluating.latency import measure_latency
+from accelnet.ops.flops import count_jaxpr_flops
+from accelnet.report.progress import Progress
+from accelnet.training.events import is_lower_better
+from accelnet.training.flops import trace_step
+from accelnet.training.loop import fit
+from accelnet.training.record import plain_value, write_atomically
+
+RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
+TUNING_SEEDS = 2
+_FIRST_TUNING_SEED = 1_000_000  # those of the comparison are others: what won by luck does not count twice
+_EVALUATIONS = 40
+_TIMED_SECONDS = 1.0
+
+
+def compare(
+    candidates: Sequence[Candidate],
+    *,
+    seeds: int | None = None,
+    metric: str | None = None,
+    target: float | None = None,
+    rates: Sequence[float] = RATES,
+    tuning_seeds: int = TUNING_SEEDS,
+    alpha: float = ALPHA,
+    workdir: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Compare candidates on the validation split, and test the winner.
+
+    Each candidate's learning rate is chosen among the same rates, by the mean over the same tuning seeds after full
+    trainings; then each is trained with the same seeds. No test data is in the experiments until the winner is fixed.
+
+    Args:
+        candidates: at least two, of different names.
+        seeds: of each candidate's trainings. None: as many as can show a difference, at least 12.
+        metric: that decides, of the validation split (of the training split where there is none). None: the
+            experiment's `best_metric`.
+        target: of the metric, for the time to it. None: what every candidate reaches in half of its trainings.
+        rates: above 0, tried for each candidate.
+        tuning_seeds: trainings of each rate.
+        alpha: chance of claiming a difference where there is none, over all comparisons.
+        workdir: where compare.json, report.html and the populations are kept; what is finished there is not trained
+            again. None: nowhere.
+        progress: show what is done on standard error.
+
+    Returns:
+        JSON values, of the schema that the README documents.
+
+    Raises:
+        UserError: if candidates or seeds are too few, a rate is not above 0, the metric is unknown, or all trainings of
+            a candidate diverge.
+
+    Source: original.
+    """
+    seeds = max(12, least_seeds(len(candidates), alpha)) if seeds is None else seeds
+    _check(candidates, seeds, rates, tuning_seeds, alpha)
+    examples = {one.name: without_test(one.function)(one.config) for one in candidates}
+    first = examples[candidates[0].name]
+    metric = first.best_metric if metric is None else metric
+    for name, example in examples.items():
+        if metric not in example.objective.metrics:
+            raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")
+    lower, say = is_lower_better(metric), Progress(progress)
+    split = "validation" if first.data.num_examples("validation") else "train"
+    runs, tuned = {}, {}
+    for one in candidates:
+        say(f"{one.name}: {len(rates)} learning rates, {tuning_seeds} seeds each")
+        tuned[one.name] = _tune(one, rates, tuning_seeds, metric, split, _folder(workdir, one, "tuning"), progress)
+        say(f"{one.name}: {seeds} seeds at a learning rate of {tuned[one.name]['learning_rate']:g}")
+        runs[one.name] = _train(one, tuned, range(seeds), _folder(workdir, one, "seeds"), progress)
+    finals = _finals(runs, metric, split, lower)
+    comparisons = compare_paired(finals, lower_is_better=lower, alpha=alpha)
+    winner = (min if lower else max)(finals, key=lambda name: finals[name].mean())
+    goal = _goal(runs, metric, lower) if target is None else target
+    described = [
+        _describe(one, runs[one.name], tuned[one.name], finals[one.name], metric, goal, say) for one in candidates
+    ]
+    say(f"{winner}: the test split")
+    test = _test(next(one for one in candidates if one.name == winner), tuned, seeds, workdir, progress)
+    say.close()
+    values = plain_value({
+        "experiment": first.name, "metric": metric, "split": split, "lower_is_better": lower, "seeds": seeds,
+        "alpha": alpha, "target": goal, "tuning": {"rates": list(rates), "seeds": tuning_seeds},
+        "candidates": described, "comparisons": [one.to_dict() for one in comparisons],
+        "winner": winner, "words": _words(winner, comparisons), "test": test,
+        "pareto": {name: _pareto(described, name, lower) for name in ("parameters", "flops", "latency_seconds")},
+    })  # fmt: skip
+    if workdir is not None:
+        write_comparison(values, workdir)
+    return values
+
+
+def _check(
+    candidates: Sequence[Candidate], seeds: int, rates: Sequence[float], tuning_seeds: int, alpha: float
+) -> None:
+    names = [one.name for one in candidates]
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise UserError(f"candidates are {', '.join(names) or 'none'}: expected at least two, of different names")
+    if not 0 < alpha < 1:
+        raise UserError(f"alpha is {alpha}, expected a probability above 0 and below 1")
+    if seeds < least_seeds(len(names), alpha):
+        raise UserError(
+            f"{seeds} seeds cannot show any difference between {len(names)} candidates: give at least "
+            f"{least_seeds(len(names), alpha)}"
+        )
+    if tuning_seeds < 1:
+        raise UserError(f"tuning seeds are {tuning_seeds}, expected at least 1")
+    if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates):
+        raise UserError(f"rates are {list(rates)}, expected at least one, all above 0")
+    for one in candidates:
+        check_field(one.config, "learning_rate")
+
+
+def _folder(workdir: str | Path | None, one: Candidate, part: str) -> Path | None:
+    # A name may be a path, or settings.
+    return None if workdir is None else Path(workdir) / re.sub(r"[^\w.=+-]+", "_", one.name) / part
+
+
+def _tune(
+    one: Candidate, rates: Sequence[float], seeds: int, metric: str, split: str, folder: Path | None, progress: bool
+) -> dict[str, Any]:
+    members = grid(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + seeds), learning_rate=rates)
+    population = Population(without_test(one.function), one.config, members, splits=(split,))
+    run = population.train(workdir=folder, progress=progress)
+    lower = is_lower_better(metric)
+    worst = math.inf if lower else -math.inf
+    values = np.where(_good(run, metric, split), run.metrics[split][metric], worst).reshape(len(rates), seeds)
+    means = values.mean(axis=1)
+    if not np.isfinite(means).any():
+        raise UserError(
+            f"{one.name}: all learning rates from {min(rates):g} to {max(rates):g} diverged: give lower ones"
+        )
+    best = int(np.argmin(means) if lower else np.argmax(means))
+    return {
+        "learning_rate": rates[best],
+        "at_the_end": len(rates) > 1 and best in (0, len(rates) - 1),
+        "tried": [{"learning_rate": rate, "value": value} for rate, value in zip(rates, means, strict=True)],
+        "seconds": run.seconds,
+    }
+
+
+def _good(run: PopulationRun, metric: str, split: str) -> np.ndarray:
+    return (run.failed < 0) & np.isfinite(run.metrics[split][metric])
+
+
+def _train(
+    one: Candidate, tuned: Any, seeds: range, folder: Path | None, progress: bool, splits: Sequence[str] = ()
+) -> PopulationRun:
+    config = dataclasses.replace(one.config, learning_rate=tuned[one.name]["learning_rate"])
+    function = one.function if "test" in splits else without_test(one.function)
+    population = Population(
+        function, config, grid(seeds), evaluations=_EVALUATIONS, splits=splits or ("train", "validation")
+    )
+    return population.train(workdir=folder, progress=progress)
+
+
+def _finals(runs: dict[str, PopulationRun], metric: str, split: str, lower: bool) -> dict[str, np.ndarray]:
+    """Return the final values by seed; a training that diverged counts as the worst of all that did not."""
+    good = {name: _good(run, metric, split) for name, run in runs.items()}
+    known = np.concatenate([run.metrics[split][metric][good[name]] for name, run in runs.items()])
+    if not len(known):
+        raise UserError("all trainings diverged: give lower learning rates")
+    worst = known.max() if lower else known.min()
+    return {name: np.where(good[name], run.metrics[split][metric], worst) for name, run in runs.items()}
+
+
+def _goal(runs: dict[str, PopulationRun], metric: str, lower: bool) -> float:
+    """Return the best value that every candidate reaches in half of its trainings."""
+    best = np.nanmin if lower else np.nanmax
+    reached = [np.median(best(_curve(run, metric, lower), axis=0)) for run in runs.values()]
+    return float(max(reached) if lower else min(reached))
+
+
+def _curve(run: PopulationRun, metric: str, lower: bool) -> np.ndarray:
+    values = run.curves[metric]
+    return np.where(np.isfinite(values), values, np.inf if lower else -np.inf)
+
+
+def steps_to(steps: np.ndarray, values: np.ndarray, target: float, lower: bool) -> np.ndarray:
+    """Return at which step each curve first reaches a target, in proportion between two evaluations.
+
+    Args:
+        steps: int [E], rising.
+        values: float [E, P].
+        target: of the values.
+        lower: whether less is better.
+
+    Returns:
+        float [P]; infinite for a curve that never does.
+
+    Example:
+        >>> steps_to(np.array([0, 10, 20]), np.array([[4.0, 4.0], [2.0, 3.0], [1.0, 3.0]]), 1.5, True)
+        array([15., inf])
+    """
+    above = (values - target) * (1 if lower else -1)
+    reached = above <= 0
+    at = np.where(reached.any(axis=0), reached.argmax(axis=0), 0)
+    member = np.arange(values.shape[1])
+    before = np.maximum(at - 1, 0)
+    fall = above[before, member] - above[at, member]
+    # From an infinite value there is no proportion; the later step counts.
+    share = np.ones(len(at))
+    known = np.isfinite(fall) & (fall > 0)
+    share[known] = (above[before, member][known]) / fall[known]
+    found = steps[before] + share * (steps[at] - steps[before])
+    return np.where(reached.any(axis=0), found, np.inf)
+
+
+def _describe(
+    one: Candidate, run: PopulationRun, tuned: Any, final: np.ndarray, metric: str, goal: float, say: Progress
+) -> dict[str, Any]:
+    lower = is_lower_better(metric)
+    config = dataclasses.replace(one.config, learning_rate=tuned["learning_rate"])
+    example = without_test(one.function)(config)
+    say(f"{one.name}: parameters, FLOPs, latency and time of a step")
+    trained, step_seconds = _timed(example)
+    batch = max(1, example.order.microbatch_size)
+    flops = count_jaxpr_flops(trace_step(example).forward).total / batch
+    latency = measure_latency(trained, (1,))[0]
+    curve = _curve(run, metric, lower)
+    reached = steps_to(run.steps, curve, goal, lower)
+    low, high = mean_interval(final)
+    median = float(np.median(reached))
+    return {
+        "name": one.name,
+        "learning_rate": tuned["learning_rate"],
+        "tuning": tuned,
+        "final": {"mean": final.mean(), "low": low, "high": high, "values": final},
+        "failed": int((run.failed >= 0).sum()),
+        "steps_to_target": {
+            "median": median, **dict(zip(("low", "high"), median_interval(reached), strict=True)),
+            "reached": int(np.isfinite(reached).sum()),
+        },
+        "seconds_to_target": median * step_seconds,
+        "step_seconds": step_seconds,
+        "parameters": run.num_parameters,
+        "flops": flops,
+        "latency_seconds": latency["p50"],
+        "population_seconds": run.seconds,
+        "curve": {"steps": run.steps, "median": np.median(curve, axis=1),
+                  "low": np.quantile(curve, 0.25, axis=1, method="nearest"),
+                  "high": np.quantile(curve, 0.75, axis=1, method="nearest")},
+    }  # fmt: skip
+
+
+def _timed(example: Any) -> tuple[Any, float]:
+    """Train alone for about a second, and return the run with the time of a step."""
+    steps = dataclasses.replace(example, epochs=None, steps=min(64, example.total_steps), early_stopping=None)
+    run = fit(steps, progress=False)
+    seconds = run.result["timing"]["train_seconds"] / run.step
+    more = min(int(_TIMED_SECONDS / max(seconds, 1e-7)), 20_000)
+    if more > 2 * run.step:
+        run = fit(dataclasses.replace(steps, steps=more), progress=False)
+        seconds = run.result["timing"]["train_seconds"] / run.step
+    return run, seconds
+
+
+def _test(
+    one: Candidate, tuned: Any, seeds: int, workdir: str | Path | None, progress: bool
+) -> dict[str, dict[str, Any]]:
+    """Train the winner again, the same to the bit, with the test split in its data."""
+    if not one.function(one.config).data.num_examples("test"):
+        return {}
+    run = _train(one, tuned, range(seeds), _folder(workdir, one, "test"), progress, splits=("test",))
+    found = {}
+    for name, values in run.metrics["test"].items():
+        known = values[np.isfinite(values)]
+        if len(known):
+            low, high = mean_interval(known)
+            found[name] = {"mean": known.mean(), "low": low, "high": high}
+    return found
+
+
+def _words(winner: str, comparisons: Sequence[Comparison]) -> str:
+    own = [one for one in comparisons if winner in (one.first, one.second)]
+    beaten = [one.second for one in own if one.shown]
+    equal = [one.second if one.first == winner else one.first for one in own if not one.shown]
+    told = [f"better than {', '.join(beaten)}"] if beaten else []
+    told += [f"no difference shown to {', '.join(equal)}"] if equal else []
+    return f"{winner} has the best mean: {'; '.join(told)}"
+
+
+def _pareto(described: Sequence[dict[str, Any]], cost: str, lower: bool) -> list[str]:
+    """Return the names of those that no other beats in both cost and value, cheapest first."""
+    front, best = [], math.inf
+    for one in sorted(described, key=lambda one: (one[cost], one["final"]["mean"] * (1 if lower else -1))):
+        value = float(one["final"]["mean"]) * (1 if lower else -1)
+        if value < best:
+            front.append(one["name"])
+            best = value
+    return front
+
+
+def write_comparison(values: dict[str, Any], workdir: str | Path) -> Path:
+    """Write compare.json and report.html, each whole or not at all; return the page's path.
+
+    Raises:
+        UserError: if they cannot be written.
+    """
+    from accelnet.choosing.compare_page import comparison_page
+
+    path = Path(workdir) / "report.html"
+    write_atomically(path.with_name("compare.json"), json.dumps(values, indent=1) + "\n")
+    write_atomically(path, comparison_page(values))
+    return path
