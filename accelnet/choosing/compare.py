@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import math
-import re
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-import jax
 import numpy as np
 
 from accelnet.choosing.candidates import Candidate, without_test
@@ -17,19 +15,17 @@ from accelnet.choosing.members import check_field, grid
 from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
 from accelnet.choosing.population import Population, PopulationRun
 from accelnet.errors import UserError
-from accelnet.evaluating.latency import measure_latency
+from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.report.progress import Progress
 from accelnet.training.events import is_lower_better
 from accelnet.training.flops import trace_step
-from accelnet.training.loop import fit
 from accelnet.training.record import plain_value, write_atomically
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
 TUNING_SEEDS = 2
 _FIRST_TUNING_SEED = 1_000_000  # those of the comparison are others: what won by luck does not count twice
 _EVALUATIONS = 40
-_TIMED_SECONDS = 1.0
 
 
 def compare(
@@ -132,7 +128,7 @@ def _check(
 
 def _folder(workdir: str | Path | None, one: Candidate, part: str) -> Path | None:
     # A name may be a path, or settings.
-    return None if workdir is None else Path(workdir) / re.sub(r"[^\w.=+-]+", "_", one.name) / part
+    return None if workdir is None else Path(workdir) / quote(one.name, safe="=,+ ") / part
 
 
 def _tune(
@@ -232,7 +228,7 @@ def _describe(
     config = dataclasses.replace(one.config, learning_rate=tuned["learning_rate"])
     example = without_test(one.function)(config)
     say(f"{one.name}: parameters, FLOPs, latency and time of a step")
-    trained, step_seconds = _timed(example)
+    trained, step_seconds = measure_step(example)
     batch = max(1, example.order.microbatch_size)
     flops = count_jaxpr_flops(trace_step(example).forward).total / batch
     latency = measure_latency(trained, (1,))[0]
@@ -260,18 +256,6 @@ def _describe(
                   "low": np.quantile(curve, 0.25, axis=1, method="nearest"),
                   "high": np.quantile(curve, 0.75, axis=1, method="nearest")},
     }  # fmt: skip
-
-
-def _timed(example: Any) -> tuple[Any, float]:
-    """Train alone for about a second, and return the run with the time of a step."""
-    steps = dataclasses.replace(example, epochs=None, steps=min(64, example.total_steps), early_stopping=None)
-    run = fit(steps, progress=False)
-    seconds = run.result["timing"]["train_seconds"] / run.step
-    more = min(int(_TIMED_SECONDS / max(seconds, 1e-7)), 20_000)
-    if more > 2 * run.step:
-        run = fit(dataclasses.replace(steps, steps=more), progress=False)
-        seconds = run.result["timing"]["train_seconds"] / run.step
-    return run, seconds
 
 
 def _test(

@@ -47,7 +47,7 @@ def comparison_page(values: Mapping[str, Any]) -> str:
 
 def _finals(candidates: Sequence[Mapping[str, Any]], metric: str, colors: Mapping[str, str]) -> Markup:
     """Draw every seed's value, and the mean with its interval beside them."""
-    x = linear_axis("", [-0.5, len(candidates) - 0.5], lambda value: "", ACROSS)
+    x = linear_axis("", [-0.5, len(candidates) - 0.5], "".format, ACROSS)
     y = linear_axis("", [value for one in candidates for value in one["final"]["values"]], short)
     shapes, words = [], []
     for place, one in enumerate(candidates):
@@ -96,8 +96,8 @@ def _differences(values: Mapping[str, Any]) -> Markup:
     level = 100 * (1 - values["alpha"] / count)
     caption = (
         f"Paired over {values['seeds']} seeds. Intervals at {level:.4g} %, so that all hold at once in "
-        f"{100 * (1 - values['alpha']):g} of 100 cases; p by flipping signs, corrected by Holm's method; a difference is "
-        f"shown where that is at most {values['alpha']:g}."
+        f"{100 * (1 - values['alpha']):g} of 100 cases; p by flipping signs, corrected by Holm's method; a difference "
+        f"is shown where that is at most {values['alpha']:g}."
     )
     return table(caption, ("pair", "difference", "interval", "p", "corrected", "what is shown"), rows, (5,))
 

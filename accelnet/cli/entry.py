@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, choose_platform, join_cluster
-from accelnet.cli.script import POSITIONAL, Config, ExperimentFunction, Script
+from accelnet.cli.script import APPENDED, POSITIONAL, Config, ExperimentFunction, Script
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
 
 Verb = Callable[..., None]
@@ -117,8 +117,9 @@ def _parser(verb: Verb, config_type: type, default: Any) -> Callable[..., tuple[
         parameter = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         if parameter.annotation is Config:
             return parameter.replace(annotation=config_type, default=default)
-        if POSITIONAL in getattr(parameter.annotation, "__metadata__", ()):
-            return parameter.replace(annotation=Annotated[parameter.annotation, tyro.conf.Positional])
+        for mark, marker in ((POSITIONAL, tyro.conf.Positional), (APPENDED, tyro.conf.UseAppendAction)):
+            if mark in getattr(parameter.annotation, "__metadata__", ()):
+                return parameter.replace(annotation=Annotated[parameter.annotation, marker])
         return parameter
 
     signature = inspect.signature(verb)

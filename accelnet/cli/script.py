@@ -14,8 +14,10 @@ from accelnet.experiment import Experiment
 
 ExperimentFunction = Callable[[Any], Experiment]
 
-# Of a verb's parameter that is given without a flag: `runs: Annotated[tuple[Path, ...], POSITIONAL]`.
+# Of verbs' parameters: `runs: Annotated[tuple[Path, ...], POSITIONAL]` is given without a flag, an APPENDED one by a
+# flag for each of its values. Marks of our own, since those of tyro would import it.
 POSITIONAL = "positional"
+APPENDED = "appended"
 
 
 class Config:

@@ -1,5 +1,7 @@
 """The verbs, in the order in which --help lists them."""
 
+from accelnet.cli.accelerator import accelerator
+from accelnet.cli.compare import compare
 from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.evaluate import evaluate
 from accelnet.cli.plan import plan, targets
@@ -7,4 +9,4 @@ from accelnet.cli.summary import summary
 from accelnet.cli.train import train
 from accelnet.cli.tune import tune
 
-VERBS = (train, evaluate, tune, compare_runs, summary, plan, targets)
+VERBS = (train, evaluate, tune, compare_runs, compare, accelerator, summary, plan, targets)

@@ -1,5 +1,6 @@
-"""How long an answer takes: from arrays on the host to outputs on the host."""
+"""How long an answer takes, from arrays on the host to outputs on the host, and how long a step of training."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,9 @@ import jax
 import numpy as np
 
 from accelnet.evaluating.predictions import make_forward
+from accelnet.experiment import Experiment
 from accelnet.parallel.layout import whole
+from accelnet.training.loop import fit
 from accelnet.training.run import Run
 
 PERCENTILES = (50, 90, 99)
@@ -16,6 +19,8 @@ _SECONDS = 1.0
 _MOST_CALLS = 1000
 _LEAST_CALLS = 10
 _WARM_UP_CALLS = 3
+_FIRST_STEPS = 64
+_MOST_STEPS = 20_000
 
 
 def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECONDS) -> list[dict[str, Any]]:
@@ -54,3 +59,25 @@ def _timed(program: Any, weights: Any, batch: Any, size: int, seconds: float) ->
         times.append(time.perf_counter() - start)
     found = dict(zip((f"p{p}" for p in PERCENTILES), np.percentile(times, PERCENTILES).tolist(), strict=True))
     return {"batch_size": size, "calls": len(times), **found, "examples_per_second": size / found["p50"]}
+
+
+def measure_step(experiment: Experiment, seconds: float = _SECONDS) -> tuple[Run, float]:
+    """Train for about so long on this machine's devices, without the test split, and time a step.
+
+    Args:
+        experiment: of which as many steps are made as there is time for.
+        seconds: of training, compilation aside.
+
+    Returns:
+        The `Run`, of few steps, and the seconds of one step.
+
+    Source: original.
+    """
+    splits = {name: rows for name, rows in experiment.data.splits.items() if name != "test"}
+    data = dataclasses.replace(experiment.data, splits=splits)
+    steps, run, each = _FIRST_STEPS, None, 0.0
+    while run is None or (steps > 2 * run.step and run.step < _MOST_STEPS):
+        run = fit(experiment.replace(data=data, epochs=None, steps=steps, early_stopping=None), progress=False)
+        each = run.result["timing"]["train_seconds"] / run.step
+        steps = min(int(seconds / max(each, 1e-7)), _MOST_STEPS)
+    return run, each

@@ -1,0 +1,169 @@
+"""The verb `compare`."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from accelnet.cli.devices import choose_platform
+from accelnet.cli.script import APPENDED, Config, Script
+from accelnet.errors import UserError
+
+if TYPE_CHECKING:
+    from accelnet.choosing.candidates import Candidate
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What is compared, and how closely. One candidate alone is compared with the script as it is."""
+
+    optimizers: str | None = None
+    """Algorithms with commas between them, such as sgd,momentum,adam,muon, in the place of the script's own."""
+    variants: tuple[Path, ...] = ()
+    """Scripts, each with a function `experiment` of its own."""
+    seeds: int | None = None
+    """Trainings of each candidate. None: as many as can show a difference, at least 12."""
+    metric: str | None = None
+    """That decides. None: the experiment's best_metric."""
+    target: float | None = None
+    """Of the metric, for the time to it. None: what every candidate reaches in half of its trainings."""
+    rates: tuple[float, ...] | None = None
+    """Learning rates that are tried for each candidate. None: 16 from 1e-4 to 3."""
+    tuning_seeds: int = 2
+    """Trainings of each of these rates."""
+    alpha: float = 0.01
+    """Chance of claiming a difference where there is none, over all comparisons."""
+    workdir: Path | None = None
+    """Directory for compare.json, report.html and what is trained; what is finished there is not trained again."""
+    json: bool = False
+    """Print the comparison as the last line of standard output, as one JSON object."""
+    quiet: bool = False
+    """Show no progress."""
+
+
+def compare(
+    script: Script,
+    config: Config,
+    options: CompareOptions,
+    set: Annotated[tuple[str, ...], APPENDED] = (),  # noqa: A002, the flag's name
+) -> None:
+    """Say which optimizer, variant or setting (--set field=value, for each) is better, and whether that is shown."""
+    choose_platform(None)
+    from accelnet.choosing.candidates import Candidate, optimizer_candidates
+    from accelnet.choosing.compare import RATES, compare
+
+    candidates = [Candidate(text, script.experiment, changed(config, text)) for text in set]
+    candidates += _variants(script, config, options.variants)
+    if options.optimizers is not None:
+        names = [name.strip() for name in options.optimizers.split(",") if name.strip()]
+        candidates += optimizer_candidates(script.experiment, config, names)
+    if not candidates:
+        raise UserError(
+            "nothing to compare: give --optimizers sgd,adam, or --variants a.py b.py, or --set field=value, once for "
+            "each candidate"
+        )
+    if len(candidates) == 1:
+        candidates.insert(0, Candidate("as it is", script.experiment, config))
+    values = compare(
+        candidates,
+        seeds=options.seeds,
+        metric=options.metric,
+        target=options.target,
+        rates=RATES if options.rates is None else options.rates,
+        tuning_seeds=options.tuning_seeds,
+        alpha=options.alpha,
+        workdir=options.workdir,
+        progress=not options.quiet,
+    )
+    _print(values)
+    if options.workdir is not None:
+        print(f"kept in {options.workdir}/compare.json and {options.workdir}/report.html")
+    if options.json:
+        print(json.dumps(values))
+
+
+def changed(config: Any, text: str) -> Any:
+    """Return a Config with other values.
+
+    Args:
+        config: a dataclass.
+        text: field=value, several with spaces between them; the values of a tuple have commas between them.
+
+    Raises:
+        UserError: if there is no such field.
+    """
+    import tyro
+
+    names, args = [field.name for field in dataclasses.fields(config)], []
+    for setting in text.split():
+        name, equals, value = setting.partition("=")
+        name = name.replace("-", "_")
+        if not equals or name not in names:
+            raise UserError(f"--set {text!r} says {setting!r}, expected field=value of: {', '.join(names)}")
+        if name == "learning_rate":
+            raise UserError(f"--set {text!r}: learning_rate is tuned for every candidate, set other fields")
+        args += [f"--{name}", *(value.split(",") if isinstance(getattr(config, name), tuple) else [value])]
+    # Its messages name the flag and what was expected of it; the exit code is 2.
+    return tyro.cli(type(config), args=args, default=config)
+
+
+def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candidate"]:
+    """Load scripts; a field that was set for this one, and that they have too, is set for them."""
+    from accelnet.choosing.candidates import Candidate
+
+    given = {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if getattr(config, field.name) != getattr(script.config_type(), field.name)
+    }
+    found = []
+    for number, path in enumerate(paths):
+        variant = _load(path, f"accelnet_variant_{number}")
+        known = {field.name for field in dataclasses.fields(variant.config_type)}
+        settings = {name: value for name, value in given.items() if name in known}
+        name = path.stem if [other.stem for other in paths].count(path.stem) == 1 else str(path)
+        found.append(Candidate(name, variant.experiment, variant.config_type(**settings)))
+    return found
+
+
+def _load(path: Path, name: str) -> Script:
+    spec = importlib.util.spec_from_file_location(name, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"the variant {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where annotations and dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise UserError(f"the variant {path} cannot be loaded: {error}") from error
+    function = getattr(module, "experiment", None)
+    if not callable(function):
+        raise UserError(f"the variant {path} has no function `experiment`, from its Config to an Experiment")
+    return Script(function)
+
+
+def _print(values: dict[str, Any]) -> None:
+    from accelnet.report.numbers import number
+
+    print(f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals")
+    width = max(len(one["name"]) for one in values["candidates"])
+    for one in values["candidates"]:
+        final, reached = one["final"], one["steps_to_target"]
+        steps = "not reached" if reached["median"] is None else f"after {reached['median']:,.0f} steps"
+        print(
+            f"{one['name']:{width}}  {number(final['mean'])}  {number(final['low'])} to {number(final['high'])}  "
+            f"learning rate {number(one['learning_rate'])}  {number(values['target'])} {steps}"
+        )
+    print()
+    for one in values["comparisons"]:
+        print(
+            f"{one['first']} less {one['second']}: {number(one['difference'])}, {number(one['low'])} to "
+            f"{number(one['high'])}, corrected p {number(one['corrected'])}: {one['words']}"
+        )
+    print(f"\n{values['words']}.")
+    for name, found in values["test"].items():
+        print(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")
