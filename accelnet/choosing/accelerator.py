@@ -49,17 +49,23 @@ def choose_accelerator(
     say("a step on this machine")
     _, seconds = measure_step(experiment)
     say.close()
-    limits = {"budget_usd": budget_usd, "deadline_hours": deadline_hours}
     made = plan(
-        experiment, [*(DEFAULT_TARGETS if targets is None else targets)], **limits, compile=compile, remedies=False,
-        targets_file=targets_file, progress=progress,
-    ).to_dict()  # fmt: skip
+        experiment,
+        DEFAULT_TARGETS if targets is None else targets,
+        budget_usd=budget_usd,
+        deadline_hours=deadline_hours,
+        compile=compile,
+        remedies=False,
+        targets_file=targets_file,
+        progress=progress,
+    ).to_dict()
     rows = [_measured(experiment, seconds), *(_predicted(target) for target in made["targets"])]
     for row in rows:
         row["within"] = _within(row, budget_usd, deadline_hours)
     rows.sort(key=lambda row: (not row["fits"], row["run_seconds"] is None, row["run_seconds"]))
-    described = {"experiment": experiment.name, "steps": experiment.total_steps, "batch_size": made["batch_size"]}
-    return plain_value({**described, **limits, "choice": made["choice"], "rows": rows})
+    described = {name: made[name] for name in ("experiment", "steps", "batch_size", "choice")}
+    limits = {"budget_usd": budget_usd, "deadline_hours": deadline_hours}
+    return plain_value({**described, **limits, "rows": rows})
 
 
 def _measured(experiment: Experiment, seconds: float) -> dict[str, Any]:
@@ -70,7 +76,7 @@ def _measured(experiment: Experiment, seconds: float) -> dict[str, Any]:
         "name": "here",
         "title": machine.accelerator.title,
         "how": "measured",
-        "assumption": "every step takes as long as those that were timed; evaluation and compilation come on top",
+        "assumption": "every step takes as long as those that were timed; no rent",
         "fits": True,
         "reason": "",
         "memory_bytes": None,
@@ -102,10 +108,10 @@ def _predicted(target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _within(row: Mapping[str, Any], budget_usd: float | None, deadline_hours: float | None) -> bool:
-    """Say whether a row is within the limits; what has no price is not within a budget."""
+    """Say whether a row is within the limits; what has no price is not within a budget, this machine aside."""
     if not row["fits"] or row["run_seconds"] is None:
         return False
-    cheap = budget_usd is None or (row["usd"] is not None and row["usd"] <= budget_usd)
+    cheap = budget_usd is None or (row["how"] == "measured" if row["usd"] is None else row["usd"] <= budget_usd)
     return cheap and (deadline_hours is None or row["run_seconds"] <= 3600 * deadline_hours)
 
 

@@ -24,6 +24,7 @@ from accelnet.training.record import plain_value, write_atomically
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
 TUNING_SEEDS = 2
+_SEEDS = 12
 _FIRST_TUNING_SEED = 1_000_000  # those of the comparison are others: what won by luck does not count twice
 _EVALUATIONS = 40
 
@@ -67,8 +68,7 @@ def compare(
 
     Source: original.
     """
-    seeds = max(12, least_seeds(len(candidates), alpha)) if seeds is None else seeds
-    _check(candidates, seeds, rates, tuning_seeds, alpha)
+    seeds = _check(candidates, seeds, rates, tuning_seeds, alpha)
     examples = {one.name: without_test(one.function)(one.config) for one in candidates}
     first = examples[candidates[0].name]
     metric = first.best_metric if metric is None else metric
@@ -106,13 +106,15 @@ def compare(
 
 
 def _check(
-    candidates: Sequence[Candidate], seeds: int, rates: Sequence[float], tuning_seeds: int, alpha: float
-) -> None:
+    candidates: Sequence[Candidate], seeds: int | None, rates: Sequence[float], tuning_seeds: int, alpha: float
+) -> int:
+    """Return the number of seeds, or say what is wrong."""
     names = [one.name for one in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"candidates are {', '.join(names) or 'none'}: expected at least two, of different names")
     if not 0 < alpha < 1:
         raise UserError(f"alpha is {alpha}, expected a probability above 0 and below 1")
+    seeds = max(_SEEDS, least_seeds(len(names), alpha)) if seeds is None else seeds
     if seeds < least_seeds(len(names), alpha):
         raise UserError(
             f"{seeds} seeds cannot show any difference between {len(names)} candidates: give at least "
@@ -124,6 +126,7 @@ def _check(
         raise UserError(f"rates are {list(rates)}, expected at least one, all above 0")
     for one in candidates:
         check_field(one.config, "learning_rate")
+    return seeds
 
 
 def _folder(workdir: str | Path | None, one: Candidate, part: str) -> Path | None:
@@ -176,7 +179,9 @@ def _finals(runs: dict[str, PopulationRun], metric: str, split: str, lower: bool
     if not len(known):
         raise UserError("all trainings diverged: give lower learning rates")
     worst = known.max() if lower else known.min()
-    return {name: np.where(good[name], run.metrics[split][metric], worst) for name, run in runs.items()}
+    return {
+        name: np.where(good[name], run.metrics[split][metric], worst).astype(np.float64) for name, run in runs.items()
+    }
 
 
 def _goal(runs: dict[str, PopulationRun], metric: str, lower: bool) -> float:
@@ -267,7 +272,7 @@ def _test(
     run = _train(one, tuned, range(seeds), _folder(workdir, one, "test"), progress, splits=("test",))
     found = {}
     for name, values in run.metrics["test"].items():
-        known = values[np.isfinite(values)]
+        known = values[np.isfinite(values)].astype(np.float64)
         if len(known):
             low, high = mean_interval(known)
             found[name] = {"mean": known.mean(), "low": low, "high": high}

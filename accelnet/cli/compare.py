@@ -7,10 +7,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any, cast
+
+import tyro
 
 from accelnet.cli.devices import choose_platform
-from accelnet.cli.script import APPENDED, Config, Script
+from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ class CompareOptions:
     """Algorithms with commas between them, such as sgd,momentum,adam,muon, in the place of the script's own."""
     variants: tuple[Path, ...] = ()
     """Scripts, each with a function `experiment` of its own."""
+    set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """field=value, or several with spaces between them, once for each candidate."""
     seeds: int | None = None
     """Trainings of each candidate. None: as many as can show a difference, at least 12."""
     metric: str | None = None
@@ -45,18 +49,13 @@ class CompareOptions:
     """Show no progress."""
 
 
-def compare(
-    script: Script,
-    config: Config,
-    options: CompareOptions,
-    set: Annotated[tuple[str, ...], APPENDED] = (),  # noqa: A002, the flag's name
-) -> None:
-    """Say which optimizer, variant or setting (--set field=value, for each) is better, and whether that is shown."""
+def compare(script: Script, config: Config, options: CompareOptions) -> None:
+    """Say which optimizer, variant or setting is better, and whether that is shown."""
     choose_platform(None)
     from accelnet.choosing.candidates import Candidate, optimizer_candidates
     from accelnet.choosing.compare import RATES, compare
 
-    candidates = [Candidate(text, script.experiment, changed(config, text)) for text in set]
+    candidates = [Candidate(text, script.experiment, changed(config, text)) for text in options.set]
     candidates += _variants(script, config, options.variants)
     if options.optimizers is not None:
         names = [name.strip() for name in options.optimizers.split(",") if name.strip()]
@@ -96,8 +95,6 @@ def changed(config: Any, text: str) -> Any:
     Raises:
         UserError: if there is no such field.
     """
-    import tyro
-
     names, args = [field.name for field in dataclasses.fields(config)], []
     for setting in text.split():
         name, equals, value = setting.partition("=")
@@ -143,7 +140,7 @@ def _load(path: Path, name: str) -> Script:
     function = getattr(module, "experiment", None)
     if not callable(function):
         raise UserError(f"the variant {path} has no function `experiment`, from its Config to an Experiment")
-    return Script(function)
+    return Script(cast(ExperimentFunction, function))
 
 
 def _print(values: dict[str, Any]) -> None:

@@ -3,15 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-from accelnet.cli.script import POSITIONAL, Script
+import tyro
+
+from accelnet.cli.script import Script
 
 
 @dataclass(frozen=True)
 class CompareRunsOptions:
-    """Where the comparison is written."""
+    """What is put side by side, and where that is written."""
 
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Work directories, such as runs/*; those that hold no run are left out."""
     workdir: Path = Path("runs/compare-runs")
     """Directory for compare-runs.json and report.html; made if needed."""
     json: bool = False
@@ -20,13 +23,12 @@ class CompareRunsOptions:
 
 def compare_runs(
     script: Script,  # noqa: ARG001, all verbs get it; runs of any script are compared
-    runs: Annotated[tuple[Path, ...], POSITIONAL],
     options: CompareRunsOptions,
 ) -> None:
     """Put the runs in work directories side by side: results, times, settings that differ, curves."""
     from accelnet.choosing.runs import compare_runs, runs_table, write_runs
 
-    values = compare_runs(runs)
+    values = compare_runs(options.runs)
     print(runs_table(values))
     page = write_runs(values, options.workdir)
     print(f"kept in {page.with_name('compare-runs.json')} and {page}")

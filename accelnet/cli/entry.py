@@ -8,10 +8,10 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, choose_platform, join_cluster
-from accelnet.cli.script import APPENDED, POSITIONAL, Config, ExperimentFunction, Script
+from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
 
 Verb = Callable[..., None]
@@ -111,19 +111,14 @@ def _parser(verb: Verb, config_type: type, default: Any) -> Callable[..., tuple[
     def parsed(**arguments: Any) -> tuple[Verb, dict[str, Any]]:
         return verb, arguments
 
-    import tyro
-
-    def seen(parameter: inspect.Parameter) -> inspect.Parameter:
-        parameter = parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        if parameter.annotation is Config:
-            return parameter.replace(annotation=config_type, default=default)
-        for mark, marker in ((POSITIONAL, tyro.conf.Positional), (APPENDED, tyro.conf.UseAppendAction)):
-            if mark in getattr(parameter.annotation, "__metadata__", ()):
-                return parameter.replace(annotation=Annotated[parameter.annotation, marker])
-        return parameter
-
     signature = inspect.signature(verb)
-    parameters = [seen(parameter) for parameter in list(signature.parameters.values())[1:]]
+    parameters = [
+        parameter.replace(
+            kind=inspect.Parameter.KEYWORD_ONLY,
+            **({"annotation": config_type, "default": default} if parameter.annotation is Config else {}),
+        )
+        for parameter in list(signature.parameters.values())[1:]
+    ]
     parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     parsed.__doc__ = verb.__doc__

@@ -14,11 +14,6 @@ from accelnet.experiment import Experiment
 
 ExperimentFunction = Callable[[Any], Experiment]
 
-# Of verbs' parameters: `runs: Annotated[tuple[Path, ...], POSITIONAL]` is given without a flag, an APPENDED one by a
-# flag for each of its values. Marks of our own, since those of tyro would import it.
-POSITIONAL = "positional"
-APPENDED = "appended"
-
 
 class Config:
     """Stand, in the signature of a verb, for the Config of whatever script it is called in."""

@@ -1,0 +1,88 @@
+"""Claims of a difference: seldom where there is none, surely where there is a clear one."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+import accelnet as an
+from accelnet.choosing.compare import steps_to
+from accelnet.choosing.paired import compare_paired, holm, least_seeds, mean_interval, median_interval, sign_flip_p
+
+NOISES = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "skewed": lambda rng, size: rng.exponential(size=size),
+    "heavy": lambda rng, size: rng.standard_t(2, size=size),
+    "coarse": lambda rng, size: rng.binomial(180, 0.97, size=size) / 180,
+}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.parametrize("num_candidates", [2, 4])
+def test_identical_twins_show_no_difference_in_95_of_100_repetitions(noise, num_candidates):
+    rng, quiet = np.random.default_rng(0), 0
+    for _ in range(100):
+        values = NOISES[noise](rng, (num_candidates, 12))
+        ps = [sign_flip_p(values[a] - values[b]) for a in range(num_candidates) for b in range(a)]
+        quiet += min(holm(ps)) > 0.01
+    assert quiet >= 95
+
+
+def test_a_difference_of_one_percent_is_found_with_20_seeds():
+    # Validation accuracies of digits_mlp vary by 0.8 points from seed to seed (scripts/check_compare.py).
+    rng, found = np.random.default_rng(0), 0
+    for _ in range(30):
+        seeds = rng.normal(0.97, 0.004, 20)
+        good, bad = seeds + rng.normal(0, 0.007, 20), seeds - 0.01 + rng.normal(0, 0.007, 20)
+        (one,) = compare_paired({"bad": bad, "good": good}, lower_is_better=False)
+        found += one.shown and one.first == "good"
+    assert found >= 24
+
+
+def test_equal_values_show_nothing_and_have_an_interval_of_no_width():
+    values = np.random.default_rng(0).normal(size=12)
+    (one,) = compare_paired({"a": values, "b": values.copy()}, lower_is_better=True)
+    assert (one.difference, one.low, one.high, one.p, one.words) == (0, 0, 0, 1, "no difference shown")
+
+
+def test_the_test_is_that_of_scipy_exact_and_drawn():
+    for count, tolerance in ((10, 1e-12), (18, 0.1)):
+        differences = np.random.default_rng(count).normal(0.5, 1.0, count)
+        reference = scipy.stats.permutation_test(
+            (differences,), np.mean, permutation_type="samples", n_resamples=1 << 18, vectorized=True, rng=0
+        ).pvalue
+        assert sign_flip_p(differences) == pytest.approx(reference, rel=tolerance)
+
+
+def test_pairing_sees_through_what_seeds_do_to_all():
+    rng = np.random.default_rng(0)
+    seeds, noise = rng.normal(size=12), 0.01 * rng.normal(size=12)
+    (one,) = compare_paired({"a": seeds, "b": seeds + 0.05 + noise}, lower_is_better=True)
+    assert one.shown and one.first == "a" and one.low < -0.05 < one.high < 0
+
+
+def test_several_comparisons_need_more_than_one():
+    assert holm([0.004, 0.004, 0.004]) == pytest.approx([0.012] * 3)
+    assert holm([0.2, 0.001]) == pytest.approx([0.2, 0.002])
+    assert least_seeds(2) == 8 and 2 / 2**8 <= 0.01 < 2 / 2**7
+    with pytest.raises(an.UserError, match="7 seeds cannot show any difference between 2 candidates: give at least 8"):
+        compare_paired({"a": np.zeros(7), "b": np.ones(7)}, lower_is_better=True)
+    with pytest.raises(an.UserError, match="expected at least two"):
+        compare_paired({"a": np.zeros(12)}, lower_is_better=True)
+
+
+def test_intervals_of_means_hold_the_truth():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(100):
+        low, high = mean_interval(rng.normal(size=12))
+        held += low <= 0 <= high
+    assert held >= 85  # of 12 values, a bootstrap interval of 95 % holds a little less often than that
+    assert median_interval(np.array([1.0, 2.0, np.inf, np.inf, 3.0]))[1] == np.inf
+
+
+def test_the_step_at_which_a_target_is_reached_lies_in_proportion_between_evaluations():
+    steps, values = (
+        np.array([0, 10, 20]),
+        np.array([[0.0, 0.9, 0.0, -np.inf], [0.5, 1.0, 0.1, 0.6], [1.0, 1.0, 0.2, 1]]),
+    )
+    assert steps_to(steps, values, 0.75, lower=False).tolist() == [15.0, 0.0, np.inf, 10 + 10 * 0.15 / 0.4]
+    assert steps_to(steps, values, 0.55, lower=False)[3] == 10  # from an infinite value there is no proportion
