@@ -1,9 +1,11 @@
 """What `compare` claims on digits_mlp: of identical twins, and of a difference of one percent.
 
-python scripts/check_compare.py            # a minute and a half on two cores
-One population gives 160 trainings of the script with `--epochs 10`. Twins are two halves of 24 of them, drawn at
+python scripts/check_compare.py            # 45 s on two cores
+One population gives 48 trainings of the script with `--epochs 10`. Twins are two halves of 24 of them, drawn at
 random 100 times: the same candidate under two names, without even the seeds in common. Then the same seeds are trained
 with fewer hidden units, and with 20 seeds at a time `compare` is asked for the difference in validation accuracy.
+Twins: no difference shown in 99 of 100. A difference of 1.15 points, where differences of single seeds vary by 1.36:
+found in 74 of 100.
 """
 
 import argparse
@@ -30,8 +32,8 @@ def accuracies(num_seeds: int, **settings: object) -> np.ndarray:
 def main() -> None:
     """Print how often a difference is claimed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=160, help="trainings of each candidate")
-    parser.add_argument("--narrow", type=int, default=28, help="hidden units of the lesser candidate")
+    parser.add_argument("--seeds", type=int, default=48, help="trainings of each candidate")
+    parser.add_argument("--narrow", type=int, default=176, help="hidden units of the lesser candidate")
     parser.add_argument("--json", action="store_true", help="print the result as the last line, as one JSON object")
     options = parser.parse_args()
     good = accuracies(options.seeds, epochs=10)

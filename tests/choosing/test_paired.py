@@ -28,7 +28,7 @@ def test_identical_twins_show_no_difference_in_95_of_100_repetitions(noise, num_
 
 
 def test_a_difference_of_one_percent_is_found_with_20_seeds():
-    # Validation accuracies of digits_mlp vary by 0.8 points from seed to seed (scripts/check_compare.py).
+    # Differences vary by 1.0 points from seed to seed; scripts/check_compare.py asks the same of real trainings.
     rng, found = np.random.default_rng(0), 0
     for _ in range(30):
         seeds = rng.normal(0.97, 0.004, 20)
