@@ -117,7 +117,7 @@ def run_case(name: str, optimizer: str) -> dict[str, Any]:
 def table(cases: list[dict[str, Any]]) -> str:
     """Return the regrets as a table."""
     lines = [
-        "| experiment | optimizer | recommended | grid's best | regret | standard error | reached | of the grid's steps |",
+        "| experiment | optimizer | recommended | grid's best | regret | standard error | reached | of its steps |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case in cases:

@@ -258,7 +258,7 @@ def _compile(
 ) -> _Compiled:
     devices = list(devices or jax.local_devices())[: len(family.members)]
     size = -(-len(family.members) // len(devices))
-    limit = memory_bytes or _free_bytes(devices)
+    limit = memory_bytes or free_bytes(devices)
     display.note(f"compiling {len(family.members)} members …")
     while True:
         made = _make(population, family, devices, size * len(devices))
@@ -276,7 +276,8 @@ def _compile(
         display.note(f"{needed:,} bytes where {limit:,} are free: waves of {size * len(devices)} members …")
 
 
-def _free_bytes(devices: Sequence[Any]) -> int:
+def free_bytes(devices: Sequence[Any]) -> int:
+    """Return the bytes that a program may use on each of some devices; CPU devices share half of the free memory."""
     stats = devices[0].memory_stats()
     if stats and "bytes_limit" in stats:
         return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))

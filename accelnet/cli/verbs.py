@@ -4,9 +4,10 @@ from accelnet.cli.accelerator import accelerator
 from accelnet.cli.compare import compare
 from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.evaluate import evaluate
+from accelnet.cli.find_batch import find_batch
 from accelnet.cli.plan import plan, targets
 from accelnet.cli.summary import summary
 from accelnet.cli.train import train
 from accelnet.cli.tune import tune
 
-VERBS = (train, evaluate, tune, compare_runs, compare, accelerator, summary, plan, targets)
+VERBS = (train, evaluate, tune, find_batch, compare_runs, compare, accelerator, summary, plan, targets)

@@ -1,5 +1,7 @@
 """Comparisons with the best: what Hsu's theorem promises, on noise whose truth is known."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,7 +12,7 @@ from accelnet.choosing.statistics import compete, dunnett
 
 @pytest.mark.parametrize(("comparisons", "freedom"), [(1, 10), (3, 10), (9, 20), (15, 60)])
 def test_the_critical_points_are_those_of_the_multivariate_t(comparisons, freedom):
-    correlation = 0.5 * (np.eye(comparisons) + 1.0)
+    correlation: Any = 0.5 * (np.eye(comparisons) + 1.0)
     t = stats.multivariate_t(shape=correlation, df=freedom, seed=0)
     # Of 100,000 draws: a standard error of 0.0007.
     assert t.cdf(np.full(comparisons, dunnett(comparisons, freedom))) == pytest.approx(0.95, abs=0.003)

@@ -110,7 +110,7 @@ def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
 
 def test_where_all_diverge_the_range_that_did_not_is_given():
     with pytest.raises(
-        an.UserError, match="all members diverged, for learning_rate from 1 to 100.*did not for"
+        an.UserError, match=r"all members diverged, for learning_rate from 1 to 100.*did not for"
     ) as said:
         tune(experiment, Config(), {"learning_rate": (1.0, 100.0)}, points=4, num_seeds=2, progress=False)
     low, high = (float(word) for word in str(said.value).split("learning_rate from ")[2].split(":")[0].split(" to "))

@@ -1,0 +1,74 @@
+"""The noise scale, on a quadratic whose gradients' mean and covariance are known."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import accelnet as an
+from accelnet.choosing.find_batch import find_batch, largest_batch, noise_scale, noise_scales
+from accelnet.objectives import Objective
+
+NOISE, START = 8.0, 3.0
+ROWS = np.random.default_rng(0).normal(scale=NOISE, size=(4000, 3)).astype(np.float32)
+
+
+class Point(nnx.Module):
+    def __init__(self, *, rngs: nnx.Rngs) -> None:
+        self.at = nnx.Param(jax.numpy.full((3,), START))
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        return inputs - self.at.get_value()[None]
+
+
+def experiment(batch_size=16):
+    def loss(outputs, batch):
+        losses = 0.5 * jax.numpy.sum(outputs**2, axis=-1)
+        return losses, an.objectives.example_weights(batch, losses.shape)
+
+    return an.Experiment(
+        data=an.data.from_arrays(ROWS, np.zeros(len(ROWS), np.float32), normalize=False),
+        model=Point,
+        optimizer=an.optim.sgd(1e-3),
+        objective=Objective(loss),
+        batch_size=batch_size,
+        steps=20,
+    )
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_the_noise_scale_is_the_trace_of_the_covariance_over_the_squared_gradient(batch_size):
+    made = experiment(batch_size)
+    train = made.data.splits["train"]
+    rows = np.asarray(made.data.arrays["inputs"])[train.start : train.stop]
+    truth = rows.var(0).sum() / np.sum((START - rows.mean(0)) ** 2)
+    (scale,) = noise_scales(made, 1, progress=False)
+    assert scale.step == 0 and scale.low < truth < scale.high
+    assert scale.value == pytest.approx(truth, rel=0.35)  # four standard errors
+
+
+def test_the_interval_covers_the_truth_in_95_of_100_repetitions():
+    rng, hits, num = np.random.default_rng(1), 0, 300
+    for _ in range(num):
+        grads = 1.0 + rng.normal(scale=4.0, size=(32, 40)) / np.sqrt(8)  # b = 8, tr(S) / |G|^2 = 16
+        scale = noise_scale(grads @ grads.T, 8)
+        hits += scale.low < 16.0 < scale.high
+    assert 0.90 < hits / num < 0.99
+
+
+def test_the_largest_batch_fits_and_a_larger_one_does_not():
+    made = experiment()
+    whole, whole_bytes = largest_batch(made, 1 << 40)
+    assert whole == made.order.num_examples
+    size, needed = largest_batch(made, int(0.9 * whole_bytes))
+    assert 1 <= size < whole and needed <= 0.9 * whole_bytes < whole_bytes
+    with pytest.raises(an.UserError, match="one example takes"):
+        largest_batch(made, 10)
+
+
+def test_what_was_found_is_kept(tmp_path):
+    found = find_batch(experiment(), points=2, workdir=tmp_path, progress=False)
+    assert (tmp_path / "batch.json").read_text().startswith('{\n  "experiment"')
+    assert [scale.step for scale in found.scales] == [0, 10] and "critical batch size" in found.reason
+    with pytest.raises(an.UserError, match="at most half the training split"):
+        find_batch(experiment(3000), progress=False)
