@@ -30,6 +30,7 @@ import optax
 from flax import nnx
 
 import accelnet as an
+from accelnet.ops.kernels import share
 from accelnet.training.program import prepare
 
 
@@ -130,6 +131,7 @@ def first_step(rounds: int) -> str:
     pairs = []
     for _ in range(max(2, rounds // 2)):
         with tempfile.TemporaryDirectory() as cache:
+            share(cache)  # once per machine, not per run
             environment = os.environ | {"XDG_CACHE_HOME": cache}
             runs = [
                 subprocess.run(

@@ -74,6 +74,9 @@ def in_process(what: str, name: str) -> dict[str, Any]:
     # Memory that the compiler freed would serve the program, and hide what it takes.
     settings = {"JAX_PLATFORMS": "cpu"} | ({"ACCELNET_MALLOC": "system"} if what == "memory" else {})
     with tempfile.TemporaryDirectory() as cache:
+        from accelnet.ops.kernels import share
+
+        share(cache)
         finished = subprocess.run(
             [sys.executable, __file__, "--measure", what, name],
             env=os.environ | settings | {"XDG_CACHE_HOME": cache},

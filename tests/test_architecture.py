@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "models": {"errors", "ops"},
     "optim": {"errors", "ops"},
     "objectives": {"errors", "ops"},
-    "data": {"errors", "ops"},
+    "data": {"errors", "cache", "ops"},
     "parallel": {"errors", "ops"},
     "report": {"errors"},
     "experiment": _TRAINING,

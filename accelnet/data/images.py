@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.cache import user_cache_directory
 from accelnet.data.dataset import Data
 from accelnet.data.normalize import make_standardize, moments
 from accelnet.data.splits import cut, stratified_order
@@ -140,8 +141,7 @@ def download_fashion_mnist() -> Path:
         import pooch
     except ImportError:
         raise UserError(f"Fashion-MNIST is not here, and pooch, which downloads it, is not either: {advice}") from None
-    base = os.environ.get("XDG_CACHE_HOME")
-    directory = (Path(base) if base else Path.home() / ".cache") / "accelnet" / "fashion-mnist"
+    directory = user_cache_directory() / "fashion-mnist"
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         directory.chmod(0o700)

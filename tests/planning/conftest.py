@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import accelnet as an
+from accelnet.ops.kernels import share
 from accelnet.planning.extras import missing_compiler
 
 
@@ -40,7 +41,8 @@ def experiment():
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """Keep measurements of one test from the next, and from the user's own."""
+    """Keep measurements of one test from the next, and from the user's own; the compiled kernels are for all."""
+    share(tmp_path / "cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("ACCELNET_TARGETS", raising=False)
 

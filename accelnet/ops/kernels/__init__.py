@@ -15,3 +15,4 @@ from accelnet.ops.kernels.call import meaning_of as meaning_of
 from accelnet.ops.kernels.call import taken as taken
 from accelnet.ops.kernels.library import TARGETS as TARGETS
 from accelnet.ops.kernels.library import load as load
+from accelnet.ops.kernels.library import share as share

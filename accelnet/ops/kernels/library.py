@@ -58,6 +58,23 @@ def load() -> bool:
     return True
 
 
+def share(cache: str | os.PathLike[str]) -> None:
+    """Put this process's kernels, compiled if need be, into another cache directory: one to measure or test with.
+
+    Args:
+        cache: what $XDG_CACHE_HOME will be; nothing of accelnet's is there yet.
+
+    Example:
+        >>> share(tempfile.mkdtemp())
+
+    Source: original.
+    """
+    directory = private_directory("kernels")
+    if load() and directory is not None:
+        (Path(cache) / "accelnet").mkdir(mode=0o700, parents=True)
+        (Path(cache) / "accelnet" / "kernels").symlink_to(directory)
+
+
 def find_compiler() -> tuple[str, ...] | None:
     """Return the command of the C++ compiler, $CXX or one of the usual names, or None."""
     if os.environ.get("CXX"):
