@@ -108,7 +108,7 @@ class Doctor:
         self._marked = (0, "start", 0, time.monotonic())  # step, phase, marks, when
         self._heard: dict[int, tuple[Beat | None, float]] = {}  # when its count was seen to change
         self._endings: dict[int, Ending] = {}
-        self._read_at = self._ticked_at = 0.0
+        self._read_at = self._ticked_at = self._longest_gap = 0.0
         self._alarmed = False
         self._left: int | None = None
 
@@ -156,6 +156,7 @@ class Doctor:
     def __enter__(self) -> Self:
         self._store = stores.connected()
         self._read_at = self._ticked_at = time.monotonic()
+        self._longest_gap = 0.0
         targets = [self._watch_clock] if self._store is not None or self._preemption is not None else []
         if self._store is not None:
             self._rank = self._store.rank
@@ -241,7 +242,12 @@ class Doctor:
     def _look(self, gap: float) -> None:
         if gap > self.timeout_seconds:
             self._end_by(self._own_stop(gap))
-        if time.monotonic() - self._read_at > self.timeout_seconds:
+        silence = time.monotonic() - self._read_at
+        # The longest time for which this process did not look, since it last heard of the others.
+        self._longest_gap = gap if silence < gap else max(gap, self._longest_gap)
+        if silence > self.timeout_seconds:
+            if self._longest_gap > silence / 2:  # it was this process that stood still, not the store
+                self._end_by(self._own_stop(silence))
             self._end_by(self._lost_store("it keeps what the processes say of themselves, and has not answered"))
         if self._left is not None:
             return
