@@ -11,7 +11,7 @@ from accelnet.experiment import Experiment
 from accelnet.planning.plan import plan
 from accelnet.planning.targets import DEFAULT_TARGETS, this_machine
 from accelnet.report.progress import Progress
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.record import plain_value, write_report
 
 
 def choose_accelerator(
@@ -185,7 +185,4 @@ def write_accelerators(values: Mapping[str, Any], workdir: str | Path) -> Path:
     """
     from accelnet.choosing.accelerator_page import accelerator_page
 
-    path = Path(workdir) / "report.html"
-    write_atomically(path.with_name("accelerator.json"), json.dumps(values, indent=1) + "\n")
-    write_atomically(path, accelerator_page(values))
-    return path
+    return write_report(workdir, "accelerator", values, accelerator_page(values))

@@ -1,7 +1,6 @@
 """Compare candidates: each is tuned with the same budget, then trained with the same seeds, and judged with doubt."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.report.progress import Progress
 from accelnet.training.events import is_lower_better
 from accelnet.training.flops import trace_step
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.record import plain_value, write_report
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
 TUNING_SEEDS = 2
@@ -307,7 +306,4 @@ def write_comparison(values: dict[str, Any], workdir: str | Path) -> Path:
     """
     from accelnet.choosing.compare_page import comparison_page
 
-    path = Path(workdir) / "report.html"
-    write_atomically(path.with_name("compare.json"), json.dumps(values, indent=1) + "\n")
-    write_atomically(path, comparison_page(values))
-    return path
+    return write_report(workdir, "compare", values, comparison_page(values))

@@ -7,7 +7,7 @@ from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.training.events import is_lower_better
-from accelnet.training.record import ROW_FIELDS, plain_value, write_atomically
+from accelnet.training.record import ROW_FIELDS, plain_value, write_report
 from accelnet.training.workdir import read_config, read_description
 
 _MOST_POINTS = 300  # of a curve
@@ -194,7 +194,4 @@ def write_runs(values: Mapping[str, Any], workdir: str | Path) -> Path:
     """
     from accelnet.choosing.runs_page import runs_page
 
-    path = Path(workdir) / "report.html"
-    write_atomically(path.with_name("compare-runs.json"), json.dumps(values, indent=1) + "\n")
-    write_atomically(path, runs_page(values))
-    return path
+    return write_report(workdir, "compare-runs", values, runs_page(values))

@@ -1,6 +1,5 @@
 """How good a trained experiment is: everything that can be measured of one split, with its uncertainty."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from accelnet.evaluating.slices import mean_metrics, slice_metrics
 from accelnet.evaluating.text import describe_tokens
 from accelnet.evaluating.worst import worst_predicted
 from accelnet.report.progress import Progress
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.record import plain_value, write_report
 from accelnet.training.run import Run
 
 
@@ -44,10 +43,7 @@ class Assessment:
         Raises:
             UserError: if they cannot be written.
         """
-        path = Path(directory) / "report.html"
-        write_atomically(path.with_name("evaluate.json"), json.dumps(self.values, indent=1, allow_nan=False) + "\n")
-        write_atomically(path, self.page())
-        return path
+        return write_report(directory, "evaluate", self.values, self.page())
 
 
 def assess(

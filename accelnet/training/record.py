@@ -261,3 +261,31 @@ class TensorBoardLog:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def write_report(directory: str | os.PathLike[str], name: str, values: Any, page: str) -> Path:
+    """Write `name`.json, strict JSON with NaN as null, and report.html into a directory, each whole or not at all.
+
+    Args:
+        directory: made if needed.
+        name: of the JSON file, without its suffix.
+        values: what the page shows.
+        page: HTML.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        UserError: if they cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> write_report(tempfile.mkdtemp(), "compare", {"loss": float("nan")}, "<!doctype html>").name
+        'report.html'
+
+    Source: original.
+    """
+    path = Path(directory) / "report.html"
+    write_atomically(path.with_name(f"{name}.json"), json.dumps(plain_value(values), indent=1, allow_nan=False) + "\n")
+    write_atomically(path, page)
+    return path

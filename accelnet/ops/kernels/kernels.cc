@@ -24,26 +24,29 @@ static int64_t member_step(Numbers shape) {
   return shape[0] == 1 ? 0 : size;
 }
 
+template <typename Function>
+static Function choose(const Convolution& c, bool may_round, Function depthwise, Function winograd, Function plain) {
+  return is_depthwise(c) ? depthwise : may_round && fits_winograd(c) ? winograd : plain;
+}
+
 // Of convolutions: whether Winograd's rounding is allowed, then the geometry of `make_convolution`.
 static ffi::Error Convolve(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  using Pool = ffi::ThreadPool;
   const Numbers lhs = shape(arguments, 0), rhs = shape(arguments, 1), out = shape(results, 0);
   const Convolution c = make_convolution(lhs, rhs, out, {numbers.begin() + 1, numbers.size() - 1});
-  const auto compute = is_depthwise(c)                        ? convolve_depthwise<ffi::ThreadPool>
-                       : numbers[0] && fits_winograd(c) ? convolve_winograd<ffi::ThreadPool>
-                                                              : convolve<ffi::ThreadPool>;
-  compute(pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
-          result(results, 0));
+  choose(c, numbers[0], convolve_depthwise<Pool>, convolve_winograd<Pool>, convolve<Pool>)(
+      pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
+      result(results, 0));
   return ffi::Error::Success();
 }
 
 static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  using Pool = ffi::ThreadPool;
   const Numbers lhs = shape(arguments, 0), gradient = shape(arguments, 1), out = shape(results, 0);
   const Convolution c = make_convolution(lhs, out, gradient, {numbers.begin() + 1, numbers.size() - 1});
-  const auto compute = is_depthwise(c)                        ? kernel_gradient_depthwise<ffi::ThreadPool>
-                       : numbers[0] && fits_winograd(c) ? kernel_gradient_winograd<ffi::ThreadPool>
-                                                              : kernel_gradient<ffi::ThreadPool>;
-  compute(pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
-          result(results, 0));
+  choose(c, numbers[0], kernel_gradient_depthwise<Pool>, kernel_gradient_winograd<Pool>, kernel_gradient<Pool>)(
+      pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
+      result(results, 0));
   return ffi::Error::Success();
 }
 
