@@ -15,6 +15,7 @@ from accelnet.evaluating.assess import assess as assess
 from accelnet.experiment import Experiment as Experiment
 from accelnet.parallel import cluster as cluster
 from accelnet.planning.plan import plan as plan
+from accelnet.small_loops import compile_small_loops as compile_small_loops
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event
 from accelnet.training.events import Every as Every

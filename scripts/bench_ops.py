@@ -1,6 +1,7 @@
-"""Measure every CPU program that could compute a convolution, shape by shape.
+"""Measure every CPU program that could compute a convolution or a product, shape by shape.
 
 python scripts/bench_ops.py [--rounds 3] [--batch 64] [--only 0 5]
+python scripts/bench_ops.py --products [--rounds 3]
 
 Prints, for each shape, the milliseconds of the output, of the input's gradient and of the kernels' gradient by every
 lowering and by XLA's own convolution, each inside a compiled loop, where training runs. The median of rounds in
@@ -8,6 +9,7 @@ which the programs take turns; * marks the fastest. `choose_lowering` is made fr
 """
 
 import argparse
+import functools
 import statistics
 import sys
 import time
@@ -21,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from accelnet import ops
 from accelnet.ops import convolution, lowerings, winograd
 from accelnet.ops.geometry import Geometry, transposed_kernels
 
@@ -43,6 +46,20 @@ SHAPES = [
     (32, 32, 32, 3, 1, 32),
     (32, 64, 64, 3, 2, 64),
     (16, 64, 64, 3, 1, 4),
+]
+# Rows, columns, depth, members of a population.
+PRODUCTS = [
+    (64, 128, 64, 1),
+    (64, 10, 128, 1),
+    (128, 512, 784, 1),
+    (128, 512, 512, 1),
+    (128, 10, 512, 1),
+    (128, 128, 3136, 1),
+    (2048, 96, 256, 1),
+    (2048, 1024, 128, 1),
+    (64, 128, 64, 32),
+    (64, 10, 128, 32),
+    (4, 3, 2, 1024),
 ]
 LOWERINGS = [
     lowerings.KERNELS,
@@ -104,6 +121,34 @@ def candidates(lhs: Array, rhs: Array, geometry: Geometry) -> dict[str, dict[str
     return passes
 
 
+def products(rows: int, columns: int, depth: int, members: int) -> dict[str, dict[str, Any]]:
+    """Return, per pass, the compiled kernel's and XLA's program of a product, mapped over the members."""
+    lead = () if members == 1 else (members,)
+    lhs, rhs, gradient = (
+        jax.random.normal(jax.random.key(number), (*lead, *shape))
+        for number, shape in enumerate(((rows, depth), (depth, columns), (rows, columns)))
+    )
+    passes: dict[str, dict[str, Any]] = {"output": {}, "input gradient": {}, "kernel gradient": {}}
+    for name, dot in (("kernels", ops.dot_general), ("XLA", lax.dot_general)):
+        multiply = functools.partial(dot, dimension_numbers=(((1,), (0,)), ((), ())))
+        of_lhs = lambda g, rhs, f=multiply: jax.vjp(lambda x: f(x, rhs), jnp.zeros((rows, depth)))[1](g)[0]  # noqa: E731
+        of_rhs = lambda x, g, f=multiply: jax.vjp(lambda w: f(x, w), jnp.zeros((depth, columns)))[1](g)[0]  # noqa: E731
+        mapped = (lambda f: f) if members == 1 else jax.vmap
+        passes["output"][name] = (mapped(multiply), lhs, rhs)
+        passes["input gradient"][name] = (mapped(of_lhs), gradient, rhs)
+        passes["kernel gradient"][name] = (mapped(of_rhs), lhs, gradient)
+    return passes
+
+
+def show(passes: dict[str, dict[str, Any]], rounds: int) -> None:
+    """Measure and print the passes of a shape."""
+    for name, programs in passes.items():
+        times = measure(programs, rounds)
+        best = min(times.values())
+        row = "  ".join(f"{who} {value:7.3f}{'*' if value == best else ' '}" for who, value in times.items())
+        print(f"  {name:16}{row}", flush=True)
+
+
 def measure(programs: dict[str, Any], rounds: int, seconds: float = 0.1) -> dict[str, float]:
     """Time programs in turns; return medians in milliseconds."""
     timers = {name: in_loop(function, *args) for name, (function, *args) in programs.items()}
@@ -120,8 +165,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of each measurement")
     parser.add_argument("--batch", type=int, default=64, help="images")
+    parser.add_argument("--products", action="store_true", help="products of matrices, not convolutions")
     parser.add_argument("--only", type=int, nargs="*", help="indices of the shapes, all if left out")
     arguments = parser.parse_args()
+    if arguments.products:
+        for rows, columns, depth, members in [PRODUCTS[i] for i in arguments.only or range(len(PRODUCTS))]:
+            print(f"[{rows}, {depth}] times [{depth}, {columns}], {members} members")
+            show(products(rows, columns, depth, members), arguments.rounds)
+        return
     for size, channels, features, kernel, stride, groups in (
         [SHAPES[i] for i in arguments.only] if arguments.only else SHAPES
     ):
@@ -130,11 +181,7 @@ def main() -> None:
         lhs = jax.random.normal(jax.random.key(0), (arguments.batch, size, size, channels))
         rhs = jax.random.normal(jax.random.key(1), (kernel, kernel, channels // groups, features))
         print(f"{size}x{size}x{channels} -> {features}, {kernel}x{kernel}, stride {stride}, groups {groups}")
-        for name, programs in candidates(lhs, rhs, geometry).items():
-            times = measure(programs, arguments.rounds)
-            best = min(times.values())
-            row = "  ".join(f"{who} {value:7.2f}{'*' if value == best else ' '}" for who, value in times.items())
-            print(f"  {name:16}{row}", flush=True)
+        show(candidates(lhs, rhs, geometry), arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "errors": set(),
     "cache": set(),
     "allocator": set(),
+    "small_loops": set(),
     "ops": {"errors", "cache"},
     "models": {"errors", "ops"},
     "optim": {"errors", "ops"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "evaluating": _TRAINING | {"report"},
     "choosing": _TRAINING | {"report", "planning", "evaluating"},
     "cli": _TRAINING | {"report", "planning", "evaluating", "choosing"},
-    "__init__": _TRAINING | {"allocator", "planning", "evaluating", "choosing", "cli"},
+    "__init__": _TRAINING | {"allocator", "small_loops", "planning", "evaluating", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

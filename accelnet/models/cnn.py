@@ -93,10 +93,15 @@ class CNN(nnx.Module):
         self.stages = nnx.List(stages)
         flat = shape[-1] if head == "average" else shape[1] * shape[2] * shape[3]
         widths = [flat, *dense_features]
-        self.dense = nnx.List([nnx.Linear(a, b, kernel_init=he_normal, rngs=rngs) for a, b in pairwise(widths)])
+        self.dense = nnx.List(
+            [
+                nnx.Linear(a, b, kernel_init=he_normal, dot_general=ops.dot_general, rngs=rngs)
+                for a, b in pairwise(widths)
+            ]
+        )
         self.activation = activation
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        self.output = nnx.Linear(widths[-1], out_features, rngs=rngs)
+        self.output = nnx.Linear(widths[-1], out_features, dot_general=ops.dot_general, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of images, float [B, H, W, C]."""

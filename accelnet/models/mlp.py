@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.errors import UserError
 from accelnet.models.normalization import Normalization
+from accelnet.ops import dot_general
 
 
 class MLP(nnx.Module):
@@ -74,7 +75,7 @@ class MLP(nnx.Module):
         ]
         self.layers = nnx.List(layers)
         self.repeats = len(hidden_features) - 1 if shared else 1
-        self.head = nnx.Linear(widths[-1], out_features, rngs=rngs)
+        self.head = nnx.Linear(widths[-1], out_features, dot_general=dot_general, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of inputs, float [B, ...] of in_features numbers each."""
@@ -96,7 +97,7 @@ class _Hidden(nnx.Module):
         skip: bool,
         rngs: nnx.Rngs,
     ) -> None:
-        self.linear = nnx.Linear(in_features, out_features, rngs=rngs)
+        self.linear = nnx.Linear(in_features, out_features, dot_general=dot_general, rngs=rngs)
         self.norm = None if norm is None else Normalization(norm, out_features, rngs=rngs)
         self.activation = activation
         self.dropout = None if dropout == 0.0 else nnx.Dropout(dropout, rngs=rngs)

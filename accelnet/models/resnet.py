@@ -87,7 +87,7 @@ class ResNet(nnx.Module):
                 blocks.append(_Block(features, width, strides, norm, shortcut, conv_general_dilated, rngs))
         self.blocks = nnx.List(blocks)
         self.repeats = num_blocks - 1 if shared else 1
-        self.head = nnx.Linear(widths[-1], out_features, rngs=rngs)
+        self.head = nnx.Linear(widths[-1], out_features, dot_general=ops.dot_general, rngs=rngs)
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of images, float [B, H, W, in_features]."""

@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.errors import UserError
 from accelnet.ops.linear_recurrence import min_gru
+from accelnet.ops.product import dot_general
 from accelnet.ops.recurrence import gru, lstm, simple_rnn, valid_steps
 
 CellName = Literal["lstm", "gru", "min_gru", "simple"]
@@ -304,7 +305,9 @@ def _mean(x: Array, lengths: Array | None) -> Array:
 
 
 def _linear(in_features: int, out_features: int, rngs: nnx.Rngs, *, use_bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(in_features, out_features, use_bias=use_bias, promote_dtype=_to_inputs_dtype, rngs=rngs)
+    return nnx.Linear(
+        in_features, out_features, use_bias=use_bias, promote_dtype=_to_inputs_dtype, dot_general=dot_general, rngs=rngs
+    )
 
 
 def _to_inputs_dtype(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:

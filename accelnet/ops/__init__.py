@@ -6,6 +6,7 @@ from accelnet.ops.linear_recurrence import linear_recurrence as linear_recurrenc
 from accelnet.ops.linear_recurrence import min_gru as min_gru
 from accelnet.ops.pooling import avg_pool as avg_pool
 from accelnet.ops.pooling import max_pool as max_pool
+from accelnet.ops.product import dot_general as dot_general
 from accelnet.ops.recurrence import gru as gru
 from accelnet.ops.recurrence import lstm as lstm
 from accelnet.ops.recurrence import simple_rnn as simple_rnn

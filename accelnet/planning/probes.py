@@ -47,7 +47,8 @@ def loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = N
     # From the difference of two lengths, so that what a call costs, such as copying its arguments, does not count. The
     # least of each: what else the machine does only adds.
     short, long = (min(seconds(times * number) for _ in range(REPEATS)) for times in (1, 3))
-    return max((long - short) / (2 * number), 1e-10)
+    # Where a busy machine made the short one the longer, the long one bounds it from above.
+    return (long - short) / (2 * number) if long > short else long / (3 * number)
 
 
 def rotated(

@@ -10,6 +10,7 @@ import optax
 
 from accelnet.experiment import Experiment, Precision, Remat
 from accelnet.objectives.metric import safe_ratio
+from accelnet.ops import kernels
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
 from accelnet.training.state import AUGMENT, NOISE, TrainState, random_key
@@ -22,7 +23,7 @@ _COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": 
 
 # Primitives, and names given by `checkpoint_name`, whose results are dear to compute again; all else is recomputed
 # under remat="products". A custom gradient hides the primitives of accelnet's own operations: these have names.
-_PRODUCTS = ("dot_general", "conv_general_dilated")
+_PRODUCTS = ("dot_general", "conv_general_dilated", kernels.NAME)
 _PRODUCT_NAMES = ("product", "block")
 
 

@@ -48,8 +48,7 @@ def test_the_program_and_the_jaxpr_name_a_call_alike(cholesky):
 
 
 def test_a_call_is_run_alone(cholesky, monkeypatch):
-    monkeypatch.setattr(probes, "SECONDS", 1e-4)
-    monkeypatch.setattr(probes, "REPEATS", 1)
+    monkeypatch.setattr(probes, "SECONDS", 1e-3)
     assert 1e-7 < probes.call_seconds(cholesky[1], 1 << 16) < 1e-2
 
 

@@ -23,7 +23,9 @@ class Kernel(NamedTuple):
     Attributes:
         target: one of `library.TARGETS`.
         numbers: its integer settings, in the order of kernels.cc.
-        meaning: a function from the operands of one member to a tuple of its results; hashable.
+        meaning: a function from the operands of one member to a tuple of its results; hashable. One with a method
+            `cotangent` has one result, which is linear in each of its two operands: `cotangent(position)` is the
+            kernel that gives an operand's cotangent, and whether it takes the result's cotangent second and not first.
     """
 
     target: str
@@ -67,6 +69,13 @@ def meaning_of(kernel: Kernel, *operands: Array) -> list[Array]:
     return list(jax.vmap(kernel.meaning, in_axes=axes)(*own))
 
 
+@kernel_p.def_impl
+@functools.partial(jax.jit, static_argnames="kernel")
+def _evaluate(*operands: Array, kernel: Kernel) -> list[Array]:
+    """Compute outside a program, as the gradients of a program's own inputs are."""
+    return kernel_p.bind(*operands, kernel=kernel)
+
+
 @kernel_p.def_abstract_eval
 def _abstract(*operands: Any, kernel: Kernel) -> list[Any]:
     shapes = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
@@ -95,8 +104,28 @@ def _batch(operands: Sequence[Array], dims: Sequence[Any], *, kernel: Kernel) ->
 
 
 def _differentiate(primals: Sequence[Array], tangents: Sequence[Any], *, kernel: Kernel) -> Any:
+    if hasattr(kernel.meaning, "cotangent"):
+        (lhs, rhs), (lhs_tangent, rhs_tangent) = primals, tangents
+        (out,) = kernel_p.bind(lhs, rhs, kernel=kernel)
+        terms = [kernel_p.bind(lhs_tangent, rhs, kernel=kernel)[0]] if type(lhs_tangent) is not ad.Zero else []
+        terms += [kernel_p.bind(lhs, rhs_tangent, kernel=kernel)[0]] if type(rhs_tangent) is not ad.Zero else []
+        return [out], [functools.reduce(jnp.add, terms)]
     dense = [ad.instantiate_zeros(tangent) if type(tangent) is ad.Zero else tangent for tangent in tangents]
     return jax.jvp(functools.partial(meaning_of, kernel), tuple(primals), tuple(dense))
+
+
+def _transpose(cotangents: Sequence[Any], lhs: Any, rhs: Any, *, kernel: Kernel) -> Any:
+    (cotangent,) = cotangents
+    position = 0 if ad.is_undefined_primal(lhs) else 1
+    linear, other = (lhs, rhs) if position == 0 else (rhs, lhs)
+    if type(cotangent) is ad.Zero:
+        result: Any = ad.Zero(linear.aval)
+    else:
+        partner, second = kernel.meaning.cotangent(position)  # pyright: ignore[reportFunctionMemberAccess]
+        (result,) = kernel_p.bind(*((other, cotangent) if second else (cotangent, other)), kernel=partner)
+        if linear.aval.shape[0] < result.shape[0]:  # members share it
+            result = result.sum(0, keepdims=True)
+    return [result, None] if position == 0 else [None, result]
 
 
 def _lower(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
@@ -141,5 +170,6 @@ def _fits(ctx: Any) -> bool:
 
 batching.primitive_batchers[kernel_p] = _batch
 ad.primitive_jvps[kernel_p] = _differentiate
+ad.primitive_transposes[kernel_p] = _transpose
 mlir.register_lowering(kernel_p, _lower, platform="cpu")
 mlir.register_lowering(kernel_p, mlir.lower_fun(lambda *o, kernel: meaning_of(kernel, *o), multiple_results=True))

@@ -1,5 +1,6 @@
 // What XLA's CPU programs call: see accelnet/ops/kernels/__init__.py.
 #include "depthwise.h"
+#include "matrices.h"
 #include "recurrence.h"
 #include "winograd.h"
 
@@ -47,6 +48,15 @@ static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Resu
   choose(c, numbers[0], kernel_gradient_depthwise<Pool>, kernel_gradient_winograd<Pool>, kernel_gradient<Pool>)(
       pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
       result(results, 0));
+  return ffi::Error::Success();
+}
+
+// Of products: whether the left and the right matrix are transposed.
+static ffi::Error Multiply(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers a = shape(arguments, 0), b = shape(arguments, 1), out = shape(results, 0);
+  const Matrices s{out[0], out[1], out[2], numbers[0] ? a[1] : a[2], numbers[0] != 0, numbers[1] != 0};
+  multiply_matrices(pool, s, argument(arguments, 0), member_step(a), argument(arguments, 1), member_step(b),
+                    result(results, 0));
   return ffi::Error::Success();
 }
 
@@ -121,5 +131,6 @@ static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Resul
 
 ACCELNET_HANDLER(accelnet_convolve, Convolve);
 ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
+ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);

@@ -17,7 +17,13 @@ import jax
 
 from accelnet.cache import private_directory
 
-TARGETS = ("accelnet_convolve", "accelnet_kernel_gradient", "accelnet_recur", "accelnet_recur_backward")
+TARGETS = (
+    "accelnet_convolve",
+    "accelnet_kernel_gradient",
+    "accelnet_multiply",
+    "accelnet_recur",
+    "accelnet_recur_backward",
+)
 _SOURCES = Path(__file__).parent
 # Without -ffp-contract, products and sums stay apart; the warnings are those of XLA's own header.
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-w")

@@ -1,0 +1,90 @@
+// Products of whole matrices, of dense layers say, whose operands lie as they are or transposed.
+#pragma once
+
+#include "product.h"
+
+namespace accelnet {
+
+// out [m, n] = a [m, k], or transposed [k, m], times b [k, n], or transposed [n, k].
+struct Matrices {
+  int64_t members, m, n, k;
+  bool a_transposed, b_transposed;
+};
+
+// Below this many operations waking a thread takes longer than it saves.
+constexpr int64_t kAlone = 1 << 21;
+// Rows of a task, whose numbers stay in the second cache while panel after panel meets them.
+constexpr int64_t kTaskRows = 128;
+
+// Columns [p * kColumns, ...) of rows [first, first + depth) of b, side by side.
+inline void pack_columns(const Matrices& s, const float* b, int64_t first, int64_t depth, int64_t column,
+                         int64_t width, float* panel) {
+  if (!s.b_transposed) {
+    pack_panel(b + first * s.n + column, s.n, depth, width, panel);
+    return;
+  }
+  if (width < kColumns) std::fill(panel, panel + depth * kColumns, 0.0f);
+  for (int64_t j = 0; j < width; ++j) {
+    const float* from = b + (column + j) * s.k + first;
+    for (int64_t k = 0; k < depth; ++k) panel[k * kColumns + j] = from[k];
+  }
+}
+
+// Rows [row, row + count) of a transposed matrix, depths [first, first + depth): tiles of kRows rows, [depth, kRows].
+inline void pack_rows(const Matrices& s, const float* a, int64_t row, int64_t count, int64_t first, int64_t depth,
+                      float* packed) {
+  for (int64_t k = 0; k < depth; ++k) {
+    const float* from = a + (first + k) * s.m + row;
+    float* to = packed + k * kRows;
+    int64_t m = 0;
+    for (; m + kRows <= count; m += kRows, to += depth * kRows) {
+      for (int64_t i = 0; i < kRows; ++i) to[i] = from[m + i];
+    }
+    for (int64_t i = 0; m + i < count; ++i) to[i] = from[m + i];
+  }
+}
+
+template <typename Pool>
+void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_step, const float* b, int64_t b_step,
+                       float* out) {
+  const int64_t panels = ceil_div(s.n, kColumns), depths = ceil_div(s.k, kDepth), depth = ceil_div(s.k, depths);
+  const int64_t blocks = ceil_div(s.m, kTaskRows), block = round_up(ceil_div(s.m, blocks), kRows);
+  const bool alone = 2 * s.members * s.m * s.n * s.k < kAlone;
+  // As many tasks as make threads end together, of panels side by side.
+  const int64_t wanted = alone ? 1 : ceil_div(4 * pool.num_threads(), s.members * blocks);
+  const int64_t share = ceil_div(panels, std::min(panels, wanted)), shares = ceil_div(panels, share);
+  const std::vector<int32_t> along = multiples(depth, 1), across = multiples(depth, kRows);
+  const auto task = [&](int64_t number) {
+    const int64_t member = number / (blocks * shares), row = number / shares % blocks * block;
+    const int64_t rows_here = std::min(block, s.m - row), begin = number % shares * share;
+    const float *left = a + member * a_step, *right = b + member * b_step;
+    float *panel = scratch(0, depth * kColumns), *packed = scratch(1, (block + kRows) * depth);
+    for (int64_t first = 0; first < s.k; first += depth) {
+      const int64_t here = std::min(depth, s.k - first);
+      if (s.a_transposed) pack_rows(s, left, row, rows_here, first, here, packed);
+      for (int64_t p = begin; p < std::min(begin + share, panels); ++p) {
+        const int64_t width = std::min<int64_t>(kColumns, s.n - p * kColumns);
+        pack_columns(s, right, first, here, p * kColumns, width, panel);
+        for (int64_t m = 0; m < rows_here; m += kRows) {
+          const int num_rows = std::min<int64_t>(kRows, rows_here - m);
+          const float* rows[kRows];
+          float* results[kRows];
+          for (int i = 0; i < num_rows; ++i) {
+            rows[i] = s.a_transposed ? packed + m * here + i : left + (row + m + i) * s.k + first;
+            results[i] = out + (member * s.m + row + m + i) * s.n + p * kColumns;
+          }
+          product(num_rows, rows, (s.a_transposed ? across : along).data(), here, panel, kColumns, results, width,
+                  first > 0);
+        }
+      }
+    }
+  };
+  const int64_t tasks = s.members * blocks * shares;
+  if (alone) {
+    for (int64_t number = 0; number < tasks; ++number) task(number);
+  } else {
+    parallel_for(pool, tasks, task);
+  }
+}
+
+}  // namespace accelnet
