@@ -51,6 +51,13 @@ struct Convolution {
   int64_t padded_line() const { return axes[1].padded * axes[2].padded; }
   int64_t width() const { return channels / groups; }
   int64_t group_features() const { return features / groups; }
+  // Whether it is the product of all pixels with one matrix.
+  bool is_product() const {
+    for (const Axis& axis : axes) {
+      if (axis.kernel > 1 || axis.stride > 1 || axis.lhs_dilation > 1 || axis.in != axis.out || axis.low) return false;
+    }
+    return groups == 1;
+  }
 
   // The phases of `lines` output lines along the first axis; `lines` is a multiple of its dilation, or all.
   std::vector<Phase> phases(int64_t lines) const {

@@ -35,6 +35,12 @@ static ffi::Error Convolve(ffi::ThreadPool pool, Arguments arguments, Results re
   using Pool = ffi::ThreadPool;
   const Numbers lhs = shape(arguments, 0), rhs = shape(arguments, 1), out = shape(results, 0);
   const Convolution c = make_convolution(lhs, rhs, out, {numbers.begin() + 1, numbers.size() - 1});
+  if (c.is_product()) {
+    const Matrices s{out[0], c.images * c.in_pixels(), c.features, c.channels, false, false};
+    multiply_matrices(pool, s, argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
+                      result(results, 0));
+    return ffi::Error::Success();
+  }
   choose(c, numbers[0], convolve_depthwise<Pool>, convolve_winograd<Pool>, convolve<Pool>)(
       pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
       result(results, 0));
@@ -45,6 +51,12 @@ static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Resu
   using Pool = ffi::ThreadPool;
   const Numbers lhs = shape(arguments, 0), gradient = shape(arguments, 1), out = shape(results, 0);
   const Convolution c = make_convolution(lhs, out, gradient, {numbers.begin() + 1, numbers.size() - 1});
+  if (c.is_product()) {
+    const Matrices s{out[0], c.channels, c.features, c.images * c.in_pixels(), true, false};
+    multiply_matrices(pool, s, argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
+                      result(results, 0));
+    return ffi::Error::Success();
+  }
   choose(c, numbers[0], kernel_gradient_depthwise<Pool>, kernel_gradient_winograd<Pool>, kernel_gradient<Pool>)(
       pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
       result(results, 0));

@@ -44,24 +44,39 @@ inline void pack_rows(const Matrices& s, const float* a, int64_t row, int64_t co
   }
 }
 
+// Into how many sums the products over a great depth are cut where there are few of them; by the size alone.
+inline int64_t depth_parts(const Matrices& s) {
+  const bool is_long = s.k >= 2048 && s.m * s.n <= kTaskRows * kTaskRows;
+  return is_long ? num_parts(s.k / 1024, s.m * s.n * s.members) : 1;
+}
+
 template <typename Pool>
 void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_step, const float* b, int64_t b_step,
                        float* out) {
-  const int64_t panels = ceil_div(s.n, kColumns), depths = ceil_div(s.k, kDepth), depth = ceil_div(s.k, depths);
+  // Narrow enough to be read where it lies, a block of it in the first cache.
+  const bool in_place = !s.a_transposed || s.m <= 64;
+  const int64_t parts = depth_parts(s), elements = s.m * s.n;
+  const int64_t part_depth = ceil_div(s.k, parts), most = s.a_transposed && in_place ? 128 : kDepth;
+  const int64_t depth = ceil_div(part_depth, ceil_div(part_depth, most));
+  const int64_t panels = ceil_div(s.n, kColumns);
   const int64_t blocks = ceil_div(s.m, kTaskRows), block = round_up(ceil_div(s.m, blocks), kRows);
-  const bool alone = 2 * s.members * s.m * s.n * s.k < kAlone;
+  const bool alone = 2 * s.members * elements * s.k < kAlone;
   // As many tasks as make threads end together, of panels side by side.
-  const int64_t wanted = alone ? 1 : ceil_div(4 * pool.num_threads(), s.members * blocks);
+  const int64_t wanted = alone ? 1 : ceil_div(4 * pool.num_threads(), s.members * parts * blocks);
   const int64_t share = ceil_div(panels, std::min(panels, wanted)), shares = ceil_div(panels, share);
-  const std::vector<int32_t> along = multiples(depth, 1), across = multiples(depth, kRows);
+  const std::vector<int32_t> offsets = multiples(depth, !s.a_transposed ? 1 : in_place ? s.m : kRows);
+  std::vector<float> partial(parts > 1 ? s.members * parts * elements : 0);
   const auto task = [&](int64_t number) {
-    const int64_t member = number / (blocks * shares), row = number / shares % blocks * block;
-    const int64_t rows_here = std::min(block, s.m - row), begin = number % shares * share;
+    const int64_t product_number = number / (blocks * shares), member = product_number / parts;
+    const int64_t row = number / shares % blocks * block, rows_here = std::min(block, s.m - row);
+    const int64_t begin = number % shares * share, first_of_part = product_number % parts * part_depth;
     const float *left = a + member * a_step, *right = b + member * b_step;
+    float* to = (parts > 1 ? partial.data() : out) + product_number * elements;
     float *panel = scratch(0, depth * kColumns), *packed = scratch(1, (block + kRows) * depth);
-    for (int64_t first = 0; first < s.k; first += depth) {
-      const int64_t here = std::min(depth, s.k - first);
-      if (s.a_transposed) pack_rows(s, left, row, rows_here, first, here, packed);
+    const int64_t end = std::min(first_of_part + part_depth, s.k);
+    for (int64_t first = first_of_part; first < end; first += depth) {
+      const int64_t here = std::min(depth, end - first);
+      if (!in_place) pack_rows(s, left, row, rows_here, first, here, packed);
       for (int64_t p = begin; p < std::min(begin + share, panels); ++p) {
         const int64_t width = std::min<int64_t>(kColumns, s.n - p * kColumns);
         pack_columns(s, right, first, here, p * kColumns, width, panel);
@@ -70,20 +85,24 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
           const float* rows[kRows];
           float* results[kRows];
           for (int i = 0; i < num_rows; ++i) {
-            rows[i] = s.a_transposed ? packed + m * here + i : left + (row + m + i) * s.k + first;
-            results[i] = out + (member * s.m + row + m + i) * s.n + p * kColumns;
+            rows[i] = !in_place        ? packed + m * here + i
+                      : s.a_transposed ? left + first * s.m + row + m + i
+                                       : left + (row + m + i) * s.k + first;
+            results[i] = to + (row + m + i) * s.n + p * kColumns;
           }
-          product(num_rows, rows, (s.a_transposed ? across : along).data(), here, panel, kColumns, results, width,
-                  first > 0);
+          product(num_rows, rows, offsets.data(), here, panel, kColumns, results, width, first > first_of_part);
         }
       }
     }
   };
-  const int64_t tasks = s.members * blocks * shares;
+  const int64_t tasks = s.members * parts * blocks * shares;
   if (alone) {
     for (int64_t number = 0; number < tasks; ++number) task(number);
   } else {
     parallel_for(pool, tasks, task);
+  }
+  for (int64_t member = 0; parts > 1 && member < s.members; ++member) {
+    add_parts(pool, partial.data() + member * parts * elements, parts, elements, out + member * elements);
   }
 }
 
