@@ -46,4 +46,16 @@ def keep_freed_memory() -> bool:
     return all(library.mallopt(name, value) == 1 for name, value in settings.items())
 
 
+def return_freed_memory() -> None:
+    """Give freed memory back to the kernel, once: after a compilation, which leaves 100 to 200 MB behind.
+
+    Example:
+        >>> return_freed_memory()
+
+    Source: malloc_trim(3).
+    """
+    if sys.platform.startswith("linux") and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 keep_freed_memory()  # on import, so that it comes before the first program's buffers

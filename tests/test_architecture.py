@@ -13,7 +13,7 @@ PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
 _CORE = {"errors", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
-_TRAINING = _CORE | {"training", "experiment"}
+_TRAINING = _CORE | {"allocator", "training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
     "cache": set(),

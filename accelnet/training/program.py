@@ -14,6 +14,7 @@ import optax
 from jax.core import ShapedArray
 from jax.sharding import Mesh, PartitionSpec
 
+from accelnet.allocator import return_freed_memory
 from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
 from accelnet.optim import eval_params, learning_rate
@@ -70,6 +71,7 @@ class Program:
         """The compiled program (`jax.stages.Compiled`)."""
         start = time.perf_counter()
         compiled = self.lowered.compile()
+        return_freed_memory()
         self.compile_seconds += time.perf_counter() - start
         self.compiles += 1
         return compiled
