@@ -26,6 +26,7 @@ def command(script, *args):
     )
 
 
+@pytest.mark.slow
 def test_train_resume_evaluate_and_summary_go_together(tmp_path):
     run = str(tmp_path / "run")
     first = command(DIGITS, "train", *SHORT, "--workdir", run, "--seed", "3", "--learning-rate", "1e-3", "--json")
@@ -66,6 +67,7 @@ def test_summary_names_layers_shapes_parameters_and_flops():
         assert word in shown
 
 
+@pytest.mark.slow
 def test_a_mesh_of_simulated_devices_trains_resumes_and_is_evaluated_elsewhere(tmp_path):
     run = str(tmp_path / "run")
     first = command(DIGITS, "train", *SHORT, "--workdir", run, "--cpu-devices", "8", "--mesh", "data=8", "--json")

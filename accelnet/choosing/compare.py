@@ -12,7 +12,8 @@ import numpy as np
 from accelnet.choosing.candidates import Candidate, without_test
 from accelnet.choosing.members import check_field, grid
 from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
-from accelnet.choosing.population import Population, PopulationRun
+from accelnet.choosing.population import Population
+from accelnet.choosing.results import PopulationRun
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.ops.flops import count_jaxpr_flops

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from accelnet.choosing.members import ExperimentFunction, Member, check_field
-from accelnet.choosing.population import Population, PopulationRun
+from accelnet.choosing.population import Population
+from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.statistics import Contest, compete
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from accelnet.ops import kernels
+from accelnet.ops.product import transposed_product
 
 Arrays = tuple[Array, ...]
 
@@ -95,7 +96,7 @@ def _backward(
     outputs = _by_kernel("accelnet_recur_backward", _Backward(cell, reverse, valid is not None), operands)
     dprojected, drecurrent, *dfirst = outputs if cell is GRU else (outputs[0], *outputs)
     # One contracted axis: for two XLA:CPU copies both operands first.
-    dkernel = before.reshape(-1, before.shape[-1]).T @ drecurrent.reshape(-1, drecurrent.shape[-1])
+    dkernel = transposed_product(before.reshape(-1, before.shape[-1]), drecurrent.reshape(-1, drecurrent.shape[-1]))
     dbias = None if bias is None else drecurrent.sum((0, 1))
     return dprojected, dkernel, dbias, tuple(d.astype(o.dtype) for d, o in zip(dfirst, dlast, strict=True)), None
 

@@ -39,6 +39,12 @@ class _Multiply(NamedTuple):
         }[position, second]
         return self._replace(lhs_transposed=flags[0], rhs_transposed=flags[1]).kernel, second
 
+    def by_kernel(self, lhs: Array, rhs: Array) -> Array:
+        """Multiply float32 by the kernel, where there is enough to multiply."""
+        multiplications = lhs.size * rhs.shape[0 if self.rhs_transposed else 1]
+        (product,) = self(lhs, rhs) if multiplications < _FEWEST else kernels.call(self.kernel, lhs, rhs)
+        return product
+
     @property
     def kernel(self) -> kernels.Kernel:
         """The kernel that computes it."""
@@ -101,8 +107,18 @@ def dot_general(
     if not is_plain:
         return native(lhs, rhs)
     out = jax.eval_shape(native, lhs, rhs)  # jax.lax's own checks
-    if out.size * lhs.shape[-1] < _FEWEST:
-        return native(lhs, rhs)
     multiply = _Multiply(False, bool(rhs_axes[0]), tuple(precision) if isinstance(precision, list) else precision)
-    (product,) = kernels.call(multiply.kernel, lhs.reshape(math.prod(lhs.shape[:-1]), lhs.shape[-1]), rhs)
-    return product.reshape(out.shape)
+    return multiply.by_kernel(lhs.reshape(math.prod(lhs.shape[:-1]), lhs.shape[-1]), rhs).reshape(out.shape)
+
+
+def transposed_product(lhs: Array, rhs: Array) -> Array:
+    """Return lhs' rhs of [k, m] and [k, n], [m, n]: the gradient of a layer's weights, with a depth of all examples.
+
+    Example:
+        >>> transposed_product(jnp.ones((3, 2)), jnp.ones((3, 4))).shape
+        (2, 4)
+
+    Source: original.
+    """
+    multiply = _Multiply(True, False, None)
+    return multiply.by_kernel(lhs, rhs) if lhs.dtype == rhs.dtype == jnp.float32 else multiply(lhs, rhs)[0]

@@ -14,6 +14,9 @@ from jax import Array
 from accelnet.errors import UserError
 from accelnet.ops import cudnn
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Cell, scan_cell
+from accelnet.ops.product import dot_general
+
+_PLAIN = (((1,), (0,)), ((), ()))
 
 
 def simple_rnn(
@@ -262,12 +265,12 @@ def project(
             inputs = jnp.where(steps[:, :, None], inputs, jnp.zeros((), inputs.dtype))
         # Transposed while they are narrow, and one axis contracted in the kernel's gradient, not two.
         rows = inputs.swapaxes(0, 1).reshape(-1, inputs.shape[2])
-        projected = jnp.matmul(rows, kernel, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
+        projected = dot_general(rows, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
         projected = projected.reshape(num_steps, inputs.shape[0], -1)
     else:
         if steps is not None:
             tokens = jnp.where(steps, tokens, 0)
-        table = jnp.matmul(inputs, kernel, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
+        table = dot_general(inputs, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
         projected = jnp.take(table, tokens.T, axis=0)
     return projected, None if steps is None else steps.T[:, :, None]
 

@@ -39,6 +39,10 @@ class Shape(NamedTuple):
         return math.ceil(self.size * width)
 
 
+# By which XLA marks what its CPU compiler makes one function of.
+SMALL_CALL = "xla_cpu_small_call"
+
+
 @dataclass
 class Instruction:
     """One line of a computation."""
@@ -125,9 +129,20 @@ class HloModule:
 
     def step_body(self) -> str | None:
         """Return the computation that is one step: the outermost loop of unknown length; None without one."""
-        loops = [i for i in self.computations[self.entry].instructions.values() if i.opcode == "while"]
-        bodies = [loop.attribute("body") for loop in loops if self.trip_count(loop) is None]
-        return max(bodies, key=lambda name: self._weight(name or ""), default=None)
+        return max(self._bodies(inlined=False) + self._bodies(inlined=True), key=self._weight, default=None)
+
+    @property
+    def step_is_inlined(self) -> bool:
+        """Whether the step is part of one function, which a CPU has instead of kernels to start."""
+        return self.step_body() in self._bodies(inlined=True)
+
+    def _bodies(self, *, inlined: bool) -> list[str]:
+        """Return the bodies of the outermost loops of unknown length, of the program's own or of its functions'."""
+        entry = self.computations[self.entry]
+        calls = [i for i in entry.instructions.values() if i.opcode == "call" and SMALL_CALL in i.attributes]
+        holders = [self.computations[call.attribute("to_apply") or ""] for call in calls] if inlined else [entry]
+        loops = [i for holder in holders for i in holder.instructions.values() if i.opcode == "while"]
+        return [loop.attribute("body") or "" for loop in loops if self.trip_count(loop) is None]
 
     def _weight(self, name: str) -> int:
         return len(self.computations[name].instructions) if name in self.computations else 0

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
-from accelnet.planning.hlo import Computation, HloModule, Instruction
+from accelnet.planning.hlo import SMALL_CALL, Computation, HloModule, Instruction
 from accelnet.planning.kernels import FREE, FREE_CALLS, Kernel, describe_kernel, target_of
 
 
@@ -17,9 +17,15 @@ def kernels(module: HloModule) -> list[Kernel]:
     """Return what one step starts: one trip through the outermost loop of unknown length, or all without one."""
     body = module.step_body()
     merged: dict[Kernel, int] = defaultdict(int)
-    for kernel in _walk(module, module.computations[body or module.entry], 1):
+    walked = _walk(module, module.computations[body or module.entry], 1)
+    for kernel in _inlined(walked) if module.step_is_inlined else walked:
         merged[replace(kernel, count=0)] += kernel.count
     return [replace(kernel, count=count) for kernel, count in merged.items()]
+
+
+def _inlined(walked: Iterator[Kernel]) -> Iterator[Kernel]:
+    """Mark the parts of one function, which are not started one by one."""
+    return (replace(kernel, opcode=f"inlined:{kernel.opcode}") for kernel in walked)
 
 
 def _walk(module: HloModule, computation: Computation, count: int) -> Iterator[Kernel]:
@@ -39,10 +45,8 @@ def _walk(module: HloModule, computation: Computation, count: int) -> Iterator[K
             if callee is None:
                 continue
             threaded = opcode == "call" and "outer_dimension_partitions" in instruction.attributes
-            if "xla_cpu_small_call" in instruction.attributes:
-                # One function of the CPU's: its parts are not started one by one.
-                for kernel in _walk(module, callee, count):
-                    yield replace(kernel, opcode=f"inlined:{kernel.opcode}")
+            if SMALL_CALL in instruction.attributes:
+                yield from _inlined(_walk(module, callee, count))
             elif threaded:
                 yield describe_kernel(module, computation, callee.root, count, instruction)
             else:

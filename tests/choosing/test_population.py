@@ -12,6 +12,7 @@ from flax import nnx
 
 import accelnet as an
 from accelnet.choosing import population as module
+from accelnet.choosing import waves
 from accelnet.choosing.members import Member, grid
 from accelnet.choosing.population import Population
 
@@ -116,7 +117,7 @@ def test_waves_and_devices_change_no_result():
 
 def _bytes(population, size):
     family = module.Family(population.function, population.config, population.members)
-    memory = module._make(population, family, jax.devices()[:1], size).advance.compiled.memory_analysis()
+    memory = waves._make(population.batches, family, jax.devices()[:1], size).advance.compiled.memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
 
 
@@ -203,7 +204,7 @@ def test_an_interrupted_population_goes_on_and_a_finished_one_is_read(tmp_path, 
     np.testing.assert_array_equal(resumed.train["loss"], whole.train["loss"])
     assert resumed.compiles == {"init": 0, "advance": 1}  # it went on from a state
 
-    monkeypatch.setattr(module, "_compile", lambda *_: pytest.fail("it was finished"))
+    monkeypatch.setattr(module, "compile_waves", lambda *_: pytest.fail("it was finished"))
     again = population.train(progress=False, workdir=tmp_path)
     np.testing.assert_array_equal(again.curves["loss"], whole.curves["loss"].astype(np.float64))
     assert again.members == resumed.members and again.failed.tolist() == whole.failed.tolist()

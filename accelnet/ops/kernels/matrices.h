@@ -53,8 +53,8 @@ inline int64_t depth_parts(const Matrices& s) {
 template <typename Pool>
 void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_step, const float* b, int64_t b_step,
                        float* out) {
-  // Narrow enough to be read where it lies, a block of it in the first cache.
-  const bool in_place = !s.a_transposed || s.m <= 64;
+  // Read where it lies where that is not far apart, or where it is read about once.
+  const bool in_place = !s.a_transposed || s.m <= 64 || s.n <= 2 * kColumns;
   const int64_t parts = depth_parts(s), elements = s.m * s.n;
   const int64_t part_depth = ceil_div(s.k, parts), most = s.a_transposed && in_place ? 128 : kDepth;
   const int64_t depth = ceil_div(part_depth, ceil_div(part_depth, most));
@@ -79,7 +79,10 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
       if (!in_place) pack_rows(s, left, row, rows_here, first, here, packed);
       for (int64_t p = begin; p < std::min(begin + share, panels); ++p) {
         const int64_t width = std::min<int64_t>(kColumns, s.n - p * kColumns);
-        pack_columns(s, right, first, here, p * kColumns, width, panel);
+        // For a few rows, copying the columns would take longer than multiplying by them.
+        const bool copies = s.b_transposed || width < kColumns || s.m > 2 * kRows;
+        if (copies) pack_columns(s, right, first, here, p * kColumns, width, panel);
+        const float* columns = copies ? panel : right + first * s.n + p * kColumns;
         for (int64_t m = 0; m < rows_here; m += kRows) {
           const int num_rows = std::min<int64_t>(kRows, rows_here - m);
           const float* rows[kRows];
@@ -90,7 +93,8 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
                                        : left + (row + m + i) * s.k + first;
             results[i] = to + (row + m + i) * s.n + p * kColumns;
           }
-          product(num_rows, rows, offsets.data(), here, panel, kColumns, results, width, first > first_of_part);
+          product(num_rows, rows, offsets.data(), here, columns, copies ? kColumns : s.n, results, width,
+                  first > first_of_part);
         }
       }
     }

@@ -64,6 +64,21 @@ void parallel_for(Pool& pool, int64_t count, const F& function) {
   }
 }
 
+// Calls function(round, i) for every i below `count` of every round, those of a round after all of the round before.
+template <typename Pool, typename F>
+void parallel_rounds(Pool& pool, int64_t rounds, int64_t count, const F& function) {
+  // Who takes a task waits for tasks that others took before, so the earliest of them is never waiting.
+  std::atomic<int64_t> done{0};
+  parallel_for(pool, rounds * count, [&](int64_t task) {
+    const int64_t before = task / count * count;
+    for (int spins = 0; done.load(std::memory_order_acquire) < before; ++spins) {
+      if (spins > 1000) std::this_thread::yield();
+    }
+    function(task / count, task % count);
+    done.fetch_add(1, std::memory_order_release);
+  });
+}
+
 // Memory of this thread, kept for the next call: slots are independent.
 template <typename T = float>
 T* scratch(int slot, int64_t count) {

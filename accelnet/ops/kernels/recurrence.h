@@ -135,72 +135,90 @@ void recur(Pool& pool, const Layer& layer, Array projected, Array kernel, Array 
   const auto panels = panels_of(kernel, kernel.step ? layer.members : 1, hidden, gates, gates, 1);
   const int64_t panels_size = kernel.step ? panels.size() / layer.members : 0;
   const auto offsets = multiples(hidden, 1);
-  over_sequences(pool, layer, [&](int64_t member, int64_t begin, int64_t count) {
-    std::vector<const float*> state(count);
-    std::vector<float*> sums(count);
+  // A step of some sequences, for the hidden units [from, until): whole panels of every gate, or all.
+  const auto advance = [&](int64_t index, int64_t member, int64_t begin, int64_t count, int64_t from, int64_t until) {
+    const int64_t step = layer.reverse ? layer.steps - 1 - index : index;
+    const int64_t before_step = layer.reverse ? step + 1 : step - 1;
+    const float** state = scratch<const float*>(0, count);
+    float** sums = scratch<float*>(0, count);
     float* sums_memory = scratch(0, count * gates + kLanes);
     for (int64_t row = 0; row < count; ++row) {
-      state[row] = first.of(member, begin + row, hidden);
+      state[row] = index == 0 ? first.of(member, begin + row, hidden)
+                              : hiddens + (member * rows_of_all + before_step * layer.batch + begin + row) * hidden;
       sums[row] = sums_memory + row * gates;
-      if (layer.cell == kLstm) {
-        std::memcpy(last_memory + (member * layer.batch + begin + row) * hidden,
-                    first_memory.of(member, begin + row, hidden), hidden * sizeof(float));
+      // The reset gate of a GRU multiplies the recurrent product alone.
+      const float* start = layer.cell != kGru ? projected.of(member, step * layer.batch + begin + row, gates)
+                           : bias.data        ? bias.of(member, 0, 0)
+                                              : nullptr;
+      for (int64_t gate = 0; start && gate < gates; gate += hidden) {
+        std::memcpy(sums[row] + gate + from, start + gate + from, (until - from) * sizeof(float));
       }
     }
-    for (int64_t index = 0; index < layer.steps; ++index) {
-      const int64_t step = layer.reverse ? layer.steps - 1 - index : index;
-      for (int64_t row = 0; row < count; ++row) {
-        const float* input = projected.of(member, step * layer.batch + begin + row, gates);
-        // The reset gate of a GRU multiplies the recurrent product alone.
-        if (layer.cell == kGru) {
-          if (bias.data) std::memcpy(sums[row], bias.of(member, 0, 0), gates * sizeof(float));
-        } else {
-          std::memcpy(sums[row], input, gates * sizeof(float));
-        }
-      }
-      multiply(count, state.data(), offsets.data(), hidden, panels.data() + member * panels_size, gates, sums.data(),
-               layer.cell != kGru || bias.data);
-      for (int64_t row = 0; row < count; ++row) {
-        const int64_t place = step * layer.batch + begin + row;
-        const float *input = projected.of(member, place, gates), *sum = sums[row], *old = state[row];
-        const int64_t at = (member * rows_of_all + place) * hidden;
-        float* to = hiddens + at;
-        float* memory = last_memory + (member * layer.batch + begin + row) * hidden;
-        const bool is_valid = valid.of(member, place);
-        for (int64_t j = 0; j < hidden; j += kLanes) {
-          const int64_t width = std::min<int64_t>(kLanes, hidden - j);
-          const auto gate = [&](const float* from, int64_t g) { return load_part(from + g * hidden + j, width); };
-          const auto keep = [&](int64_t g, Vec value) {
-            if (before) store_part(saved[g] + at + j, value, width);
-          };
-          const Vec previous = load_part(old + j, width);
-          Vec next;
-          if (layer.cell == kSimple) {
-            next = hyperbolic_tangent(gate(sum, 0));
-            keep(0, next);
-          } else if (layer.cell == kLstm) {
-            const Vec i = sigmoid(gate(sum, 0)), f = sigmoid(gate(sum, 1)), g = hyperbolic_tangent(gate(sum, 2)),
-                      o = sigmoid(gate(sum, 3)), remembered = load_part(memory + j, width);
-            const Vec updated = f * remembered + i * g;
-            next = o * hyperbolic_tangent(updated);
-            if (is_valid) store_part(memory + j, updated, width);
-            keep(0, i), keep(1, f), keep(2, g), keep(3, o), keep(4, remembered);
-          } else {
-            const Vec r = sigmoid(gate(input, 0) + gate(sum, 0)), z = sigmoid(gate(input, 1) + gate(sum, 1)),
-                      recurrent = gate(sum, 2), n = hyperbolic_tangent(gate(input, 2) + r * recurrent);
-            next = (1.0f - z) * n + z * previous;
-            keep(0, r), keep(1, z), keep(2, n), keep(3, recurrent);
-          }
-          store_part(to + j, is_valid ? next : previous, width);
-          if (before) store_part(before + at + j, previous, width);
-        }
-        state[row] = to;
-      }
+    const bool adds = layer.cell != kGru || bias.data, all = until - from == hidden;
+    for (int64_t gate = 0; gate < (all ? 1 : gates); gate += hidden) {
+      float** into = scratch<float*>(1, count);
+      for (int64_t row = 0; row < count; ++row) into[row] = sums[row] + gate + from;
+      multiply(count, state, offsets.data(), hidden, panels.data() + member * panels_size + (gate + from) * hidden,
+               all ? gates : until - from, into, adds);
     }
     for (int64_t row = 0; row < count; ++row) {
-      std::memcpy(last + (member * layer.batch + begin + row) * hidden, state[row], hidden * sizeof(float));
+      const int64_t place = step * layer.batch + begin + row;
+      const float *input = projected.of(member, place, gates), *sum = sums[row], *old = state[row];
+      const int64_t at = (member * rows_of_all + place) * hidden;
+      float* to = hiddens + at;
+      float* memory = last_memory + (member * layer.batch + begin + row) * hidden;
+      const bool is_valid = valid.of(member, place);
+      for (int64_t j = from; j < until; j += kLanes) {
+        const int64_t width = std::min<int64_t>(kLanes, until - j);
+        const auto gate = [&](const float* of, int64_t g) { return load_part(of + g * hidden + j, width); };
+        const auto keep = [&](int64_t g, Vec value) {
+          if (before) store_part(saved[g] + at + j, value, width);
+        };
+        const Vec previous = load_part(old + j, width);
+        Vec next;
+        if (layer.cell == kSimple) {
+          next = hyperbolic_tangent(gate(sum, 0));
+          keep(0, next);
+        } else if (layer.cell == kLstm) {
+          const Vec i = sigmoid(gate(sum, 0)), f = sigmoid(gate(sum, 1)), g = hyperbolic_tangent(gate(sum, 2)),
+                    o = sigmoid(gate(sum, 3)), remembered = load_part(memory + j, width);
+          const Vec updated = f * remembered + i * g;
+          next = o * hyperbolic_tangent(updated);
+          if (is_valid) store_part(memory + j, updated, width);
+          keep(0, i), keep(1, f), keep(2, g), keep(3, o), keep(4, remembered);
+        } else {
+          const Vec r = sigmoid(gate(input, 0) + gate(sum, 0)), z = sigmoid(gate(input, 1) + gate(sum, 1)),
+                    recurrent = gate(sum, 2), n = hyperbolic_tangent(gate(input, 2) + r * recurrent);
+          next = (1.0f - z) * n + z * previous;
+          keep(0, r), keep(1, z), keep(2, n), keep(3, recurrent);
+        }
+        store_part(to + j, is_valid ? next : previous, width);
+        if (before) store_part(before + at + j, previous, width);
+      }
     }
-  });
+  };
+  const int64_t sequences = layer.members * layer.batch, threads = pool.num_threads();
+  if (layer.cell == kLstm) {
+    for (int64_t i = 0; i < sequences; ++i) {
+      std::memcpy(last_memory + i * hidden, first_memory.of(i / layer.batch, i % layer.batch, hidden),
+                  hidden * sizeof(float));
+    }
+  }
+  if (sequences == 1 && hidden % (threads * kColumns) == 0 && hidden >= 128) {
+    // There is one sequence: threads share its hidden units, and meet after every step.
+    const int64_t share = hidden / threads;
+    parallel_rounds(pool, layer.steps, threads,
+                    [&](int64_t index, int64_t slice) { advance(index, 0, 0, 1, slice * share, (slice + 1) * share); });
+  } else {
+    over_sequences(pool, layer, [&](int64_t member, int64_t begin, int64_t count) {
+      for (int64_t index = 0; index < layer.steps; ++index) advance(index, member, begin, count, 0, hidden);
+    });
+  }
+  const int64_t end = layer.reverse ? 0 : layer.steps - 1;
+  for (int64_t member = 0; member < layer.members; ++member) {
+    std::memcpy(last + member * layer.batch * hidden, hiddens + (member * rows_of_all + end * layer.batch) * hidden,
+                layer.batch * hidden * sizeof(float));
+  }
 }
 
 // The gradient of `recur`, without that of the kernel: dprojected and, for a GRU, drecurrent [steps, batch, gates], and
