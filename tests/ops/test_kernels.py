@@ -106,6 +106,8 @@ CELLS = {"simple": cells.SIMPLE, "lstm": cells.LSTM, "gru": cells.GRU}
 @pytest.mark.parametrize(
     ("steps", "batch", "hidden", "lengths", "reverse"),
     [
+        (6, 1, 128, False, False),  # threads share the units
+        (5, 1, 160, True, True),
         (5, 3, 4, False, False),
         (4, 33, 20, True, True),
         (6, 8, 16, True, False),

@@ -30,7 +30,17 @@ def total(dot, numbers):
 # Whole and partial vectors and tiles, more rows than a task has, depths of one and of several blocks, two threads.
 @pytest.mark.parametrize(
     ("m", "n", "k"),
-    [(1, 1, 1), (1, 1, 2000), (15, 19, 7), (64, 10, 128), (13, 16, 400), (300, 40, 33), (150, 130, 770)],
+    [
+        (1, 1, 1),
+        (1, 1, 2000),
+        (1, 64, 300),
+        (9, 40, 33),
+        (15, 19, 7),
+        (64, 10, 128),
+        (13, 16, 400),
+        (300, 40, 33),
+        (150, 130, 770),
+    ],
 )
 @pytest.mark.parametrize("numbers", [PLAIN, TRANSPOSED])
 def test_values_and_gradients_are_those_of_lax(m, n, k, numbers):

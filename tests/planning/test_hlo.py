@@ -153,3 +153,15 @@ def test_kernels_survive_json():
 def test_a_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY"):
         HloModule("nothing")
+
+
+@pytest.mark.parametrize(("size", "inlined"), [(8, True), (1 << 16, False)])
+def test_a_step_that_is_part_of_one_function_starts_no_kernels(size, inlined):
+    def chunk(num_steps, x):
+        return jax.lax.fori_loop(0, num_steps, lambda i, x: jnp.sin(x) + jnp.sum(x) + i, x)
+
+    module = HloModule(jax.jit(chunk).lower(jnp.int32(3), jnp.ones(size)).compile().as_text())
+    assert module.step_is_inlined == inlined
+    found = kernels(module)
+    assert found
+    assert {kernel.opcode.startswith("inlined:") for kernel in found} == {inlined}
