@@ -1,7 +1,7 @@
 """The choice of a normalization by name."""
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,8 @@ class BatchNorm(nnx.BatchNorm):
     benchmark's `separable_cnn` took 1.13 times as long (in turns, two cores, AMD EPYC). The two differ by rounding,
     relative to the mean.
 
-    Args: those of `flax.nnx.BatchNorm`, whose variables it has.
+    Args: those of `flax.nnx.BatchNorm`, whose variables it has; the channels are the last axis, and statistics those of
+        all examples: no `mask`, no `axis_index_groups`.
 
     Example:
         >>> layer = BatchNorm(1, rngs=nnx.Rngs(0))
@@ -76,7 +77,7 @@ class BatchNorm(nnx.BatchNorm):
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
-    def __call__(self, x: Array, use_running_average: bool | None = None, **_: Any) -> Array:
+    def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Normalize `x`, [B, ..., num_features], in float32."""
         average = self.use_running_average if use_running_average is None else use_running_average
         x = x.astype(jnp.float32)

@@ -11,8 +11,8 @@ from jax import Array, lax
 from accelnet.ops import kernels
 
 # Fewer multiplications than these stay XLA's: it makes one kernel of all members' products, and one function of a whole
-# loop that has no call. 1,024 members with [4 x 2] times [2 x 3] took it a fifth of the compiled kernel's time, 256
-# with three matrices of 16 x 16 more than that (`scripts/bench_ops.py --products`).
+# loop that has no call. For 1,024 members with [4 x 2] times [2 x 3] it took a fifth of the compiled kernel's time, for
+# 256 with [16 x 16] times [16 x 16] 1.2 times, 3.5 for the kernels' gradient (`scripts/bench_ops.py --products`).
 _FEWEST = 1024
 
 
@@ -61,7 +61,7 @@ def dot_general(
 ) -> Array:
     """Multiply `lhs` by `rhs`, a drop-in for `jax.lax.dot_general`, as in `nnx.Linear(..., dot_general=dot_general)`.
 
-    XLA's CPU programs take 1.2 to 1.8 times as long as the compiled kernels for the products of a population, [members,
+    XLA's CPU programs take 1.1 to 1.8 times as long as the compiled kernels for the products of a population, [members,
     m, k] by [members, k, n] under `vmap`, and twice as long for the kernels' gradient of a layer with few outputs; for
     others the two are equal (`scripts/bench_ops.py --products`). So the product of float32 [..., k] by [k, n], or by
     [n, k] contracted over its second axis, is a kernel's on the CPU, and so are its gradients. Everything else, and all

@@ -30,16 +30,20 @@ static Function choose(const Convolution& c, bool may_round, Function depthwise,
   return is_depthwise(c) ? depthwise : may_round && fits_winograd(c) ? winograd : plain;
 }
 
+static ffi::Error multiply(ffi::ThreadPool& pool, const Matrices& s, const Arguments& arguments,
+                           const Results& results) {
+  multiply_matrices(pool, s, argument(arguments, 0), member_step(shape(arguments, 0)), argument(arguments, 1),
+                    member_step(shape(arguments, 1)), result(results, 0));
+  return ffi::Error::Success();
+}
+
 // Of convolutions: whether Winograd's rounding is allowed, then the geometry of `make_convolution`.
 static ffi::Error Convolve(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
   using Pool = ffi::ThreadPool;
   const Numbers lhs = shape(arguments, 0), rhs = shape(arguments, 1), out = shape(results, 0);
   const Convolution c = make_convolution(lhs, rhs, out, {numbers.begin() + 1, numbers.size() - 1});
   if (c.is_product()) {
-    const Matrices s{out[0], c.images * c.in_pixels(), c.features, c.channels, false, false};
-    multiply_matrices(pool, s, argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
-                      result(results, 0));
-    return ffi::Error::Success();
+    return multiply(pool, {out[0], c.images * c.in_pixels(), c.features, c.channels, false, false}, arguments, results);
   }
   choose(c, numbers[0], convolve_depthwise<Pool>, convolve_winograd<Pool>, convolve<Pool>)(
       pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(rhs),
@@ -52,10 +56,7 @@ static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Resu
   const Numbers lhs = shape(arguments, 0), gradient = shape(arguments, 1), out = shape(results, 0);
   const Convolution c = make_convolution(lhs, out, gradient, {numbers.begin() + 1, numbers.size() - 1});
   if (c.is_product()) {
-    const Matrices s{out[0], c.channels, c.features, c.images * c.in_pixels(), true, false};
-    multiply_matrices(pool, s, argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
-                      result(results, 0));
-    return ffi::Error::Success();
+    return multiply(pool, {out[0], c.channels, c.features, c.images * c.in_pixels(), true, false}, arguments, results);
   }
   choose(c, numbers[0], kernel_gradient_depthwise<Pool>, kernel_gradient_winograd<Pool>, kernel_gradient<Pool>)(
       pool, c, out[0], argument(arguments, 0), member_step(lhs), argument(arguments, 1), member_step(gradient),
@@ -65,11 +66,10 @@ static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Resu
 
 // Of products: whether the left and the right matrix are transposed.
 static ffi::Error Multiply(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
-  const Numbers a = shape(arguments, 0), b = shape(arguments, 1), out = shape(results, 0);
-  const Matrices s{out[0], out[1], out[2], numbers[0] ? a[1] : a[2], numbers[0] != 0, numbers[1] != 0};
-  multiply_matrices(pool, s, argument(arguments, 0), member_step(a), argument(arguments, 1), member_step(b),
-                    result(results, 0));
-  return ffi::Error::Success();
+  const Numbers a = shape(arguments, 0), out = shape(results, 0);
+  const bool a_transposed = numbers[0], b_transposed = numbers[1];
+  return multiply(pool, {out[0], out[1], out[2], a[a_transposed ? 1 : 2], a_transposed, b_transposed}, arguments,
+                  results);
 }
 
 // The arguments in their order, as the functions of recurrence.h want them.
