@@ -7,13 +7,16 @@ import threading
 from types import TracebackType
 from typing import Any, Self
 
+from accelnet.errors import PreemptedError
+
 
 class Preemption:
     """Turn SIGTERM into a flag, as long as the context is open.
 
     The flag is set at once, also while the main thread is inside a compiled program or the compiler, where Python's own
     handlers have to wait: the signal is written to a pipe, which a thread reads. A handler of before comes back at the
-    end. Outside the main thread, where Python lets nobody handle signals, this does nothing and the flag stays unset.
+    end; but a context that a `PreemptedError` leaves has SIGTERM ignored from then on, unless there was a handler, since
+    the process is ending already. Outside the main thread, where Python lets nobody handle signals, this does nothing and the flag stays unset.
 
     Attributes:
         requested: whether SIGTERM came.
@@ -55,7 +58,11 @@ class Preemption:
         if self._thread is None:
             return
         # None stands for a handler that Python did not install, and cannot bring back.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL if self._old_handler is None else self._old_handler)
+        handler = signal.SIG_DFL if self._old_handler is None else self._old_handler
+        if isinstance(error, PreemptedError) and handler == signal.SIG_DFL:
+            # Another process was told first: this one's own SIGTERM, on its way, would make 143 of the exit code.
+            handler = signal.SIG_IGN
+        signal.signal(signal.SIGTERM, handler)
         signal.set_wakeup_fd(self._old_wakeup, warn_on_full_buffer=False)
         os.write(self._pipe[1], b"\0")  # no signal has the number 0
         self._thread.join()

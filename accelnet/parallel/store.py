@@ -4,6 +4,8 @@ It is the key-value store of jax's coordination service. All that accelnet needs
 on several processes stands here; it is the same in jax 0.10 and 0.12.
 """
 
+import atexit
+import contextlib
 import ctypes
 import functools
 import json
@@ -22,6 +24,8 @@ _HEARTBEAT_SECONDS = 3600
 _PREFIX = "accelnet/"
 # After the others have said that they end, process 0 gives them this long: jax complains in those that are still there.
 _AFTER_SECONDS = 0.5
+# How long process 0 waits at a regular end for processes that still work; as long as jax's own shutdown would.
+_DONE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -123,14 +127,30 @@ def tell_ending(store: Store, ending: Ending, *, linger_seconds: float, lost: fr
         if store.rank not in said:
             repeated = ending.reason in [one.said_of(rank) for rank, one in said.items()]
             store.set(f"end/{store.rank}", replace(ending, common=ending.common or repeated).to_bytes())
-        deadline = time.monotonic() + linger_seconds
-        expected = set(range(store.num_processes)) - lost
-        while store.rank == 0 and not expected <= set(endings(store)) and time.monotonic() < deadline:
-            time.sleep(0.05)
         if store.rank == 0:
+            _await_others(store, linger_seconds, lost)
             time.sleep(_AFTER_SECONDS)
     except jax.errors.JaxRuntimeError:
         pass  # process 0 is gone: there is nobody to tell
+
+
+def _await_others(store: Store, seconds: float, lost: frozenset[int] = frozenset()) -> None:
+    """Wait until all others are done or have ended, and so will read nothing more."""
+    deadline = time.monotonic() + seconds
+    others = {str(rank) for rank in set(range(store.num_processes)) - lost - {store.rank}}
+    while not others <= set(store.entries("done/")) | set(store.entries("end/")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _part() -> None:
+    """At a regular end let process 0 stay until the others are done: jax's own shutdown was seen to let it go before."""
+    store = connected()
+    if store is None:
+        return
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        store.set(f"done/{store.rank}", b"")
+        if store.rank == 0:
+            _await_others(store, _DONE_SECONDS)
 
 
 def connected() -> Store | None:
@@ -194,6 +214,7 @@ def join(address: str, num_processes: int, rank: int, local_devices: list[int] |
     finally:
         _jax.get_distributed_runtime_client = make_client
     abort.install(address)
+    atexit.register(_part)
 
 
 def abandon(code: int) -> None:

@@ -82,6 +82,12 @@ def test_processes_join_agree_and_exchange(run):
         assert "gather: ValueError: the processes gather arrays that differ: <f8 [1], <f8 [1], <f8 [2]" in text
 
 
+def test_process_0_stays_until_the_last_has_read(run):
+    run.start("late", 3, culprit=1)
+    assert run.codes() == [0, 0, 0]
+    assert "still read: ['0/0', '0/1', '0/2']" in run.said(1)
+
+
 def test_a_process_that_does_not_come_is_named_by_those_that_did(run):
     run.start("join", 3, ranks=(0, 2), join_seconds=3)
     assert run.codes() == [2, 2]

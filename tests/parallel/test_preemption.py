@@ -7,7 +7,9 @@ import time
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from accelnet.errors import PreemptedError
 from accelnet.parallel.preemption import Preemption
 
 
@@ -32,6 +34,16 @@ def test_the_flag_is_set_while_the_main_thread_is_inside_a_program():
         ended = time.monotonic()
         thread.join()
     assert seen[0] < ended
+
+
+def test_a_process_that_ends_already_ignores_the_signal():
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(PreemptedError), Preemption():
+            raise PreemptedError("another process was told first")
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_handlers_of_before_come_back():

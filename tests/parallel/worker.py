@@ -118,10 +118,17 @@ def leave_early():
     gather(np.zeros(1))
 
 
+def read_late():
+    gather(np.zeros(1))
+    if RANK == CULPRIT:
+        time.sleep(2)
+        say(f"still read: {sorted(store.connected().entries('exchange/'))}")
+
+
 def main():
     initialize(timeout_seconds=float(os.environ.get("JOIN_SECONDS", "30")))
     assert initialize() == (int(os.environ["JAX_NUM_PROCESSES"]) > 1), "joining again changes nothing"
-    modes = {"join": lambda: None, "agree": agree, "leave": leave_early, "compile": compile_long}
+    modes = {"join": lambda: None, "agree": agree, "leave": leave_early, "compile": compile_long, "late": read_late}
     modes.get(MODE, train)()
 
 

@@ -62,6 +62,7 @@ for step in range(first, num_steps):
         state.with_suffix(".new").rename(state)
     if seen[:, 1].any():
         print("saved")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         sys.exit(4)
     time.sleep(0.02)
 print("done")
