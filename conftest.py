@@ -5,7 +5,9 @@ import os
 import shutil
 import tempfile
 
-os.environ["JAX_PLATFORMS"] = "cpu"
+# ACCELNET_TEST_PLATFORM=cuda bash scripts/test.sh tests/ops  runs the operations' tests on a GPU.
+_platform = os.environ.get("ACCELNET_TEST_PLATFORM", "cpu")
+os.environ["JAX_PLATFORMS"] = _platform if _platform == "cpu" else f"{_platform},cpu"
 # Nearly all of the time is compilation, and LLVM's optimization is most of that: without it the suite takes 8 minutes
 # and not 15. `XLA_FLAGS= bash scripts/test.sh` compiles as users do; .ci/run does so for the tests of resuming.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
@@ -18,4 +20,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+if _platform != "cpu":
+    jax.config.update("jax_default_matmul_precision", "highest")  # not tf32 or bfloat16: references are float32
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,11 +1,11 @@
-"""Compare what `plan` predicts on this CPU with what is measured: time of a step, and memory.
+"""Compare what `plan` predicts for this machine with what is measured: time of a step, and memory.
 
-    python scripts/bench_plan.py [--cases fashion_mlp char_lstm] [--out benchmarks/plan.json]
+    python scripts/bench_plan.py [--cases fashion_mlp char_lstm] [--out benchmarks/plan.json] [--platform cuda]
 
 The training cases are those of bench.py. For each, a fresh process measures the parts of its step (products of its
 shapes, memory, arithmetic, starting a kernel), predicts the step from the compiled program and these parts alone, and
-then measures the step. Another measures how far running a chunk raises the process's memory. Nothing else should
-compute meanwhile. Takes about a minute a case.
+then measures the step. Another measures how far running a chunk raises the process's memory, or the peak of an
+accelerator's. Nothing else should compute meanwhile. Takes about a minute a case.
 """
 
 import argparse
@@ -55,13 +55,16 @@ def measure_memory(name: str) -> dict[str, Any]:
     jax.block_until_ready((state, operand))
     state, report = programs.train(state, operand, np.int32(0), np.bool_(True))  # what a first call alone touches
     jax.block_until_ready((state, report))
+    predicted = Compiled("ok", memory=memory).total_bytes
+    if device_stats := jax.devices()[0].memory_stats():
+        return {"measured": device_stats["peak_bytes_in_use"], "predicted": predicted}
     arguments = sum(leaf.nbytes for leaf in jax.tree.leaves((state, operand)))
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _status("VmRSS")
     _, report = programs.train(state, operand, np.int32(2), np.bool_(True))
     jax.block_until_ready(report)
     growth = max(0, _status("VmHWM") - before)
-    return {"measured": arguments + growth, "predicted": Compiled("ok", memory=memory).total_bytes}
+    return {"measured": arguments + growth, "predicted": predicted}
 
 
 def _status(field: str) -> int:
@@ -71,14 +74,15 @@ def _status(field: str) -> int:
     raise OSError(f"/proc/self/status has no {field}")
 
 
-def in_process(what: str, name: str) -> dict[str, Any]:
+def in_process(what: str, name: str, platform: str) -> dict[str, Any]:
     """Run `measure_time` or `measure_memory` in a fresh process."""
     # Memory that the compiler freed would serve the program, and hide what it takes.
-    settings = {"JAX_PLATFORMS": "cpu"} | ({"ACCELNET_MALLOC": "system"} if what == "memory" else {})
+    settings = {"JAX_PLATFORMS": platform} | ({"ACCELNET_MALLOC": "system"} if what == "memory" else {})
     with tempfile.TemporaryDirectory() as cache:
         from accelnet.ops.kernels import share
 
-        share(cache)
+        if platform == "cpu":
+            share(cache)
         finished = subprocess.run(
             [sys.executable, __file__, "--measure", what, name],
             env=os.environ | settings | {"XDG_CACHE_HOME": cache},
@@ -95,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training = [name for name, case in CASES.items() if case.kind == "train"]
     parser.add_argument("--cases", nargs="+", choices=training, default=training)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--platform", default="cpu", help="of JAX_PLATFORMS: cpu (default), cuda or tpu")
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.measure:
@@ -106,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     rows = []
     for name in options.cases:
-        taken, memory = in_process("time", name), in_process("memory", name)
+        taken, memory = (in_process(what, name, options.platform) for what in ("time", "memory"))
         error = taken["predicted_seconds"] / taken["step_seconds"] - 1
         memory_error = memory["predicted"] / memory["measured"] - 1
         rows.append({"case": name, **taken, "error": error, "memory": memory, "memory_error": memory_error})

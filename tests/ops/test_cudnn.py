@@ -136,5 +136,25 @@ def test_lengths_and_short_floats_take_the_plain_one(gpu, change):
     assert "rnn_fwd[" not in str(jax.make_jaxpr(lambda a: lstm(**a, **options))(arguments))
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="no NVIDIA GPU, or not asked for: ACCELNET_TEST_PLATFORM=cuda")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_gpu_computes_what_the_plain_lstm_does(monkeypatch, reverse):
+    arguments = make_arguments()
+
+    def run():
+        step = jax.jit(jax.value_and_grad(lambda a: loss(a, reverse=reverse)))
+        return step.lower(arguments).compile().as_text(), step(arguments)
+
+    text, (value, gradient) = run()
+    assert "cudnn_rnn" in text
+    monkeypatch.setattr(cudnn, "fits", lambda _: False)
+    text, (expected, expected_gradient) = run()
+    assert "cudnn_rnn" not in text
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for leaf, plain in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True):
+        np.testing.assert_allclose(leaf, plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
 def test_without_a_gpu_nothing_is_asked_of_it():
     assert not cudnn.fits(jnp.float32)
