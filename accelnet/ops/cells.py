@@ -18,6 +18,11 @@ from accelnet.ops import kernels
 from accelnet.ops.product import transposed_product
 
 Arrays = tuple[Array, ...]
+# Steps in one trip of the scan on a GPU, where a trip itself costs 9 us. On an H100 (jax 0.11.2) an LSTM and its
+# gradient, batch x steps x hidden, with 1, 4, 8 steps a trip, and by cuDNN through jax.experimental.rnn, in ms:
+# 128 x 28 x 128: 0.70, 0.41, 0.41, 1.5; 32 x 64 x 256: 1.5, 0.86, 0.78, 2.7; 64 x 128 x 512: 3.9, 2.7, 2.5, 6.2;
+# 128 x 64 x 1024: 4.4, 4.1, 3.9, 4.6. So there is no use of cuDNN here, and 8 steps would compile longer for little.
+_CUDA_UNROLL = 4
 
 
 class Cell(NamedTuple):
@@ -131,9 +136,12 @@ def _by_kernel(target: str, meaning: Any, operands: Arrays) -> Arrays:
     """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types than float32."""
     if any(operand.dtype not in (jnp.float32, jnp.bool_) for operand in operands):
         return meaning(*operands)
-    kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:])), meaning)
+    kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:-1])), meaning)
     # Functions, since platform_dependent keeps weak references, which a tuple does not take.
-    return lax.platform_dependent(*operands, cpu=partial(kernels.call, kernel), default=partial(meaning))
+    unrolled = meaning._replace(unroll=_CUDA_UNROLL)
+    return lax.platform_dependent(
+        *operands, cpu=partial(kernels.call, kernel), cuda=partial(unrolled), default=partial(meaning)
+    )
 
 
 class _Forward(NamedTuple):
@@ -144,6 +152,7 @@ class _Forward(NamedTuple):
     save: bool
     has_bias: bool
     has_valid: bool
+    unroll: int = 1
 
     def __call__(self, projected: Array, *operands: Array) -> Arrays:
         cell = self.cell
@@ -163,7 +172,8 @@ class _Forward(NamedTuple):
             kept = (state[0], *(array.astype(projected.dtype) for array in saved)) if self.save else ()
             return new, (new[0], kept)
 
-        last, (hiddens, saved) = lax.scan(step, first, (projected, valid), reverse=self.reverse)
+        steps = projected, valid
+        last, (hiddens, saved) = lax.scan(step, first, steps, reverse=self.reverse, unroll=self.unroll)
         return (hiddens, *last, *saved)
 
 
@@ -173,6 +183,7 @@ class _Backward(NamedTuple):
     cell: Cell
     reverse: bool
     has_valid: bool
+    unroll: int = 1
 
     def __call__(self, dhiddens: Array, *operands: Array) -> Arrays:
         cell = self.cell
@@ -200,7 +211,8 @@ class _Backward(NamedTuple):
             return dold, (dprojected,) if same else (dprojected, drecurrent)
 
         wide = tuple(d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in dlast)
-        dfirst, outputs = lax.scan(step, wide, (dhiddens, before, tuple(saved), valid), reverse=not self.reverse)
+        steps = dhiddens, before, tuple(saved), valid
+        dfirst, outputs = lax.scan(step, wide, steps, reverse=not self.reverse, unroll=self.unroll)
         return (*outputs, *dfirst)
 
 

@@ -7,12 +7,10 @@ works and `jax.jvp` does not.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from accelnet.errors import UserError
-from accelnet.ops import cudnn
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Cell, scan_cell
 from accelnet.ops.product import dot_general
 
@@ -84,8 +82,7 @@ def lstm(
     (i, f, g, o) = x_t W + h_{t-1} R + b,  c_t = σ(f) c_{t-1} + σ(i) tanh(g),  h_t = σ(o) tanh(c_t)
 
     The gates lie in the order i, f, g, o along the last axis, as in PyTorch and cuDNN. PyTorch's two biases
-    are one here: their sum. On a machine with one NVIDIA GPU, float32 inputs without `lengths` are run by
-    cuDNN's kernel, but for vmap and for second derivatives.
+    are one here: their sum.
 
     Args:
         inputs: float [batch, steps, features]. Their dtype is the dtype of the computation and the outputs;
@@ -115,10 +112,6 @@ def lstm(
         (2000); the backward rule: original.
     """
     arguments = inputs, input_kernel, recurrent_kernel, bias
-    if lengths is None and cudnn.fits(inputs.dtype):
-        _check(LSTM, *arguments, initial_state, lengths, tokens)
-        rows = inputs if tokens is None else jnp.take(inputs, tokens, axis=0)
-        return _lstm_of_cudnn(rows, *arguments[1:], initial_state, reverse)
     outputs, (hidden, memory) = _run(LSTM, *arguments, None, initial_state, lengths, reverse, tokens)
     return outputs, (hidden, memory)
 
@@ -199,28 +192,6 @@ def valid_steps(lengths: Array, num_steps: int) -> Array:
         [[True, False, False], [True, True, True]]
     """
     return jnp.arange(num_steps)[None, :] < lengths[:, None]
-
-
-def _lstm_of_cudnn(
-    inputs: Array,
-    input_kernel: Array,
-    recurrent_kernel: Array,
-    bias: Array,
-    states: tuple[Array, ...] | None,
-    reverse: bool,
-) -> tuple[Array, tuple[Array, Array]]:
-    def plain(operands: cudnn.Operands) -> cudnn.Results:
-        inputs, hidden, memory, input_kernel, recurrent_kernel, bias = operands
-        arguments = inputs, input_kernel, recurrent_kernel, bias
-        outputs, (hidden, memory) = _run(LSTM, *arguments, None, (hidden, memory), None, False, None)
-        return outputs, hidden, memory
-
-    if states is None:
-        states = (jnp.zeros((inputs.shape[0], recurrent_kernel.shape[0]), inputs.dtype),) * 2
-    inputs = jnp.flip(inputs, 1) if reverse else inputs
-    operands: Any = inputs, *states, input_kernel, recurrent_kernel, bias
-    outputs, hidden, memory = cudnn.make_lstm(plain)(jax.tree.map(lambda a: a.astype(inputs.dtype), operands))
-    return (jnp.flip(outputs, 1) if reverse else outputs), (hidden, memory)
 
 
 def check_shapes(expected: dict[str, tuple[Array, tuple[int, ...]]], context: str) -> None:

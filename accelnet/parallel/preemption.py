@@ -15,8 +15,9 @@ class Preemption:
 
     The flag is set at once, also while the main thread is inside a compiled program or the compiler, where Python's own
     handlers have to wait: the signal is written to a pipe, which a thread reads. A handler of before comes back at the
-    end; but a context that a `PreemptedError` leaves has SIGTERM ignored from then on, unless there was a handler, since
-    the process is ending already. Outside the main thread, where Python lets nobody handle signals, this does nothing and the flag stays unset.
+    end; but where there was none and a `PreemptedError` leaves the context, SIGTERM is ignored from then on, since the
+    process is ending already. Outside the main thread, where Python lets nobody handle signals, this does nothing and
+    the flag stays unset.
 
     Attributes:
         requested: whether SIGTERM came.

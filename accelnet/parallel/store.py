@@ -143,7 +143,7 @@ def _await_others(store: Store, seconds: float, lost: frozenset[int] = frozenset
 
 
 def _part() -> None:
-    """At a regular end let process 0 stay until the others are done: jax's own shutdown was seen to let it go before."""
+    """At a regular end keep process 0 until the others are done: jax's own shutdown was seen to let it go before."""
     store = connected()
     if store is None:
         return

@@ -69,7 +69,7 @@ class Compiled:
 
 # What only one platform's programs may call, by the beginning of the name.
 _CALLS_OF = {
-    "cuda": ("__cudnn$", "__cublas$", "__cusolver$", "cudnn_", "cuda_"),
+    "cuda": ("__cudnn$", "__cublas$", "__cusolver$", "cuda_"),
     "cpu": ("accelnet_", "__onednn$", "lapack_", "__ynn"),
 }
 

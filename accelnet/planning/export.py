@@ -12,9 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceShardin
 from accelnet.ops import kernels
 from accelnet.training.program import Program
 
-# Custom calls that jax.export does not vouch for across versions; here the same version reads them.
-_CUSTOM_CALLS = ("cudnn_rnn", "cudnn_rnn_bwd", "cudnn_rnn_ffi", "cudnn_rnn_bwd_ffi", *kernels.TARGETS)
-
 
 @dataclass(frozen=True)
 class ExportedProgram:
@@ -60,7 +57,7 @@ def export_program(program: Program, axes: dict[str, int], platforms: Sequence[s
     # Donated arguments come first in every program.
     num_donated = len(jax.tree.leaves(program.operands[: len(program.donate)]))
     jitted = jax.jit(flat, donate_argnums=tuple(range(num_donated)), out_shardings=shardings)
-    checks = [export.DisabledSafetyCheck.custom_call(name) for name in _CUSTOM_CALLS]
+    checks = [export.DisabledSafetyCheck.custom_call(name) for name in kernels.TARGETS]
     # For the CPU alone it is this machine's, and the program of the run: with the kernels that are only here.
     with kernels.taken(list(platforms) == ["cpu"]):
         exported = export.export(jitted, platforms=list(platforms), disabled_checks=checks)(*leaves)

@@ -3,6 +3,7 @@
 Every one runs in a loop on the device, as it does inside a chunk of steps: a call costs more than most of them.
 """
 
+import functools
 import math
 import statistics
 import time
@@ -32,7 +33,7 @@ def loop_seconds(body: Callable[[Any], Any], start: Any, threads: int | None = N
         return jax.lax.fori_loop(0, number, lambda _, carry: jax.lax.optimization_barrier(body(carry)), carry)
 
     options: dict[str, str | bool] | None = None
-    if threads == 1 and jax.default_backend() == "cpu":
+    if threads == 1 and _on_cpu():
         options = {"xla_cpu_multi_thread_eigen": False}
     compiled = jax.jit(run).lower(np.int32(0), start).compile(compiler_options=options)
 
@@ -61,7 +62,21 @@ def rotated(
     """
     number = max(1, min(MOST_SETS, footprint // max(size, 1)))
     start = [make() for _ in range(number)]
-    return loop_seconds(lambda carry: [body(part) for part in carry], start, threads) / number
+    seconds = loop_seconds(lambda carry: [body(part) for part in carry], start, threads) - _trip_overhead()
+    return max(seconds, 0.0) / number
+
+
+@functools.cache
+def _trip_overhead() -> float:
+    """Return what a trip of `loop_seconds` costs itself: on a GPU more than most kernels, on a CPU next to nothing."""
+    if _on_cpu():
+        return 0.0
+    one, many = (_chain_seconds(_small_product, length) for length in (1, _CHAIN))
+    return max(one - (many - one) / (_CHAIN - 1), 0.0)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _polynomial(x: jax.Array, degree: int) -> jax.Array:
@@ -153,15 +168,26 @@ MEMORY = {"elementwise": _scale, "reduction": _reduce, "move": _transpose, "gath
 
 
 def element_seconds() -> float:
-    """Return the seconds of an addition or multiplication of float32, by one thread."""
-    x = jnp.full((1 << 16,), 0.5, jnp.float32)
-    return loop_seconds(lambda x: _polynomial(x, 32), x, 1) / (64 * x.size)
+    """Return the seconds of an addition or multiplication of float32, by one thread or the whole accelerator."""
+    x, degree = _elements(), 32 if _on_cpu() else 512
+    return loop_seconds(lambda x: _polynomial(x, degree), x, 1) / (2 * degree * x.size)
 
 
 def transcendental_seconds() -> float:
-    """Return the seconds of an exponential of float32, by one thread."""
-    x = jnp.full((1 << 16,), 0.5, jnp.float32)
-    return loop_seconds(lambda x: jnp.exp(-x), x, 1) / x.size
+    """Return the seconds of an exponential of float32, by one thread or the whole accelerator."""
+    x, number = _elements(), 1 if _on_cpu() else 64
+
+    def body(x: jax.Array) -> jax.Array:
+        for _ in range(number):
+            x = jnp.exp(-x)
+        return x
+
+    return loop_seconds(body, x, 1) / (number * x.size)
+
+
+def _elements() -> jax.Array:
+    # Few enough for a core's cache; enough for all of an accelerator's, with so much to do that memory does not count.
+    return jnp.full((1 << 16 if _on_cpu() else 1 << 22,), 0.5, jnp.float32)
 
 
 def dispatch_seconds() -> float:
@@ -177,7 +203,7 @@ def dispatch_seconds() -> float:
 
 def launch_seconds() -> float:
     """Return what a kernel costs that does nothing worth speaking of, from a chain that cannot be fused."""
-    return _chain_seconds(lambda x, w: jax.lax.optimization_barrier(x @ w)) / _CHAIN
+    return (_chain_seconds(_small_product, _CHAIN) - _trip_overhead()) / _CHAIN
 
 
 def trip_seconds(launch: float) -> float:
@@ -185,19 +211,23 @@ def trip_seconds(launch: float) -> float:
     trips = 64
 
     def loop(x: jax.Array, w: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, trips, lambda _, x: jax.lax.optimization_barrier(x @ w), x)
+        return jax.lax.fori_loop(0, trips, lambda _, x: _small_product(x, w), x)
 
-    return max(_chain_seconds(loop) / _CHAIN / trips - launch, 0.0)
+    return max(_chain_seconds(loop, _CHAIN) / _CHAIN / trips - launch, 0.0)
 
 
-def _chain_seconds(link: Callable[[jax.Array, jax.Array], jax.Array]) -> float:
+def _small_product(x: jax.Array, w: jax.Array) -> jax.Array:
+    return jax.lax.optimization_barrier(x @ w)
+
+
+def _chain_seconds(link: Callable[[jax.Array, jax.Array], jax.Array], length: int) -> float:
     x, w = jnp.ones((8, 8), jnp.float32), jnp.eye(8, dtype=jnp.float32)
     # XLA makes one function of a loop over some kilobytes, without kernels to start: such a loop is not meant.
     large = jnp.zeros((1 << 20,), jnp.float32)
 
     def chain(carry: Any) -> Any:
         x, w, large = carry
-        for _ in range(_CHAIN):
+        for _ in range(length):
             x = link(x, w)
         return x, w, large
 

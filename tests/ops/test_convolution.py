@@ -260,6 +260,7 @@ def train_arguments():
     return weights, jax.random.normal(jax.random.key(9), (5, 2, 8, 8, 3))
 
 
+@pytest.mark.cpu
 def test_no_convolution_is_left_in_a_compiled_training_loop_on_the_cpu():
     arguments = train_arguments()
     compiled = jax.jit(train_loop(conv_general_dilated)).lower(*arguments).compile().as_text()
@@ -297,6 +298,7 @@ def test_rematerialization_changes_no_gradient():
         assert_close(jax.jit(jax.grad(jax.checkpoint(loss, policy=policy)))(weights[0], images[0]), plain)
 
 
+@pytest.mark.cpu
 def test_a_batch_sharded_over_eight_devices_gives_the_same():
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
@@ -308,6 +310,7 @@ def test_a_batch_sharded_over_eight_devices_gives_the_same():
     assert_close(sharded, values_and_gradients(lax.conv_general_dilated, lhs, rhs, options))
 
 
+@pytest.mark.cpu
 def test_other_layouts_types_and_batch_groups_are_xlas_own():
     rng = np.random.default_rng(0)
     channels_first = (

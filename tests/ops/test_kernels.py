@@ -16,6 +16,8 @@ from accelnet.ops.geometry import Geometry, transposed_kernels
 from accelnet.ops.kernels import library
 from accelnet.ops.lowerings import PATCHES
 
+pytestmark = pytest.mark.cpu
+
 ONES = {1: (1,), 2: (1, 1), 3: (1, 1, 1)}
 
 

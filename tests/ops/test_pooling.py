@@ -87,6 +87,7 @@ def test_vmap_equals_a_loop(kind):
     np.testing.assert_array_equal(jax.vmap(grad)(x), jnp.stack([grad(row) for row in x]))
 
 
+@pytest.mark.cpu
 def test_tiled_pooling_in_a_loop_has_no_window_operation_on_the_cpu():
     def run(pool, x):
         step = lambda x, _: (x - jax.grad(lambda x: jnp.sum(pool(x, (2, 2), (2, 2)) ** 2))(x), None)  # noqa: E731

@@ -50,6 +50,7 @@ def test_values_and_gradients_are_those_of_lax(m, n, k, numbers):
     assert_close(*both)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
 @pytest.mark.parametrize("numbers", [PLAIN, TRANSPOSED])
 def test_members_are_multiplied_in_one_call(axes, numbers):
@@ -112,6 +113,7 @@ def test_a_layer_of_flax_takes_it_and_other_platforms_get_their_own():
         assert "custom_call" not in text
 
 
+@pytest.mark.cpu
 def test_on_many_devices_xla_partitions_the_plain_product():
     mesh = jax.make_mesh((4,), ("data",))
     rows = jax.NamedSharding(mesh, jax.P("data"))
