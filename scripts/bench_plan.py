@@ -42,20 +42,21 @@ def measure_memory(name: str) -> dict[str, Any]:
     import jax
     import numpy as np
 
-    from accelnet.planning.compile import Compiled
+    from accelnet.planning.planner import Planner
+    from accelnet.planning.targets import this_machine
     from accelnet.training.program import prepare
     from bench_systems.accelnet_chunks import make_experiment
 
     experiment = make_experiment(CASES[name])
+    planner = Planner(experiment, None)
+    case = planner.case(this_machine())
+    planner.compile([case])
+    predicted = case.compiled["train"].total_bytes
     feed, programs = prepare(experiment)
-    compiled = programs.train.compiled
-    stats = compiled.memory_analysis()
-    memory = {part: getattr(stats, f"{part}_size_in_bytes") for part in ("argument", "output", "alias", "temp")}
     state, operand = programs.init(np.uint32(0)), feed.train_operand(0, 1)
     jax.block_until_ready((state, operand))
     state, report = programs.train(state, operand, np.int32(0), np.bool_(True))  # what a first call alone touches
     jax.block_until_ready((state, report))
-    predicted = Compiled("ok", memory=memory).total_bytes
     if device_stats := jax.devices()[0].memory_stats():
         return {"measured": device_stats["peak_bytes_in_use"], "predicted": predicted}
     arguments = sum(leaf.nbytes for leaf in jax.tree.leaves((state, operand)))

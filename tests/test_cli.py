@@ -101,6 +101,23 @@ def test_summary_shows_what_lies_where_on_devices_that_are_not_here():
         (("train", "--resume"), "--resume needs --workdir"),
         (("evaluate", "--workdir", "/nowhere/at/all"), "holds no run"),
         (("train", "--steps", "3", "--workdir", "/proc/no"), "cannot be written"),
+        (("tune",), "Give one or two fields"),
+        (("tune", "learning_rte"), "no field that can vary, expected a number of the Config's: learning_rate"),
+        (("tune", "learning_rate", "--range", "1:1e-4"), "learning_rate"),
+        (("tune", "learning_rate", "--range", "-1:1"), "learning_rate"),
+        (("tune", "learning_rate", "--range", "all"), "such as 1e-4:1"),
+        (("tune", "learning_rate", "--seeds", "1"), "seeds"),
+        (("compare",), "nothing to compare"),
+        (("compare", "--optimizers", "sgd,adma"), "adma"),
+        (("compare", "--set", "learning_rate=0.1"), "learning_rate is tuned for every candidate"),
+        (("compare", "--set", "size=3"), "expected field=value of:"),
+        (("compare", "--optimizers", "sgd,adam", "--seeds", "3"), "3 seeds cannot show any difference"),
+        (("find-batch",), "a batch size of at most half the training split"),
+        (("accelerator", "--budget", "much"), "much"),
+        (("accelerator", "--abstract", "--targets", "v5f:2x2"), "v5f"),
+        (("compare-runs", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("plan", "--targets", "h1000"), "h1000"),
+        (("plan", "--targets", "v5e:3x3"), "v5e"),
     ],
 )
 def test_a_mistake_is_one_message_with_exit_code_two(args, words):
@@ -108,6 +125,26 @@ def test_a_mistake_is_one_message_with_exit_code_two(args, words):
     assert done.returncode == 2, done.stderr
     said = done.stderr + done.stdout
     assert words in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_a_rate_is_tuned_and_the_hardware_chosen_for_it(tmp_path):
+    tuned = command(XOR, "tune", "learning_rate", "--points", "6", "--workdir", str(tmp_path / "tune"), "--json")
+    assert tuned.returncode == 0, tuned.stderr
+    values = json.loads(tuned.stdout.splitlines()[-1])
+    low, high = values["basin"]
+    assert low <= values["recommended"]["learning_rate"] <= high
+    assert sorted(path.name for path in (tmp_path / "tune").glob("*.*")) == ["report.html", "tune.json", "tune.png"]
+    args = ("--tuned", str(tmp_path / "tune"), "--targets", "v5e:1x1,h100", "--deadline", "1h")
+    chosen = command(XOR, "accelerator", "--abstract", *args, "--workdir", str(tmp_path / "choice"), "--json")
+    assert chosen.returncode == 0, chosen.stderr
+    assert json.loads(chosen.stdout.splitlines()[-1]) == json.loads((tmp_path / "choice/accelerator.json").read_text())
+
+
+def test_where_every_rate_diverges_the_exit_code_is_two(tmp_path):
+    done = command(XOR, "tune", "learning_rate", "--range", "1e28:1e30", "--points", "3", "--steps", "400")
+    assert done.returncode == 2, done.stdout
+    assert "diverge" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_diverging_run_has_exit_code_three(tmp_path):

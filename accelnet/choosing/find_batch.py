@@ -1,6 +1,5 @@
 """Which batch size: the critical one, from the noise of gradients, and the largest that fits on this device."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from accelnet.experiment import Experiment
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.program import Program, prepare
 from accelnet.training.progress import make_progress
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.record import plain_value, write_report
 from accelnet.training.step import make_gradient
 
 NUM_BATCHES = 32
@@ -82,7 +81,7 @@ def find_batch(
     Args:
         experiment: what is trained, once, with its own batch size.
         points: of the training at which the noise is measured, at least 1.
-        workdir: for batch.json. None writes nothing.
+        workdir: for batch.json and report.html. None writes nothing.
         progress: show a progress display on standard error.
 
     Returns:
@@ -111,7 +110,9 @@ def find_batch(
         experiment.name, size, critical, scales, largest, needed, limit, _explain(scales, critical, size, largest)
     )
     if workdir is not None:
-        write_atomically(Path(workdir) / "batch.json", json.dumps(found.to_dict(), indent=2) + "\n")
+        from accelnet.choosing.find_batch_page import page
+
+        write_report(workdir, "batch", found.to_dict(), page(found))
     return found
 
 

@@ -23,6 +23,8 @@ from accelnet.training.record import plain_value, write_atomically
 
 _EVALUATIONS = 4
 _MIN_STEPS = 10
+# Of the metric before training: less is rounding.
+_LEAST_GAIN = 1e-4
 # A training loss has noise, and with dropout it is the higher one.
 _WORSE = 0.25
 # Of the first range, downwards, where everything in it diverges.
@@ -337,10 +339,14 @@ def _check_learning(rung: Rung, metric: str) -> None:
 
     num_seeds = rung.losses.shape[1]
     before = rung.run.curves[metric][0].reshape(rung.losses.shape)[rung.contest.best]
-    gain = before - rung.losses[rung.contest.best]
-    gain = gain if is_lower_better(metric) else -gain
+    after = rung.losses[rung.contest.best]
+    if rung.scale == "log" and (before > 0).all():
+        # As the settings are compared: one seed of a high loss is no noise.
+        gain, whole = np.log(before) - np.log(after), 1.0
+    else:
+        gain, whole = (before - after if is_lower_better(metric) else after - before), np.abs(before).mean()
     noise = gain.std(ddof=1) / math.sqrt(num_seeds)
-    if not gain.mean() > noise * stats.t.ppf(0.95, num_seeds - 1):
+    if not gain.mean() > max(noise * stats.t.ppf(0.95, num_seeds - 1), _LEAST_GAIN * whole):
         raise UserError(
             f"after {rung.steps} steps nothing shows that anything was learned ({metric} of the best setting "
             f"{rung.losses[rung.contest.best].mean():.4g}, before training {before.mean():.4g}): give a larger --budget"

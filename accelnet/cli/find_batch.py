@@ -15,7 +15,7 @@ class FindBatchOptions:
     points: int = 6
     """Of the training, at which the noise of gradients is measured."""
     workdir: Path | None = None
-    """Directory for batch.json. None keeps nothing."""
+    """Directory for batch.json and report.html. None keeps nothing."""
     json: bool = False
     """Print the result as the last line of standard output, as one JSON object."""
     quiet: bool = False
@@ -31,5 +31,7 @@ def find_batch(script: Script, config: Config, options: FindBatchOptions) -> Non
         script.experiment(config), points=options.points, workdir=options.workdir, progress=not options.quiet
     )
     print(found.reason)
+    if options.workdir is not None:
+        print(f"kept in {options.workdir}/batch.json and {options.workdir}/report.html")
     if options.json:
         print(json.dumps(found.to_dict()))

@@ -133,17 +133,21 @@ def describe_kernel(
         moved = _collective_bytes(computation, instruction, opcode)
     elif opcode in ("custom-call", "rng-bit-generator", "sort", "fft", "cholesky", "triangular-solve", "infeed"):
         kind = "product" if products else "other"
-    call = None
-    if opcode == "custom-call":
-        sides = [s for o in instruction.operands for s in computation.shapes(o)], instruction.shapes
-        arrays = (tuple((_DTYPES.get(s.dtype, s.dtype), s.dims) for s in side) for side in sides)
-        call = Call(target_of(instruction), *arrays)
+    call = call_of(computation, instruction) if opcode == "custom-call" else None
     partitions = re.search(r'"outer_dimension_partitions":\[([^\]]*)\]', shown.attributes)
     threads = math.prod(int(n) for n in re.findall(r"\d+", partitions[1])) if partitions else 1
     return Kernel(
         kind, label, count, moved, elements, transcendentals, products,
         int(cycles[1]) if cycles else None, opcode if called is None else f"fusion:{root_opcode}", group, threads, call,
     )  # fmt: skip
+
+
+def call_of(computation: Computation, instruction: Instruction) -> Call:
+    """Return what a custom call calls."""
+    sides = [s for o in instruction.operands for s in computation.shapes(o)], instruction.shapes
+    return Call(
+        target_of(instruction), *(tuple((_DTYPES.get(s.dtype, s.dtype), s.dims) for s in side) for side in sides)
+    )
 
 
 def _fusion_bytes(computation: Computation, fusion: Instruction, called: Computation) -> int:

@@ -19,6 +19,7 @@ from accelnet.ops.kernels import load
 from accelnet.planning.export import ExportedProgram, lower_exported
 from accelnet.planning.hlo import HloModule
 from accelnet.planning.kernels import Kernel
+from accelnet.planning.scratch import scratch_bytes
 from accelnet.planning.steps import collectives, custom_calls, kernels
 
 
@@ -79,6 +80,8 @@ def _compile(program: ExportedProgram, devices: list[Any], mesh: Any, options: d
         name: getattr(stats, f"{name}_size_in_bytes")
         for name in ("argument", "output", "alias", "temp", "generated_code")
     }
+    if devices[0].platform == "cpu":
+        memory["temp"] += scratch_bytes(module)
     return {
         "status": "ok",
         "reason": "",

@@ -1,13 +1,18 @@
 """The noise scale, on a quadratic whose gradients' mean and covariance are known."""
 
+import json
+import math
+
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.choosing.find_batch import find_batch, largest_batch, noise_scale, noise_scales
+from accelnet.choosing.find_batch import BatchSizes, NoiseScale, find_batch, largest_batch, noise_scale, noise_scales
+from accelnet.choosing.find_batch_page import page
 from accelnet.objectives import Objective
+from tests.pages import needs_browser, needs_nothing, shows
 
 NOISE, START = 8.0, 3.0
 ROWS = np.random.default_rng(0).normal(scale=NOISE, size=(4000, 3)).astype(np.float32)
@@ -66,9 +71,19 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not():
         largest_batch(made, 10)
 
 
+@needs_browser
+@pytest.mark.slow
+def test_a_browser_shows_it(browser, tmp_path):
+    scales = (NoiseScale(0, 20.0, 12.0, 31.0), NoiseScale(50, 180.0, 90.0, 400.0), NoiseScale(100, *[math.nan] * 3))
+    found = BatchSizes("toy", 64, 60.0, scales, 900, 5 << 20, 4 << 30, "The critical batch size is about 60.")
+    shows(browser, page(found), tmp_path)
+
+
 def test_what_was_found_is_kept(tmp_path):
     found = find_batch(experiment(), points=2, workdir=tmp_path, progress=False)
-    assert (tmp_path / "batch.json").read_text().startswith('{\n  "experiment"')
+    assert json.loads((tmp_path / "batch.json").read_text()) == found.to_dict()
+    shown = needs_nothing((tmp_path / "report.html").read_text())
+    assert found.reason in shown.text and f"{found.largest:,} examples" in shown.text
     assert [scale.step for scale in found.scales] == [0, 10] and "critical batch size" in found.reason
     with pytest.raises(an.UserError, match="at most half the training split"):
         find_batch(experiment(3000), progress=False)

@@ -15,4 +15,5 @@ from accelnet.ops.kernels.call import meaning_of as meaning_of
 from accelnet.ops.kernels.call import taken as taken
 from accelnet.ops.kernels.library import TARGETS as TARGETS
 from accelnet.ops.kernels.library import load as load
+from accelnet.ops.kernels.library import most_bytes as most_bytes
 from accelnet.ops.kernels.library import share as share

@@ -176,7 +176,7 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
     size += static_cast<int64_t>(offsets.back().size()) * panels * kColumns;
   }
   const int64_t matrices = (rhs_step ? members : 1) * c.groups;
-  std::vector<float> packed(matrices * size);
+  Memory<float> packed(matrices * size);
   parallel_for(pool, matrices, [&](int64_t matrix) {
     const float* kernel = rhs + matrix / c.groups * rhs_step + matrix % c.groups * c.group_features();
     float* to = packed.data() + matrix * size;
@@ -257,7 +257,7 @@ void kernel_gradient(Pool& pool, const Convolution& c, int64_t members, const fl
       phase.outputs.push_back(phase.outputs[i - count] + pixels);
     }
   }
-  std::vector<float> partial(members * parts * elements);
+  Memory<float> partial(members * parts * elements);
   parallel_for(pool, members * parts, [&](int64_t number) {
     const int64_t member = number / parts, part = number % parts;
     const int64_t begin = tasks * part / parts, end = tasks * (part + 1) / parts;

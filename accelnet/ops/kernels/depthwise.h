@@ -124,7 +124,7 @@ void kernel_gradient_depthwise(Pool& pool, const Convolution& c, int64_t members
   for (Phase& phase : phases) {
     for (int32_t& offset : phase.tap_offsets) offset *= pitch;
   }
-  std::vector<float> partial(members * parts * elements);
+  Memory<float> partial(members * parts * elements);
   parallel_for(pool, members * parts, [&](int64_t number) {
     const int64_t member = number / parts, part = number % parts;
     float* sums = partial.data() + number * elements;

@@ -146,3 +146,5 @@ ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
 ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
+
+extern "C" int64_t accelnet_most_bytes() { return accelnet::taken().most.load(); }

@@ -29,7 +29,6 @@ _SOURCES = Path(__file__).parent
 _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-w")
 
 
-@functools.cache
 def load() -> bool:
     """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
 
@@ -41,27 +40,42 @@ def load() -> bool:
         programs then consist of XLA's own operations.
 
     Example:
-        >>> from unittest import mock
-        >>> with mock.patch.dict(os.environ, ACCELNET_KERNELS="xla"):
-        ...     load.__wrapped__()
-        False
+        >>> load() == (_library() is not None)
+        True
 
     Source: original.
     """
+    return _library() is not None
+
+
+def most_bytes() -> int:
+    """Return how many bytes the kernels have had in this process, at most, beside their operands and results.
+
+    Example:
+        >>> most_bytes() >= 0
+        True
+    """
+    library = _library()
+    return library.accelnet_most_bytes() if library is not None else 0
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
     if os.environ.get("ACCELNET_KERNELS") == "xla":
-        return False
+        return None
     compiler = find_compiler()
     if compiler is None:
         _say("found no C++ compiler ($CXX, c++, g++, clang++)")
-        return False
+        return None
     try:
         library = ctypes.CDLL(str(_compiled(compiler)))
     except (OSError, subprocess.SubprocessError) as error:
         _say(f"the CPU kernels could not be compiled or loaded: {error}")
-        return False
+        return None
+    library.accelnet_most_bytes.restype = ctypes.c_int64
     for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
-    return True
+    return library
 
 
 def share(cache: str | os.PathLike[str]) -> None:

@@ -65,7 +65,7 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
   const int64_t wanted = alone ? 1 : ceil_div(4 * pool.num_threads(), s.members * parts * blocks);
   const int64_t share = ceil_div(panels, std::min(panels, wanted)), shares = ceil_div(panels, share);
   const std::vector<int32_t> offsets = multiples(depth, !s.a_transposed ? 1 : in_place ? s.m : kRows);
-  std::vector<float> partial(parts > 1 ? s.members * parts * elements : 0);
+  Memory<float> partial(parts > 1 ? s.members * parts * elements : 0);
   const auto task = [&](int64_t number) {
     const int64_t product_number = number / (blocks * shares), member = product_number / parts;
     const int64_t row = number / shares % blocks * block, rows_here = std::min(block, s.m - row);

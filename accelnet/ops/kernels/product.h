@@ -79,10 +79,47 @@ void parallel_rounds(Pool& pool, int64_t rounds, int64_t count, const F& functio
   });
 }
 
+// Bytes that the kernels have beside their operands and results: now, and the most so far.
+struct Taken {
+  std::atomic<int64_t> now{0}, most{0};
+
+  void change(int64_t bytes) {
+    const int64_t total = now.fetch_add(bytes) + bytes;
+    int64_t seen = most.load();
+    while (total > seen && !most.compare_exchange_weak(seen, total)) {
+    }
+  }
+};
+
+inline Taken& taken() {
+  static Taken bytes;
+  return bytes;
+}
+
+template <typename T>
+struct CountingAllocator : std::allocator<T> {
+  template <typename U>
+  struct rebind {
+    using other = CountingAllocator<U>;
+  };
+
+  T* allocate(size_t count) {
+    taken().change(count * sizeof(T));
+    return std::allocator<T>::allocate(count);
+  }
+  void deallocate(T* memory, size_t count) {
+    taken().change(-static_cast<int64_t>(count * sizeof(T)));
+    std::allocator<T>::deallocate(memory, count);
+  }
+};
+
+template <typename T>
+using Memory = std::vector<T, CountingAllocator<T>>;
+
 // Memory of this thread, kept for the next call: slots are independent.
 template <typename T = float>
 T* scratch(int slot, int64_t count) {
-  static thread_local std::vector<std::vector<T>> slots(16);
+  static thread_local std::vector<Memory<T>> slots(16);
   auto& memory = slots[slot];
   if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
   return memory.data();

@@ -69,10 +69,10 @@ struct Valid {
 };
 
 // Panels of a matrix [depth, columns] with elements at depth * row + column * stride.
-inline std::vector<float> panels_of(Array matrix, int64_t matrices, int64_t depth, int64_t columns, int64_t row,
+inline Memory<float> panels_of(Array matrix, int64_t matrices, int64_t depth, int64_t columns, int64_t row,
                                     int64_t stride) {
   const int64_t panels = ceil_div(columns, kColumns);
-  std::vector<float> packed(matrices * panels * depth * kColumns);
+  Memory<float> packed(matrices * panels * depth * kColumns);
   for (int64_t m = 0; m < matrices; ++m) {
     for (int64_t p = 0; p < panels; ++p) {
       float* to = packed.data() + (m * panels + p) * depth * kColumns;

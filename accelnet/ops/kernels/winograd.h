@@ -102,7 +102,7 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
                        const float* rhs, int64_t rhs_step, float* out) {
   const int64_t panels = ceil_div(c.features, kColumns), point = panels * c.channels * kColumns;
   const int64_t matrices = rhs_step ? members : 1, out_size = c.images * c.axes[0].out * c.axes[1].out * c.features;
-  std::vector<float> packed(matrices * kPoints * kPoints * point);
+  Memory<float> packed(matrices * kPoints * kPoints * point);
   parallel_for(pool, matrices * c.channels, [&](int64_t task) {
     const int64_t matrix = task / c.channels, channel = task % c.channels;
     for (int64_t feature = 0; feature < c.features; feature += kLanes) {
@@ -181,7 +181,7 @@ void kernel_gradient_winograd(Pool& pool, const Convolution& c, int64_t members,
   const Tiles tiles(c, 96);  // long sums: with 24 tiles it takes twice as long at 128 channels
   const int64_t parts = num_parts(tiles.tasks(), elements * members);
   const auto rows_of_tiles = multiples(tiles.together, c.channels);
-  std::vector<float> partial(members * parts * elements);
+  Memory<float> partial(members * parts * elements);
   parallel_for(pool, members * parts, [&](int64_t number) {
     const int64_t member = number / parts, part = number % parts;
     const int64_t in_step = tiles.together * c.channels, panel = tiles.together * kColumns;
