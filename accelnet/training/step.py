@@ -187,7 +187,10 @@ def merge_parts(experiment: Experiment, layout: Layout, states: Tree) -> Tree:
 
 
 def make_train_step(
-    experiment: Experiment, layout: Layout = ONE_DEVICE, num_microbatches: int | None = None
+    experiment: Experiment,
+    layout: Layout = ONE_DEVICE,
+    num_microbatches: int | None = None,
+    observe: Callable[[jax.Array, Tree, Tree], tuple[Tree, Tree]] = lambda _loss, _grads, params: (params, ()),
 ) -> Callable[..., Any]:
     """Return the step of an experiment, a pure function.
 
@@ -195,10 +198,12 @@ def make_train_step(
         experiment: what is trained.
         layout: on which devices batches and weights lie.
         num_microbatches: of a batch. None: those of the experiment's order.
+        observe: `observe(loss, grads, params) -> (params, seen)` is what the caller wants to know of a step before its
+            update; that starts from the params which it returns.
 
     Returns:
-        `step(state, microbatch, operand, spec) -> (state, loss, grads)`: the state after one update, the mean loss
-        before it (float32 scalar), and the gradients. For the arguments see `make_gradient`.
+        `step(state, microbatch, operand, spec) -> (state, loss, seen)`: the state after one update, the mean loss
+        before it (float32 scalar), and what `observe` saw. For the arguments see `make_gradient`.
 
     Source: original.
     """
@@ -209,10 +214,11 @@ def make_train_step(
         state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
     ) -> tuple[TrainState, jax.Array, Tree]:
         grads, loss, states, model_state = gradient(state, microbatch, operand, spec)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        params, seen = observe(loss, grads, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params, value=loss)
         new = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=optax.apply_updates(params, updates),
             model_state=model_state,
             opt_state=opt_state,
             metrics=experiment.objective.merge(state.metrics, states),
@@ -223,6 +229,6 @@ def make_train_step(
             # An overflow of the scaled gradients skips the update: the scale was too large, not the loss wrong.
             new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
             new = new.replace(loss_scale=state.loss_scale.adjust(finite))
-        return new, loss, grads
+        return new, loss, seen
 
     return step
