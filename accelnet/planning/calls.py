@@ -35,11 +35,11 @@ class Call(NamedTuple):
         return Call(target, *(tuple((dtype, tuple(dims)) for dtype, dims in arrays) for arrays in sides))
 
 
-def find_calls(jaxpr: Jaxpr) -> dict[Call, Any]:
-    """Return the custom calls in a jaxpr, each with an equation that makes it.
+def find_calls(*jaxprs: Jaxpr) -> dict[Call, Any]:
+    """Return the custom calls in jaxprs, each with an equation that makes it.
 
     Args:
-        jaxpr: of the program; bodies of loops and branches are looked into.
+        *jaxprs: of the programs; bodies of loops and branches are looked into.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -51,7 +51,7 @@ def find_calls(jaxpr: Jaxpr) -> dict[Call, Any]:
     """
     found: dict[Call, Any] = {}
     equation: Any
-    for equation in jaxpr.eqns:
+    for equation in (equation for jaxpr in jaxprs for equation in jaxpr.eqns):
         target = _target(equation)
         if target is not None:
             operands, results = (
@@ -59,8 +59,7 @@ def find_calls(jaxpr: Jaxpr) -> dict[Call, Any]:
                 for side in (equation.invars, equation.outvars)
             )
             found[Call(target, operands, results)] = equation
-        for body in bodies(equation):
-            found |= find_calls(body)
+        found |= find_calls(*bodies(equation))
     return found
 
 

@@ -5,7 +5,7 @@ import re
 # Frames of these functions say what a kernel is for; the innermost call of a module says which layer it is.
 _PARTS = (
     (re.compile(r"^Objective\.totals$|^_?silence"), "loss"),
-    (re.compile(r"^make_train_step\.<locals>\.step$"), "optimizer"),
+    (re.compile(r"^make_update\.<locals>\.update$"), "optimizer"),
     (re.compile(r"^(Device|Stream)Feed\.|^Order\.|^prepare$"), "input"),
     (re.compile(r"^make_gradient\.<locals>\.of_part\.<locals>\.of_microbatch$"), "gradient"),
     (re.compile(r"^make_(train|eval)_chunk"), "loop"),

@@ -118,7 +118,8 @@ def _measure_parts(
     launch = probes.launch_seconds()
     cores = len(os.sched_getaffinity(0)) if threads else 1
     dispatch = probes.dispatch_seconds() if cores > 1 else 0.0
-    products, calls = _dearest(kernels), find_calls(trace_step(experiment).update)
+    traced = trace_step(experiment)
+    products, calls = _dearest(kernels), find_calls(traced.gradient, traced.update)
     called = {kernel.call for kernel in kernels}
     calls = {call: equation for call, equation in calls.items() if call in called}
     of_products, of_calls, memory = [], [], {}

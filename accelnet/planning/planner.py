@@ -86,7 +86,7 @@ class Planner:
         """Trace a step, once for every size of a microbatch."""
         key = experiment, size or experiment.order.microbatch_size
         if key not in self._traced:
-            self._traced[key] = trace_step(*key)
+            self._traced[key] = trace_step(*key, self._shapes(experiment))
         return self._traced[key]
 
     def compile(self, cases: Sequence[Case]) -> None:
@@ -118,7 +118,8 @@ class Planner:
         """Give custom calls the operations that the jaxpr declares; the program's text has none."""
         if not any(kernel.call and not kernel.products for kernel in compiled.kernels):
             return compiled
-        known = find_calls(self.trace(case.experiment, case.step.local_microbatch_size).update)
+        traced = self.trace(case.experiment, case.step.local_microbatch_size)
+        known = find_calls(traced.gradient, traced.update)
 
         def declared(kernel: Kernel) -> Kernel:
             if kernel.call is None or kernel.call not in known or kernel.products:

@@ -1,7 +1,7 @@
 """FLOPs of a training step: forward, backward and optimizer apart."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -10,8 +10,8 @@ from jax.extend.core import Jaxpr
 
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Flops, count_jaxpr_flops
-from accelnet.training.state import abstract_state
-from accelnet.training.step import make_gradient, make_loss, make_train_step
+from accelnet.training.state import TrainState, abstract_state
+from accelnet.training.step import make_gradient, make_loss, make_update
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def step_flops(experiment: Experiment, platform: str | None = None, *, microbatc
 
 @dataclass(frozen=True)
 class TracedStep:
-    """A step as jaxprs, each holding what the one before it does.
+    """A step as jaxprs.
 
     Attributes:
         forward: the loss of one microbatch.
-        gradient: the gradients of a batch, with its augmentation.
-        update: the whole step.
+        gradient: the gradients of a batch, with its augmentation and `forward`.
+        update: what the step does with the gradients.
         num_microbatches: of a batch.
     """
 
@@ -108,26 +108,34 @@ class TracedStep:
     gradient: Jaxpr
     update: Jaxpr
     num_microbatches: int
+    _counted: dict[str | None, StepFlops] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def flops(self, platform: str | None = None) -> StepFlops:
-        """Count the operations, as `step_flops` does."""
+        """Count the operations, as `step_flops` does; once for a platform."""
+        if platform not in self._counted:
+            self._counted[platform] = self._count(platform)
+        return self._counted[platform]
+
+    def _count(self, platform: str | None) -> StepFlops:
         forward = Flops()
         forward.add(count_jaxpr_flops(self.forward, platform=platform), self.num_microbatches)
         gradient = count_jaxpr_flops(self.gradient, platform=platform)
-        update = count_jaxpr_flops(self.update, platform=platform)
-        return StepFlops(forward, _difference(gradient, forward), _difference(update, gradient))
+        return StepFlops(forward, _difference(gradient, forward), count_jaxpr_flops(self.update, platform=platform))
 
 
-def trace_step(experiment: Experiment, microbatch_size: int | None = None) -> TracedStep:
+def trace_step(
+    experiment: Experiment, microbatch_size: int | None = None, state: TrainState | None = None
+) -> TracedStep:
     """Trace a step on one device from shapes alone.
 
     Args:
         experiment: what is trained.
         microbatch_size: as of `step_flops`.
+        state: its shapes, where they are known already.
     """
     order = experiment.order
     size = microbatch_size or order.microbatch_size
-    state = abstract_state(experiment)
+    state = state or abstract_state(experiment)
     batch = {
         name: jax.tree.map(lambda a: _shape(size, a), arrays) for name, arrays in dict(experiment.data.arrays).items()
     } | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
@@ -140,11 +148,14 @@ def trace_step(experiment: Experiment, microbatch_size: int | None = None) -> Tr
     def whole(operand: Any, _number: Any, _part: Any) -> Any:
         return operand
 
-    gradients, step = make_gradient(experiment), make_train_step(experiment)
+    gradients = make_gradient(experiment)
+    gradient, results = jax.make_jaxpr(lambda state, batch: gradients(state, whole, batch), return_shape=True)(
+        state, batch
+    )
     return TracedStep(
         jax.make_jaxpr(forward)(state.params, state.model_state, batch).jaxpr,
-        jax.make_jaxpr(lambda state, batch: gradients(state, whole, batch))(state, batch).jaxpr,
-        jax.make_jaxpr(lambda state, batch: step(state, whole, batch))(state, batch).jaxpr,
+        gradient.jaxpr,
+        jax.make_jaxpr(make_update(experiment))(state, *results).jaxpr,
         order.num_microbatches,
     )
 

@@ -207,18 +207,27 @@ def make_train_step(
 
     Source: original.
     """
-    gradient = make_gradient(experiment, layout, num_microbatches)
-    optimizer = optax.with_extra_args_support(experiment.optimizer)
+    gradient, update = make_gradient(experiment, layout, num_microbatches), make_update(experiment)
 
     def step(
         state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
     ) -> tuple[TrainState, jax.Array, Tree]:
         grads, loss, states, model_state = gradient(state, microbatch, operand, spec)
         params, seen = observe(loss, grads, state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params, value=loss)
+        return update(state.replace(params=params), grads, loss, states, model_state), loss, seen
+
+    return step
+
+
+def make_update(experiment: Experiment) -> Callable[..., TrainState]:
+    """Return `update(state, grads, loss, metric states, model_state) -> state`, what a step does with its gradient."""
+    optimizer = optax.with_extra_args_support(experiment.optimizer)
+
+    def update(state: TrainState, grads: Tree, loss: jax.Array, states: Tree, model_state: Tree) -> TrainState:
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         new = state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(params, updates),
+            params=optax.apply_updates(state.params, updates),
             model_state=model_state,
             opt_state=opt_state,
             metrics=experiment.objective.merge(state.metrics, states),
@@ -229,6 +238,6 @@ def make_train_step(
             # An overflow of the scaled gradients skips the update: the scale was too large, not the loss wrong.
             new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, kept)
             new = new.replace(loss_scale=state.loss_scale.adjust(finite))
-        return new, loss, seen
+        return new
 
-    return step
+    return update

@@ -78,9 +78,15 @@ def _evaluate(*operands: Array, kernel: Kernel) -> list[Array]:
 
 @kernel_p.def_abstract_eval
 def _abstract(*operands: Any, kernel: Kernel) -> list[Any]:
-    shapes = [jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands]
-    results = jax.eval_shape(functools.partial(meaning_of, kernel), *shapes)
-    return [ShapedArray(result.shape, result.dtype) for result in results]
+    return [
+        ShapedArray(result.shape, result.dtype)
+        for result in _results_of(kernel, *(jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands))
+    ]
+
+
+@functools.lru_cache(4096)
+def _results_of(kernel: Kernel, *operands: jax.ShapeDtypeStruct) -> list[Any]:
+    return jax.eval_shape(functools.partial(meaning_of, kernel), *operands)
 
 
 def _batch(operands: Sequence[Array], dims: Sequence[Any], *, kernel: Kernel) -> tuple[list[Array], list[int]]:
