@@ -170,7 +170,8 @@ MEMORY = {"elementwise": _scale, "reduction": _reduce, "move": _transpose, "gath
 def element_seconds() -> float:
     """Return the seconds of an addition or multiplication of float32, by one thread or the whole accelerator."""
     x, degree = _elements(), 32 if _on_cpu() else 512
-    return loop_seconds(lambda x: _polynomial(x, degree), x, 1) / (2 * degree * x.size)
+    seconds = loop_seconds(lambda x: _polynomial(x, degree), x, 1) - _trip_overhead()
+    return seconds / (2 * degree * x.size)
 
 
 def transcendental_seconds() -> float:
@@ -182,7 +183,7 @@ def transcendental_seconds() -> float:
             x = jnp.exp(-x)
         return x
 
-    return loop_seconds(body, x, 1) / (number * x.size)
+    return (loop_seconds(body, x, 1) - _trip_overhead()) / (number * x.size)
 
 
 def _elements() -> jax.Array:
