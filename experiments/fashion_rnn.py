@@ -1,7 +1,7 @@
 """Fashion-MNIST, each image read as 28 rows by an LSTM.
 
 python experiments/fashion_rnn.py train --workdir runs/fashion_rnn
-90.5 % test accuracy in 3.4 minutes on two cores.
+90.3 % test accuracy in 2.4 minutes on two cores.
 """
 
 import dataclasses
