@@ -320,3 +320,15 @@ def test_bad_arguments_are_named(change, message):
 def test_a_bad_recurrent_bias_is_named():
     with pytest.raises(UserError, match="recurrent_bias has shape"):
         gru(**(make_arrays("gru") | {"recurrent_bias": jnp.zeros(15)}))
+
+
+def test_a_gpu_takes_several_steps_in_one_trip_of_the_loop():
+    arguments = jnp.ones((2, 16, 3)), jnp.ones((3, 16)), jnp.ones((4, 16)), jnp.ones(16)
+    traced = jax.jit(lambda *a: lstm(*a)[0]).trace(*arguments)
+    turns = {
+        platform: traced.lower(lowering_platforms=(platform,))
+        .as_text()
+        .count("stablehlo.constant dense<4> : tensor<i32>")
+        for platform in ("cuda", "tpu")
+    }
+    assert turns["cuda"] > turns["tpu"] == 0  # of 4 steps each, not 16

@@ -70,7 +70,7 @@ struct Valid {
 
 // Panels of a matrix [depth, columns] with elements at depth * row + column * stride.
 inline Memory<float> panels_of(Array matrix, int64_t matrices, int64_t depth, int64_t columns, int64_t row,
-                                    int64_t stride) {
+                               int64_t stride) {
   const int64_t panels = ceil_div(columns, kColumns);
   Memory<float> packed(matrices * panels * depth * kColumns);
   for (int64_t m = 0; m < matrices; ++m) {
