@@ -147,4 +147,4 @@ ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
 
-extern "C" int64_t accelnet_most_bytes() { return accelnet::taken().most.load(); }
+extern "C" int64_t accelnet_most_bytes() { return accelnet::usage().total(); }

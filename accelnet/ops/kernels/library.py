@@ -51,6 +51,8 @@ def load() -> bool:
 def most_bytes() -> int:
     """Return how many bytes the kernels have had in this process, at most, beside their operands and results.
 
+    Every thread of XLA's pool is taken to have had what one had, whether or not it came to take part.
+
     Example:
         >>> most_bytes() >= 0
         True

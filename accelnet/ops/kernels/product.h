@@ -38,10 +38,37 @@ inline Vec splat(float value) { return value - Vec{}; }
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
+constexpr int kSlots = 3;
+
+inline void raise(std::atomic<int64_t>& most, int64_t value) {
+  int64_t seen = most.load();
+  while (value > seen && !most.compare_exchange_weak(seen, value)) {
+  }
+}
+
+// Bytes that the kernels have beside their operands and results: of calls, now and the most so far, and of a thread the
+// most so far, by slot. Which threads came to take part is chance, so all are taken to have had as much.
+struct Usage {
+  std::atomic<int64_t> now{0}, most{0}, threads{1}, slots[kSlots]{};
+
+  void change(int64_t bytes) { raise(most, now.fetch_add(bytes) + bytes); }
+  int64_t total() const {
+    int64_t of_thread = 0;
+    for (const auto& slot : slots) of_thread += slot.load();
+    return most.load() + threads.load() * of_thread;
+  }
+};
+
+inline Usage& usage() {
+  static Usage bytes;
+  return bytes;
+}
+
 // Calls function(0), ..., function(count - 1) on the threads of the pool and on this one. Never waits for a thread
 // that has not started: this one takes what is left, so a busy pool cannot lock it up.
 template <typename Pool, typename F>
 void parallel_for(Pool& pool, int64_t count, const F& function) {
+  raise(usage().threads, pool.num_threads());
   const int64_t threads = std::min<int64_t>(pool.num_threads(), count);
   if (threads <= 1) {
     for (int64_t i = 0; i < count; ++i) function(i);
@@ -79,23 +106,6 @@ void parallel_rounds(Pool& pool, int64_t rounds, int64_t count, const F& functio
   });
 }
 
-// Bytes that the kernels have beside their operands and results: now, and the most so far.
-struct Taken {
-  std::atomic<int64_t> now{0}, most{0};
-
-  void change(int64_t bytes) {
-    const int64_t total = now.fetch_add(bytes) + bytes;
-    int64_t seen = most.load();
-    while (total > seen && !most.compare_exchange_weak(seen, total)) {
-    }
-  }
-};
-
-inline Taken& taken() {
-  static Taken bytes;
-  return bytes;
-}
-
 template <typename T>
 struct CountingAllocator : std::allocator<T> {
   template <typename U>
@@ -104,24 +114,28 @@ struct CountingAllocator : std::allocator<T> {
   };
 
   T* allocate(size_t count) {
-    taken().change(count * sizeof(T));
+    usage().change(count * sizeof(T));
     return std::allocator<T>::allocate(count);
   }
   void deallocate(T* memory, size_t count) {
-    taken().change(-static_cast<int64_t>(count * sizeof(T)));
+    usage().change(-static_cast<int64_t>(count * sizeof(T)));
     std::allocator<T>::deallocate(memory, count);
   }
 };
 
+// Memory of one call, for all its threads.
 template <typename T>
 using Memory = std::vector<T, CountingAllocator<T>>;
 
 // Memory of this thread, kept for the next call: slots are independent.
 template <typename T = float>
 T* scratch(int slot, int64_t count) {
-  static thread_local std::vector<Memory<T>> slots(16);
+  static thread_local std::vector<std::vector<T>> slots(kSlots);
   auto& memory = slots[slot];
-  if (static_cast<int64_t>(memory.size()) < count) memory.resize(count);
+  if (static_cast<int64_t>(memory.size()) < count) {
+    memory.resize(count);
+    raise(usage().slots[slot], count * sizeof(T));
+  }
   return memory.data();
 }
 
