@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order
+from accelnet.ops.rows import take_rows
 
 Tree = Any
 
@@ -321,7 +322,7 @@ def _shape(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding | No
 
 
 def _gather(arrays: Tree, rows: jax.Array) -> Tree:
-    return jax.tree.map(lambda a: jnp.take(a, rows, axis=0, mode="clip"), arrays)
+    return jax.tree.map(lambda a: take_rows(a, rows), arrays)
 
 
 def _prefetched(read: Any, start: int, stride: int, buffer_size: int) -> Iterator[Tree]:

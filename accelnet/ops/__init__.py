@@ -10,3 +10,4 @@ from accelnet.ops.product import dot_general as dot_general
 from accelnet.ops.recurrence import gru as gru
 from accelnet.ops.recurrence import lstm as lstm
 from accelnet.ops.recurrence import simple_rnn as simple_rnn
+from accelnet.ops.rows import take_rows as take_rows

@@ -47,6 +47,7 @@ def scan_cell(
     cell: Cell,
     reverse: bool,
     projected: Array,
+    tokens: Array | None,
     kernel: Array,
     bias: Array | None,
     first: Arrays,
@@ -59,7 +60,9 @@ def scan_cell(
     Args:
         cell: `SIMPLE`, `LSTM` or `GRU`.
         reverse: Scan from the last step to the first.
-        projected: The input's products plus bias, [steps, batch, gates * hidden].
+        projected: The input's products plus bias, [steps, batch, gates * hidden]; with tokens, those of every symbol,
+            [symbols, gates * hidden].
+        tokens: int [steps, batch], or None; a step with one that is no symbol's is NaN.
         kernel: Recurrent kernel, [hidden, gates * hidden].
         bias: Bias of the recurrent product, [gates * hidden], or None; GRU only.
         first: Initial state, arrays [batch, hidden].
@@ -69,32 +72,34 @@ def scan_cell(
         The hidden states of all steps, [steps, batch, hidden], and the last state.
 
     Example:
-        >>> states, _ = scan_cell(SIMPLE, False, jnp.ones((5, 2, 4)), jnp.eye(4), None, (jnp.zeros((2, 4)),), None)
+        >>> states, _ = scan_cell(SIMPLE, False, jnp.ones((5, 2, 4)), None, jnp.eye(4), None, (jnp.zeros((2, 4)),), None)
         >>> states.shape
         (5, 2, 4)
 
     Source: original.
     """
-    return _scan(cell, reverse, False, projected, kernel, bias, first, valid)[0]
+    return _scan(cell, reverse, False, projected, tokens, kernel, bias, first, valid)[0]
 
 
 def _forward(
     cell: Cell,
     reverse: bool,
     projected: Array,
+    tokens: Array | None,
     kernel: Array,
     bias: Array | None,
     first: Arrays,
     valid: Array | None,
-) -> tuple[tuple[Array, Arrays], tuple[Any, Array, Array | None, Array | None]]:
-    results, saved = _scan(cell, reverse, True, projected, kernel, bias, first, valid)
-    return results, (saved, kernel, bias, valid)
+) -> tuple[tuple[Array, Arrays], tuple[Any, ...]]:
+    results, saved = _scan(cell, reverse, True, projected, tokens, kernel, bias, first, valid)
+    table = None if tokens is None else projected
+    return results, (saved, table, tokens, kernel, bias, valid)
 
 
 def _backward(
     cell: Cell, reverse: bool, residuals: tuple[Any, ...], cotangents: tuple[Array, Arrays]
-) -> tuple[Array, Array, Array | None, Arrays, None]:
-    saved, kernel, bias, valid = residuals
+) -> tuple[Array, None, Array, Array | None, Arrays, None]:
+    saved, table, tokens, kernel, bias, valid = residuals
     dhiddens, dlast = cotangents
     before = saved[0]
     operands = (dhiddens, *dlast, kernel, *saved, *_given(valid))
@@ -103,7 +108,9 @@ def _backward(
     # One contracted axis: for two XLA:CPU copies both operands first.
     dkernel = transposed_product(before.reshape(-1, before.shape[-1]), drecurrent.reshape(-1, drecurrent.shape[-1]))
     dbias = None if bias is None else drecurrent.sum((0, 1))
-    return dprojected, dkernel, dbias, tuple(d.astype(o.dtype) for d, o in zip(dfirst, dlast, strict=True)), None
+    if tokens is not None:
+        dprojected = jnp.zeros_like(table).at[tokens].add(dprojected, mode="drop")
+    return dprojected, None, dkernel, dbias, tuple(d.astype(o.dtype) for d, o in zip(dfirst, dlast, strict=True)), None
 
 
 scan_cell.defvjp(_forward, _backward)
@@ -114,13 +121,14 @@ def _scan(
     reverse: bool,
     save: bool,
     projected: Array,
+    tokens: Array | None,
     kernel: Array,
     bias: Array | None,
     first: Arrays,
     valid: Array | None,
 ) -> tuple[tuple[Array, Arrays], Arrays]:
-    meaning = _Forward(cell, reverse, save, bias is not None, valid is not None)
-    operands = (projected, *first, kernel, *_given(bias), *_given(valid))
+    meaning = _Forward(cell, reverse, save, tokens is not None, bias is not None, valid is not None)
+    operands = (projected, *_given(tokens), *first, kernel, *_given(bias), *_given(valid))
     hiddens, *others = _by_kernel("accelnet_recur", meaning, operands)
     last, saved = others[: cell.num_states], others[cell.num_states :]
     return (hiddens, tuple(last)), tuple(saved)
@@ -134,7 +142,7 @@ def _given(array: Array | None) -> Arrays:
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _by_kernel(target: str, meaning: Any, operands: Arrays) -> Arrays:
     """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types than float32."""
-    if any(operand.dtype not in (jnp.float32, jnp.bool_) for operand in operands):
+    if any(operand.dtype not in (jnp.float32, jnp.int32, jnp.bool_) for operand in operands):
         return meaning(*operands)
     kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:-1])), meaning)
     # Functions, since platform_dependent keeps weak references, which a tuple does not take.
@@ -150,6 +158,7 @@ class _Forward(NamedTuple):
     cell: Cell
     reverse: bool
     save: bool
+    has_tokens: bool
     has_bias: bool
     has_valid: bool
     unroll: int = 1
@@ -157,6 +166,8 @@ class _Forward(NamedTuple):
     def __call__(self, projected: Array, *operands: Array) -> Arrays:
         cell = self.cell
         valid = operands[-1] if self.has_valid else None
+        if self.has_tokens:
+            projected, operands = jnp.take(projected, operands[0], axis=0), operands[1:]
         first, (kernel, *rest) = operands[: cell.num_states], operands[cell.num_states :]
         bias = rest[0] if self.has_bias else None
 

@@ -107,7 +107,9 @@ def min_gru(
     dtype = inputs.dtype
     # The gate's numbers near 1 differ by less than bfloat16 holds, and decide how long a state lives.
     wide = jnp.promote_types(dtype, jnp.float32)
-    projected, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, wide)
+    projected, tokens, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, wide)
+    if tokens is not None:
+        projected = jnp.take(projected, tokens, axis=0)
     gate, candidate = jnp.split(projected, 2, axis=-1)
     decay, update = jax.nn.sigmoid(-gate), jax.nn.sigmoid(gate) * candidate
     if valid is not None:

@@ -213,7 +213,7 @@ def check_shapes(expected: dict[str, tuple[Array, tuple[int, ...]]], context: st
 
 def project(
     inputs: Array, kernel: Array, bias: Array, lengths: Array | None, tokens: Array | None, dtype: Any
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Array | None, Array | None]:
     """Multiply all steps' inputs, or the table that they read, by the kernel, in one product.
 
     Args:
@@ -225,8 +225,9 @@ def project(
         dtype: of the sums and the projections.
 
     Returns:
-        The projections [steps, batch, width], and bool [steps, batch, 1] that marks the valid steps, or None. What
-        inputs and tokens hold at the others changes no gradient.
+        The projections [steps, batch, width], or with tokens those of the table [symbols, width]; the tokens int32
+        [steps, batch], or None; and bool [steps, batch, 1] that marks the valid steps, or None. What inputs and tokens
+        hold at the others changes no gradient.
     """
     num_steps = inputs.shape[1] if tokens is None else tokens.shape[1]
     steps = None if lengths is None else valid_steps(lengths, num_steps)
@@ -241,9 +242,9 @@ def project(
     else:
         if steps is not None:
             tokens = jnp.where(steps, tokens, 0)
-        table = dot_general(inputs, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
-        projected = jnp.take(table, tokens.T, axis=0)
-    return projected, None if steps is None else steps.T[:, :, None]
+        projected = dot_general(inputs, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
+        tokens = tokens.T.astype(jnp.int32)
+    return projected, tokens, None if steps is None else steps.T[:, :, None]
 
 
 def _run(
@@ -266,10 +267,11 @@ def _run(
     memory_dtype = jnp.promote_types(dtype, jnp.float32)
     hidden, *memory = states
     first = (hidden.astype(dtype), *(state.astype(memory_dtype) for state in memory))
-    projected, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)
+    projected, tokens, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)
     if recurrent_bias is not None:
         recurrent_bias = recurrent_bias.astype(dtype)
-    scanned: Any = scan_cell(cell, reverse, projected, recurrent_kernel.astype(dtype), recurrent_bias, first, valid)
+    recurrent_kernel = recurrent_kernel.astype(dtype)
+    scanned: Any = scan_cell(cell, reverse, projected, tokens, recurrent_kernel, recurrent_bias, first, valid)
     hiddens, last = scanned
     if valid is not None:
         hiddens = jnp.where(valid, hiddens, jnp.zeros((), dtype))

@@ -89,6 +89,9 @@ def describe_kernel(
     module: HloModule, computation: Computation, instruction: Instruction, count: int, shown: Instruction
 ) -> Kernel:
     """Describe an instruction. `shown` is where it is called from, which knows the operands."""
+    if target_of(instruction) == "accelnet_take_rows":
+        gather = replace(instruction, opcode="gather")
+        instruction, shown = gather, gather if shown is instruction else shown
     opcode = instruction.opcode.removesuffix("-start")
     if shown is not instruction:
         computation = module.computations[shown.attribute("to_apply") or ""]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.ops import take_rows
 from accelnet.ops.flops import Product
 
 # A measurement takes at least so long, several times over.
@@ -135,7 +136,7 @@ def _gather(size: int, footprint: int, threads: int) -> float:
     indices = jnp.asarray(np.random.default_rng(0).permutation(len(table))[:rows], jnp.int32)
     return rotated(
         lambda: (table, indices, jnp.ones((rows, 64), jnp.float32)),
-        lambda part: (part[0], part[1], jnp.take(part[0], part[1], axis=0, mode="clip")),
+        lambda part: (part[0], part[1], take_rows(part[0], part[1])),
         size,
         footprint,
         threads,

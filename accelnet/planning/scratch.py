@@ -43,11 +43,11 @@ def scratch_bytes(module: HloModule) -> int:
 
 
 def _numbers(instruction: Instruction) -> tuple[int, ...]:
-    """Read the settings of a kernel: "dense<[1, 2]> : tensor<2xi64>", or "dense<1> : ..." where all are the same."""
+    """Read the settings of a kernel: "dense<[1, 2]> : tensor<2xi64>", "dense<1> : ..." for equal ones, or "dense<>"."""
     found = re.search(r"numbers = dense<\[?([-\d, ]*)\]?> : tensor<(\d+)xi64>", instruction.attributes)
     if found is None:
         return ()
-    numbers = tuple(int(number) for number in found[1].split(","))
+    numbers = tuple(int(number) for number in re.findall(r"-?\d+", found[1]))
     return numbers if len(numbers) == int(found[2]) else numbers * int(found[2])
 
 

@@ -134,13 +134,13 @@ def test_a_recurrence_and_its_gradients_are_those_of_the_plain_scan(name, steps,
 
     def by_kernels(arrays):
         a = arrays
-        out = cells.scan_cell(cell, reverse, a["projected"], a["kernel"], a["bias"], a["first"], valid)
+        out = cells.scan_cell(cell, reverse, a["projected"], None, a["kernel"], a["bias"], a["first"], valid)
         return of_hiddens(*out), out
 
     def plain(arrays):
         a = arrays
         given = [x for x in (a["bias"], valid) if x is not None]
-        meaning = cells._Forward(cell, reverse, False, a["bias"] is not None, valid is not None)
+        meaning = cells._Forward(cell, reverse, False, False, a["bias"] is not None, valid is not None)
         hiddens, *last = meaning(a["projected"], *a["first"], a["kernel"], *given)
         return of_hiddens(hiddens, last), (hiddens, tuple(last))
 
@@ -160,8 +160,8 @@ def test_kernels_have_second_derivatives_through_their_meaning():
     def curvature(scan):
         return jax.grad(lambda kernel: (jax.grad(lambda k: scan(k)[0].sum())(kernel) ** 2).sum())(kernel)
 
-    meaning = cells._Forward(cells.LSTM, False, False, False, False)
-    ours = curvature(lambda k: cells.scan_cell(cells.LSTM, False, projected, k, None, first, None))
+    meaning = cells._Forward(cells.LSTM, False, False, False, False, False)
+    ours = curvature(lambda k: cells.scan_cell(cells.LSTM, False, projected, None, k, None, first, None))
     assert_close(ours, curvature(lambda k: meaning(projected, *first, k)))
 
 
@@ -170,12 +170,12 @@ def test_tanh_and_sigmoid_are_right_everywhere():
         [jnp.linspace(-100, 100, 4001), jnp.linspace(-1, 1, 2001), jnp.array([jnp.inf, -jnp.inf, jnp.nan])]
     )
     nothing = jnp.zeros((1, 1))
-    tanh = cells.scan_cell(cells.SIMPLE, False, x.reshape(1, -1, 1), nothing, None, (jnp.zeros((x.size, 1)),), None)[0]
+    tanh = cells.scan_cell(cells.SIMPLE, False, x.reshape(1, -1, 1), None, nothing, None, (jnp.zeros((x.size, 1)),), None)[0]
     # Two units in the last place of a float32 are 2.4e-7.
     np.testing.assert_allclose(tanh.ravel(), np.tanh(np.asarray(x, np.float64)), rtol=3e-7)
     gates = jnp.zeros((1, x.size, 4)).at[0, :, 3].set(x).at[0, :, 0].set(100.0).at[0, :, 2].set(100.0)
     first = (jnp.zeros((x.size, 1)),) * 2
-    out = cells.scan_cell(cells.LSTM, False, gates, jnp.zeros((1, 4)), None, first, None)[0].ravel()
+    out = cells.scan_cell(cells.LSTM, False, gates, None, jnp.zeros((1, 4)), None, first, None)[0].ravel()
     # A sigmoid is half of a tanh above a half, so that what is near 0 is right to the same absolute 2e-7.
     np.testing.assert_allclose(out, np.tanh(1) / (1 + np.exp(-np.asarray(x, np.float64))), rtol=0, atol=2e-7)
 

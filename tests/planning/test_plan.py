@@ -207,6 +207,9 @@ def test_the_cpus_program_calls_its_kernels_and_they_have_their_operations():
     calls = [kernel for kernel in case.compiled["train"].kernels if kernel.call]
     targets = {"accelnet_multiply", "accelnet_recur", "accelnet_recur_backward"}
     assert {kernel.call.target for kernel in calls} == targets
+    # Taking rows is no product, and does not read the whole data set.
+    gathers = [kernel for kernel in case.compiled["train"].kernels if kernel.kind == "gather"]
+    assert max(kernel.bytes for kernel in gathers) == 2 * 32 * 7 * 6 * 4
     (forward,) = (kernel for kernel in calls if kernel.call.target == "accelnet_recur")
     # Seven steps of [32, 16] times [16, 4 x 16].
     assert sum(product.flops for product in forward.products) == 7 * 2 * 32 * 16 * 64

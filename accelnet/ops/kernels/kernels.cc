@@ -2,6 +2,7 @@
 #include "depthwise.h"
 #include "matrices.h"
 #include "recurrence.h"
+#include "rows.h"
 #include "winograd.h"
 
 namespace accelnet {
@@ -18,12 +19,17 @@ static float* result(const Results& results, size_t i) {
 static Numbers shape(const Arguments& arguments, size_t i) { return arguments.get<ffi::AnyBuffer>(i)->dimensions(); }
 static Numbers shape(const Results& results, size_t i) { return (*results.get<ffi::AnyBuffer>(i))->dimensions(); }
 
-// Elements between members of a population; 0 where they share the array.
-static int64_t member_step(Numbers shape) {
+static const int32_t* whole_numbers(const Arguments& arguments, size_t i) {
+  return reinterpret_cast<const int32_t*>(argument(arguments, i));
+}
+
+static int64_t member_size(Numbers shape) {
   int64_t size = 1;
   for (size_t axis = 1; axis < shape.size(); ++axis) size *= shape[axis];
-  return shape[0] == 1 ? 0 : size;
+  return size;
 }
+// Elements between members of a population; 0 where they share the array.
+static int64_t member_step(Numbers shape) { return shape[0] == 1 ? 0 : member_size(shape); }
 
 template <typename Function>
 static Function choose(const Convolution& c, bool may_round, Function depthwise, Function winograd, Function plain) {
@@ -72,6 +78,18 @@ static ffi::Error Multiply(ffi::ThreadPool pool, Arguments arguments, Results re
                   results);
 }
 
+// Arguments: a table of any type, numbers of rows. Result: the rows.
+static ffi::Error TakeRows(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers) {
+  const auto table = *arguments.get<ffi::AnyBuffer>(0);
+  const Numbers numbers = shape(arguments, 1), out = shape(results, 0);
+  const int64_t rows = table.dimensions()[1], count = member_size(numbers);
+  const int64_t row_bytes = (*results.get<ffi::AnyBuffer>(0))->size_bytes() / (out[0] * count);
+  take_rows(pool, out[0], rows, row_bytes, reinterpret_cast<const char*>(table.untyped_data()),
+            table.dimensions()[0] == 1 ? 0 : rows * row_bytes, whole_numbers(arguments, 1), member_step(numbers), count,
+            reinterpret_cast<char*>(result(results, 0)));
+  return ffi::Error::Success();
+}
+
 // The arguments in their order, as the functions of recurrence.h want them.
 struct Reader {
   const Arguments& arguments;
@@ -81,24 +99,34 @@ struct Reader {
     const Numbers dimensions = shape(arguments, next);
     return {argument(arguments, next++), member_step(dimensions)};
   }
+  Inputs inputs(bool are_tokens) {
+    const Numbers table = shape(arguments, next);
+    Inputs made{array()};
+    if (are_tokens) {
+      const Numbers tokens = shape(arguments, next);
+      made.symbols = table[1], made.tokens = whole_numbers(arguments, next++), made.step = member_step(tokens);
+    }
+    return made;
+  }
   Valid valid() {
     const Numbers dimensions = shape(arguments, next);
     return {reinterpret_cast<const bool*>(argument(arguments, next++)), member_step(dimensions)};
   }
 };
 
-// Of recurrence: cell, reverse, whether what the backward pass wants is kept, whether there is a bias, and lengths.
-// Arguments: projected [steps, batch, gates], first state, first memory of an LSTM, kernel, bias?, valid?.
+// Of recurrence: cell, reverse, whether what the backward pass wants is kept, whether there are tokens, a bias, and
+// lengths.
+// Arguments: projected [steps, batch, gates], or by symbol [symbols, gates] and tokens [steps, batch], first state, first memory of an LSTM, kernel, bias?, valid?.
 // Results: hiddens [steps, batch, hidden], last state, last memory of an LSTM, and, if kept, the state before each step
 // and what the cell saves.
 static ffi::Error Recur(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
   const Numbers out = shape(results, 0);
   const Layer layer{numbers[0], numbers[1], out[0], out[1], out[2], out[3]};
   Reader reader{arguments};
-  const Array projected = reader.array(), first = reader.array();
-  const Array first_memory = layer.cell == kLstm ? reader.array() : Array{};
-  const Array kernel = reader.array(), bias = numbers[3] ? reader.array() : Array{};
-  const Valid valid = numbers[4] ? reader.valid() : Valid{};
+  const Inputs projected = reader.inputs(numbers[3]);
+  const Array first = reader.array(), first_memory = layer.cell == kLstm ? reader.array() : Array{};
+  const Array kernel = reader.array(), bias = numbers[4] ? reader.array() : Array{};
+  const Valid valid = numbers[5] ? reader.valid() : Valid{};
   size_t next = 0;
   float *hiddens = result(results, next++), *last = result(results, next++);
   float* last_memory = layer.cell == kLstm ? result(results, next++) : nullptr;
@@ -144,6 +172,7 @@ static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Resul
 ACCELNET_HANDLER(accelnet_convolve, Convolve);
 ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
 ACCELNET_HANDLER(accelnet_multiply, Multiply);
+ACCELNET_HANDLER(accelnet_take_rows, TakeRows);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
 

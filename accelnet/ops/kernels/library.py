@@ -21,6 +21,7 @@ TARGETS = (
     "accelnet_convolve",
     "accelnet_kernel_gradient",
     "accelnet_multiply",
+    "accelnet_take_rows",
     "accelnet_recur",
     "accelnet_recur_backward",
 )

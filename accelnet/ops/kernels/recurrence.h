@@ -1,7 +1,7 @@
 // Simple, LSTM and GRU cells over all steps. Sequences do not meet, so every thread takes some through all steps.
 #pragma once
 
-#include "product.h"
+#include "rows.h"
 
 namespace accelnet {
 
@@ -60,6 +60,22 @@ struct Array {
   const float* data = nullptr;
   int64_t step = 0;  // between members
   const float* of(int64_t member, int64_t row, int64_t width) const { return data + member * step + row * width; }
+};
+
+// What the steps' inputs come to: an array [steps, batch, gates], or with tokens [steps, batch] the rows of a table
+// [symbols, gates], NaN where it does not have them.
+struct Inputs {
+  Array array;
+  int64_t symbols = 0;
+  const int32_t* tokens = nullptr;
+  int64_t step = 0;  // of tokens, between members
+  std::vector<float> nothing{};
+
+  const float* of(int64_t member, int64_t row, int64_t width) const {
+    if (tokens == nullptr) return array.of(member, row, width);
+    const int64_t symbol = row_of(tokens[member * step + row], symbols);
+    return symbol < 0 ? nothing.data() : array.of(member, symbol, width);
+  }
 };
 
 struct Valid {
@@ -125,16 +141,17 @@ void over_sequences(Pool& pool, const Layer& layer, const F& function) {
   });
 }
 
-// projected [steps, batch, gates], kernel [hidden, gates], bias [gates] or nothing, first state [batch, hidden];
+// projected inputs, kernel [hidden, gates], bias [gates] or nothing, first state [batch, hidden];
 // results: hiddens [steps, batch, hidden], the last state, and unless `before` is null the state before each step
 // and what the cell saves.
 template <typename Pool>
-void recur(Pool& pool, const Layer& layer, Array projected, Array kernel, Array bias, Array first, Array first_memory,
+void recur(Pool& pool, const Layer& layer, Inputs projected, Array kernel, Array bias, Array first, Array first_memory,
            Valid valid, float* hiddens, float* last, float* last_memory, float* before, float* const* saved) {
   const int64_t hidden = layer.hidden, gates = layer.gates(), rows_of_all = layer.steps * layer.batch;
   const auto panels = panels_of(kernel, kernel.step ? layer.members : 1, hidden, gates, gates, 1);
   const int64_t panels_size = kernel.step ? panels.size() / layer.members : 0;
   const auto offsets = multiples(hidden, 1);
+  if (projected.tokens) projected.nothing.assign(gates, std::nanf(""));
   // A step of some sequences, for the hidden units [from, until): whole panels of every gate, or all.
   const auto advance = [&](int64_t index, int64_t member, int64_t begin, int64_t count, int64_t from, int64_t until) {
     const int64_t step = layer.reverse ? layer.steps - 1 - index : index;
