@@ -175,12 +175,15 @@ def _make(batches: Batches, family: Family, devices: list[Any], num_members: int
             return family.traced(values, plain=plain)
 
         def init(seeds: jax.Array, values: Tree) -> Wave:
-            states = jax.vmap(lambda seed, values: init_state(make(values), seed))(seeds, values)
+            # One member after the other: jaxlib's LAPACK kernels wait for threads of the pool that they run on, so that
+            # two that factorize many matrices, as orthogonal weights need, wait for ever (jaxlib 0.10.2).
+            states = jax.lax.map(lambda member: init_state(make(member[1]), member[0]), (seeds, values))
             return Wave(jnp.int32(0), jnp.full(seeds.shape, -1, jnp.int32), states)
 
         advance = make_advance(make, example, feed, batches)
         wave = jax.eval_shape(init, seeds, values)
         specs = Wave(SAME, MEMBERS, MEMBERS)
+        init = jax.shard_map(init, mesh=mesh, in_specs=(MEMBERS, MEMBERS), out_specs=specs, check_vma=False)
         shardings = jax.tree.map(lambda leaf: cut if leaf.ndim else whole, wave)
         placed = jax.tree.map(lambda leaf, where: abstract(leaf.shape, leaf.dtype, where), wave, shardings)
         operands = (placed, values, feed.abstract()[0], number, abstract((), jnp.bool_), (number,) * 3)

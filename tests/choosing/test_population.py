@@ -1,6 +1,8 @@
 """Populations: a member is its solo run, whatever it trains beside."""
 
 import dataclasses
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import jax
@@ -232,3 +234,33 @@ def test_finished_waves_are_kept(tmp_path, monkeypatch):
     run = population.train(progress=False, devices=devices, memory_bytes=needed, workdir=tmp_path)
     assert calls[2] == calls[1] and calls[0] != calls[1]
     np.testing.assert_allclose(run.curves["loss"], whole.curves["loss"], rtol=2e-5)
+
+
+ORTHOGONAL = """
+import dataclasses, jax, numpy as np, optax
+jax.config.update("jax_num_cpu_devices", 2)
+import accelnet as an
+from accelnet.choosing.members import grid
+from accelnet.choosing.population import Population
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    learning_rate: float = 0.1
+    seed: int = 0
+
+def experiment(config):
+    data = an.data.from_arrays(np.ones((8, 4, 3), np.float32), np.arange(8) % 2, validation=0.0, test=0.0)
+    return an.Experiment(
+        data=data,
+        model=lambda rngs: an.models.RNN(3, 32, 2, cell="gru", bidirectional=True, output="last", rngs=rngs),
+        optimizer=optax.sgd(config.learning_rate), objective=an.objectives.softmax_cross_entropy(),
+        batch_size=8, steps=2, seed=config.seed,
+    )
+
+run = Population(experiment, Config(), grid(range(8), learning_rate=(0.1, 0.2))).train(progress=False)
+assert run.metrics["train"]["loss"].shape == (16,)
+"""
+
+
+def test_members_with_orthogonal_weights_do_not_wait_for_each_other_for_ever():
+    subprocess.run([sys.executable, "-c", ORTHOGONAL], check=True, timeout=120)
