@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -74,8 +75,10 @@ class Family:
                 raise UserError(f"a member's seed is {member.seed}, expected 0 to 2**32 - 1")
         for name in self.names:
             check_field(self.config, name)
-        sizes = {setting: _sizes(self._experiment(dict(setting))) for setting in self._settings()}
-        if len(set(sizes.values())) > 1:
+        # The ends of every field: what changes with a number between them cannot be traced.
+        ends = [min, max] if self.names else []
+        members = [end(self.members, key=lambda member: member.fields[name]) for name in self.names for end in ends]
+        if any(_sizes(self._experiment(member.fields)) != _sizes(self.example) for member in members):
             raise UserError(
                 f"the values of {' and '.join(self.names)} change the number of steps or the size of batches: such a "
                 "field cannot vary within one program"
@@ -86,7 +89,7 @@ class Family:
         """The fields that vary."""
         return list(self.members[0].fields)
 
-    @property
+    @cached_property
     def example(self) -> Experiment:
         """The experiment of the first member."""
         return self._experiment(self.members[0].fields).replace(seed=self.members[0].seed)

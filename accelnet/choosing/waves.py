@@ -180,21 +180,31 @@ def _make(batches: Batches, family: Family, devices: list[Any], num_members: int
             states = jax.lax.map(lambda member: init_state(make(member[1]), member[0]), (seeds, values))
             return Wave(jnp.int32(0), jnp.full(seeds.shape, -1, jnp.int32), states)
 
-        advance = make_advance(make, example, feed, batches)
-        wave = jax.eval_shape(init, seeds, values)
-        specs = Wave(SAME, MEMBERS, MEMBERS)
-        init = jax.shard_map(init, mesh=mesh, in_specs=(MEMBERS, MEMBERS), out_specs=specs, check_vma=False)
-        shardings = jax.tree.map(lambda leaf: cut if leaf.ndim else whole, wave)
-        placed = jax.tree.map(lambda leaf, where: abstract(leaf.shape, leaf.dtype, where), wave, shardings)
-        operands = (placed, values, feed.abstract()[0], number, abstract((), jnp.bool_), (number,) * 3)
-        jax.eval_shape(advance, *operands)  # what cannot be traced shows here, before anything is compiled
-        cuts = (specs, MEMBERS, SAME, SAME, SAME, SAME)
-        advance = jax.shard_map(advance, mesh=mesh, in_specs=cuts, out_specs=(specs, MEMBERS), check_vma=False)
-        out = (shardings, cut)
-        return (
-            Program("population's init", init, (seeds, values), out_shardings=shardings),
-            Program("population", advance, operands, donate=(0,), out_shardings=out),
+        specs, shardings = Wave(SAME, MEMBERS, MEMBERS), Wave(whole, cut, cut)
+        first = Program(
+            "population's init",
+            jax.shard_map(init, mesh=mesh, in_specs=(MEMBERS, MEMBERS), out_specs=specs, check_vma=False),
+            (seeds, values),
+            out_shardings=shardings,
         )
+        wave = jax.tree.map(
+            lambda leaf: abstract(leaf.shape, leaf.dtype, cut if leaf.ndim else whole), first.traced.out_info
+        )
+        advance = Program(
+            "population",
+            jax.shard_map(
+                make_advance(make, example, feed, batches),
+                mesh=mesh,
+                in_specs=(specs, MEMBERS, SAME, SAME, SAME, SAME),
+                out_specs=(specs, MEMBERS),
+                check_vma=False,
+            ),
+            (wave, values, feed.abstract()[0], number, abstract((), jnp.bool_), (number,) * 3),
+            donate=(0,),
+            out_shardings=(shardings, cut),
+        )
+        _ = advance.traced  # what cannot be traced shows here, before anything is compiled
+        return first, advance
 
     init, advance = _traceable(programs, family)
     return Compiled(init, advance, feed, num_members, mesh)

@@ -72,7 +72,9 @@ def scan_cell(
         The hidden states of all steps, [steps, batch, hidden], and the last state.
 
     Example:
-        >>> states, _ = scan_cell(SIMPLE, False, jnp.ones((5, 2, 4)), None, jnp.eye(4), None, (jnp.zeros((2, 4)),), None)
+        >>> states, _ = scan_cell(
+        ...     SIMPLE, False, jnp.ones((5, 2, 4)), None, jnp.eye(4), None, (jnp.zeros((2, 4)),), None
+        ... )
         >>> states.shape
         (5, 2, 4)
 

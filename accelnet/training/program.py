@@ -61,10 +61,15 @@ class Program:
     compile_seconds: float = field(default=0.0, init=False)
 
     @cached_property
+    def traced(self) -> Any:
+        """The program as its operations (`jax.stages.Traced`); what cannot be traced shows here."""
+        jitted = jax.jit(self.function, donate_argnums=self.donate, out_shardings=self.out_shardings)
+        return jitted.trace(*self.operands)
+
+    @cached_property
     def lowered(self) -> Any:
         """The program before compilation (`jax.stages.Lowered`)."""
-        jitted = jax.jit(self.function, donate_argnums=self.donate, out_shardings=self.out_shardings)
-        return jitted.lower(*self.operands)
+        return self.traced.lower()
 
     @cached_property
     def compiled(self) -> Any:

@@ -170,7 +170,9 @@ def test_tanh_and_sigmoid_are_right_everywhere():
         [jnp.linspace(-100, 100, 4001), jnp.linspace(-1, 1, 2001), jnp.array([jnp.inf, -jnp.inf, jnp.nan])]
     )
     nothing = jnp.zeros((1, 1))
-    tanh = cells.scan_cell(cells.SIMPLE, False, x.reshape(1, -1, 1), None, nothing, None, (jnp.zeros((x.size, 1)),), None)[0]
+    tanh = cells.scan_cell(
+        cells.SIMPLE, False, x.reshape(1, -1, 1), None, nothing, None, (jnp.zeros((x.size, 1)),), None
+    )[0]
     # Two units in the last place of a float32 are 2.4e-7.
     np.testing.assert_allclose(tanh.ravel(), np.tanh(np.asarray(x, np.float64)), rtol=3e-7)
     gates = jnp.zeros((1, x.size, 4)).at[0, :, 3].set(x).at[0, :, 0].set(100.0).at[0, :, 2].set(100.0)
