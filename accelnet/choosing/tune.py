@@ -149,9 +149,9 @@ def tune(
 
     All settings of a logarithmic grid are trained with `num_seeds` seeds for a share `budget` of the training, the best
     half of them with half of the seeds for the square root of that share, the best two of those in full; each is one
-    compiled program. The schedule is scaled to each length, through the Config's own field `epochs` or `steps`.
-    Settings are told apart by `compete`; the basin is that of the second comparison, since what is best in a short
-    training need not be so in a long one.
+    compiled program. Of those that chance may have ordered, the ones amid good neighbours are the best. The schedule is
+    scaled to each length, through the Config's own field `epochs` or `steps`. Settings are told apart by `compete`; the
+    basin is that of the second comparison, since what is best in a short training need not be so in a long one.
 
     Args:
         function: an experiment script's function from its Config to an `Experiment`.
@@ -320,7 +320,18 @@ def make_rung(
 
 
 def _short_list(rung: Rung, number: int) -> list[Mapping[str, float]]:
-    order = [index for index in np.argsort(rung.contest.means) if np.isfinite(rung.contest.means[index])]
+    """Return the settings with the lowest means; of those that chance may have ordered, the ones amid low means.
+
+    A loss changes little from a setting to the next one, and what two seeds say of one is mostly chance. So among the
+    contenders neighbours on the grid count half.
+    """
+    means, kept = rung.contest.means, rung.contest.contenders
+    numbers = {name: sorted({setting[name] for setting in rung.settings}) for name in rung.settings[0]}
+    places = np.array([[numbers[name].index(value) for name, value in setting.items()] for setting in rung.settings])
+    distances = np.abs(places[:, None] - places).sum(-1)
+    weights = np.where((distances <= 1) & kept[:, None] & kept, 0.5**distances, np.eye(len(means)))
+    smooth = np.where(kept, weights @ np.where(kept, means, 0.0) / weights.sum(1), means)
+    order = [index for index in np.lexsort((smooth, ~kept)) if np.isfinite(means[index])]
     return [rung.settings[index] for index in sorted(order[:number])]
 
 

@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.choosing.tune import tune
+from accelnet.choosing.statistics import Contest
+from accelnet.choosing.tune import Rung, _short_list, tune
 from accelnet.objectives import Objective
 
 CURVATURE = np.array([10.0, 1.0])
@@ -151,3 +152,34 @@ def test_two_fields_at_once(tmp_path):
     assert set(kept["basin"]) == set(kept["edge"]) == set(tuning.recommended) == set(ranges)
     assert len(tuning.rungs[0].settings) == 16
     assert 1e-3 < tuning.recommended["learning_rate"] < 0.5
+
+
+def make_rung(settings, means, contenders=None):
+    means, nothing = np.array(means), np.zeros(len(means), bool)
+    kept = np.isfinite(means) if contenders is None else np.array(contenders)
+    contest = Contest(means, means, means, kept, int(np.argmin(means)), 0.0)
+    return Rung(0.25, 10, tuple(settings), np.exp(means)[:, None].repeat(2, 1), contest, "log", nothing, None)
+
+
+def test_a_lucky_setting_between_worse_ones_is_not_short_listed():
+    settings = [{"rate": 2.0**n} for n in range(8)]
+    means = [0.0, -0.7, -1.6, -2.4, -2.6, -2.5, 0.0, -2.7]
+    assert _short_list(make_rung(settings, means), 2) == [settings[3], settings[4]]
+
+
+def test_what_is_no_chance_is_not_smoothed():
+    settings = [{"rate": 2.0**n} for n in range(5)]
+    rung = make_rung(settings, [-2.0, -2.1, -2.0, 0.0, -2.5], [False, False, False, False, True])
+    assert _short_list(rung, 2) == [settings[1], settings[4]]
+
+
+def test_what_diverged_is_no_neighbour():
+    settings = [{"rate": 2.0**n} for n in range(5)]
+    assert _short_list(make_rung(settings, [0.0, -1.0, -2.0, np.inf, np.inf]), 2) == settings[1:3]
+    assert _short_list(make_rung(settings, [np.inf, np.inf, -2.0, np.inf, np.inf]), 2) == settings[2:3]
+
+
+def test_neighbours_are_those_of_either_field():
+    settings = [{"a": a, "b": b} for a in (1.0, 2.0, 4.0) for b in (1.0, 2.0, 4.0)]
+    means = [0.0, 0.0, -1.1, -1.0, -1.0, -1.0, 0.0, -1.0, 1.0]
+    assert _short_list(make_rung(settings, means), 1) == [{"a": 2.0, "b": 2.0}]
