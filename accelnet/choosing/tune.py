@@ -22,6 +22,7 @@ from accelnet.training.events import is_lower_better
 from accelnet.training.record import plain_value, write_atomically
 
 _EVALUATIONS = 4
+_FINALISTS = 3
 _MIN_STEPS = 10
 # Of the metric before training: less is rounding.
 _LEAST_GAIN = 1e-4
@@ -148,10 +149,10 @@ def tune(
     """Recommend numbers for one or two fields of a Config.
 
     All settings of a logarithmic grid are trained with `num_seeds` seeds for a share `budget` of the training, the best
-    half of them with half of the seeds for the square root of that share, the best two of those in full; each is one
-    compiled program. Of those that chance may have ordered, the ones amid good neighbours are the best. The schedule is
-    scaled to each length, through the Config's own field `epochs` or `steps`. Settings are told apart by `compete`; the
-    basin is that of the second comparison, since what is best in a short training need not be so in a long one.
+    half of them with half of the seeds for two thirds of the square root of that share, three of those in full; each is
+    one compiled program. The schedule is scaled to each length, through the Config's own field `epochs` or `steps`.
+    Settings are told apart by `compete`; the basin is that of the second comparison, and the three are the best of its
+    low, its middle and its high numbers, since what is best in a short training need not be so in a long one.
 
     Args:
         function: an experiment script's function from its Config to an `Experiment`.
@@ -185,7 +186,7 @@ def tune(
     start = time.perf_counter()
     first_seed = getattr(config, "seed", 0)
 
-    def rung(settings: Sequence[Mapping[str, float]], share: float, num_seeds: int) -> Rung:
+    def rung(settings: Sequence[Mapping[str, float]], share: float, num_seeds: int, *, plain: bool = False) -> Rung:
         make, shorter = at_share(function, config, whole, share)
         steps = make(shorter).total_steps
         members = [Member(seed, setting) for setting in settings for seed in range(first_seed, first_seed + num_seeds)]
@@ -194,7 +195,7 @@ def tune(
         run = population.train(
             workdir=None if folder is None else folder / name.replace(" ", "-"), devices=devices, progress=progress
         )
-        return make_rung(run, tuple(settings), num_seeds, share, steps, metric)
+        return make_rung(run, tuple(settings), num_seeds, share, steps, metric, plain=plain)
 
     grids = [np.geomspace(low, high, points).tolist() for low, high in spans.values()]
     settings = [dict(zip(spans, numbers, strict=True)) for numbers in itertools.product(*grids)]
@@ -211,8 +212,10 @@ def tune(
         raise UserError(_all_diverged(spans, rung(lower, budget, num_seeds)))
     _check_learning(first, metric)
     fewer_seeds = max(2, num_seeds // 2)
-    second = rung(_short_list(first, max(2, len(settings) // 2)), math.sqrt(budget), fewer_seeds)
-    last = rung(_short_list(second, 2), 1.0, fewer_seeds)
+    middle = max(budget, 2 / 3 * math.sqrt(budget))
+    second = rung(_short_list(first, max(2, len(settings) // 2)), middle, fewer_seeds)
+    # The mean loss is what is wanted in the end: that of the logarithm forgives a bad seed for a lucky one.
+    last = rung(_finalists(second, _FINALISTS), 1.0, fewer_seeds, plain=True)
     rungs = (first, second, last)
     recommended = dict(last.settings[last.contest.best])
     basin = [setting for setting, kept in zip(second.settings, second.contest.contenders, strict=True) if kept]
@@ -296,6 +299,8 @@ def make_rung(
     share: float,
     steps: int,
     metric: str,
+    *,
+    plain: bool = False,
 ) -> Rung:
     """Say which members diverged, and compare the settings.
 
@@ -307,7 +312,8 @@ def make_rung(
     above = ~(run.train["loss"][-1] <= before + _WORSE * np.abs(before))
     bad = (above | (run.failed >= 0) | ~np.isfinite(run.curves[metric][-1])).reshape(shape)
     losses = np.where(bad, np.nan, run.curves[metric][-1].reshape(shape)).astype(np.float64)
-    scale = "negative" if not is_lower_better(metric) else "log" if (losses[~bad] > 0).all() else "plain"
+    logs = not plain and bool((losses[~bad] > 0).all())
+    scale = "negative" if not is_lower_better(metric) else "log" if logs else "plain"
     values = {"log": np.log, "plain": np.positive, "negative": np.negative}[scale](losses)
     diverged = bad.sum(1) > num_seeds / 2
     nothing = np.full(len(settings), np.inf)
@@ -320,10 +326,29 @@ def make_rung(
 
 
 def _short_list(rung: Rung, number: int) -> list[Mapping[str, float]]:
-    """Return the settings with the lowest means; of those that chance may have ordered, the ones amid low means.
+    """Return the settings with the lowest means, by `_order`."""
+    return [rung.settings[index] for index in sorted(_order(rung)[0][:number])]
 
-    A loss changes little from a setting to the next one, and what two seeds say of one is mostly chance. So among the
-    contenders neighbours on the grid count half.
+
+def _finalists(rung: Rung, number: int) -> list[Mapping[str, float]]:
+    """Return the best of the low, of the middle and of the high contenders; fewer contenders are all kept.
+
+    What is best in a short training tends to be too high for a long one: with Adam on diamonds 0.03 led until 170
+    steps, and 0.0007 at 676, where all from 0.005 on had lost what they had learned.
+    """
+    order, places = _order(rung)
+    kept = [index for index in order if rung.contest.contenders[index]]
+    if len(kept) < number:
+        return _short_list(rung, number)
+    parts = np.array_split(sorted(kept, key=lambda index: (places[index].sum(), index)), number)
+    return [rung.settings[index] for index in sorted(min(part, key=order.index) for part in parts)]
+
+
+def _order(rung: Rung) -> tuple[list[int], np.ndarray]:
+    """Return the settings that did not diverge, best first, and all settings' places on the grid.
+
+    A loss changes little from a setting to the next one, and what two seeds say of one is mostly chance. So contenders
+    come first, and among them neighbours on the grid count half.
     """
     means, kept = rung.contest.means, rung.contest.contenders
     numbers = {name: sorted({setting[name] for setting in rung.settings}) for name in rung.settings[0]}
@@ -331,8 +356,7 @@ def _short_list(rung: Rung, number: int) -> list[Mapping[str, float]]:
     distances = np.abs(places[:, None] - places).sum(-1)
     weights = np.where((distances <= 1) & kept[:, None] & kept, 0.5**distances, np.eye(len(means)))
     smooth = np.where(kept, weights @ np.where(kept, means, 0.0) / weights.sum(1), means)
-    order = [index for index in np.lexsort((smooth, ~kept)) if np.isfinite(means[index])]
-    return [rung.settings[index] for index in sorted(order[:number])]
+    return [int(index) for index in np.lexsort((smooth, ~kept)) if np.isfinite(means[index])], places
 
 
 def _all_diverged(spans: Mapping[str, tuple[float, float]], lower: Rung) -> str:
@@ -398,14 +422,16 @@ def explain(tuning: Tuning, spans: Mapping[str, tuple[float, float]]) -> str:
         f"After {second.steps} steps, the {tuning.split} {tuning.metric} of {inside} could not be told from the best "
         "(Hsu's comparisons with the best, 95 %)."
     )
-    levels = last.level(last.contest.means)
-    best, other = last.contest.best, 1 - last.contest.best
-    if len(last.settings) > 1 and np.isfinite(last.contest.means[other]):
-        shown = "no difference shown" if last.contest.contenders[other] else "a difference that is not chance"
-        rest = " and ".join(f"{name} {value:.3g}" for name, value in last.settings[other].items())
+    levels, best = last.level(last.contest.means), last.contest.best
+    others = [index for index in range(len(levels)) if index != best and np.isfinite(levels[index])]
+    if others:
+        rows = [" and ".join(f"{name} {value:.3g}" for name, value in last.settings[index].items()) for index in others]
+        seeds = last.losses.shape[1]
+        came = ", ".join(f"{row} to {levels[index]:.4g}" for row, index in zip(rows, others, strict=True))
+        alike = [row for row, index in zip(rows, others, strict=True) if last.contest.contenders[index]]
+        shown = f"no difference shown between it and {', '.join(alike)}" if alike else "a difference that is not chance"
         sentences.append(
-            f"Trained in full, {named} came to {levels[best]:.4g} and {rest} to {levels[other]:.4g}, with "
-            f"{last.losses.shape[1]} seeds each: {shown}."
+            f"Trained in full with {seeds} seeds each, {named} came to {levels[best]:.4g}, {came}: {shown}."
         )
     at_end = [
         f"{name} {'lowest' if value == min(s[name] for s in first.settings) else 'highest'}"

@@ -11,7 +11,7 @@ from flax import nnx
 
 import accelnet as an
 from accelnet.choosing.statistics import Contest
-from accelnet.choosing.tune import Rung, _short_list, tune
+from accelnet.choosing.tune import Rung, _finalists, _short_list, tune
 from accelnet.objectives import Objective
 
 CURVATURE = np.array([10.0, 1.0])
@@ -91,14 +91,14 @@ def test_a_fifth_of_the_grid_is_trained_each_comparison_as_one_program(tuned):
     tuning, _ = tuned
     assert tuning.cost <= 16 * 4 / 5
     assert [rung.run.compiles["advance"] for rung in tuning.rungs] == [1, 1, 1]
-    assert [rung.steps for rung in tuning.rungs] == [20, 80, 320]
+    assert [rung.steps for rung in tuning.rungs] == [20, 53, 320]
 
 
 def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
     tuning, folder = tuned
     kept = json.loads((folder / "tune.json").read_text())
     assert kept["recommended"] == tuning.recommended and kept["basin"] == list(tuning.basin["learning_rate"])
-    assert kept["edge"] == tuning.edge["learning_rate"] and kept["members"] == 64 + 16 + 4
+    assert kept["edge"] == tuning.edge["learning_rate"] and kept["members"] == 64 + 16 + 6
     assert (folder / "tune.png").stat().st_size > 10_000
     html = (folder / "report.html").read_text()
     assert tuning.reason.split(". ")[0] in html and "<script" not in html
@@ -183,3 +183,12 @@ def test_neighbours_are_those_of_either_field():
     settings = [{"a": a, "b": b} for a in (1.0, 2.0, 4.0) for b in (1.0, 2.0, 4.0)]
     means = [0.0, 0.0, -1.1, -1.0, -1.0, -1.0, 0.0, -1.0, 1.0]
     assert _short_list(make_rung(settings, means), 1) == [{"a": 2.0, "b": 2.0}]
+
+
+def test_the_last_comparison_has_low_middle_and_high_contenders():
+    settings = [{"rate": 2.0**n} for n in range(8)]
+    means = [0.0, -2.0, -2.1, -2.2, -2.3, -2.4, -2.5, -2.6]
+    rung = make_rung(settings, means, [False, True, True, True, True, True, True, False])
+    assert _finalists(rung, 3) == [settings[2], settings[4], settings[6]]
+    few = make_rung(settings, means, [False, False, False, False, False, False, True, True])
+    assert _finalists(few, 3) == settings[5:]
