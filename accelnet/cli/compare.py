@@ -39,7 +39,7 @@ class CompareOptions:
     """Learning rates that are tried for each candidate. None: 16 from 1e-4 to 3."""
     tuning_seeds: int = 2
     """Trainings of each of these rates."""
-    alpha: float = 0.01
+    alpha: float = 0.02
     """Chance of claiming a difference where there is none, over all comparisons."""
     workdir: Path | None = None
     """Directory for compare.json, report.html and what is trained; what is finished there is not trained again."""
