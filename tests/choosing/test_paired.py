@@ -6,7 +6,15 @@ import scipy.stats
 
 import accelnet as an
 from accelnet.choosing.compare import steps_to
-from accelnet.choosing.paired import ALPHA, compare_paired, holm, least_seeds, mean_interval, median_interval, sign_flip_p
+from accelnet.choosing.paired import (
+    ALPHA,
+    compare_paired,
+    holm,
+    least_seeds,
+    mean_interval,
+    median_interval,
+    sign_flip_p,
+)
 
 NOISES = {
     "normal": lambda rng, size: rng.normal(size=size),

@@ -26,7 +26,6 @@ from accelnet.planning.targets import find_target
 from accelnet.training.program import prepare
 from tests.planning.conftest import make_experiment, needs, random_data
 
-FAMILIES = ("mlp", "cnn", "rnn")
 NUMBER = {"type": "number"}
 SCHEMA = {
     "type": "object",
@@ -283,7 +282,7 @@ def test_a_refusal_by_the_compiler_is_a_verdict(experiment):
 
 @pytest.mark.plan
 @needs("tpu", "cuda")
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "rnn"))])
 def test_every_family_compiles_for_every_generation(family):
     names = [
         "v4:2x2x1", "v5e:2x2", "v5e:16x16", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1", "a100", "h100", "h200", "b200",

@@ -44,7 +44,7 @@ def test_a_bit_that_differs_is_seen():
 
 @pytest.mark.plan
 @needs("tpu", "cuda")
-@pytest.mark.parametrize("family", ["mlp", "cnn", "rnn"])
+@pytest.mark.parametrize("family", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn", "rnn"))])
 def test_every_family_is_portable(family):
     proof = prove(make_experiment(family))
     assert proof.equal == {"train": True, "eval": True}
