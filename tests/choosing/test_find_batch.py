@@ -61,6 +61,7 @@ def test_the_interval_covers_the_truth_in_95_of_100_repetitions():
     assert 0.90 < hits / num < 0.99
 
 
+@pytest.mark.slow
 def test_the_largest_batch_fits_and_a_larger_one_does_not():
     made = experiment()
     whole, whole_bytes = largest_batch(made, 1 << 40)

@@ -18,6 +18,7 @@ def test_the_critical_points_are_those_of_the_multivariate_t(comparisons, freedo
     assert t.cdf(np.full(comparisons, dunnett(comparisons, freedom))) == pytest.approx(0.95, abs=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [0.0, 0.5, 3.0])
 def test_the_best_setting_is_among_the_contenders_in_95_of_100_repetitions(gap):
     rng, hits, num = np.random.default_rng(1), 0, 300

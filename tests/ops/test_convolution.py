@@ -130,6 +130,7 @@ def test_every_lowering_of_a_depthwise_convolution_agrees(lowering, multiplier):
     check_lowering(lowering, lhs, rhs, Geometry((2, 1), ((1, 1), (0, 1)), (1, 1), (1, 2), 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize(
     "padding", [((1, 1), (1, 1)), ((0, 0), (0, 0)), ((-1, 2), (3, 0))], ids=["same", "valid", "uneven"]

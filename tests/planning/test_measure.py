@@ -32,6 +32,7 @@ def test_what_was_measured_is_kept_and_used(experiment, quick):
     assert "predicted from the measured parts" in str(measured)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_if_not_asked_for(experiment, quick, monkeypatch):
     monkeypatch.setattr("accelnet.planning.measure._MOST_PRODUCTS", 1)
     measure(experiment, this_machine(), keep=False)

@@ -320,6 +320,7 @@ def test_the_page_of_a_real_plan():
     assert len(page.all("figure")) >= 9  # memory, three rooflines, three times, two families
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_browser_shows_it_in_light_and_dark(browser, tmp_path):
     # Among the colours are those of the memory bars.

@@ -303,6 +303,7 @@ def _rows(family):
     return random_data(*shape, rows=512)
 
 
+@pytest.mark.slow
 @pytest.mark.plan
 @needs("tpu")
 def test_the_verdict_is_the_compilers_around_the_limit():

@@ -11,6 +11,8 @@ from accelnet.planning.remedies import find_remedies
 from accelnet.planning.targets import find_target
 from tests.planning.conftest import make_experiment, random_data
 
+pytestmark = pytest.mark.slow
+
 
 def large(**settings):
     return make_experiment("mlp", data=random_data(12, rows=2048), batch_size=1024, **settings)
