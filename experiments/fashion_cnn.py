@@ -4,7 +4,7 @@ python experiments/fashion_cnn.py train --workdir runs/fashion_cnn
 93.4 % test accuracy in 7.7 minutes on two cores.
 
 python experiments/fashion_cnn.py train --halve max --channels 32 64 128 --crop 1 --epochs 18 --workdir runs/fashion_94
-94.2 % in 24 minutes of the same.
+94.2 % in 24 minutes, before its convolutions were compiled kernels.
 """
 
 import dataclasses
