@@ -76,9 +76,8 @@ class Family:
         for name in self.names:
             check_field(self.config, name)
         # The ends of every field: what changes with a number between them cannot be traced.
-        ends = [min, max] if self.names else []
-        members = [end(self.members, key=lambda member: member.fields[name]) for name in self.names for end in ends]
-        if any(_sizes(self._experiment(member.fields)) != _sizes(self.example) for member in members):
+        ends = (end(self.members, key=lambda member: member.fields[name]) for name in self.names for end in (min, max))
+        if any(_sizes(self._experiment(end.fields)) != _sizes(self.example) for end in ends):
             raise UserError(
                 f"the values of {' and '.join(self.names)} change the number of steps or the size of batches: such a "
                 "field cannot vary within one program"

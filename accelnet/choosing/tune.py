@@ -334,7 +334,7 @@ def _finalists(rung: Rung, number: int) -> list[Mapping[str, float]]:
     """Return the best of the low, of the middle and of the high contenders; fewer contenders are all kept.
 
     What is best in a short training tends to be too high for a long one: on diamonds with Adam, rates from 0.005 on
-    are among the best after 43 steps and far above 0.0007 after 676 (benchmarks/tune.json has these).
+    are among the best after 43 steps and far above 0.0007 after 676 (these in benchmarks/tune.json).
     """
     order, places = _order(rung)
     kept = [index for index in order if rung.contest.contenders[index]]
