@@ -1,5 +1,6 @@
 """Which of several settings may be the best, given a few seeds of each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,15 +13,14 @@ _DRAWS = 100_000
 
 @dataclass(frozen=True)
 class Contest:
-    """Settings compared over the same seeds; G settings, S seeds.
+    """Settings compared, G of them.
 
     Attributes:
-        means: float [G].
-        low: float [G], lower ends of the means' 95 % intervals, each from its own setting's spread.
+        means: float [G], infinite for a setting with a value that is not finite.
+        low: float [G], lower ends of the means' 95 % intervals.
         high: float [G], the upper ends.
         contenders: bool [G], those that cannot be told from the best at 95 %, all of them at once.
         best: which has the lowest mean.
-        margin: how far a mean must lie above the best of the others to be told from it.
     """
 
     means: np.ndarray
@@ -28,27 +28,29 @@ class Contest:
     high: np.ndarray
     contenders: np.ndarray
     best: int
-    margin: float
 
 
-def compete(values: np.ndarray) -> Contest:
+def compete(values: Sequence[np.ndarray]) -> Contest:
     """Find the settings that may have the lowest mean: Hsu's multiple comparisons with the best.
 
-    Setting i is told from the best where `mean_i - min_{j != i} mean_j > d s sqrt(2 / S)`. `s` is the spread that is
-    neither the setting's nor the seed's, `x_is - mean_i - mean_s + mean`, of the better half of the settings: all have
-    the same seeds, so what a seed does to all of them alike is no noise, and bad settings scatter more than good ones.
-    `d` is Dunnett's one-sided 95 % point for G - 1 comparisons. The best of all settings is among the contenders with
-    a probability of at least 95 %.
+    Setting i is told from the best of the others, j, where `mean_i - mean_j > d s sqrt(1 / S_i + 1 / S_j)`. `d` is
+    Dunnett's one-sided 95 % point for G - 1 comparisons. The best of all settings is among the contenders with a
+    probability of at least 95 %, if their values scatter alike.
+
+    With the same number of values, those in one place are of one seed. What a seed does to all settings alike is no
+    noise then: `s` is the spread of `x_is - mean_i - mean_s + mean`, of the better half of the settings, since bad ones
+    scatter more than good ones, and a mean's interval is from its own setting's values. With different numbers `s` is
+    that of `x_is - mean_i` of all, and the intervals' too; where no setting has two values, nothing can be told.
 
     Args:
-        values: float [G, S], the lower the better; rows that are not finite lose.
+        values: float [S_i] of each setting, the lower the better; settings with one that is not finite lose.
 
     Raises:
-        UserError: if there are fewer than two seeds, or no row is finite.
+        UserError: if all have one value, or no setting is finite.
 
     Example:
         >>> noise = np.array([0.01, -0.01, 0.0, 0.02])
-        >>> contest = compete(np.stack([noise + 1.0, noise[::-1] + 1.001, noise + 2.0]))
+        >>> contest = compete([noise + 1.0, noise[::-1] + 1.001, noise + 2.0])
         >>> contest.contenders.tolist(), contest.best
         ([True, True, False], 0)
 
@@ -57,28 +59,35 @@ def compete(values: np.ndarray) -> Contest:
     """
     from scipy import stats  # imported where it is needed: 0.3 s
 
-    num_seeds = values.shape[1]
-    if num_seeds < 2:
-        raise UserError(f"{num_seeds} seed says nothing about chance, an interval needs at least 2: give more seeds")
-    finite = np.isfinite(values).all(axis=1)
+    counts = np.array([len(row) for row in values])
+    if counts.max() < 2:
+        raise UserError(f"{counts.max()} seed says nothing about chance, an interval needs at least 2: give more seeds")
+    finite = np.array([bool(np.isfinite(row).all()) for row in values])
     if not finite.any():
         raise UserError("no setting has finite values with all seeds")
-    known = np.where(np.isfinite(values), values, 0.0)
-    means = np.where(finite, known.mean(1), np.inf)
-    spread = known.std(1, ddof=1)
-    half = stats.t.ppf((1 + LEVEL) / 2, num_seeds - 1) * spread / np.sqrt(num_seeds)
+    means = np.array([row.mean() if known else np.inf for row, known in zip(values, finite, strict=True)])
     order = np.argsort(means)[: finite.sum()]
-    if len(order) == 1:
-        margin = 0.0
-    else:
-        better = values[order[: max(2, -(-len(order) // 2))]]
+    if len(set(counts)) == 1:
+        better = np.stack([values[index] for index in order[: max(2, -(-len(order) // 2))]])
         residuals = better - better.mean(1, keepdims=True) - better.mean(0) + better.mean()
-        freedom = (better.shape[0] - 1) * (num_seeds - 1)
-        noise = np.sqrt(np.sum(residuals**2) / freedom)
-        margin = float(dunnett(len(order) - 1, freedom) * noise * np.sqrt(2 / num_seeds))
-    others = np.array([np.min(np.delete(means, i), initial=np.inf) for i in range(len(means))])
-    contenders = finite & (means - others <= margin)
-    return Contest(means, means - half, means + half, contenders, int(order[0]), margin)
+        freedom = (len(better) - 1) * (counts[0] - 1)
+        known = [np.where(np.isfinite(row), row, 0.0) for row in values]
+        spreads, own = np.std(known, axis=1, ddof=1), counts[0] - 1
+    else:
+        residuals = np.concatenate([values[index] - means[index] for index in order])
+        freedom = own = len(residuals) - len(order)
+        spreads = None
+    noise = np.sqrt(np.sum(residuals**2) / freedom) if freedom else np.inf
+    half = stats.t.ppf((1 + LEVEL) / 2, max(1, own)) * (noise if spreads is None else spreads) / np.sqrt(counts)
+    contenders = finite.copy()
+    if len(order) > 1 and freedom:
+        point = dunnett(len(order) - 1, freedom)
+        for index in order:
+            other = order[1] if index == order[0] else order[0]
+            margin = point * noise * np.sqrt(1 / counts[index] + 1 / counts[other])
+            contenders[index] = means[index] - means[other] <= margin
+    with np.errstate(invalid="ignore"):  # infinite means
+        return Contest(means, means - half, means + half, contenders, int(order[0]))
 
 
 def dunnett(num_comparisons: int, freedom: int) -> float:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from accelnet.choosing.tune import Rung, Tuning
+from accelnet.choosing.rung import Rung
+from accelnet.choosing.tune import Tuning
 from accelnet.report.charts import ACROSS, chart, dots, log_axis, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, grid, legend, section, table, tag
@@ -27,25 +28,29 @@ def write_page(tuning: Tuning, folder: Path) -> None:
 
 def curve(rung: Rung, name: str) -> list[tuple[float, float, float, float]]:
     """Return (number, mean, low, high) of one field; with two fields, of the best setting that has this number."""
-    best: dict[float, int] = {}
-    for index, setting in enumerate(rung.settings):
-        mean = rung.contest.means[index]
-        if np.isfinite(mean) and mean <= rung.contest.means[best.get(setting[name], index)]:
-            best[setting[name]] = index
     means, low, high = (rung.level(values) for values in (rung.contest.means, rung.contest.low, rung.contest.high))
+    best: dict[float, int] = {}
+    for index in sorted(range(len(means)), key=lambda index: -rung.contest.means[index]):
+        if np.isfinite(means[index]):
+            best[rung.settings[index][name]] = index
     return [(value, float(means[i]), float(low[i]), float(high[i])) for value, i in sorted(best.items())]
+
+
+def _title(rung: Rung) -> str:
+    counts = sorted({len(losses) for losses in rung.losses})
+    return f"{rung.steps} steps, {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
 
 
 def page(tuning: Tuning) -> str:
     """Return the report as a page of its own."""
-    names = {f"c{n}": f"{rung.steps} steps, {rung.losses.shape[1]} seeds" for n, rung in enumerate(tuning.rungs)}
+    names = {f"c{n}": _title(rung) for n, rung in enumerate(tuning.rungs)}
     charts = [
         figure(
             name,
             _chart(tuning, name),
             legend(names),
-            caption="Means over the seeds with their 95 % intervals. Strong lines: the basin's ends; dashed: the edge "
-            "of divergence; the thick mark: what is recommended.",
+            caption="Means over the seeds, geometric ones of losses above 0, with their 95 % intervals. Strong "
+            "lines: the basin's ends; dashed: the edge of divergence; the thick mark: what is recommended.",
         )
         for name in tuning.fields
     ]
@@ -58,7 +63,7 @@ def page(tuning: Tuning) -> str:
             *(section(names[f"c{n}"], _table(tuning, rung)) for n, rung in enumerate(tuning.rungs)),
             tag(
                 "p",
-                f"{sum(len(rung.run.members) for rung in tuning.rungs)} members, whose steps make up "
+                f"{sum(rung.num_members for rung in tuning.rungs)} members, whose steps make up "
                 f"{tuning.cost:.3g} trainings of full length, in {duration(tuning.seconds)}.",
             ),
         ],
@@ -91,18 +96,15 @@ def _marks(tuning: Tuning, name: str) -> Iterator[tuple[float, str]]:
 
 
 def _table(tuning: Tuning, rung: Rung) -> Markup:
-    means, low, high = (rung.level(v) for v in (rung.contest.means, rung.contest.low, rung.contest.high))
+    low, high = (rung.level(v) for v in (rung.contest.low, rung.contest.high))
     rows = []
     for index, setting in enumerate(rung.settings):
-        if rung.diverged[index]:
-            said = "diverged"
-        else:
-            said = "may be the best" if rung.contest.contenders[index] else ""
-        shown = [number(float(v[index])) if math.isfinite(v[index]) else "" for v in (means, low, high)]
-        rows.append([*(f"{setting[name]:.3g}" for name in tuning.fields), *shown, said])
-    last = len(tuning.fields) + 3
-    head = [*tuning.fields, tuning.metric, "from", "to", ""]
-    return table(f"{tuning.split} {tuning.metric} and its 95 % interval", head, rows, words=(last,))
+        said = "diverged" if rung.diverged[index] else "may be the best" if rung.contest.contenders[index] else ""
+        shown = [number(float(v[index])) if math.isfinite(v[index]) else "" for v in (rung.means, low, high)]
+        rows.append([*(f"{setting[name]:.3g}" for name in tuning.fields), *shown, len(rung.losses[index]), said])
+    head = [*tuning.fields, tuning.metric, "from", "to", "seeds", ""]
+    words = "mean" if rung.scale != "log" else "mean, and of the geometric mean"
+    return table(f"{tuning.split} {tuning.metric}: {words} the 95 % interval", head, rows, words=(len(head) - 1,))
 
 
 def picture(tuning: Tuning) -> bytes:
@@ -111,9 +113,9 @@ def picture(tuning: Tuning) -> bytes:
 
     drawn = Figure(figsize=(6.4 * len(tuning.fields), 4.2), dpi=110, layout="constrained")
     for axes, name in zip(np.ravel(drawn.subplots(1, len(tuning.fields))), tuning.fields, strict=True):
-        for rung, color in zip(tuning.rungs, ("#0072B2", "#E69F00", "#009E73"), strict=True):
+        for rung, color in zip(tuning.rungs, ("#0072B2", "#E69F00"), strict=True):
             values, means, low, high = np.array(curve(rung, name)).T
-            axes.plot(values, means, "o-", color=color, label=f"{rung.steps} steps, {rung.losses.shape[1]} seeds")
+            axes.plot(values, means, "o-", color=color, label=_title(rung))
             axes.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
         axes.axvspan(*tuning.basin[name], color="#333333", alpha=0.08, label="basin")
         edge = tuning.edge[name]

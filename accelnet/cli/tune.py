@@ -23,10 +23,10 @@ class TuneOptions:
     hundredfold."""
     points: int | None = None
     """Numbers tried per field. None: 16 for one field, 8 for two."""
-    seeds: int = 4
-    """Trainings per number, from --seed on."""
-    budget: float = 1 / 16
-    """Share of a whole training that the first comparison gets."""
+    seeds: int = 3
+    """Short trainings per number, from --seed on."""
+    budget: float = 1 / 20
+    """Share of a whole training that these get."""
     metric: str = "loss"
     """That decides, of the validation split."""
     workdir: Path | None = None

@@ -46,3 +46,25 @@ def test_one_seed_and_no_finite_setting_are_refused():
         compete(np.zeros((3, 1)))
     with pytest.raises(an.UserError, match="no setting has finite values"):
         compete(np.full((3, 2), np.nan))
+
+
+@pytest.mark.slow
+def test_with_different_numbers_of_seeds_the_best_is_kept_as_often():
+    rng, hits, num = np.random.default_rng(3), 0, 300
+    truth = np.array([0.0, 0.5, 0.5, 1.0, 4.0, 4.0])
+    for _ in range(num):
+        hits += compete(
+            [mean + rng.normal(size=size) for mean, size in zip(truth, (3, 3, 2, 1, 1, 1), strict=True)]
+        ).contenders[0]
+    assert hits / num > 0.93
+
+
+def test_a_single_seed_is_told_from_the_best_by_the_spread_of_others():
+    contest = compete([np.array([0.0, 0.1, -0.1]), np.array([0.1, 0.2]), np.array([0.15]), np.array([9.0])])
+    assert contest.contenders.tolist() == [True, True, True, False]
+    assert contest.high[3] - contest.means[3] == pytest.approx((contest.high[0] - contest.means[0]) * np.sqrt(3))
+
+
+def test_without_a_second_seed_of_any_finite_setting_nothing_is_told():
+    contest = compete([np.array([0.0]), np.array([9.0]), np.array([np.nan, np.nan])])
+    assert contest.contenders.tolist() == [True, True, False] and contest.high[0] == np.inf

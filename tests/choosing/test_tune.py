@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,9 @@ import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.choosing.statistics import Contest
-from accelnet.choosing.tune import Rung, _finalists, _short_list, tune
+from accelnet.choosing.members import Member
+from accelnet.choosing.rung import Rung
+from accelnet.choosing.tune import _below, _leader, _search, tune
 from accelnet.objectives import Objective
 
 CURVATURE = np.array([10.0, 1.0])
@@ -87,18 +89,18 @@ def test_the_recommended_rate_is_as_good_as_the_best_by_theory(tuned):
     assert low <= chosen <= high < tuning.edge["learning_rate"]
 
 
-def test_a_fifth_of_the_grid_is_trained_each_comparison_as_one_program(tuned):
+def test_a_fifth_of_the_grid_is_trained_each_population_as_one_program(tuned):
     tuning, _ = tuned
     assert tuning.cost <= 16 * 4 / 5
-    assert [rung.run.compiles["advance"] for rung in tuning.rungs] == [1, 1, 1]
-    assert [rung.steps for rung in tuning.rungs] == [20, 53, 320]
+    assert all(run.compiles["advance"] == 1 for rung in tuning.rungs for run in rung.runs)
+    assert [rung.steps for rung in tuning.rungs] == [16, 320] and tuning.full.num_members == 10
 
 
 def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
     tuning, folder = tuned
     kept = json.loads((folder / "tune.json").read_text())
     assert kept["recommended"] == tuning.recommended and kept["basin"] == list(tuning.basin["learning_rate"])
-    assert kept["edge"] == tuning.edge["learning_rate"] and kept["members"] == 64 + 16 + 6
+    assert kept["edge"] == tuning.edge["learning_rate"] and kept["members"] == 48 + 10
     assert (folder / "tune.png").stat().st_size > 10_000
     html = (folder / "report.html").read_text()
     assert tuning.reason.split(". ")[0] in html and "<script" not in html
@@ -154,41 +156,84 @@ def test_two_fields_at_once(tmp_path):
     assert 1e-3 < tuning.recommended["learning_rate"] < 0.5
 
 
-def make_rung(settings, means, contenders=None):
-    means, nothing = np.array(means), np.zeros(len(means), bool)
-    kept = np.isfinite(means) if contenders is None else np.array(contenders)
-    contest = Contest(means, means, means, kept, int(np.argmin(means)), 0.0)
-    return Rung(0.25, 10, tuple(settings), np.exp(means)[:, None].repeat(2, 1), contest, "log", nothing, None)
+RATES = {"rate": [2.0**n for n in range(8)]}
 
 
-def test_a_lucky_setting_between_worse_ones_is_not_short_listed():
-    settings = [{"rate": 2.0**n} for n in range(8)]
+def make_rung(settings, means, noise=0.01):
+    seeds = noise * np.array([-1.0, 1.0, 0.0])
+    losses = tuple(np.exp(mean + np.roll(seeds, index)) for index, mean in enumerate(means))
+    return Rung(0.25, "loss", tuple(settings), losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
+
+
+def one_field(means, noise=0.01):
+    return make_rung([{"rate": rate} for rate in RATES["rate"]], means, noise)
+
+
+def test_a_lucky_setting_between_worse_ones_does_not_lead():
     means = [0.0, -0.7, -1.6, -2.4, -2.6, -2.5, 0.0, -2.7]
-    assert _short_list(make_rung(settings, means), 2) == [settings[3], settings[4]]
+    assert _leader(one_field(means, noise=3.0)) == {"rate": 2.0**4}
 
 
 def test_what_is_no_chance_is_not_smoothed():
-    settings = [{"rate": 2.0**n} for n in range(5)]
-    rung = make_rung(settings, [-2.0, -2.1, -2.0, 0.0, -2.5], [False, False, False, False, True])
-    assert _short_list(rung, 2) == [settings[1], settings[4]]
+    assert _leader(one_field([-2.0, -2.1, -2.0, 0.0, -2.5, 0.0, 0.0, 0.0])) == {"rate": 2.0**4}
 
 
 def test_what_diverged_is_no_neighbour():
-    settings = [{"rate": 2.0**n} for n in range(5)]
-    assert _short_list(make_rung(settings, [0.0, -1.0, -2.0, np.inf, np.inf]), 2) == settings[1:3]
-    assert _short_list(make_rung(settings, [np.inf, np.inf, -2.0, np.inf, np.inf]), 2) == settings[2:3]
+    assert _leader(one_field([np.nan, np.nan, -2.0, np.nan, -1.0, 0.0, np.nan, np.nan])) == {"rate": 4.0}
 
 
 def test_neighbours_are_those_of_either_field():
     settings = [{"a": a, "b": b} for a in (1.0, 2.0, 4.0) for b in (1.0, 2.0, 4.0)]
     means = [0.0, 0.0, -1.1, -1.0, -1.0, -1.0, 0.0, -1.0, 1.0]
-    assert _short_list(make_rung(settings, means), 1) == [{"a": 2.0, "b": 2.0}]
+    assert _leader(make_rung(settings, means, noise=3.0)) == {"a": 2.0, "b": 2.0}
 
 
-def test_the_last_comparison_has_low_middle_and_high_contenders():
-    settings = [{"rate": 2.0**n} for n in range(8)]
-    means = [0.0, -2.0, -2.1, -2.2, -2.3, -2.4, -2.5, -2.6]
-    rung = make_rung(settings, means, [False, True, True, True, True, True, True, False])
-    assert _finalists(rung, 3) == [settings[2], settings[4], settings[6]]
-    few = make_rung(settings, means, [False, False, False, False, False, False, True, True])
-    assert _finalists(few, 3) == settings[5:]
+def test_the_search_begins_at_the_leader_and_below_it_on_the_grid():
+    rates = {"rate": np.geomspace(1e-4, 1.0, 17).tolist()}
+    at = [rates["rate"].index(setting["rate"]) for setting in _below({"rate": rates["rate"][6]}, rates)]
+    assert at == [6, 4, 2]
+    at = [rates["rate"].index(setting["rate"]) for setting in _below({"rate": rates["rate"][1]}, rates)]
+    assert at == [1, 0]
+    both = {"a": [0.1, 1.0], "b": [0.01, 0.1, 1.0]}
+    found = _below({"a": 1.0, "b": 1.0}, both)
+    assert {"a": 1.0, "b": 1.0} in found and {"a": 0.1, "b": 1.0} in found and {"a": 1.0, "b": 0.1} in found
+
+
+def search(losses):
+    """Search where a full training of 2**n with its k-th seed ends with losses[n][k], NaN for divergence."""
+    trained = []
+
+    def train(wanted, number):
+        assert number == len(trained) + 1
+        trained.append([(int(np.log2(setting["rate"])), nth) for setting, nth in wanted])
+        ends = np.array([losses[n][nth] for n, nth in trained[-1]])
+        start = np.full(len(ends), 5.0)
+        return SimpleNamespace(
+            members=[Member(nth, setting) for setting, nth in wanted],
+            steps=np.array([0, 10]),
+            curves={"loss": np.stack([start, ends])},
+            train={"loss": np.stack([start, ends])},
+            failed=np.where(np.isnan(ends), 3, -1),
+        )
+
+    short = one_field([0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
+    return _search(short, RATES, train), trained
+
+
+def test_the_search_follows_the_leader_and_gives_the_two_that_lead_further_seeds():
+    rung, trained = search([[3.0] * 9, [1.0] * 9, [2.0] * 9, [2.5] * 9, [3.0] * 9, [3.0] * 9, [4.0] * 9, [5.0] * 9])
+    assert trained == [[(5, 0), (3, 0), (2, 0)], [(1, 0)], [(0, 0)], [(1, 1), (2, 1)], [(1, 2), (2, 2)], [(1, 3)]]
+    assert rung.settings[rung.leading()[0]] == {"rate": 2.0}
+
+
+def test_a_lucky_seed_in_full_is_found_out():
+    luck = [[3.0] * 9, [3.0] * 9, [1.5] * 9, [2.0] * 9, [2.2] * 9, [0.5, 9.0, 9.0, 9.0], [4.0] * 9, [5.0] * 9]
+    rung, trained = search(luck)
+    assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and sum(map(len, trained)) == 10
+
+
+def test_a_setting_that_diverges_in_full_does_not_lead_and_all_that_do_are_a_mistake():
+    rung, _ = search([[3.0] * 9, [2.0] * 9, [1.5] * 9, *[[np.nan] * 9] * 5])
+    assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and not rung.contest.contenders[-1]
+    with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 4, rate 8, rate 32\): give a lower range"):
+        search([[np.nan] * 9] * 8)
