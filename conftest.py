@@ -25,10 +25,21 @@ if os.environ["JAX_PLATFORMS"] != "cpu":
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what only the CPU can show, where the tests run elsewhere."""
-    if os.environ["JAX_PLATFORMS"] == "cpu":
-        return
-    for item in items:
-        if item.get_closest_marker("cpu"):
-            item.add_marker(pytest.mark.skip(reason="looks at the CPU's own program, or at eight CPU devices"))
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let .ci/run try a second Python in half of the time."""
+    parser.addoption(
+        "--once", action="store_true", help="of a test with several sets of parameters, run the first only"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what only the CPU can show, where the tests run elsewhere, and further parameters with --once."""
+    if os.environ["JAX_PLATFORMS"] != "cpu":
+        for item in items:
+            if item.get_closest_marker("cpu"):
+                item.add_marker(pytest.mark.skip(reason="looks at the CPU's own program, or at eight CPU devices"))
+    if config.getoption("--once"):
+        first = {item.nodeid.split("[")[0]: item for item in reversed(items)}
+        kept = {id(item) for item in first.values()}
+        config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
+        items[:] = [item for item in items if id(item) in kept]

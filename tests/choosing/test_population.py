@@ -95,6 +95,7 @@ def test_a_member_is_its_solo_run(kind):
         assert_is_solo(run, experiment, config, index)
 
 
+@pytest.mark.slow
 def test_shared_batches_are_those_of_the_first_member():
     members = (Member(3, {"learning_rate": 0.01}), Member(4, {"learning_rate": 0.01}))
     shared = Population(experiment, Config(), members, batches="shared").train(progress=False)
@@ -262,5 +263,6 @@ assert run.metrics["train"]["loss"].shape == (16,)
 """
 
 
+@pytest.mark.slow
 def test_members_with_orthogonal_weights_do_not_wait_for_each_other_for_ever():
     subprocess.run([sys.executable, "-c", ORTHOGONAL], check=True, timeout=120)

@@ -92,6 +92,7 @@ def assessments(runs):
     return {kind: assess(run, latency=kind == "classes", slices=()) for kind, run in runs.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_metrics_are_the_exact_ones_with_intervals_around_them(kind, runs, assessments):
     values = assessments[kind].values

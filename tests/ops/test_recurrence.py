@@ -212,7 +212,8 @@ def test_a_sequence_in_two_pieces_equals_the_whole(cell):
 def test_a_missing_initial_state_is_zeros(cell):
     a = make_arrays(cell)
     zeros = a | {"initial_state": jax.tree.map(jnp.zeros_like, a["initial_state"])}
-    assert_equal(run(cell, a | {"initial_state": None}), run(cell, zeros))
+    # Two programs: an H200's differ in the last bit.
+    assert_close(run(cell, a | {"initial_state": None}), run(cell, zeros), rtol=1e-6, atol=1e-7)
 
 
 @cells

@@ -15,6 +15,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("accelnet.planning.measure._SIZES", (1 << 14,))
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_and_used(experiment, quick):
     target, told = this_machine(), []
     assert load_model(target.accelerator) is None
