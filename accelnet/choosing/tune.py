@@ -393,14 +393,13 @@ def explain(tuning: Tuning, spans: Mapping[str, tuple[float, float]]) -> str:
         sentences.append(
             f"{short.diverged.sum()} of them diverged" + (f", from about {' and '.join(edges)} on." if edges else ".")
         )
-    order = full.leading()
     rows = [
         f"{full.means[index]:.4g} at {_named(full.settings[index])} ({_count(len(full.losses[index]), 'seed')})"
-        for index in order
+        for index in full.leading()[:4]
     ]
     sentences.append(
-        f"{len(full.settings)} were trained in full, {full.steps} steps, leading ones with more seeds, and came to a "
-        f"mean {tuning.split} {tuning.metric} of: {', '.join(rows)}."
+        f"{len(full.settings)} were trained in full, {full.steps} steps, leading ones with more seeds. The best means "
+        f"of the {tuning.split} {tuning.metric} were {', '.join(rows)}."
     )
     inside = " and ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in tuning.basin.items())
     sentences.append(f"No difference was shown between the best and {inside} (Hsu's comparisons with the best, 95 %).")

@@ -103,8 +103,8 @@ def _table(tuning: Tuning, rung: Rung) -> Markup:
         shown = [number(float(v[index])) if math.isfinite(v[index]) else "" for v in (rung.means, low, high)]
         rows.append([*(f"{setting[name]:.3g}" for name in tuning.fields), *shown, len(rung.losses[index]), said])
     head = [*tuning.fields, tuning.metric, "from", "to", "seeds", ""]
-    words = "mean" if rung.scale != "log" else "mean, and of the geometric mean"
-    return table(f"{tuning.split} {tuning.metric}: {words} the 95 % interval", head, rows, words=(len(head) - 1,))
+    of = " of the geometric mean" if rung.scale == "log" else ""
+    return table(f"{tuning.split} {tuning.metric}: mean, and 95 % interval{of}", head, rows, words=(len(head) - 1,))
 
 
 def picture(tuning: Tuning) -> bytes:

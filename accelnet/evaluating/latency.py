@@ -75,9 +75,11 @@ def measure_step(experiment: Experiment, seconds: float = _SECONDS) -> tuple[Run
     """
     splits = {name: rows for name, rows in experiment.data.splits.items() if name != "test"}
     data = dataclasses.replace(experiment.data, splits=splits)
-    steps, run, each = _FIRST_STEPS, None, 0.0
-    while run is None or (steps > 2 * run.step and run.step < _MOST_STEPS):
+
+    def train(steps: int) -> tuple[Run, float]:
         run = fit(experiment.replace(data=data, epochs=None, steps=steps, early_stopping=None), progress=False)
-        each = run.result["timing"]["train_seconds"] / run.step
-        steps = min(int(seconds / max(each, 1e-7)), _MOST_STEPS)
-    return run, each
+        return run, run.result["timing"]["train_seconds"] / run.step
+
+    run, each = train(_FIRST_STEPS)
+    steps = min(int(seconds / max(each, 1e-7)), _MOST_STEPS)
+    return train(steps) if steps > 2 * run.step else (run, each)

@@ -120,7 +120,7 @@ def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(make_exper
     whole, command = ([sys.executable, "-c", _SCRIPT, str(tmp_path / name)] for name in ("whole", "run"))
     subprocess.run(whole, env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     kills, seen = 0, set()
-    for _ in range(6):
+    for _ in range(4):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert process.stdout.readline() == "started\n"
         deadline = time.monotonic() + 120
