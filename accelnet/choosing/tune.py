@@ -21,7 +21,8 @@ from accelnet.experiment import Experiment
 from accelnet.training.events import is_lower_better
 from accelnet.training.record import plain_value, write_atomically
 
-_EVALUATIONS = 4
+EVALUATIONS = 4
+BUDGET = 1 / 20
 _MIN_STEPS = 10
 # Trainings in full, for each field; the last ones give the two leading settings further seeds.
 _FULL_TRAININGS = 10
@@ -119,7 +120,7 @@ def tune(
     *,
     points: int | None = None,
     num_seeds: int = 3,
-    budget: float = 1 / 20,
+    budget: float | None = None,
     metric: str = "loss",
     workdir: str | Path | None = None,
     devices: Sequence[Any] | None = None,
@@ -139,7 +140,7 @@ def tune(
         ranges: lowest and highest number by field, above 0. None: from a hundredth of the config's to its hundredfold.
         points: per field, at least 2. None: 16 for one field, 8 for two.
         num_seeds: at least 2, from `config.seed` on.
-        budget: share of the training that all settings get, in (0, 1).
+        budget: share of the training that all settings get, in (0, 1). None: a twentieth, or ten steps if that is more.
         metric: of the validation split ("train", where there is none).
         workdir: where tune.json, tune.png and the populations are kept; what is finished there is not trained again.
         devices: as of `Population.train`.
@@ -157,9 +158,11 @@ def tune(
     """
     spans = {name: _span(config, name, span) for name, span in ranges.items()}
     points = points or (16 if len(spans) == 1 else 8)
+    whole = function(config)
+    if budget is None:
+        budget = min(max(BUDGET, _MIN_STEPS / whole.total_steps), 0.5)
     _check(spans, points, num_seeds, budget)
     folder = None if workdir is None else Path(workdir)
-    whole = function(config)
     if metric not in whole.objective.metrics:
         raise UserError(f"the metric is {metric!r}, expected one of {', '.join(whole.objective.metrics)}")
     start = time.perf_counter()
@@ -167,7 +170,7 @@ def tune(
 
     def train(members: Sequence[Member], share: float, name: str) -> PopulationRun:
         make, shorter = at_share(function, config, whole, share)
-        population = Population(make, shorter, members, evaluations=_EVALUATIONS, splits=("train", "validation"))
+        population = Population(make, shorter, members, evaluations=EVALUATIONS, splits=("train", "validation"))
         return population.train(workdir=None if folder is None else folder / name, devices=devices, progress=progress)
 
     def train_all(settings: Sequence[Mapping[str, float]], name: str) -> Rung:
@@ -192,7 +195,7 @@ def tune(
         lower = [{n: v * 10.0**-_DECADES_BELOW for n, v in setting.items()} for setting in settings]
         raise UserError(_all_diverged(spans, train_all(lower, "lower")))
     _check_learning(short)
-    full = _search(short, grids, train_in_full)
+    full = search(short, grids, train_in_full)
     recommended = dict(full.settings[full.leading()[0]])
     basin = [setting for setting, kept in zip(full.settings, full.contest.contenders, strict=True) if kept]
     basin.append(recommended)
@@ -284,17 +287,28 @@ def _leader(rung: Rung) -> Mapping[str, float]:
     return rung.settings[int(np.argmin(np.where(kept, smooth, np.inf)))]
 
 
-def _search(
+def search(
     short: Rung,
     grids: Mapping[str, Sequence[float]],
     train: Callable[[Sequence[tuple[Mapping[str, float], int]], int], PopulationRun],
 ) -> Rung:
-    """Train settings around the leader of a short training in full; `train` takes settings, and which seed of each.
+    """Train settings in full, around the leader of a short training.
 
-    On 15 pairs of an experiment and an optimizer, of which every rate was trained in full with 8 seeds, drawing from
-    these 100 times: the recommended rate was within 2 % or one standard error of the best in 89 % of the draws. It was
-    78 % without the setting a decade below, 77 to 72 % with six seeds more for the leaders or two, and 60 % with a
-    short list cut twice by successive halving, all at a fifth of the whole grid's steps.
+    `scripts/bench_tune_draws.py` repeats it on trainings of every rate with 8 seeds: in 89 % of the draws it names a rate
+    within 2 % or a standard error of the best, as often as the whole grid with 3 seeds. It was 78 % without the setting
+    a decade below, 72 % with further seeds for six trainings instead of four, and 60 % with a short list cut twice by
+    successive halving.
+
+    Args:
+        short: all settings of the grid.
+        grids: numbers by field.
+        train: from settings, which seed of each, and the number of the call, to their population.
+
+    Returns:
+        What was trained, ten members for each field.
+
+    Raises:
+        UserError: if all that was tried first diverged.
     """
     total, further = _FULL_TRAININGS * len(grids), _FURTHER_SEEDS * len(grids)
     wanted = [(setting, 0) for setting in _below(_leader(short), grids)]

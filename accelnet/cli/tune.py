@@ -25,8 +25,8 @@ class TuneOptions:
     """Numbers tried per field. None: 16 for one field, 8 for two."""
     seeds: int = 3
     """Short trainings per number, from --seed on."""
-    budget: float = 1 / 20
-    """Share of a whole training that these get."""
+    budget: float | None = None
+    """Share of a whole training that these get. None: a twentieth, or ten steps if that is more."""
     metric: str = "loss"
     """That decides, of the validation split."""
     workdir: Path | None = None

@@ -13,7 +13,8 @@ from flax import nnx
 import accelnet as an
 from accelnet.choosing.members import Member
 from accelnet.choosing.rung import Rung
-from accelnet.choosing.tune import _below, _leader, _search, tune
+from accelnet.choosing.tune import _below, _leader, tune
+from accelnet.choosing.tune import search as search_in
 from accelnet.objectives import Objective
 
 CURVATURE = np.array([10.0, 1.0])
@@ -149,10 +150,11 @@ def test_a_budget_in_which_nothing_is_learned_is_refused():
 @pytest.mark.slow
 def test_two_fields_at_once(tmp_path):
     ranges = {"learning_rate": (1e-3, 1.0), "momentum": (0.1, 0.9)}
-    tuning = tune(experiment, Config(), ranges, points=4, num_seeds=2, workdir=tmp_path, progress=False)
+    tuning = tune(experiment, Config(steps=160), ranges, points=4, num_seeds=2, workdir=tmp_path, progress=False)
     kept = json.loads((tmp_path / "tune.json").read_text())
     assert set(kept["basin"]) == set(kept["edge"]) == set(tuning.recommended) == set(ranges)
-    assert len(tuning.rungs[0].settings) == 16
+    assert len(tuning.short.settings) == 16
+    assert tuning.short.steps == 10  # a twentieth would be 8
     assert 1e-3 < tuning.recommended["learning_rate"] < 0.5
 
 
@@ -217,7 +219,7 @@ def search(losses):
         )
 
     short = one_field([0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
-    return _search(short, RATES, train), trained
+    return search_in(short, RATES, train), trained
 
 
 def test_the_search_follows_the_leader_and_gives_the_two_that_lead_further_seeds():
