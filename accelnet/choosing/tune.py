@@ -294,7 +294,7 @@ def search(
 ) -> Rung:
     """Train settings in full, around the leader of a short training.
 
-    `scripts/bench_tune_draws.py` repeats it on trainings of every rate with 8 seeds: in 89 % of the draws it names a rate
+    `scripts/bench_tune_draws.py` repeats it on trainings of all rates with 8 seeds: in 89 % of the draws it names a rate
     within 2 % or a standard error of the best, as often as the whole grid with 3 seeds. It was 78 % without the setting
     a decade below, 72 % with further seeds for six trainings instead of four, and 60 % with a short list cut twice by
     successive halving.
