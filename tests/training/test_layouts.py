@@ -61,10 +61,7 @@ def expected(alone, name, experiment):
     ("mesh", "options"),
     [
         ("data=1", {}),
-        ("data=2", {}),
-        ("data=4", {}),
         ("data=8", {}),
-        ("data=8", {"strategy": "pmap"}),
         ("data=2", {"strategy": "pmap"}),
         ("fsdp=8", {}),
         ("data=2,fsdp=2", {}),
@@ -185,7 +182,7 @@ def on(layout):
     return {"mesh": "data=4", "strategy": "pmap"} if layout == "pmap" else {"mesh": layout}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(alone, busy, monkeypatch, tmp_path, seed):
     monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
     rng = np.random.default_rng(seed)
