@@ -237,5 +237,7 @@ def test_a_lucky_seed_in_full_is_found_out():
 def test_a_setting_that_diverges_in_full_does_not_lead_and_all_that_do_are_a_mistake():
     rung, _ = search([[3.0] * 9, [2.0] * 9, [1.5] * 9, *[[np.nan] * 9] * 5])
     assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and not rung.contest.contenders[-1]
-    with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 4, rate 8, rate 32\): give a lower range"):
+    rung, trained = search([[2.0] * 9, *[[np.nan] * 9] * 7])
+    assert trained[1:3] == [[(0, 0)], [(1, 0)]] and rung.settings[rung.leading()[0]] == {"rate": 1.0}
+    with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 1, rate 4, rate 8, rate 32\): give a lower"):
         search([[np.nan] * 9] * 8)
