@@ -324,8 +324,8 @@ def search(
         if not order and not near:
             tried = ", ".join(_named(setting) for setting in full.settings)
             raise UserError(
-                f"what led after {short.steps} steps, and what is below, diverged within {full.steps} ({tried}): give a "
-                "lower range"
+                f"what led after {short.steps} steps, and what is below, diverged within {full.steps} ({tried}): give "
+                "a lower range"
             )
         wanted = [(setting, 0) for setting in (near[: max(0, left - further)] if order else near)]
         wanted = wanted or [(full.settings[index], len(full.losses[index])) for index in order[: min(2, left)]]
