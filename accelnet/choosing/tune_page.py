@@ -33,6 +33,8 @@ def curve(rung: Rung, name: str) -> list[tuple[float, float, float, float]]:
     for index in sorted(range(len(means)), key=lambda index: -rung.contest.means[index]):
         if np.isfinite(means[index]):
             best[rung.settings[index][name]] = index
+    # Where no setting has two seeds that did not diverge, an interval has no ends.
+    low, high = (np.where(np.isfinite(rung.contest.high), ends, means) for ends in (low, high))
     return [(value, float(means[i]), float(low[i]), float(high[i])) for value, i in sorted(best.items())]
 
 

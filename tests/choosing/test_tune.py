@@ -1,5 +1,6 @@
 """Tuning, on quadratics of known curvature: theory gives the edge of stability and the loss at every rate."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from accelnet.choosing.members import Member
 from accelnet.choosing.rung import Rung
 from accelnet.choosing.tune import _below, _leader, tune
 from accelnet.choosing.tune import search as search_in
+from accelnet.choosing.tune_page import curve
 from accelnet.objectives import Objective
 
 CURVATURE = np.array([10.0, 1.0])
@@ -239,5 +241,8 @@ def test_a_setting_that_diverges_in_full_does_not_lead_and_all_that_do_are_a_mis
     assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and not rung.contest.contenders[-1]
     rung, trained = search([[2.0] * 9, *[[np.nan] * 9] * 7])
     assert trained[1:3] == [[(0, 0)], [(1, 0)]] and rung.settings[rung.leading()[0]] == {"rate": 1.0}
+    alone = Rung(1.0, "loss", rung.settings[:2], (np.array([2.0]), np.array([3.0])), rung.before[:2], rung.runs)
+    bad = dataclasses.replace(alone, settings=rung.settings[:3], losses=(*alone.losses, np.array([np.nan] * 2)))
+    np.testing.assert_allclose(curve(bad, "rate"), [(1.0, 2.0, 2.0, 2.0), (2.0, 3.0, 3.0, 3.0)])
     with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 1, rate 4, rate 8, rate 32\): give a lower"):
         search([[np.nan] * 9] * 8)
