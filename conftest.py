@@ -1,28 +1,32 @@
 """What every test and doctest runs under. It stands at the root, so that it holds for accelnet/ too."""
 
-import atexit
+import importlib.metadata
 import os
-import shutil
-import tempfile
+import platform
+from pathlib import Path
 
 # ACCELNET_TEST_PLATFORMS=cuda,cpu bash scripts/test.sh tests/ops  runs the operations' tests on a GPU.
 os.environ["JAX_PLATFORMS"] = os.environ.get("ACCELNET_TEST_PLATFORMS", "cpu")
 # Nearly all of the time is compilation, and LLVM's optimization is most of that: without it the suite takes 8 minutes
 # and not 15. `XLA_FLAGS= bash scripts/test.sh` compiles as users do; .ci/run does so for the tests of resuming.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# Workers of pytest-xdist inherit the directory of the process that started them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _cache = tempfile.mkdtemp(prefix="accelnet-tests-")
-    atexit.register(shutil.rmtree, _cache, ignore_errors=True)
-    os.environ["XDG_CACHE_HOME"] = _cache
+# Programs and kernels that earlier runs compiled are used again: a warm run takes a fraction of a cold one. The key is
+# what they depend on; $ACCELNET_TEST_CACHE names another directory.
+_versions = [f"{name}-{importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
+_directory = Path(os.environ.get("ACCELNET_TEST_CACHE") or Path(__file__).parent / ".cache")
+os.environ["XDG_CACHE_HOME"] = str(_directory / "-".join([f"python-{platform.python_version()}", *_versions]))
 
 import jax
 import pytest
+
+from accelnet.training.cache import enable_compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
 if os.environ["JAX_PLATFORMS"] != "cpu":
     jax.config.update("jax_default_matmul_precision", "highest")  # not tf32 or bfloat16: references are float32
 jax.config.update("jax_numpy_rank_promotion", "raise")
+enable_compilation_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # thousands of small programs
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,7 @@ import optax
 from accelnet.errors import UserError
 from accelnet.objectives.metric import Batch, Metric, example_weights
 from accelnet.objectives.metrics import Accuracy, BitsPerCharacter, Perplexity
-from accelnet.objectives.objective import LossFunction, Objective
+from accelnet.objectives.objective import LossFunction, Objective, Task
 from accelnet.objectives.regression import R2, BinaryAccuracy, MeanAbsoluteError, paired
 
 Metrics = Mapping[str, Metric | None]
@@ -64,7 +64,7 @@ def softmax_cross_entropy(
             weights = weights * jnp.take(jnp.asarray(table), targets.astype(jnp.int32), mode="clip")
         return losses, weights
 
-    return _objective(loss, {"accuracy": Accuracy()}, metrics)
+    return _objective(loss, {"accuracy": Accuracy()}, metrics, "classes")
 
 
 def token_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
@@ -94,7 +94,7 @@ def token_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
         return losses, example_weights(batch, losses.shape)
 
     defaults = {"accuracy": Accuracy(), "perplexity": Perplexity(), "bits_per_character": BitsPerCharacter()}
-    return _objective(loss, defaults, metrics)
+    return _objective(loss, defaults, metrics, "tokens")
 
 
 def sigmoid_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
@@ -123,7 +123,7 @@ def sigmoid_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
         losses = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), axis=1)
         return losses, example_weights(batch, losses.shape)
 
-    return _objective(loss, {"accuracy": BinaryAccuracy()}, metrics)
+    return _objective(loss, {"accuracy": BinaryAccuracy()}, metrics, "labels")
 
 
 def squared_error(*, num_outputs: int = 1, metrics: Metrics | None = None) -> Objective:
@@ -151,7 +151,7 @@ def squared_error(*, num_outputs: int = 1, metrics: Metrics | None = None) -> Ob
         outputs, targets = paired(outputs, batch["targets"])
         return jnp.mean((outputs - targets) ** 2, axis=1), example_weights(batch, outputs.shape[:1])
 
-    return _objective(loss, _regression(num_outputs), metrics)
+    return _objective(loss, _regression(num_outputs), metrics, "numbers")
 
 
 def huber(*, delta: float = 1.0, num_outputs: int = 1, metrics: Metrics | None = None) -> Objective:
@@ -182,16 +182,16 @@ def huber(*, delta: float = 1.0, num_outputs: int = 1, metrics: Metrics | None =
         losses = jnp.mean(optax.huber_loss(outputs, targets, delta=delta), axis=1)
         return losses, example_weights(batch, losses.shape)
 
-    return _objective(loss, _regression(num_outputs), metrics)
+    return _objective(loss, _regression(num_outputs), metrics, "numbers")
 
 
 def _regression(num_outputs: int) -> dict[str, Metric]:
     return {"mean_absolute_error": MeanAbsoluteError(), "r2": R2(num_outputs)}
 
 
-def _objective(loss: LossFunction, defaults: Mapping[str, Metric], metrics: Metrics | None) -> Objective:
+def _objective(loss: LossFunction, defaults: Mapping[str, Metric], metrics: Metrics | None, task: Task) -> Objective:
     chosen = {**defaults, **(metrics or {})}
-    return Objective(loss, {name: metric for name, metric in chosen.items() if metric is not None})
+    return Objective(loss, {name: metric for name, metric in chosen.items() if metric is not None}, task)
 
 
 def _class_weights(class_weights: Sequence[float] | np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,10 @@ class Metric(ABC):
     shapes never change. `merge` is associative and `empty` is its neutral element, so that states of batches,
     devices and hosts can be combined in any grouping.
 
+    Attributes:
+        lower_is_better: direction of the metric, None where nobody said. What orders values (the best checkpoint, early
+            stopping, `tune`, `compare`) refuses a metric without a direction; its name decides nothing.
+
     Example:
         >>> metric = Loss()
         >>> losses, weights = jnp.array([1.0, 3.0]), jnp.array([1.0, 1.0])
@@ -69,6 +73,8 @@ class Metric(ABC):
 
     Source: original.
     """
+
+    lower_is_better: ClassVar[bool | None] = None
 
     @abstractmethod
     def empty(self) -> State:
@@ -136,9 +142,9 @@ class Loss(Mean):
         >>> metric = Loss()
         >>> float(metric.compute(metric.measure(None, {}, jnp.array([1.0, 4.0]), jnp.array([2.0, 1.0]))))
         2.0
-
-    Source: original.
     """
+
+    lower_is_better = True
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the losses and weights as they are."""

@@ -30,6 +30,8 @@ class Accuracy(Mean):
     Source: original.
     """
 
+    lower_is_better = False
+
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where the largest output is the target's, else 0."""
         del losses, weights
@@ -58,6 +60,8 @@ class TopKAccuracy(Mean):
 
     Source: original.
     """
+
+    lower_is_better = False
 
     k: int
 

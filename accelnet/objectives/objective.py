@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from accelnet.errors import UserError
 from accelnet.objectives.metric import Batch, Loss, Mean, Metric, State, safe_ratio, weighted_sum
 
+Task = Literal["classes", "labels", "tokens", "numbers", "other"]
 LossFunction = Callable[[Any, Batch], tuple[jax.Array, jax.Array]]
 States = dict[str, State]
 
@@ -25,6 +26,9 @@ class Objective:
         loss: from (outputs, batch) to (losses, weights), both float32[B] or float32[B, T]. The weights
             include the batch's own (see `example_weights`) and whatever the loss adds, such as class weights.
         metrics: by name. "loss" is added where it is missing.
+        task: what outputs and targets mean, which evaluation describes: "classes", one of C that exclude each other,
+            logits [B, ..., C]; "labels", K answers yes or no, logits [B] or [B, K]; "tokens", one of V at each of T
+            steps, logits [B, T, V]; "numbers", [B] or [B, K]; "other", anything else.
 
     Example:
         >>> import jax.numpy as jnp
@@ -40,8 +44,11 @@ class Objective:
 
     loss: LossFunction
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    task: Task = "other"
 
     def __post_init__(self) -> None:
+        if self.task not in get_args(Task):
+            raise UserError(f"task is {self.task!r}, expected one of {', '.join(get_args(Task))}")
         for name, metric in self.metrics.items():
             if not isinstance(metric, Metric):
                 raise UserError(f"metric {name!r} is {metric!r}, expected an instance of Metric, as Accuracy()")

@@ -57,6 +57,8 @@ class BinaryAccuracy(Mean):
     Source: original.
     """
 
+    lower_is_better = False
+
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the share of an example's labels that are right."""
         del losses, weights
@@ -80,6 +82,8 @@ class RoundedAccuracy(Mean):
     Source: original.
     """
 
+    lower_is_better = False
+
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where all rounded outputs equal the targets, else 0."""
         del losses, weights
@@ -102,6 +106,8 @@ class MeanAbsoluteError(Mean):
 
     Source: original.
     """
+
+    lower_is_better = True
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the mean absolute difference per example."""
@@ -133,6 +139,8 @@ class R2(Metric):
     Source: Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample
     variances", 1979, equation 2.1, with weights for counts.
     """
+
+    lower_is_better = False
 
     num_outputs: int = 1
 
