@@ -12,9 +12,10 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("ACCELNET_TEST_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # Programs and kernels that earlier runs compiled are used again: a warm run takes a fraction of a cold one. The key is
 # what they depend on; $ACCELNET_TEST_CACHE names another directory.
-_versions = [f"{name}-{importlib.metadata.version(name)}" for name in ("jax", "jaxlib")]
-_directory = Path(os.environ.get("ACCELNET_TEST_CACHE") or Path(__file__).parent / ".cache")
-os.environ["XDG_CACHE_HOME"] = str(_directory / "-".join([f"python-{platform.python_version()}", *_versions]))
+os.environ["XDG_CACHE_HOME"] = str(
+    Path(os.environ.get("ACCELNET_TEST_CACHE") or Path(__file__).parent / ".cache")
+    / "-".join([platform.python_version(), *[importlib.metadata.version(name) for name in ("jax", "jaxlib")]])
+)
 
 import jax
 import pytest
