@@ -3,25 +3,41 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, Literal, get_args
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
+from accelnet import objectives
+from accelnet.arguments import check_patterns, names, number, shown, whole, word
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order
-from accelnet.errors import UserError
+from accelnet.errors import UserError, user_code
+from accelnet.fingerprint import fingerprint
 from accelnet.models.adapter import PureModel, adapt
+from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
+from accelnet.optim import adapt_optimizer, uses_progress
 from accelnet.parallel.rules import Rule
-from accelnet.training.events import EarlyStopping, Every
+from accelnet.signature import described
+from accelnet.training.events import EarlyStopping, Event, Every
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "products", "blocks"]
 
 # Evaluation keeps no activations for a backward pass, so small training batches may be evaluated in larger ones.
 _MIN_EVAL_BATCH_SIZE = 256
+# Of a training split with fewer rows the final evaluation takes no time that anybody notices.
+_FEW_ROWS = 10_000
+_MOST_STEPS = 2**31 - 1  # the state counts in int32
+_RHYTHMS = ("log_every", "eval_every", "save_every")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,8 +47,9 @@ class Experiment:
     Args:
         data: the data set.
         model: a callable `model(rngs=...) -> nnx.Module`, an `nnx.Module`, or a Linen module.
-        optimizer: any Optax chain.
-        objective: the loss and the metrics.
+        optimizer: any Optax transformation. Its update gets what it asks for of `value`, `grad`, `value_fn`, `grad_fn`,
+            `obj_fn`, `key`, `step` and `progress` (the share of the run that is done).
+        objective: the loss and the metrics, or a loss alone, as of `Objective`.
         batch_size: examples per update, at least 1; "full" for the whole training split (gradient descent).
         epochs: passes over the training split, above 0. Give this or `steps`.
         steps: updates, at least 1.
@@ -50,8 +67,15 @@ class Experiment:
         save_every: when a checkpoint is written, beside those after each evaluation. None: every 5 minutes.
         keep_last: checkpoints kept, the newest.
         keep_best: checkpoints kept, those with the best validation metric.
-        best_metric: metric that "best" means; lower is better for losses, errors, perplexity and bits.
+        best_metric: metric that "best" means, in the direction that the metric says.
         early_stopping: when to stop before the end. None: never.
+        events: what else happens during training, after logging, evaluation and saving.
+        final_evaluation: splits evaluated at the end. None: all, but "train" only where it has at most 10,000 rows or
+            the run sees as many examples as it has rows.
+        initial: weights to start from: nested dicts of arrays, a `Run`, a work directory, a function from the new
+            params to others, or an `Initial` that takes a part of one of these; or a sequence of `Initial`s.
+        frozen: regular expressions of whole paths, such as "backbone.*": parameters that are not trained. They have no
+            gradient and no optimizer state.
         on_device: whether the data is kept on the device. None: if it fits.
         sharding_rules: which mesh axis cuts which parameter: pairs of a regular expression for a parameter's whole
             path, such as "layers.0.linear.kernel", and a `jax.sharding.PartitionSpec`. They come before the default
@@ -75,14 +99,12 @@ class Experiment:
         ... )
         >>> experiment.total_steps
         8
-
-    Source: original.
     """
 
     data: Data
     model: Any
-    optimizer: optax.GradientTransformation
-    objective: Objective
+    optimizer: Any
+    objective: Any
     batch_size: int | Literal["full"] = 128
     epochs: float | None = None
     steps: int | None = None
@@ -98,36 +120,95 @@ class Experiment:
     keep_best: int = 1
     best_metric: str = "loss"
     early_stopping: EarlyStopping | None = None
+    events: Sequence[Event] = ()
+    final_evaluation: Sequence[str] | None = None
+    initial: Any = None
+    frozen: Sequence[str] = ()
     on_device: bool | None = None
     sharding_rules: Sequence[Rule] = ()
     name: str = "experiment"
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.objective, Objective) and callable(self.objective):
+            if self.objective in vars(objectives).values():
+                name = self.objective.__name__
+                raise UserError(f"objective is the function {name} itself, expected what it returns: call it, {name}()")
+            object.__setattr__(self, "objective", Objective(self.objective))
+        self._check_kinds()
+        self._check_lengths()
+        self._check_names()
+        _ = self.order, self.transformation  # they check sizes and the optimizer
+
+    def _check_kinds(self) -> None:
+        for name, kind, expected in (
+            ("data", Data, "a Data, as an.data.from_arrays(...)"),
+            ("objective", Objective, "an Objective, as an.objectives.squared_error(), or a loss function"),
+            ("early_stopping", EarlyStopping | None, "an EarlyStopping or None"),
+            ("on_device", bool | None, "True, False or None"),
+            ("config", Mapping, "a dict"),
+            *((name, Every | None, "a rhythm, as Every(steps=10), or None") for name in _RHYTHMS),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, type) or not isinstance(value, kind):
+                raise UserError(f"{name} is {shown(value)}, expected {expected}")
+        for name in ("events", "frozen", "sharding_rules"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, Sequence):
+                raise UserError(f"{name} is {shown(value)}, expected a list")
+            object.__setattr__(self, name, tuple(value))
+        for event in self.events:
+            if not isinstance(event, Event):
+                raise UserError(
+                    f"events has {shown(event)} in it, expected Events, as Event(Every(epochs=1), function)"
+                )
+        for rule in self.sharding_rules:
+            if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
+                raise UserError(f"sharding_rules has {shown(rule)} in it, expected pairs (pattern, PartitionSpec)")
+            if not isinstance(rule[1], PartitionSpec):
+                raise UserError(f"the sharding rule {rule[0]!r} has {shown(rule[1])}, expected a PartitionSpec")
+        check_patterns("frozen", self.frozen)
+        for name, value in self.config.items():
+            if not _is_plain(value):
+                raise UserError(
+                    f"config has {name}={shown(value)}, expected numbers, text, lists and dicts: what is recorded has "
+                    "to be the same in another process"
+                )
+        word("name", self.name)
+
+    def _check_lengths(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise UserError(f"epochs is {self.epochs} and steps is {self.steps}: give exactly one of them")
-        if self.epochs is not None and not (math.isfinite(self.epochs) and self.epochs > 0):
-            raise UserError(f"epochs is {self.epochs}, expected a number above 0")
-        for name, lowest in (("steps", 1), ("eval_batch_size", 1), ("keep_last", 1), ("keep_best", 0)):
+        if self.epochs is not None:
+            number("epochs", self.epochs, above=0)
+        for name, lowest in (
+            ("steps", 1), ("eval_batch_size", 1), ("microbatch_size", 1), ("keep_last", 1), ("keep_best", 0),
+        ):  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < lowest:
-                raise UserError(f"{name} is {value}, expected at least {lowest}")
-        if not 0 <= self.seed < 2**32:
-            raise UserError(f"seed is {self.seed}, expected 0 to 2**32 - 1")
+            if value is not None or name.startswith("keep"):
+                whole(name, value, lowest, _MOST_STEPS)
+        whole("seed", self.seed, 0, 2**32 - 1)
         for name, choices in (("precision", Precision), ("remat", Remat)):
-            if getattr(self, name) not in get_args(choices):
-                raise UserError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(get_args(choices))}")
-        if isinstance(self.batch_size, str) and self.batch_size != "full":
-            raise UserError(f'batch_size is {self.batch_size!r}, expected a number or "full"')
+            word(name, getattr(self, name), get_args(choices))
+        if isinstance(self.batch_size, str):
+            word("batch_size", self.batch_size, ("full",))
+        else:
+            whole("batch_size", self.batch_size, 1)
+
+    def _check_names(self) -> None:
         used = {"best_metric": self.best_metric}
         if self.early_stopping is not None:
             used["early_stopping.metric"] = self.early_stopping.metric
             if not self.data.num_examples("validation"):
                 raise UserError(f"early_stopping needs a validation split, and data {self.data.name!r} has none")
         for name, metric in used.items():
-            if metric not in self.objective.metrics:
-                raise UserError(f"{name} is {metric!r}, expected one of {', '.join(self.objective.metrics)}")
-        _ = self.order  # checks the sizes
+            word(name, metric, tuple(self.objective.metrics))
+        if self.data.num_examples("validation"):
+            for metric in used.values():
+                self.objective.lower_is_better(metric)
+        if self.final_evaluation is not None:
+            for split in names("final_evaluation", self.final_evaluation):
+                word("a split of final_evaluation", split, tuple(self.data.splits))
 
     @cached_property
     def order(self) -> Order:
@@ -140,12 +221,91 @@ class Experiment:
             raise UserError(
                 f"microbatch_size {microbatch_size} is larger than batch_size {batch_size}: take at most the batch size"
             )
-        return Order(len(rows), batch_size, microbatch_size, rows.start)
+        order = Order(len(rows), batch_size, microbatch_size, rows.start)
+        return replace(order, whole_batches=True) if order.has_padding and self.couples_padding else order
+
+    @cached_property
+    def couples_padding(self) -> bool:
+        """Whether the loss is one number for a batch, of which padding cannot be taken out."""
+        if self.objective.loss.__module__.startswith("accelnet."):
+            return False
+        outputs, batch, offered = self.abstract_outputs(train=True)
+        return self.objective.couples_padding(outputs, batch, **offered)
+
+    def sample_inputs(self) -> Any:
+        """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""
+        return self._sample_batch()["inputs"]
+
+    def _sample_batch(self) -> Any:
+        batch = jax.tree.map(
+            lambda a: jnp.zeros((1, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), dict(self.data.arrays)
+        )
+        batch |= {"mask": jnp.ones((1,), bool)}
+        with user_code("prepare", described([batch])):
+            return self.data.prepared(batch)
+
+    def abstract_outputs(self, *, train: bool) -> tuple[Any, Any, dict[str, Any]]:
+        """Return shapes of the model's outputs for one example, of its prepared batch, and what a loss is offered."""
+        pure, key = self.pure_model, jax.random.key(0)
+
+        def forward() -> Any:
+            batch = self._sample_batch()
+            params, state = pure.init(key, batch["inputs"])
+            offered = {"step": jnp.int32(0), "progress": jnp.float32(0)}
+            outputs, _, sown = pure.apply(params, state, batch["inputs"], key=key, train=train, sown=True, **offered)
+            return outputs, batch, {**offered, "params": params, "sown": sown}, state
+
+        outputs, batch, offered, state = jax.eval_shape(forward)
+
+        def model(inputs: Any, *, params: Any = None, train: bool = train, method: str | None = None) -> Any:
+            params = offered["params"] if params is None else params
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, state))
+            return pure.apply(*zeros, inputs, key=key, train=train, method=method)[0]
+
+        return outputs, batch, {**offered, "model": model, "key": key, "train": train}
+
+    def check_outputs(self, outputs: Any, batch: Any) -> None:
+        """Refuse outputs and targets that do not suit the task, by their shapes and the data's ranges."""
+        info = self.data.info
+        check_outputs(
+            self.objective, outputs, batch.get("targets"), num_classes=info.get("num_classes"),
+            target_range=self.data.target_range,
+        )  # fmt: skip
 
     @cached_property
     def pure_model(self) -> PureModel:
         """The model as pure functions."""
-        return adapt(self.model)
+        return adapt(self.model, frozen=self.frozen)
+
+    @cached_property
+    def transformation(self) -> optax.GradientTransformationExtraArgs:
+        """The optimizer as the step calls it."""
+        return adapt_optimizer(self.optimizer)
+
+    @property
+    def best_is_lower(self) -> bool:
+        """The direction of `best_metric`; where there is no validation split, and nothing is ordered, True."""
+        return self.objective.metrics[self.best_metric].lower_is_better is not False
+
+    @cached_property
+    def follows_progress(self) -> bool:
+        """Whether the optimizer's updates depend on the length of the run."""
+        key = jax.random.key(0)
+        params, _ = jax.eval_shape(lambda: self.pure_model.init(key, self.sample_inputs()))
+        return uses_progress(self.optimizer, params)
+
+    def progress(self, step: Any) -> jax.Array:
+        """Return the share of the run that is done after a number of updates, float32."""
+        return jnp.asarray(step, jnp.float32) / self.total_steps
+
+    @cached_property
+    def final_splits(self) -> tuple[str, ...]:
+        """Splits that are evaluated at the end."""
+        if self.final_evaluation is not None:
+            return tuple(self.final_evaluation)
+        rows, seen = self.data.num_examples("train"), self.total_steps * self.order.batch_size
+        has_rows = [split for split in self.data.splits if self.data.num_examples(split)]
+        return tuple(split for split in has_rows if split != "train" or rows <= max(seen, _FEW_ROWS))
 
     @property
     def total_steps(self) -> int:
@@ -165,6 +325,7 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """Return what makes this run this run, as JSON values: compared when a run is resumed."""
+        parts = {"model": self.model, "optimizer": self.optimizer, "objective": self.objective, "frozen": self.frozen}
         return {
             "experiment": self.name,
             "data": self.data.fingerprint(),
@@ -173,8 +334,17 @@ class Experiment:
             "steps": self.total_steps,
             "seed": self.seed,
             "precision": self.precision,
+            **{name: fingerprint(part) for name, part in parts.items()},
         } | {name: value for name, value in self.config.items() if name not in ("batch_size", "steps", "seed")}
 
     def replace(self, **changes: Any) -> "Experiment":
         """Return a copy with other values, validated anew."""
         return dataclasses.replace(self, **changes)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(name, str) and _is_plain(one) for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | PurePath | np.generic | Enum)

@@ -157,9 +157,7 @@ def _make(batches: Batches, family: Family, devices: list[Any], num_members: int
     mesh = Mesh(np.array(devices), ("members",), axis_types=(AxisType.Auto,))
     cut, whole = NamedSharding(mesh, MEMBERS), NamedSharding(mesh, SAME)
     example = family.example
-    feed = DeviceFeed(
-        example.data, example.order, seed=example.seed, eval_batch_size=example.resolved_eval_batch_size, mesh=mesh
-    )
+    feed = DeviceFeed(example.data, example.order, eval_batch_size=example.resolved_eval_batch_size, mesh=mesh)
 
     def abstract(shape: tuple[int, ...], dtype: Any, sharding: NamedSharding = whole, **more: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, **more)

@@ -148,6 +148,18 @@ class Data:
             raise UserError(f"epochs is {epochs}, expected a finite number above 0")
         return math.ceil(epochs * math.ceil(rows / batch_size))
 
+    fitted: Any = field(default_factory=dict)
+
+    def encode(self, inputs: Any) -> Any:
+        return inputs
+
+    def target_range(self) -> Any:
+        return None
+
+    def prepared(self, batch: Any) -> Any:
+        """Apply `prepare` to a batch."""
+        return self.prepare(batch)
+
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows into memory.
 

@@ -4,6 +4,7 @@ Both feeds give the same microbatches in the same order. The program asks for th
 functions, so nothing else knows which of the two it is.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -49,14 +50,12 @@ class AbstractFeed(ABC):
         data: Data,
         order: Order,
         *,
-        seed: int,
         eval_batch_size: int,
         mesh: Mesh | None = None,
         axes: tuple[str, ...] = (),
     ) -> None:
         self.data = data
         self.order = order
-        self.seed = seed
         self.eval_batch_size = eval_batch_size
         self.mesh = mesh
         self.axes = axes
@@ -66,8 +65,12 @@ class AbstractFeed(ABC):
         return None if self.mesh is None else NamedSharding(self.mesh, spec)
 
     @abstractmethod
-    def train_operand(self, step: int, num_steps: int) -> Tree:
-        """Return what the steps `step` to `step + num_steps` need."""
+    def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
+        """Return what the steps `step` to `step + num_steps` of the order of a seed need."""
+
+    @abstractmethod
+    def with_eval_batch_size(self, size: int) -> "AbstractFeed":
+        """Return a feed of the same data with other evaluation batches."""
 
     @abstractmethod
     def train_batch(
@@ -114,8 +117,15 @@ class DeviceFeed(AbstractFeed):
             )
         return self._arrays
 
-    def train_operand(self, step: int, num_steps: int) -> Tree:
+    def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
         return self._on_device()
+
+    def with_eval_batch_size(self, size: int) -> "DeviceFeed":
+        """Return a feed of the same arrays on the device."""
+        self._on_device()
+        other = copy.copy(self)
+        other.eval_batch_size = size
+        return other
 
     def train_batch(
         self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
@@ -169,6 +179,7 @@ class StreamFeed(AbstractFeed):
         self._block_steps = min(_BLOCK_STEPS, self.max_steps)
         self._prefetch = int(np.clip(_PREFETCH_BYTES // (step_bytes * self._block_steps), 2, 8))
         self._step: int | None = None  # the next one that is read
+        self._seed = 0
         self._blocks: Iterator[Tree] = iter(())
         self._rest: Tree = None  # what is left of the last block
 
@@ -181,15 +192,20 @@ class StreamFeed(AbstractFeed):
         return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))
 
     def _read_block(self, first: int) -> Tree:
-        rows, mask = self.order.block(range(first, first + self._block_steps), seed=self.seed)
+        rows, mask = self.order.block(range(first, first + self._block_steps), seed=self._seed)
         return self._take(rows[:, :, self._train_columns]) | {"mask": mask[:, :, self._train_columns]}
 
     def _take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows of any shape: arrays [*rows.shape, ...]."""
         return jax.tree.map(lambda a: a.reshape(*rows.shape, *a.shape[1:]), self.data.take(rows.reshape(-1)))
 
-    def train_operand(self, step: int, num_steps: int) -> Tree:
-        if self._step != step:
+    def with_eval_batch_size(self, size: int) -> "StreamFeed":
+        """Return a feed that reads for itself."""
+        return StreamFeed(self.data, self.order, eval_batch_size=size, mesh=self.mesh, axes=self.axes)
+
+    def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
+        if self._step != step or self._seed != seed:
+            self._seed = seed
             self._blocks = _prefetched(self._read_block, step, self._block_steps, self._prefetch)
             self._rest = None
         parts, missing = [], num_steps
@@ -263,7 +279,6 @@ def make_feed(
     data: Data,
     order: Order,
     *,
-    seed: int,
     eval_batch_size: int,
     on_device: bool | None = None,
     device_memory_bytes: int | None = None,
@@ -275,7 +290,6 @@ def make_feed(
     Args:
         data: what to feed.
         order: batches of the training split; a microbatch divides into as many parts as `axes` make.
-        seed: of the order, uint32.
         eval_batch_size: examples per evaluation batch; divides likewise.
         on_device: True or False overrides the choice.
         device_memory_bytes: of the devices that it is for. None: of those that are here.
@@ -290,7 +304,7 @@ def make_feed(
     if on_device is None:
         on_device = data.nbytes <= (device_memory_bytes or _device_memory_bytes()) // 4
     kind = DeviceFeed if on_device else StreamFeed
-    return kind(data, order, seed=seed, eval_batch_size=eval_batch_size, mesh=mesh, axes=axes)
+    return kind(data, order, eval_batch_size=eval_batch_size, mesh=mesh, axes=axes)
 
 
 def _eval_rows(start: Any, stop: Any, positions: Any, xp: Any) -> tuple[Any, Any]:

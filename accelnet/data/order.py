@@ -97,6 +97,7 @@ class Order:
         batch_size: examples per update.
         microbatch_size: examples per forward and backward pass; above `batch_size`, the rest is padding.
         first_row: where the training split begins in the data's rows.
+        whole_batches: leave out the last, partial batch of an epoch: other examples in each epoch.
 
     Raises:
         UserError: if the batch is larger than the data or a size is not positive.
@@ -116,6 +117,7 @@ class Order:
     batch_size: int
     microbatch_size: int
     first_row: int = 0
+    whole_batches: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatch_size"):
@@ -129,8 +131,14 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates per epoch, the last partial one included."""
-        return -(-self.num_examples // self.batch_size)
+        """Updates per epoch, the last partial one included, unless it is left out."""
+        return self.num_examples // self.batch_size if self.whole_batches else -(-self.num_examples // self.batch_size)
+
+    @property
+    def has_padding(self) -> bool:
+        """Whether a microbatch of an epoch holds padding."""
+        partial = self.num_examples % self.batch_size != 0 and not self.whole_batches
+        return partial or self.batch_size % self.microbatch_size != 0
 
     @property
     def num_microbatches(self) -> int:

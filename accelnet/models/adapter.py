@@ -1,29 +1,34 @@
 """Turn any Flax module into two pure functions over plain nested dicts.
 
-This is the only file that splits and merges Flax objects. Everything behind it sees `params` and
+Only this file, `nnx_modules` and `linen_modules` split and merge Flax objects. Everything behind them sees `params` and
 `model_state`, dicts with string keys, and functions that jit, grad, vmap and scan can take.
 """
 
-import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import PartitionSpec
 
-from accelnet.errors import UserError
+from accelnet.errors import UserError, user_code
+from accelnet.signature import described, name_of, wants
 
 Params = dict[str, Any]
 ModelState = dict[str, Any]
 
-_TRAIN_ARGUMENTS = ("train", "training", "is_training")
-_EVAL_ARGUMENTS = ("deterministic", "use_running_average", "evaluate")
-# What a module's variables are split into: params, random number state, and all the rest (model_state).
-_KINDS = (nnx.Param, nnx.RngState, ...)
+TRAIN_FLAGS = ("train", "training", "is_training", "is_train")
+EVAL_FLAGS = ("deterministic", "use_running_average", "evaluate")
+_KEYS = ("key", "rng", "prng_key")
+_KEY_ENDINGS = ("_key", "_rng")
+
+
+def _no_rules(_inputs: Any) -> tuple[Any, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -32,34 +37,52 @@ class PureModel:
 
     Attributes:
         init: `init(key, inputs) -> (params, model_state)`. `inputs` as for `apply`; only shapes and dtypes matter.
-        apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=()) -> (outputs, model_state)`.
-            `inputs` is an array [B, ...] or a dict of keyword arguments; `key` feeds dropout and other noise;
-            `train` is a Python bool. In evaluation the returned `model_state` is the given one. `dtype` is that
-            of layers which do not say their own: without it, float32 batch statistics would make all that
-            comes after them float32. `axes` names the mesh axes along which the batch is cut: Flax's BatchNorm
-            takes its statistics over all of them.
+        apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=(), batch_statistics=False,
+            method=None, sown=False, **offered) -> (outputs, model_state)`, with `sown=True` `(outputs, model_state,
+            sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train` is a Python
+            bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers which do not say
+            their own: without it, float32 batch statistics would make all that comes after them float32. `axes` names
+            the mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics over all of them.
+            `batch_statistics` makes BatchNorm's running averages those of this batch alone. `method` is another method
+            than the module's call. `sown` is what the module's `sow` left behind, as nested dicts. `offered` holds
+            further values that the call may ask for by name.
         module: `module(params, model_state)` gives the live `nnx` module in evaluation mode, or a bound
             Linen module.
+        rules: `rules(inputs)` gives the sharding rules that the module's partitioned initializers make: pairs of a
+            regular expression for a parameter's path and a `PartitionSpec`.
     """
 
     init: Callable[..., tuple[Params, ModelState]]
-    apply: Callable[..., tuple[Any, ModelState]]
+    apply: Callable[..., Any]
     module: Callable[[Params, ModelState], Any]
+    rules: Callable[[Any], Sequence[tuple[str, PartitionSpec]]] = _no_rules
 
 
-def adapt(model: Any) -> PureModel:
+def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
     """Give the pure functions of a Flax model.
+
+    A module's call gets, by the names of its parameters, what it asks for: the inputs (an array first, a dict by
+    name, or as it is where the call has one argument of another name); a training flag under any of the names in use
+    (`train`, `training`, `is_training`, `is_train`; `deterministic`, `use_running_average`, `evaluate` for its
+    opposite); `rngs`, an `nnx.Rngs`; a PRNG key under `key`, `rng`, `prng_key` or a name that ends in `_key` or `_rng`;
+    and whatever `apply` is offered, such as `step` and `progress`. Noise that has a default is given in training only.
 
     Args:
         model: a callable `model(rngs=nnx.Rngs) -> nnx.Module`, an `nnx.Module` instance (training starts
-            from its weights), or a Linen module instance.
+            from its weights), or a Linen module instance (bound: training starts from its variables).
+        frozen: regular expressions of the paths of parameters that are not trained; batch statistics of layers among
+            them may stay as they are.
 
     Returns:
-        The `PureModel`. Parameters are the variables of type `nnx.Param` (Linen: the collection
-        "params"); every other variable but random number state is `model_state`.
+        The `PureModel`. Parameters are the floating-point variables of type `nnx.Param` (Linen: of the collection
+        "params"). Every other variable, and every array that an `nnx` module holds as an attribute, is `model_state`,
+        but for random number state and what `sow` leaves behind.
 
     Raises:
-        UserError: if `model` is none of these.
+        UserError: if `model` is none of these. When a function is traced: if dropout drops nothing in training or
+            something in evaluation, if BatchNorm leaves its statistics alone in training or moves them in evaluation,
+            or if the call asks for what there is not. A layer that means it, or one around it, has a class attribute
+            `effects_are_intended = True`.
 
     Example:
         >>> pure = adapt(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
@@ -67,162 +90,115 @@ def adapt(model: Any) -> PureModel:
         >>> outputs, _ = pure.apply(params, model_state, jnp.ones((5, 3)), key=jax.random.key(1), train=True)
         >>> outputs.shape
         (5, 2)
-
-    Source: original.
     """
+    from accelnet.models.linen_modules import adapt_linen  # they import what stands above
+    from accelnet.models.nnx_modules import adapt_nnx
+
     if isinstance(model, PureModel):
         return model
     if isinstance(model, linen.Module):
-        return _adapt_linen(model)
+        return adapt_linen(model, frozen)
     if isinstance(model, nnx.Module):
-        return _adapt_nnx(nnx.clone(model))
-    if callable(model):
-        abstract = nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0)))
-        if not isinstance(abstract, nnx.Module):
+        return adapt_nnx(model, frozen)
+    if inspect.isclass(model) and issubclass(model, linen.Module):
+        raise UserError(f"model is the class {model.__name__}, expected a Linen module: call it, {model.__name__}(...)")
+    if not callable(model):
+        raise UserError(
+            f"model is of type {type(model).__name__}, expected a callable that takes rngs= and returns an "
+            "nnx.Module, an nnx.Module, or a Linen module"
+        )
+    asked = wants(model)
+    if "rngs" not in asked.names and not asked.anything:
+        raise UserError(
+            f"model is {name_of(model)}, which does not take rngs: pass `lambda rngs: MyModule(..., rngs=rngs)`, an "
+            "nnx.Module or a Linen module"
+        )
+    if other := [name for name in asked.required if name != "rngs"]:
+        raise UserError(
+            f"model is {name_of(model)}, which also requires {', '.join(other)}: pass "
+            f"`lambda rngs: {name_of(model)}({', '.join(f'{name}=...' for name in other)}, rngs=rngs)`"
+        )
+    return adapt_nnx(model, frozen, construct=True)
+
+
+def call_arguments(
+    call: Callable[..., Any], inputs: Any, *, train: bool, key: jax.Array, offered: Mapping[str, Any], bound: bool
+) -> tuple[list[Any], dict[str, Any]]:
+    """Choose what a module's call gets.
+
+    Args:
+        call: the method.
+        inputs: an array or a dict.
+        train: the mode.
+        key: of the noise.
+        offered: what else it can ask for.
+        bound: whether `self` is given already.
+
+    Returns:
+        Positional and keyword arguments.
+
+    Raises:
+        UserError: if it requires what there is not, or does not know one of the inputs' names.
+    """
+    asked = wants(call)
+    names = asked.positional if bound else asked.positional[1:]
+    known, required = asked.names - ({"self"} - set(names)), [n for n in asked.required if bound or n != "self"]
+    flags = dict.fromkeys(TRAIN_FLAGS, train) | dict.fromkeys(EVAL_FLAGS, not train)
+    given: list[Any] = []
+    named: dict[str, Any] = {}
+    if isinstance(inputs, Mapping) and (set(inputs) & known or asked.anything or len(names) != 1):
+        if unknown := [name for name in inputs if name not in known and not asked.anything]:
             raise UserError(
-                f"model(rngs=...) returned {type(abstract).__name__}, expected an nnx.Module: pass "
-                "`lambda rngs: MyModule(..., rngs=rngs)`"
+                f"the data's inputs are named {', '.join(inputs)}, and the model's call, {name_of(call)}, does not "
+                f"take {', '.join(unknown)}, only {', '.join(names) or 'nothing'}: give them the same names"
             )
-        return _adapt_nnx(abstract, construct=cast(Callable[..., nnx.Module], model))
-    raise UserError(
-        f"model is of type {type(model).__name__}, expected a callable that takes rngs= and returns an "
-        "nnx.Module, an nnx.Module, or a Linen module"
-    )
-
-
-def _call(function: Callable[..., Any], inputs: Any, **flags: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return function(**inputs, **flags)
-    return function(inputs, **flags)
-
-
-def _plain(state: nnx.State) -> dict[str, Any]:
-    flat = nnx.to_flat_state(state)
-    return unflatten_dict({tuple(map(str, path)): variable.get_value() for path, variable in flat})
-
-
-def _adapt_nnx(template: nnx.Module, construct: Callable[..., nnx.Module] | None = None) -> PureModel:
-    """`template` gives the structure; its own values are the initial ones if there is no `construct`."""
-    graphdef, params_like, random_like, state_like = nnx.split(template, *_KINDS)
-    likes = {"params": params_like, "model_state": state_like}
-
-    def state_of(name: str, values: dict[str, Any]) -> nnx.State:
-        flat = flatten_dict(values)
-        return nnx.from_flat_state(
-            [(path, variable.replace(flat[tuple(map(str, path))])) for path, variable in nnx.to_flat_state(likes[name])]
+        named = dict(inputs)
+    else:
+        given = [inputs]
+    free = known - set(named) - set(names[: len(given)])
+    for name in sorted(free):
+        if name in flags:
+            named[name] = flags[name]
+        elif name in offered:
+            named[name] = offered[name]
+        elif (name == "rngs" or _is_key(name)) and (train or name in required):
+            own = jax.random.fold_in(key, zlib.crc32(name.encode()))
+            named[name] = nnx.Rngs(own) if name == "rngs" else own
+    if missing := [name for name in required if name in free and name not in named]:
+        raise UserError(
+            f"the model's call, {name_of(call)}, asks for {', '.join(missing)}, which it cannot have: beside the "
+            f"inputs it can ask for a flag ({', '.join(flags)}), for rngs, for a key (key, rng, a name that ends in "
+            f"_key or _rng) and for {', '.join(sorted(offered)) or 'nothing else'}; give other parameters a default, "
+            "or put them into the data's inputs"
         )
-
-    def random_state(key: jax.Array) -> nnx.State:
-        """Give every stream its own key, so that two layers never draw the same noise."""
-        return nnx.from_flat_state(
-            [
-                (path, variable.replace(_random_value(variable, jax.random.fold_in(key, index))))
-                for index, (path, variable) in enumerate(nnx.to_flat_state(random_like))
-            ]
-        )
-
-    def merge(params: Params, model_state: ModelState, key: jax.Array) -> Any:
-        # copy: a Variable made under another trace (BatchNorm's statistics) may not be written to.
-        return nnx.merge(
-            graphdef,
-            state_of("params", params),
-            random_state(key),
-            state_of("model_state", model_state),
-            copy=True,
-        )
-
-    def init(key: jax.Array, _inputs: Any = None) -> tuple[Params, ModelState]:
-        module = template if construct is None else construct(rngs=nnx.Rngs(key))
-        _, params, _, model_state = nnx.split(module, *_KINDS)
-        return jax.tree.map(jnp.array, (_plain(params), _plain(model_state)))
-
-    def apply(
-        params: Params,
-        model_state: ModelState,
-        inputs: Any,
-        *,
-        key: jax.Array,
-        train: bool,
-        dtype: Any = None,
-        axes: tuple[str, ...] = (),
-    ) -> tuple[Any, ModelState]:
-        module = merge(params, model_state, key)
-        module.train() if train else module.eval()
-        for _, layer in nnx.iter_modules(module):
-            if dtype is not None and getattr(layer, "dtype", dtype) is None:
-                setattr(layer, "dtype", dtype)  # noqa: B010, not every module has one
-            if axes and isinstance(layer, nnx.BatchNorm) and layer.axis_name is None:
-                layer.axis_name = axes  # pyright: ignore[reportAttributeAccessIssue]
-        outputs = _call(module, inputs)
-        if not train:
-            return outputs, model_state
-        nnx.pop(module, nnx.Intermediate)  # what `sow` left behind is no state
-        _, _, _, after = nnx.split(module, *_KINDS)
-        return outputs, _plain(after)
-
-    def live(params: Params, model_state: ModelState) -> nnx.Module:
-        module = merge(params, model_state, jax.random.key(0))
-        module.eval()
-        return module
-
-    return PureModel(init, apply, live)
+    return given, named
 
 
-def _random_value(variable: Any, key: jax.Array) -> jax.Array:
-    if isinstance(variable, nnx.RngKey):
-        return jax.random.split(key, variable.shape) if variable.shape else key
-    return jnp.zeros(variable.shape, variable.dtype)
+def _is_key(name: str) -> bool:
+    return name in _KEYS or name.endswith(_KEY_ENDINGS)
 
 
-def _adapt_linen(model: linen.Module) -> PureModel:
-    names = inspect.signature(type(model).__call__).parameters
+def call_module(call: Callable[..., Any], given: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """Call a module's method; where it fails, say so with the shapes of what it was given."""
+    with user_code("the model", described([*given, *named.values()])):
+        return call(*given, **named)
 
-    def flags(train: bool) -> dict[str, bool]:
-        # An attribute of the same name (`deterministic` on the module) is the author's choice, not ours.
-        return {n: train for n in _TRAIN_ARGUMENTS if n in names} | {
-            n: not train for n in _EVAL_ARGUMENTS if n in names
-        }
 
-    def streams(key: jax.Array) -> dict[str, jax.Array]:
-        return {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
+def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge nested dicts whose leaves have different paths.
 
-    def init(key: jax.Array, inputs: Any) -> tuple[Params, ModelState]:
-        variables = dict(_call(lambda *a, **k: model.init(streams(key), *a, **k), inputs, **flags(False)))
-        params = variables.pop("params", {})
-        variables.pop("intermediates", None)  # what `sow` left behind is no state
-        return jax.tree.map(jnp.array, (dict(params), variables))
+    Example:
+        >>> merged({"a": {"b": 1}}, {"a": {"c": 2}, "d": 3})
+        {'a': {'b': 1, 'c': 2}, 'd': 3}
+    """
+    result: dict[str, Any] = {}
+    for tree in trees:
+        for name, value in tree.items():
+            both = isinstance(value, Mapping) and isinstance(result.get(name), Mapping)
+            result[name] = merged(result[name], value) if both else value
+    return result
 
-    def apply(
-        params: Params,
-        model_state: ModelState,
-        inputs: Any,
-        *,
-        key: jax.Array,
-        train: bool,
-        dtype: Any = None,
-        axes: tuple[str, ...] = (),
-    ) -> tuple[Any, ModelState]:
-        variables = {"params": params, **model_state}
 
-        def adjust(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
-            if axes and isinstance(module, linen.BatchNorm) and module.axis_name is None:
-                object.__setattr__(module, "axis_name", axes)  # of this call's own copy of a frozen dataclass
-            outputs = next_call(*args, **kwargs)
-            if dtype is None or getattr(module, "dtype", dtype) is not None or context.method_name != "__call__":
-                return outputs
-            return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, outputs)
-
-        def bound(*args: Any, **kwargs: Any) -> Any:
-            if not train:
-                return model.apply(variables, *args, **kwargs), model_state
-            return model.apply(variables, *args, rngs=streams(key), mutable=list(model_state), **kwargs)
-
-        with linen.intercept_methods(adjust) if dtype is not None or axes else contextlib.nullcontext():
-            outputs, after = _call(bound, inputs, **flags(train))
-        return outputs, dict(after)
-
-    def live(params: Params, model_state: ModelState) -> linen.Module:
-        return model.bind({"params": params, **model_state})
-
-    return PureModel(init, apply, live)
+def is_trained(value: Any) -> bool:
+    """Say whether a parameter can be trained: whether it is of floating-point (or complex) numbers."""
+    return jnp.issubdtype(jnp.result_type(value), jnp.inexact)

@@ -1,8 +1,10 @@
+from accelnet.objectives.combine import combine as combine
 from accelnet.objectives.losses import huber as huber
 from accelnet.objectives.losses import sigmoid_cross_entropy as sigmoid_cross_entropy
 from accelnet.objectives.losses import softmax_cross_entropy as softmax_cross_entropy
 from accelnet.objectives.losses import squared_error as squared_error
 from accelnet.objectives.losses import token_cross_entropy as token_cross_entropy
+from accelnet.objectives.metric import FunctionMean as FunctionMean
 from accelnet.objectives.metric import Loss as Loss
 from accelnet.objectives.metric import Mean as Mean
 from accelnet.objectives.metric import Metric as Metric

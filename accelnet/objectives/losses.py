@@ -3,7 +3,7 @@
 Every one takes `metrics=`: names to add or to replace, None to leave one out. All compute in float32.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Metric, example_weights
+from accelnet.objectives.metric import Batch, Metric
 from accelnet.objectives.metrics import Accuracy, BitsPerCharacter, Perplexity
-from accelnet.objectives.objective import LossFunction, Objective, Task
+from accelnet.objectives.objective import Objective, Task
 from accelnet.objectives.regression import R2, BinaryAccuracy, MeanAbsoluteError, paired
 
 Metrics = Mapping[str, Metric | None]
@@ -24,18 +24,21 @@ def softmax_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     class_weights: Sequence[float] | np.ndarray | None = None,
+    focal: float = 0.0,
     metrics: Metrics | None = None,
 ) -> Objective:
     """Descend the cross-entropy of classes that exclude each other.
 
-    `loss = -sum_c q_c log softmax(outputs)_c`, `q = (1 - s) onehot(target) + s / C`, and over examples
-    `sum(w l) / sum(w)` with `w = mask * batch weight * class_weights[target]`. Outputs are logits [B, C],
-    targets int[B]. With smoothing and class weights both, an example's whole smoothed loss is weighted by its
-    target's class.
+    `loss = -sum_c q_c (1 - p_c)^f log p_c`, `p = softmax(outputs)`, `q = (1 - s) target + s / C`, and over examples
+    `sum(w l) / sum(w)` with `w = mask * batch weight * class_weights[target]`. Outputs are logits [B, ..., C], such as
+    [B, C] or, of every pixel, [B, H, W, C]. Targets are the numbers of the classes, int[B, ...], or shares of them that
+    sum to 1, [B, ..., C]: one-hot, or soft as mixing examples makes them. With smoothing and class weights both, an
+    example's whole smoothed loss is weighted by its target's class; of soft targets the weight is their mean.
 
     Args:
         label_smoothing: s, in [0, 1).
         class_weights: C numbers, not negative, not all 0.
+        focal: f, at least 0: how much less the examples count that are right already; 2 is usual.
         metrics: beside or instead of `loss` and `accuracy`.
 
     Raises:
@@ -48,21 +51,25 @@ def softmax_cross_entropy(
         >>> round(float(mean), 4), float(objective.compute(states)["accuracy"])
         (0.5982, 0.5)
 
-    Source: Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016, section 7.
+    Source: Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016, section 7; Lin et al.,
+    "Focal loss for dense object detection", 2017, equation 4.
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise UserError(f"label_smoothing is {label_smoothing}, expected a number in [0, 1)")
+    check_focal(focal)
     table = None if class_weights is None else _class_weights(class_weights)
 
-    def loss(outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(outputs: Any, batch: Batch) -> Any:
         targets = batch["targets"]
-        losses = _cross_entropy(outputs, targets, "[B, C]", label_smoothing)
-        weights = example_weights(batch, losses.shape)
-        if table is not None:
-            if table.shape != outputs.shape[-1:]:
-                raise UserError(f"{table.size} class_weights, {outputs.shape[-1]} classes: give one for each")
-            weights = weights * jnp.take(jnp.asarray(table), targets.astype(jnp.int32), mode="clip")
-        return losses, weights
+        losses = _cross_entropy(outputs, targets, "[B, ..., C]", label_smoothing, focal)
+        if table is None:
+            return losses
+        if table.shape != outputs.shape[-1:]:
+            raise UserError(f"{table.size} class_weights, {outputs.shape[-1]} classes: give one for each")
+        weights = jnp.asarray(table)
+        if targets.shape == outputs.shape:
+            return losses, jnp.sum(targets.astype(jnp.float32) * weights, axis=-1)
+        return losses, jnp.take(weights, targets.astype(jnp.int32), mode="clip")
 
     return _objective(loss, {"accuracy": Accuracy()}, metrics, "classes")
 
@@ -89,21 +96,26 @@ def token_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
     Source: Graves, "Generating sequences with recurrent neural networks", 2013, equation 6.
     """
 
-    def loss(outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        losses = _cross_entropy(outputs, batch["targets"], "[B, T, V]", 0.0)
-        return losses, example_weights(batch, losses.shape)
+    def loss(outputs: Any, batch: Batch) -> jax.Array:
+        if jnp.ndim(outputs) != 3:
+            raise UserError(
+                f"outputs have shape {jnp.shape(outputs)} and targets {jnp.shape(batch['targets'])}: expected outputs "
+                "[B, T, V] and one target for each of their rows of logits"
+            )
+        return _cross_entropy(outputs, batch["targets"], "[B, T, V]")
 
     defaults = {"accuracy": Accuracy(), "perplexity": Perplexity(), "bits_per_character": BitsPerCharacter()}
     return _objective(loss, defaults, metrics, "tokens")
 
 
-def sigmoid_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
+def sigmoid_cross_entropy(*, focal: float = 0.0, metrics: Metrics | None = None) -> Objective:
     """Descend the cross-entropy of labels that do not exclude each other, or of one binary label.
 
-    `loss = mean_k(-t_k log sigmoid(o_k) - (1 - t_k) log sigmoid(-o_k))`. Outputs are logits [B] or [B, K],
-    targets of the same shape (or [B] and [B, 1]), numbers in [0, 1].
+    `loss = mean_k(-t_k (1 - p_k)^f log p_k - (1 - t_k) p_k^f log(1 - p_k))`, `p = sigmoid(outputs)`. Outputs are logits
+    [B] or [B, K], targets of the same shape (or [B] and [B, 1]), numbers in [0, 1].
 
     Args:
+        focal: f, at least 0: how much less the examples count that are right already; 2 is usual.
         metrics: beside or instead of `loss` and `accuracy` (the share of labels that are right).
 
     Raises:
@@ -117,11 +129,15 @@ def sigmoid_cross_entropy(*, metrics: Metrics | None = None) -> Objective:
 
     Source: Bishop, "Pattern recognition and machine learning", 2006, equation 4.90.
     """
+    check_focal(focal)
 
-    def loss(outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(outputs: Any, batch: Batch) -> jax.Array:
         logits, targets = paired(outputs, batch["targets"])
-        losses = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, targets), axis=1)
-        return losses, example_weights(batch, losses.shape)
+        losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+        if focal:
+            right = jax.nn.sigmoid(jnp.where(targets > 0.5, logits, -logits))
+            losses = jnp.maximum(1.0 - right, 1e-7) ** focal * losses
+        return jnp.mean(losses, axis=1)
 
     return _objective(loss, {"accuracy": BinaryAccuracy()}, metrics, "labels")
 
@@ -147,9 +163,9 @@ def squared_error(*, num_outputs: int = 1, metrics: Metrics | None = None) -> Ob
     Source: original.
     """
 
-    def loss(outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(outputs: Any, batch: Batch) -> jax.Array:
         outputs, targets = paired(outputs, batch["targets"])
-        return jnp.mean((outputs - targets) ** 2, axis=1), example_weights(batch, outputs.shape[:1])
+        return jnp.mean((outputs - targets) ** 2, axis=1)
 
     return _objective(loss, _regression(num_outputs), metrics, "numbers")
 
@@ -177,10 +193,9 @@ def huber(*, delta: float = 1.0, num_outputs: int = 1, metrics: Metrics | None =
     if not delta > 0:
         raise UserError(f"huber: delta is {delta}, expected a number above 0")
 
-    def loss(outputs: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    def loss(outputs: Any, batch: Batch) -> jax.Array:
         outputs, targets = paired(outputs, batch["targets"])
-        losses = jnp.mean(optax.huber_loss(outputs, targets, delta=delta), axis=1)
-        return losses, example_weights(batch, losses.shape)
+        return jnp.mean(optax.huber_loss(outputs, targets, delta=delta), axis=1)
 
     return _objective(loss, _regression(num_outputs), metrics, "numbers")
 
@@ -189,7 +204,9 @@ def _regression(num_outputs: int) -> dict[str, Metric]:
     return {"mean_absolute_error": MeanAbsoluteError(), "r2": R2(num_outputs)}
 
 
-def _objective(loss: LossFunction, defaults: Mapping[str, Metric], metrics: Metrics | None, task: Task) -> Objective:
+def _objective(
+    loss: Callable[..., Any], defaults: Mapping[str, Metric], metrics: Metrics | None, task: Task
+) -> Objective:
     chosen = {**defaults, **(metrics or {})}
     return Objective(loss, {name: metric for name, metric in chosen.items() if metric is not None}, task)
 
@@ -201,21 +218,45 @@ def _class_weights(class_weights: Sequence[float] | np.ndarray) -> np.ndarray:
     return table
 
 
-def _cross_entropy(outputs: Any, targets: Any, expected: str, label_smoothing: float) -> jax.Array:
+def check_focal(focal: float) -> None:
+    """Refuse an exponent that is not a number of at least 0."""
+    if not (isinstance(focal, int | float) and 0.0 <= focal < float("inf")):
+        raise UserError(f"focal is {focal!r}, expected a number of at least 0")
+
+
+def _cross_entropy(
+    outputs: Any, targets: Any, expected: str, label_smoothing: float = 0.0, focal: float = 0.0
+) -> jax.Array:
     """Compute `logsumexp(o) - (1 - s) o[target] - s mean(o)`; a target that is no class gives NaN."""
-    num_axes = expected.count(",") + 1
-    if jnp.ndim(outputs) != num_axes or jnp.shape(targets) != jnp.shape(outputs)[:-1]:
+    soft = jnp.shape(targets) == jnp.shape(outputs)
+    if jnp.ndim(outputs) < 2 or not (soft or jnp.shape(targets) == jnp.shape(outputs)[:-1]):
         raise UserError(
             f"outputs have shape {jnp.shape(outputs)} and targets {jnp.shape(targets)}: "
             f"expected outputs {expected} and one target for each of their rows of logits"
         )
+    logits = outputs.astype(jnp.float32)
+    if soft:
+        shares = targets.astype(jnp.float32)
+        if label_smoothing:
+            shares = (1.0 - label_smoothing) * shares + label_smoothing / logits.shape[-1]
+        return -jnp.sum(shares * _focused(jax.nn.log_softmax(logits), focal), axis=-1)
     if not jnp.issubdtype(targets.dtype, jnp.integer):
         raise UserError(f"targets have dtype {targets.dtype}, expected integers: the number of the class")
-    logits, targets = outputs.astype(jnp.float32), targets.astype(jnp.int32)
+    targets = targets.astype(jnp.int32)
     # A comparison instead of a gather: its gradient is elementwise, a gather's is a scatter.
     classes = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    own = jnp.sum(jnp.where(classes == targets[..., None], logits, 0.0), axis=-1)
-    losses = jax.nn.logsumexp(logits, axis=-1) - (1.0 - label_smoothing) * own
-    if label_smoothing:
-        losses = losses - label_smoothing * jnp.mean(logits, axis=-1)
+    if focal:
+        logs = _focused(jax.nn.log_softmax(logits), focal)
+        losses = -(1.0 - label_smoothing) * jnp.sum(jnp.where(classes == targets[..., None], logs, 0.0), axis=-1)
+        losses = losses - label_smoothing * jnp.mean(logs, axis=-1)
+    else:
+        own = jnp.sum(jnp.where(classes == targets[..., None], logits, 0.0), axis=-1)
+        losses = jax.nn.logsumexp(logits, axis=-1) - (1.0 - label_smoothing) * own
+        if label_smoothing:
+            losses = losses - label_smoothing * jnp.mean(logits, axis=-1)
     return jnp.where((targets >= 0) & (targets < logits.shape[-1]), losses, jnp.nan)
+
+
+def _focused(logs: jax.Array, focal: float) -> jax.Array:
+    # Above 0, where the power has a derivative.
+    return jnp.maximum(-jnp.expm1(logs), 1e-7) ** focal * logs if focal else logs

@@ -1,14 +1,15 @@
 """What a metric is: a state that starts empty, merges, and computes to one number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
+from accelnet.signature import arguments, call, described, name_of
 
 State = dict[str, jax.Array]
 Batch = Mapping[str, Any]
@@ -63,6 +64,7 @@ class Metric(ABC):
     Attributes:
         lower_is_better: direction of the metric, None where nobody said. What orders values (the best checkpoint, early
             stopping, `tune`, `compare`) refuses a metric without a direction; its name decides nothing.
+        on: name of the output and the target that it measures, where both are dicts. None: all of them.
 
     Example:
         >>> metric = Loss()
@@ -74,7 +76,8 @@ class Metric(ABC):
     Source: original.
     """
 
-    lower_is_better: ClassVar[bool | None] = None
+    lower_is_better: bool | None = None
+    on: str | None = None
 
     @abstractmethod
     def empty(self) -> State:
@@ -125,8 +128,8 @@ class Mean(Metric):
 
     def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:
         """Return the sums of one batch."""
-        values, weights = self.values(outputs, batch, losses, weights)
-        total, weight = weighted_sum(values, weights)
+        given, named = arguments("the metric", self.values, [outputs, batch], {"losses": losses, "weights": weights})
+        total, weight = weighted_sum(*self.values(*given, **named))
         return {"total": total, "weight": weight}
 
     def compute(self, state: State) -> jax.Array:
@@ -150,6 +153,41 @@ class Loss(Mean):
         """Return the losses and weights as they are."""
         del outputs, batch
         return losses, weights
+
+
+@dataclass(frozen=True)
+class FunctionMean(Mean):
+    """Average what a function returns for each example, by the mask and the data's weights.
+
+    Args:
+        function: from (outputs, batch) to values, [B] or [B, ...]. It may ask for `losses` and `weights`.
+        lower_is_better: direction of the metric.
+        on: as of `Metric`.
+
+    Raises:
+        UserError: when used, if it does not return one value for each example.
+
+    Example:
+        >>> metric = FunctionMean(lambda outputs, batch: jnp.abs(outputs - batch["targets"]))
+        >>> batch = {"targets": jnp.zeros(2), "mask": jnp.array([True, False])}
+        >>> float(metric.compute(metric.measure(jnp.array([3.0, 9.0]), batch, jnp.zeros(2), jnp.ones(2))))
+        3.0
+    """
+
+    function: Callable[..., Any]
+    lower_is_better: bool | None = None
+    on: str | None = None
+
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the function's values, and the weights of the examples."""
+        values = call("the metric", self.function, outputs, batch, losses=losses, weights=weights)
+        num_examples = len(jax.tree.leaves(outputs)[0])
+        if jnp.shape(values)[:1] != (num_examples,):
+            raise UserError(
+                f"the metric, {name_of(self.function)}, returned {described([values])} for {num_examples} examples: "
+                "expected one value for each"
+            )
+        return jnp.asarray(values, jnp.float32), example_weights(batch, jnp.shape(values))
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -112,6 +112,7 @@ class Layout:
         return everywhere.replace(
             params=params,
             model_state=self.placements(state.model_state),
+            frozen=self.placements(state.frozen),
             opt_state=followers(state.opt_state, state.params, params),
         )
 
@@ -127,7 +128,7 @@ class Layout:
 
     def check(self, state: Any) -> None:
         """Refuse rules that match nothing, and axes that nothing uses."""
-        paths = [path for tree in (state.params, state.model_state) for path, _ in path_names(tree)]
+        paths = [path for tree in (state.params, state.frozen, state.model_state) for path, _ in path_names(tree)]
         check_rules(self.rules, paths, self.axes, AXES)
 
     # What a function that runs on one part of a batch calls.

@@ -11,7 +11,7 @@ from accelnet.errors import PreemptedError
 
 
 class Preemption:
-    """Turn SIGTERM into a flag, as long as the context is open.
+    """Turn SIGTERM, and the first Ctrl-C of a training that can be saved, into a flag, as long as the context is open.
 
     The flag is set at once, also while the main thread is inside a compiled program or the compiler, where Python's own
     handlers have to wait: the signal is written to a pipe, which a thread reads. A handler of before comes back at the
@@ -20,7 +20,9 @@ class Preemption:
     the flag stays unset.
 
     Attributes:
-        requested: whether SIGTERM came.
+        requested: whether SIGTERM or Ctrl-C came.
+        interrupted: whether it was Ctrl-C.
+        defers_interrupts: whether the first Ctrl-C is a flag and not a KeyboardInterrupt; the second never is.
 
     Example:
         >>> with Preemption() as preemption:
@@ -28,13 +30,15 @@ class Preemption:
         ...     preemption.requested
         True
 
-    Source: original.
     """
 
     def __init__(self) -> None:
+        self.interrupted = False
+        self.defers_interrupts = False
         self._flag = threading.Event()
         self._thread: threading.Thread | None = None
         self._old_handler: Any = None
+        self._old_interrupt: Any = None
         self._old_wakeup = -1
         self._pipe = (-1, -1)
 
@@ -51,7 +55,16 @@ class Preemption:
         self._thread.start()
         self._old_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._old_handler = signal.signal(signal.SIGTERM, lambda *_: self._flag.set())
+        self._old_interrupt = signal.getsignal(signal.SIGINT)
+        if self._old_interrupt is signal.default_int_handler:  # what others made of Ctrl-C stays theirs
+            signal.signal(signal.SIGINT, self._interrupt)
         return self
+
+    def _interrupt(self, *_: Any) -> None:
+        if self.interrupted or not self.defers_interrupts:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        self._flag.set()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -64,6 +77,8 @@ class Preemption:
             # Another process was told first: this one's own SIGTERM, on its way, would make 143 of the exit code.
             handler = signal.SIG_IGN
         signal.signal(signal.SIGTERM, handler)
+        if self._old_interrupt is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.set_wakeup_fd(self._old_wakeup, warn_on_full_buffer=False)
         os.write(self._pipe[1], b"\0")  # no signal has the number 0
         self._thread.join()

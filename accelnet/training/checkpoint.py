@@ -7,6 +7,7 @@ every array, so damage is found when a run resumes and not in its results.
 """
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from accelnet.data.order import mix
 from accelnet.errors import UserError
-from accelnet.training.events import is_lower_better
+from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
 
 Tree = Any
@@ -41,10 +42,10 @@ class Checkpoints:
         keep_last: newest checkpoints kept, at least 1.
         keep_best: checkpoints kept whose validation metric is the best, at least 0.
         best_metric: name of that metric.
+        lower_is_better: its direction.
         note: called with a sentence when a damaged checkpoint is passed over.
         read_only: change nothing in the directory, where another process may be training.
 
-    Source: original.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class Checkpoints:
         keep_last: int = 2,
         keep_best: int = 1,
         best_metric: str = "loss",
+        lower_is_better: bool = True,
         note: Callable[[str], None] = print,
         read_only: bool = False,
     ) -> None:
         self.directory = Path(workdir).absolute() / DIRECTORY
         self.best_metric = best_metric
+        self.lower_is_better = lower_is_better
         self.note = note
         self.read_only = read_only
         self.hosts = hosts
@@ -76,22 +79,21 @@ class Checkpoints:
             # Orbax reports every step of a save at this level; what matters comes as an exception.
             logging.getLogger("absl").setLevel(logging.ERROR)
             last, best = self._keep
-            lower = is_lower_better(self.best_metric)
 
             def score(metrics: dict[str, float]) -> float:
-                return metrics[self.best_metric]
+                return rank(metrics[self.best_metric], self.lower_is_better)
 
             keep: list[Any] = [policies.LatestN(last)]
             if best:
                 keep.append(
-                    policies.BestN(get_metric_fn=score, reverse=lower, n=best, keep_checkpoints_without_metrics=False)
+                    policies.BestN(get_metric_fn=score, reverse=True, n=best, keep_checkpoints_without_metrics=False)
                 )
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policies.AnyPreservationPolicy(keep),
                     best_fn=score,  # without it Orbax writes no metrics
-                    best_mode="min" if lower else "max",
+                    best_mode="min",
                     cleanup_tmp_directories=not self.read_only,
                     read_only=self.read_only,
                     create=not self.read_only,
@@ -120,7 +122,8 @@ class Checkpoints:
                 scored[step] = metrics[self.best_metric]
         if not scored:
             return None
-        return (min if is_lower_better(self.best_metric) else max)(scored, key=scored.__getitem__)
+        # Of equals the earliest, which took less training.
+        return min(sorted(scored), key=lambda step: rank(scored[step], self.lower_is_better))
 
     def save(self, state: Tree, record: Record, metrics: dict[str, float] | None = None) -> None:
         """Begin to write a checkpoint of the state as it is now.
@@ -216,11 +219,39 @@ class Checkpoints:
             return state, record
         raise UserError("; ".join(damages) + ": none is whole, start again in another --workdir")
 
-    def _read(self, step: int, abstract: Tree) -> tuple[Tree, Record]:
+    def read_record(self, step: int) -> Record:
+        """Return the JSON values of a checkpoint, with "arrays" that describe its arrays by path."""
         import orbax.checkpoint as ocp
 
-        restore = self._open().restore
-        record = restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+        return self._open().restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+
+    def read_arrays(self, step: int, shapes: dict[str, Any], stored: Record) -> dict[str, jax.Array]:
+        """Return the arrays of a checkpoint by path.
+
+        Args:
+            step: of the checkpoint.
+            shapes: of all its arrays by path, with shardings where they are not those of one device.
+            stored: "arrays" of its record.
+
+        Raises:
+            ChecksumError: if one is not what was saved.
+        """
+        import orbax.checkpoint as ocp
+
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        wanted = {
+            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shape.sharding or here)
+            for name, shape in shapes.items()
+        }
+        arrays = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
+        arrays, checksums = _snapshot({name: arrays[name] for name in shapes})
+        for name, checksum in jax.device_get(checksums).items():
+            if checksum != stored[name]["checksum"]:
+                raise ChecksumError(f"the checksum of {name} is wrong")
+        return arrays
+
+    def _read(self, step: int, abstract: Tree) -> tuple[Tree, Record]:
+        record = self.read_record(step)
         stored = record.pop("arrays")
         shapes = _flat(abstract)
         if differing := sorted(set(shapes) ^ set(stored)):
@@ -238,16 +269,7 @@ class Checkpoints:
                     f"checkpoint {self.directory / str(step)} holds {name} as {before[0]}{before[1]}, the "
                     f"experiment as {now[0]}{now[1]}"
                 )
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        wanted = {
-            name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shape.sharding or here)
-            for name, shape in shapes.items()
-        }
-        arrays = restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
-        arrays, checksums = _snapshot({name: arrays[name] for name in shapes})
-        for name, checksum in jax.device_get(checksums).items():
-            if checksum != stored[name]["checksum"]:
-                raise ChecksumError(f"the checksum of {name} is wrong")
+        arrays = self.read_arrays(step, shapes, stored)
         return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes]), record
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -282,6 +304,56 @@ class _Reporting:
                 f"a checkpoint could not be written to {self.directory}: {_first_line(error)}. The checkpoints "
                 "that were complete are unharmed; make room or give another --workdir, and go on with --resume"
             ) from error
+
+
+def stored_weights(workdir: str | os.PathLike[str], *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the weights of a run without its experiment.
+
+    Args:
+        workdir: of the run.
+        best: take the checkpoint with the best validation metric, not the newest.
+
+    Returns:
+        (params, model state), arrays by path.
+
+    Raises:
+        UserError: if there is no such checkpoint, it cannot be read, or the run keeps averaged weights.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"{workdir} holds no checkpoint: name the work directory of a run that has saved one")
+        record = checkpoints.read_record(steps[-1])
+        if best:
+            checkpoints.best_metric, checkpoints.lower_is_better = record["best_metric"], record["lower_is_better"]
+            step = checkpoints.best_step()
+            if step is None:
+                raise UserError(f"{workdir} holds no checkpoint with a validation metric: leave out best=True")
+            record = checkpoints.read_record(step)
+        else:
+            step = steps[-1]
+        if record["averaged"]:
+            raise UserError(
+                f"the run in {workdir} keeps averaged weights: give the Run of an.evaluate(experiment, workdir), which "
+                "has them with their batch statistics"
+            )
+        stored = record["arrays"]
+        shapes = {
+            name: jax.ShapeDtypeStruct(tuple(one["shape"]), jnp.dtype(one["dtype"])) for name, one in stored.items()
+        }
+        arrays = checkpoints.read_arrays(step, shapes, stored)
+    except UserError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and JSON each have their own
+        raise UserError(f"the checkpoint in {workdir} cannot be read: {_first_line(error)}") from error
+    finally:
+        checkpoints.close()
+
+    def below(field: str) -> dict[str, Any]:
+        return {name.removeprefix(field): array for name, array in arrays.items() if name.startswith(field)}
+
+    return below("params.") | below("frozen."), below("model_state.")
 
 
 def _flat(tree: Tree) -> dict[str, Any]:

@@ -1,24 +1,24 @@
 """When something happens on the host: at steps, epochs or seconds. A chunk of steps ends there."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from accelnet.arguments import number, shown, whole, word
 from accelnet.errors import UserError
 
-# Metrics of which less is more; of all others, more.
-_LOWER_IS_BETTER = ("loss", "error", "perplexity", "bits")
 
-
-def is_lower_better(metric: str) -> bool:
-    """Say whether less of a metric is better, by its name.
+def rank(value: float | None, lower_is_better: bool) -> float:
+    """Return a number that is the smaller the better a value of a metric is; NaN and None are worst.
 
     Example:
-        >>> is_lower_better("bits_per_character"), is_lower_better("accuracy")
-        (True, False)
+        >>> min([0.5, math.nan, 0.9, None], key=lambda value: rank(value, lower_is_better=False))
+        0.9
     """
-    return any(word in metric for word in _LOWER_IS_BETTER)
+    if value is None or math.isnan(value):
+        return math.inf
+    return value if lower_is_better else -value
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Every:
         >>> Every(epochs=0.5).next_step(7, steps_per_epoch=10)
         10
 
-    Source: original.
     """
 
     steps: int | None = None
@@ -50,8 +49,10 @@ class Every:
         if len(given) != 1:
             raise UserError(f"Every got {given or 'nothing'}: give exactly one of steps, epochs, seconds")
         name, value = next(iter(given.items()))
-        if not value > 0:
-            raise UserError(f"Every got {name}={value}, expected a number above 0")
+        if name == "steps":
+            whole("steps of Every", value, 1)
+        else:
+            number(f"{name} of Every", value, above=0)
 
     def next_step(self, step: int, steps_per_epoch: int) -> int | None:
         """Return the first step after `step` at which this happens; None if seconds decide."""
@@ -73,34 +74,65 @@ class Event:
     """Something of the user's own that happens during training.
 
     Args:
-        every: when.
+        when: a rhythm, "start" (before the first step of this process) or "end" (after the last).
         action: a function of the `Moment`; if it returns True, training stops there.
+
+    Raises:
+        UserError: if an argument is of another kind.
 
     Example:
         >>> event = Event(Every(epochs=1), lambda moment: print(moment.step))
-
-    Source: original.
     """
 
-    every: Every
+    when: Every | Literal["start", "end"]
     action: Callable[["Moment"], Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.when, Every):
+            if not isinstance(self.when, str):
+                raise UserError(f"when of an Event is {shown(self.when)}, expected Every(...), 'start' or 'end'")
+            word("when of an Event", self.when, ("start", "end"))
+        if not callable(self.action):
+            raise UserError(f"action of an Event is {shown(self.action)}, expected a function of a Moment")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What an event may look at.
+    """What an event may look at, and what it may do.
 
     Attributes:
         step: updates so far.
         epoch: the same in epochs.
         state: the `TrainState`; its buffers are given away at the next step, so copy what you keep.
         rows: the metrics recorded so far.
+        actions: by name the functions below; the loop gives them.
     """
 
     step: int
     epoch: float
     state: Any
     rows: Sequence[dict[str, Any]]
+    actions: Mapping[str, Callable[..., Any]] = field(default_factory=dict, repr=False)
+
+    def log(self, **values: float) -> None:
+        """Record numbers by name, beside the metrics: a row of its own, with split "event"."""
+        self.actions["log"](values)
+
+    def evaluate(self, split: str = "validation") -> dict[str, float]:
+        """Return the metrics of a split at this moment, with averaged weights where the optimizer keeps such."""
+        return self.actions["evaluate"](split)
+
+    def predict(self, inputs: Any) -> Any:
+        """Return the model's outputs of raw inputs, with the weights of this moment, as `Run.predict` does."""
+        return self.actions["predict"](inputs)
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment; without a work directory, nothing."""
+        self.actions["save"]()
+
+    def stop(self) -> None:
+        """End the training after this moment."""
+        self.actions["stop"]()
 
 
 @dataclass(frozen=True)
@@ -111,14 +143,15 @@ class EarlyStopping:
         metric: name of the metric.
         patience: evaluations without a better value, at least 1.
         min_delta: how much better counts as better, at least 0.
-        mode: "min" or "max"; "auto" by the metric's name.
+        mode: "min" or "max"; "auto": in the direction that the metric says.
+        restore_best: whether the run ends with the weights of the best evaluation, not with the last ones.
 
     Raises:
         UserError: if a value is out of its range.
 
     Example:
         >>> rows = [{"split": "validation", "loss": loss} for loss in (3.0, 1.0, 1.5, 1.2)]
-        >>> EarlyStopping("loss", patience=2).says_stop(rows)
+        >>> EarlyStopping("loss", patience=2).says_stop(rows, lower_is_better=True)
         True
 
     Source: Prechelt, "Early Stopping - But When?", 1998, criterion UP.
@@ -128,23 +161,27 @@ class EarlyStopping:
     patience: int = 5
     min_delta: float = 0.0
     mode: Literal["auto", "min", "max"] = "auto"
+    restore_best: bool = False
 
     def __post_init__(self) -> None:
-        if self.patience < 1:
-            raise UserError(f"early stopping's patience is {self.patience}, expected at least 1")
-        if not self.min_delta >= 0:
-            raise UserError(f"early stopping's min_delta is {self.min_delta}, expected at least 0")
-        if self.mode not in ("auto", "min", "max"):
-            raise UserError(f"early stopping's mode is {self.mode!r}, expected auto, min or max")
+        word("early stopping's metric", self.metric)
+        whole("early stopping's patience", self.patience, 1)
+        number("early stopping's min_delta", self.min_delta, 0)
+        word("early stopping's mode", self.mode, ("auto", "min", "max"))
 
-    def says_stop(self, rows: Sequence[dict[str, Any]]) -> bool:
-        """Decide from the recorded rows alone, so that a resumed run decides the same."""
-        lower = is_lower_better(self.metric) if self.mode == "auto" else self.mode == "min"
+    def says_stop(self, rows: Sequence[dict[str, Any]], lower_is_better: bool) -> bool:
+        """Decide from the recorded rows alone, so that a resumed run decides the same.
+
+        Args:
+            rows: the recorded metrics.
+            lower_is_better: the metric's own direction.
+        """
+        lower = lower_is_better if self.mode == "auto" else self.mode == "min"
         best, waited = None, 0
         for row in rows:
             if row.get("split") != "validation":
                 continue
-            value = math.inf if row[self.metric] is None else row[self.metric] if lower else -row[self.metric]
+            value = rank(row[self.metric], lower)
             if best is None or value < best - self.min_delta:
                 best, waited = value, 0
             else:

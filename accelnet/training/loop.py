@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,21 +11,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from accelnet.arguments import path, word
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
+from accelnet.signature import call
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.events import Event, Every, Moment
+from accelnet.training.events import Event, Every, Moment, rank
 from accelnet.training.hosts import Hosts, together
-from accelnet.training.program import Program, Programs, prepare
+from accelnet.training.initial import initial_arrays
+from accelnet.training.program import Program, Programs, Weights, num_statistics_batches, prepare
 from accelnet.training.progress import Progress, make_progress
+from accelnet.training.record import ROW_FIELDS, plain_value
 from accelnet.training.result import Timing, make_result
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
-from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
+from accelnet.training.workdir import DiskWorkdir, Restored, Workdir, read_fitted
 
 # A call costs 0.2 ms of dispatch, and temporary buffers paged in anew: experiments/fashion_cnn.py with --channels 48 96
 # took about 165 ms a step in chunks of 0.5 s and 108 in chunks of 2 s. Much longer, and the display looks dead.
@@ -58,7 +63,7 @@ def fit(
         workdir: where the run keeps its configuration, checkpoints, metrics, curves and result. None: nowhere.
         resume: go on where the run in `workdir` stopped; from the start if there is nothing yet.
         allow_change: resume although the configuration changed; the new one counts from here on.
-        events: the user's own, after logging, evaluation and saving.
+        events: the user's own, beside those of the experiment.
         progress: show a progress display on standard error.
         mesh: the devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
             accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
@@ -90,10 +95,12 @@ def fit(
         >>> run.step, sorted(run.metrics)
         (3, ['test', 'train', 'validation'])
 
-    Source: original.
     """
     timing = Timing()
     enable_compilation_cache()
+    experiment = experiment.replace(events=(*experiment.events, *events))
+    if workdir is not None:
+        workdir = path("workdir", workdir).absolute()  # an event may change the current directory
     work, display, feed = Workdir(), None, None
 
     def finish() -> None:
@@ -101,25 +108,29 @@ def fit(
 
     with together(workdir, hang_timeout, finish) as hosts:
         try:
+            if workdir is not None and resume:
+                experiment = _refitted(experiment, hosts.on_first(lambda: read_fitted(workdir)))
             feed, programs = prepare(experiment, mesh, strategy)
             hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
             work = _open_workdir(experiment, workdir, hosts, resume=resume, allow_change=allow_change)
             hosts.mark(0, "compile")
             restored = work.open(programs.abstract_state)
             if restored is None:
-                state = timing.measure("compile", programs.init, np.uint32(experiment.seed))
+                start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+                state = timing.measure("compile", start, np.uint32(experiment.seed))
             else:
-                state = _with_new_hyperparams(restored, programs, experiment)
+                state = _changed(restored, programs, experiment)
                 timing = Timing({name: restored.seconds[name] for name in timing.seconds}, restored.seconds["total"])
             display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
-            loop = _Loop(experiment, feed, programs, work, hosts, display, timing, events)
+            if experiment.order.whole_batches:
+                display.note(_dropped(experiment))
+            loop = _Loop(experiment, feed, programs, work, hosts, display, timing)
             state = loop.train(state)
-            metrics = {split: loop.evaluate(state, split) for split in ("train", "validation", "test")}
-            loop.log_test(state, metrics["test"])
+            metrics = loop.evaluate_at_end(state)
+            loop.log_final(metrics)
             timing.measure("checkpoint", work.wait)
-            compiles = {"train": programs.train.compiles, "eval": programs.evaluate.compiles}
-            result = make_result(experiment, state, metrics, timing, compiles, work.path)
-            run = Run(experiment, state, metrics, work.rows, result)
+            result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
+            run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), loop.find_best())
             work.finish(run.result)
             return run
         finally:
@@ -135,43 +146,69 @@ def evaluate(
     workdir: str | Path,
     *,
     best: bool = False,
+    splits: Sequence[str] | None = None,
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
     hang_timeout: float = HANG_SECONDS,
 ) -> Run:
     """Evaluate the weights of a run that is in a work directory.
 
+    What was fitted to the training rows there, such as means and deviations, is applied to the data of `experiment`.
+
     Args:
         experiment: that was trained there.
         workdir: of the run.
         best: take the checkpoint with the best validation metric, not the newest.
+        splits: to evaluate. None: all; an empty list loads the weights alone.
         mesh: as of `fit`; it need not be that of the training.
         strategy: as of `fit`.
         hang_timeout: as of `fit`.
 
     Returns:
-        The `Run` as it was at the checkpoint, with the metrics of every split. Its result is empty.
+        The `Run` as it was at the checkpoint. Its result is empty.
 
     Raises:
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
     enable_compilation_cache()
     with together(None, hang_timeout) as hosts:
-        feed, programs = prepare(experiment, mesh, strategy)
-        checkpoints = Checkpoints(workdir, hosts=hosts, best_metric=experiment.best_metric, note=_say, read_only=True)
+        checkpoints = Checkpoints(
+            workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,
+            note=_say, read_only=True,
+        )  # fmt: skip
+        feed = None
         try:
+            experiment = _refitted(experiment, hosts.on_first(lambda: read_fitted(workdir)))
+            feed, programs = prepare(experiment, mesh, strategy)
             hosts.mark(0, "compile")
             found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
             if found is None:
                 raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
             state, record = found
             display = make_progress(experiment.name, 1, show=False)
-            loop = _Loop(experiment, feed, programs, Workdir(), hosts, display, Timing(), ())
-            metrics = {split: loop.evaluate(state, split) for split in experiment.data.splits}
-            return Run(experiment, state, metrics, list(record["rows"]), {})
+            loop = _Loop(experiment, feed, programs, Workdir(), hosts, display, Timing())
+            wanted = experiment.data.splits if splits is None else splits
+            metrics = {split: loop.evaluate(state, split) for split in wanted}
+            return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
         finally:
             checkpoints.close()
-            feed.close()
+            if feed is not None:
+                feed.close()
+
+
+def _refitted(experiment: Experiment, fitted: Any) -> Experiment:
+    """Return the experiment with what an earlier run fitted to its training rows."""
+    if not fitted or fitted == plain_value(experiment.data.fitted):
+        return experiment
+    return experiment.replace(data=experiment.data.refitted(fitted))
+
+
+def _dropped(experiment: Experiment) -> str:
+    left = experiment.order.num_examples % experiment.order.batch_size
+    return (
+        f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are left "
+        "out (other ones in each epoch)"
+    )
 
 
 def _open_workdir(
@@ -188,12 +225,13 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _with_new_hyperparams(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:
-    """Let a changed learning rate (or decay, or momentum) count: the old one is in the optimizer's state."""
+def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:
+    """Let a changed seed and learning rate (or decay, or momentum) count: the old ones are in the state."""
     if not set(restored.changed) - {"steps", "epochs"}:
         return restored.state
-    fresh = hyperparams(programs.init(np.uint32(experiment.seed)).opt_state)
-    return restored.state.replace(opt_state=with_hyperparams(restored.state.opt_state, **fresh))
+    fresh = programs.init(np.uint32(experiment.seed))
+    opt_state = with_hyperparams(restored.state.opt_state, **hyperparams(fresh.opt_state))
+    return restored.state.replace(opt_state=opt_state, seed=fresh.seed)
 
 
 class _Loop:
@@ -208,7 +246,6 @@ class _Loop:
         hosts: Hosts,
         display: Progress,
         timing: Timing,
-        events: Sequence[Event],
     ) -> None:
         self.experiment = experiment
         self.feed = feed
@@ -217,10 +254,13 @@ class _Loop:
         self.hosts = hosts
         self.display = display
         self.timing = timing
-        self.events = events
+        self.events = [event for event in experiment.events if isinstance(event.when, Every)]
         self.steps_per_epoch = experiment.order.steps_per_epoch
-        self.rhythms = _rhythms(experiment, events)
+        self.rhythms = _rhythms(experiment, self.events)
         self.step = 0
+        self._stopped = False
+        self._weights: tuple[TrainState, Weights] | None = None
+        self._best: tuple[float, Any] | None = None
         # Seconds of the run on the first process: what happens by the clock must happen on all at the same step.
         (self.seconds,), _ = hosts.agree(timing.total)
         self.last_seconds = dict.fromkeys(self.rhythms, self.seconds)
@@ -228,15 +268,17 @@ class _Loop:
     def train(self, state: TrainState) -> TrainState:
         """Run chunks until the last step, or until an event says stop."""
         self.step = step = int(state.step)
+        seed = int(state.seed)
         total, seconds_per_step = self.experiment.total_steps, None
+        self._occur(state, "start")
         if self._owes_evaluation(step):
             self._validate(state)
-        stop = self._says_stop()
+        stop = self._stopped or self._says_stop()
         if stop or step == total:
-            return state
+            return self._ended(state)
         self._compile(self.programs.train)
         length = self._chunk_length(step, None)
-        operand = self.timing.measure("input", self.feed.train_operand, step, length)
+        operand = self.timing.measure("input", self.feed.train_operand, step, length, seed)
         while step < total and not stop:
             self.hosts.mark(step, "train")
             start = time.perf_counter()
@@ -245,7 +287,7 @@ class _Loop:
             # Not waited for yet: what the next chunk needs is read while the device computes this one.
             done, step = length, step + length
             length = self._chunk_length(step, seconds_per_step)
-            read_seconds, operand = self._read(step, length)
+            read_seconds, operand = self._read(step, length, seed)
             hidden = not report["loss"].is_ready()
             report = jax.device_get(report)
             seconds = time.perf_counter() - start - (0.0 if hidden else read_seconds)
@@ -253,44 +295,99 @@ class _Loop:
             self.timing.seconds["input"] += 0.0 if hidden else read_seconds
             self._check(state, report["failure"])
             self.step = step
+            self.hosts.preemption.defers_interrupts = True  # from here on there is something to save
             (seconds_per_step, self.seconds), told = self.hosts.agree(seconds / done, self.timing.total)
             rate = self.experiment.order.batch_size / seconds_per_step
             self.display.update(step, float(report["loss"]), rate)
             stop = self._happen(state, report, rate, told)
         self._save(state, None)
+        return self._ended(state)
+
+    def _ended(self, state: TrainState) -> TrainState:
+        """Let what happens at the end happen, and return the state that the run ends with."""
+        stopping = self.experiment.early_stopping
+        if stopping is not None and stopping.restore_best:
+            best = self._restored_best()
+            state = state if best is None else best
+            self.step = int(state.step)
+        self._occur(state, "end")
         return state
 
-    def _read(self, step: int, length: int) -> tuple[float, Any]:
+    def _read(self, step: int, length: int, seed: int) -> tuple[float, Any]:
         start = time.perf_counter()
-        operand = self.feed.train_operand(step, length) if length else None
+        operand = self.feed.train_operand(step, length, seed) if length else None
         return time.perf_counter() - start, operand
+
+    def weights(self, state: TrainState) -> Weights:
+        """Return what a state is evaluated with; computed once for a state."""
+        if self._weights is not None and self._weights[0] is state:
+            return self._weights[1]
+        if self.programs.weights is None:
+            return Weights(state.params, state.frozen, state.model_state, state.step)
+        count = num_statistics_batches(self.experiment, self.feed)
+        self._compile(self.programs.weights)
+        # A feed of its own: the one that trains reads ahead.
+        feed = self.feed.with_eval_batch_size(self.feed.eval_batch_size)
+        operand = self.timing.measure("input", feed.train_operand, 0, count, int(state.seed))
+        weights = self.timing.measure("eval", self.programs.weights, state, operand)
+        self._weights = state, weights
+        return weights
 
     def evaluate(self, state: TrainState, split: str) -> dict[str, float]:
         """Return the metrics of a split, exact over every example; empty if there is no such split."""
         rows = self.experiment.data.splits.get(split, range(0))
         if not len(rows):
             return {}
-        program, values = self.programs.evaluate, {}
-        metrics = jax.device_get(self.experiment.objective.empty())
-        num_batches = -(-len(rows) // self.feed.eval_batch_size)
-        most = min(self.feed.max_steps or num_batches, _EVAL_BATCHES)
-        self._compile(program)
-        for first in range(0, num_batches, most):
-            length = min(most, num_batches - first)
+        weights, metrics = self.weights(state), jax.device_get(self.experiment.objective.empty())
+        size, values = self.feed.eval_batch_size, {}
+        # Of a loss that is one number for a batch, padding cannot be taken out: the rest is a batch of its own size.
+        rest = len(rows) % size if self.experiment.couples_padding else 0
+        full = rows[: len(rows) - rest]
+        num_batches = -(-len(full) // size)
+        most = min(self.feed.max_steps or _EVAL_BATCHES, _EVAL_BATCHES)
+        parts = [
+            (self.programs.evaluate, self.feed, full, first, min(most, num_batches - first))
+            for first in range(0, num_batches, most)
+        ]
+        if rest:
+            parts.append((*self.programs.evaluate_rest(rest), rows[len(full) :], 0, 1))
+        for index, (program, feed, some, first, length) in enumerate(parts):
+            self._compile(program)
             self.hosts.mark(self.step, "evaluate")
-            if first and self.hosts.agree()[1]:
+            if index and self.hosts.agree()[1]:
                 self._end(state)
-            operand = self.timing.measure("input", self.feed.eval_operand, rows, first, length)
-            numbers = [np.int32(n) for n in (first, length, rows.start, rows.stop)]
+            operand = self.timing.measure("input", feed.eval_operand, some, first, length)
+            numbers = [np.int32(n) for n in (first, length, some.start, some.stop)]
             # Not waited for: the next operand is read while the device computes.
-            weights = state.params, state.opt_state, state.model_state
-            metrics, values = self.timing.measure("eval", program, *weights, metrics, operand, *numbers)
+            metrics, values = self.timing.measure("eval", program, weights, metrics, operand, *numbers)
         return {name: float(value) for name, value in self.timing.measure("eval", jax.device_get, values).items()}
 
-    def log_test(self, state: TrainState, metrics: dict[str, float]) -> None:
-        """Record the metrics of the test split, the only time it is looked at."""
-        if metrics:
-            self.work.log(self._row() | {"split": "test"} | metrics)
+    def evaluate_at_end(self, state: TrainState) -> dict[str, dict[str, float]]:
+        """Return the metrics of the splits that the experiment asks for, by split; empty ones for the others."""
+        every = dict.fromkeys(("train", "validation", "test", *self.experiment.data.splits))
+        wanted = self.experiment.final_splits
+        return {split: self.evaluate(state, split) if split in wanted else {} for split in every}
+
+    def log_final(self, metrics: dict[str, dict[str, float]]) -> None:
+        """Record the metrics of the splits that are looked at once, at the end: the test split, and further ones."""
+        for split, values in metrics.items():
+            if values and split not in ("train", "validation"):
+                self.work.log(self._row() | {"split": split} | values)
+
+    def find_best(self) -> Callable[[], Run] | None:
+        """Return the function that gives the run as it was at the best evaluation; None where that was not kept."""
+        if self._best is None and (self.work.path is None or jax.process_count() > 1):
+            return None
+        if self.work.path is not None:
+            return partial(evaluate, self.experiment, self.work.path, best=True, splits=self.experiment.final_splits)
+
+        def best() -> Run:
+            state = self._restored_best()
+            assert state is not None
+            metrics = self.evaluate_at_end(state)
+            return Run(self.experiment, state, metrics, self.work.rows, {}, self.weights(state))
+
+        return best
 
     def _compile(self, program: Program) -> None:
         if not program.compiles:
@@ -332,7 +429,7 @@ class _Loop:
         due = {name: self._is_due(name, self.step) for name in self.rhythms}
         if due["log"] or at_end:
             values = {name: float(value) for name, value in report["metrics"].items()}
-            extra = {"learning_rate": float(report["learning_rate"]), "examples_per_second": rate}
+            extra = {name: float(value) for name, value in report["rates"].items()} | {"examples_per_second": rate}
             self.work.log(self._row() | {"split": "train"} | values | extra)
         if told:
             self._end(state)
@@ -344,14 +441,61 @@ class _Loop:
             self._save(state, None)
         for index, event in enumerate(self.events):
             if due[f"event {index}"]:
-                moment = Moment(self.step, self.step / self.steps_per_epoch, state, self.work.rows)
-                stop = self.hosts.any(bool(event.action(moment))) or stop
-        return stop
+                self._act(state, event)
+        return self.hosts.any(self._stopped) or stop
+
+    def _occur(self, state: TrainState, when: str) -> None:
+        for event in self.experiment.events:
+            if event.when == when:
+                self._act(state, event)
+
+    def _act(self, state: TrainState, event: Event) -> None:
+        """Let an event happen."""
+
+        def log(values: Mapping[str, float]) -> None:
+            if known := sorted(set(values) & set(ROW_FIELDS)):
+                raise UserError(f"an event logs {', '.join(known)}: these names are taken, give others")
+            self.work.log(self._row() | {"split": "event"} | {name: float(value) for name, value in values.items()})
+
+        def predict(inputs: Any) -> Any:
+            run = Run(self.experiment, state, {}, self.work.rows, {}, self.weights(state))
+            return run.predict(inputs)
+
+        def of_split(split: str) -> dict[str, float]:
+            word("the split of Moment.evaluate", split, tuple(self.experiment.data.splits))
+            return self.evaluate(state, split)
+
+        actions = {
+            "log": log, "predict": predict, "evaluate": of_split, "save": partial(self._save, state, None),
+            "stop": self._stop,
+        }  # fmt: skip
+        moment = Moment(self.step, self.step / self.steps_per_epoch, state, self.work.rows, actions)
+        if call("an event", event.action, moment):
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopped = True
 
     def _validate(self, state: TrainState) -> None:
         validation = self.evaluate(state, "validation")
         self.work.log(self._row() | {"split": "validation"} | validation)
         self._save(state, validation)
+        self._keep(state, validation)
+
+    def _keep(self, state: TrainState, validation: dict[str, float]) -> None:
+        """Keep the best state on the host, where no work directory does."""
+        value = rank(validation[self.experiment.best_metric], self.experiment.best_is_lower)
+        wanted = self.work.path is None and self.experiment.keep_best and jax.process_count() == 1
+        if wanted and (self._best is None or value < self._best[0]):
+            # A copy: on a CPU the host's view of an array is the array itself, which the next step writes into.
+            self._best = value, jax.tree.map(np.array, jax.device_get(state))
+
+    def _restored_best(self) -> TrainState | None:
+        """Return the state of the best evaluation, None where there was none."""
+        abstract = self.programs.abstract_state
+        if self._best is not None:
+            return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), self._best[1], abstract)
+        return self.work.best(abstract)
 
     def _owes_evaluation(self, step: int) -> bool:
         """Say whether the run was told to end between a step and its evaluation."""
@@ -363,6 +507,8 @@ class _Loop:
     def _end(self, state: TrainState) -> NoReturn:
         self._save(state, None)
         self.timing.measure("checkpoint", self.work.wait)
+        if self.hosts.preemption.interrupted:
+            raise KeyboardInterrupt(f"interrupted at step {self.step}: {self.work.saved_as()}")
         raise PreemptedError(f"told to end (SIGTERM) at step {self.step}: {self.work.saved_as()}")
 
     def _is_due(self, name: str, step: int) -> bool:
@@ -376,7 +522,9 @@ class _Loop:
 
     def _says_stop(self) -> bool:
         stopping = self.experiment.early_stopping
-        return stopping is not None and stopping.says_stop(self.work.rows)
+        if stopping is None:
+            return False
+        return stopping.says_stop(self.work.rows, self.experiment.objective.lower_is_better(stopping.metric))
 
     def _save(self, state: TrainState, validation: dict[str, float] | None) -> None:
         self.hosts.mark(self.step, "save")
@@ -393,4 +541,4 @@ def _rhythms(experiment: Experiment, events: Sequence[Event]) -> dict[str, Every
     if experiment.data.num_examples("validation"):
         epochs = -(-total // (per_epoch * _EVALUATIONS_PER_RUN))
         rhythms["eval"] = experiment.eval_every or Every(epochs=max(1, epochs))
-    return rhythms | {f"event {index}": event.every for index, event in enumerate(events)}
+    return rhythms | {f"event {index}": event.when for index, event in enumerate(events)}  # type: ignore[dict-item]

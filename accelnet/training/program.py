@@ -1,7 +1,7 @@
 """The two compiled programs of a run: a chunk of training steps, and a chunk of evaluation batches."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -17,12 +17,25 @@ from jax.sharding import Mesh, PartitionSpec
 from accelnet.allocator import return_freed_memory
 from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
-from accelnet.optim import eval_params, learning_rate
+from accelnet.models.adapter import merged
+from accelnet.optim import eval_params, learning_rates
 from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
-from accelnet.training.state import TrainState, abstract_state, init_state
-from accelnet.training.step import make_loss, make_train_step, merge_parts
+from accelnet.parallel.noise import shard_key
+from accelnet.training.state import EVALUATION, TrainState, abstract_state, init_state, random_key
+from accelnet.training.step import (
+    make_loss,
+    make_train_step,
+    merge_parts,
+    num_examples,
+    prepared,
+    training_batch,
+    with_precision,
+)
 
 Tree = Any
+
+# Batches that the statistics of averaged weights are computed from: 4,096 examples at the usual 64.
+_STATISTICS_BATCHES = 64
 
 
 class RecompilationError(RuntimeError):
@@ -87,6 +100,8 @@ class Program:
         return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
 
     def __call__(self, *operands: Any) -> Any:
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return self.function(*operands)
         compiled = self.compiled
         leaves, structure = jax.tree.flatten(operands)
         if (structure, [(leaf.shape, leaf.dtype) for leaf in leaves]) != self._expected:
@@ -188,7 +203,7 @@ class Failure(flax.struct.PyTreeNode):
     Attributes:
         happened: bool scalar.
         loss: float32 scalar, the loss at that step.
-        grad_norm: float32 scalar, global norm of the gradients there; NaN if the loss was finite.
+        grad_norm: float32 scalar, global norm of the gradients there; 0 if the loss was finite.
         param_norm: float32 scalar, global norm of the weights that the loss was computed with, or of those at the end.
     """
 
@@ -204,8 +219,8 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
     `train_chunk(state, operand, num_steps, reset) -> (state, report)`. `num_steps` is an int32 operand, so one
     program serves chunks of every length, and where a run is cut into chunks cannot change a bit of it.
     `reset` (bool) empties the metrics first. `report` holds "metrics" (float32 scalars by name, over the steps
-    since the last reset), "loss" of the last step, "learning_rate" and "failure". A step whose loss is not
-    finite ends the chunk.
+    since the last reset), "loss" of the last step, "rates" (learning rates of the last update by name, as of
+    `accelnet.optim.learning_rates`) and "failure". A step whose loss is not finite ends the chunk.
     """
     step = make_train_step(experiment, layout, feed.order.num_microbatches, _observe_failure)
     objective = experiment.objective
@@ -228,7 +243,7 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
             after, loss, failure = step(state, microbatch, operands, (feed.train_spec, SAME, SAME, SAME))
             return index + 1, after, loss, failure
 
-        nothing = jnp.float32(jnp.nan)
+        nothing = jnp.float32(0)  # NaN would be taken for a fault by jax_debug_nans
         start = (
             jnp.int32(0),
             state.replace(metrics=metrics),
@@ -240,11 +255,10 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
         norm = _norm(state.params)
         spoiled = Failure(~jnp.isfinite(norm), loss, nothing, norm)
         failure = jax.tree.map(lambda a, b: jnp.where(failure.happened, a, b), failure, spoiled)
-        rate = learning_rate(state.opt_state)
         report = {
             "metrics": objective.compute(state.metrics),
             "loss": loss,
-            "learning_rate": nothing if rate is None else jnp.asarray(rate, jnp.float32),
+            "rates": {name: jnp.asarray(rate, jnp.float32) for name, rate in learning_rates(state.opt_state).items()},
             "failure": failure,
         }
         return state, report
@@ -253,7 +267,7 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
 
 
 def _observe_failure(loss: jax.Array, grads: Tree, params: Tree) -> tuple[Tree, Failure]:
-    failed, nothing = ~jnp.isfinite(loss), jnp.float32(jnp.nan)
+    failed, nothing = ~jnp.isfinite(loss), jnp.float32(0)
     # The norms cost a pass over the gradients, 4 % of an MLP's step: only when there is something to say.
     with jax.named_scope("failure"):  # by which `plan` knows that this does not count
         norms = jax.lax.cond(
@@ -269,34 +283,112 @@ def _norm(tree: Tree) -> jax.Array:
     return jnp.asarray(optax.tree.norm(tree), jnp.float32)
 
 
+class Weights(flax.struct.PyTreeNode):
+    """What a state is evaluated with.
+
+    Attributes:
+        params: the trained ones, or their average where the optimizer keeps such.
+        frozen: the params that are not trained.
+        model_state: with the batch statistics that belong to these params.
+        step: int32 scalar.
+    """
+
+    params: Any
+    frozen: Any
+    model_state: Any
+    step: Any
+
+
+def keeps_average(state: TrainState) -> bool:
+    """Say whether the weights to evaluate with are others than those that are trained; shapes are enough."""
+    same = []
+
+    def look(state: TrainState) -> Any:
+        params = eval_params(state.opt_state, state.params)
+        same.append(params is state.params)
+        return params
+
+    jax.eval_shape(look, state)
+    return not same[0]
+
+
+def make_weights(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Callable[..., Weights]:
+    """Return the function that gives the weights to evaluate a state with.
+
+    `weights(state, operand) -> Weights`. `operand` is that of the training steps 0 to `num_statistics_batches(...)`.
+    Averaged weights have other activations than those that they are the average of, and with running averages of the
+    latter a network can lose most of its accuracy. So BatchNorm's statistics are computed anew: the mean over batches,
+    as training sees them.
+
+    Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", 2018, section 3.2.
+    """
+    apply = with_precision(experiment.pure_model.apply, experiment.precision)
+    count = num_statistics_batches(experiment, feed)
+
+    def of_part(cuts: Tree, params: Tree, others: Any, operand: Tree) -> Tree:
+        frozen, model_state, seed = others
+        part, params = layout.part(), merged(layout.whole(params, cuts), frozen)
+
+        def add(index: Any, mean: Tree) -> Tree:
+            batch = feed.train_batch(operand, index, index, jnp.int32(0), seed, part)
+            batch, key = training_batch(experiment, batch, layout, part, seed, index, jnp.int32(0))
+            settings = {"key": key, "train": True, "axes": layout.batch_axes, "batch_statistics": True}
+            offered = {"step": index, "progress": experiment.progress(index)}
+            _, new, *_ = apply(params, model_state, batch["inputs"], **settings, **offered)
+            return jax.tree.map(lambda a, b: a if b is None else a + (b - a) / (index + 1), mean, new)
+
+        return layout.agreed(jax.lax.fori_loop(0, count, add, model_state))
+
+    def weights(state: TrainState, operand: Tree) -> Weights:
+        params, model_state = eval_params(state.opt_state, state.params), state.model_state
+        if params is not state.params and jax.tree.leaves(model_state):
+            cuts = layout.cuts(params)
+            of_parts = layout.over_parts(partial(of_part, cuts), (cuts, SAME, feed.train_spec), SAME)
+            model_state = of_parts(params, (state.frozen, model_state, state.seed), operand)
+        return Weights(params, state.frozen, model_state, state.step)
+
+    return weights
+
+
+def num_statistics_batches(experiment: Experiment, feed: AbstractFeed) -> int:
+    """Return from how many training batches the statistics of averaged weights are computed."""
+    whole = max(1, experiment.order.num_examples // experiment.order.batch_size)
+    return min(whole, _STATISTICS_BATCHES, feed.max_steps or _STATISTICS_BATCHES)
+
+
 def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Callable[..., Any]:
     """Return the function that evaluates a number of batches.
 
-    `eval_chunk(params, opt_state, model_state, metrics, operand, first, num_batches, start, stop) -> (metrics,
-    values)`: the metric states with the batches `first` to `first + num_batches` of the rows `start` to `stop`
-    merged in, and what they compute to. The weights are the averaged ones where the optimizer keeps such.
+    `eval_chunk(weights, metrics, operand, first, num_batches, start, stop) -> (metrics, values)`: the metric states
+    with the batches `first` to `first + num_batches` of the rows `start` to `stop` merged in, and what they compute to.
     """
     loss = make_loss(experiment, layout.batch_axes)
     objective = experiment.objective
 
-    def of_part(cuts: Tree, params: Tree, model_state: Tree, operand: Tree, numbers: Any) -> Tree:
+    def of_part(cuts: Tree, params: Tree, others: Tree, operand: Tree, numbers: Any) -> Tree:
         part, params = layout.part(), layout.whole(params, cuts)
+        frozen, model_state, step = others
         first, num_batches, start, stop = numbers
 
         def body(index: jax.Array, metrics: Tree) -> Tree:
-            batch = experiment.data.prepare(feed.eval_batch(operand, index, first, start, stop, part))
-            _, (_, states, _) = loss(params, model_state, batch, key=jax.random.key(0), train=False)
+            batch = prepared(experiment, feed.eval_batch(operand, index, first, start, stop, part))
+            # Noise in evaluation, such as a VAE's, is that of the batch's number: the same in every evaluation.
+            key = random_key(jnp.uint32(0), EVALUATION, first + index)
+            key = shard_key(key, part, layout.num_parts, num_examples(batch))
+            settings = {"key": key, "train": False, "frozen": frozen, "step": step}
+            _, (_, states, _) = loss(params, model_state, batch, **settings)
             return objective.merge(metrics, states)
 
         return merge_parts(experiment, layout, jax.lax.fori_loop(0, num_batches, body, objective.empty()))
 
     def eval_chunk(
-        params: Tree, opt_state: Tree, model_state: Tree, metrics: Tree, operand: Tree,
+        weights: Weights, metrics: Tree, operand: Tree,
         first: jax.Array, num_batches: jax.Array, start: jax.Array, stop: jax.Array,
     ) -> Any:  # fmt: skip
-        params, cuts = eval_params(opt_state, params), layout.cuts(params)
+        cuts = layout.cuts(weights.params)
         of_parts = layout.over_parts(partial(of_part, cuts), (cuts, SAME, feed.eval_spec, SAME), SAME)
-        states = of_parts(params, model_state, operand, (first, num_batches, start, stop))
+        others = (weights.frozen, weights.model_state, weights.step)
+        states = of_parts(weights.params, others, operand, (first, num_batches, start, stop))
         metrics = objective.merge(metrics, states)
         return metrics, objective.compute(metrics)
 
@@ -309,19 +401,35 @@ class Programs:
 
     Attributes:
         init: seed -> `TrainState`.
+        starting_from: from arrays by path to the function seed -> `TrainState` that starts from them.
         train: see `make_train_chunk`.
         evaluate: see `make_eval_chunk`.
         abstract_state: shapes of the `TrainState`.
+        weights: see `make_weights`; None where a state is evaluated with the weights that are trained.
+        evaluate_rest: from a number of examples to the program that evaluates a batch of so many, and its feed; for a
+            loss of which padding cannot be taken out.
     """
 
     init: Program
+    starting_from: Callable[[Mapping[str, Any]], Callable[[Any], TrainState]]
     train: Program
     evaluate: Program
     abstract_state: TrainState
+    weights: Program | None
+    evaluate_rest: Callable[[int], tuple[Program, AbstractFeed]]
+
+    @property
+    def compiles(self) -> dict[str, int]:
+        """How often each program of the run was compiled."""
+        counts = {"train": self.train.compiles, "eval": self.evaluate.compiles}
+        return counts if self.weights is None else counts | {"weights": self.weights.compiles}
 
 
 def make_programs(
-    experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE, shapes: TrainState | None = None
+    experiment: Experiment,
+    feed: AbstractFeed,
+    layout: Layout = ONE_DEVICE,
+    shapes: TrainState | None = None,
 ) -> Programs:
     """Build the programs of an experiment from shapes alone: nothing is allocated, read or compiled yet.
 
@@ -340,34 +448,71 @@ def make_programs(
     Source: original.
     """
 
-    def init(seed: jax.Array) -> TrainState:
-        return init_state(experiment, seed)
+    def init(seed: jax.Array, initial: Any = None) -> TrainState:
+        return init_state(experiment, seed, initial)
 
     seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
     shapes = jax.eval_shape(init, seed) if shapes is None else shapes
     layout.check(shapes)
     state = layout.placed(shapes)
-    train_operand, eval_operand = feed.abstract()
-    train = (state, train_operand, number, flag)
-    evaluate = (state.params, state.opt_state, state.model_state, state.metrics, eval_operand, *[number] * 4)
-    functions = make_train_chunk(experiment, feed, layout), make_eval_chunk(experiment, feed, layout)
+    train_operand, _ = feed.abstract()
     shardings = None if layout.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state)
-    if layout.strategy == "pmap":
-        cuts = [
-            {} if spec == SAME else {position: spec} for position, spec in ((1, feed.train_spec), (4, feed.eval_spec))
-        ]
-        programs = (
-            PmapProgram("train", functions[0], train, donate=(0,), layout=layout, cuts=cuts[0]),
-            PmapProgram("eval", functions[1], evaluate, layout=layout, cuts=cuts[1]),
-        )
-    else:
-        out = (None, None) if layout.mesh is None else ((shardings, layout.sharding()), layout.sharding())
-        programs = (
-            Program("train", functions[0], train, donate=(0,), out_shardings=out[0]),
-            Program("eval", functions[1], evaluate, out_shardings=out[1]),
-        )
+
+    def of_weights(tree: Any) -> Weights:
+        return Weights(tree.params, tree.frozen, tree.model_state, tree.step)
+
+    def program(
+        name: str, function: Any, operands: Any, out: Any, spec: PartitionSpec, *, at: int, **more: Any
+    ) -> Program:
+        """Make a program; `spec` says how the mesh cuts the argument `at`."""
+        if layout.strategy == "pmap":
+            cuts = {} if spec == SAME else {at: spec}
+            return PmapProgram(name, function, operands, layout=layout, cuts=cuts, **more)
+        return Program(name, function, operands, out_shardings=None if layout.mesh is None else out, **more)
+
+    same = layout.sharding()
+
+    def evaluation(feed: AbstractFeed) -> Program:
+        operand = feed.abstract()[1]
+        operands = (of_weights(state), state.metrics, operand, *[number] * 4)
+        function = make_eval_chunk(experiment, feed, layout)
+        return program("eval", function, operands, (same, same), feed.eval_spec, at=2)
+
+    rests: dict[int, tuple[Program, AbstractFeed]] = {}
+
+    def rest(num_rows: int) -> tuple[Program, AbstractFeed]:
+        if num_rows not in rests:
+            smaller = feed.with_eval_batch_size(num_rows)
+            rests[num_rows] = evaluation(smaller), smaller
+        return rests[num_rows]
+
     # Created where they belong: no array passes whole through one device.
-    return Programs(Program("init", init, (seed,), out_shardings=shardings), *programs, abstract_state=state)
+    fresh = Program("init", init, (seed,), out_shardings=shardings)
+
+    def starting_from(initial: Mapping[str, Any]) -> Callable[[Any], TrainState]:
+        if not initial:
+            return fresh
+        given = {path: layout.abstract(array.shape, array.dtype) for path, array in initial.items()}
+        start = Program("init", init, (seed, given), out_shardings=shardings)
+        return lambda seed: start(seed, dict(initial))
+
+    train = make_train_chunk(experiment, feed, layout)
+    chosen = None
+    if keeps_average(shapes):
+        out = None if shardings is None else of_weights(shardings)
+        function = make_weights(experiment, feed, layout)
+        chosen = program("weights", function, (state, train_operand), out, feed.train_spec, at=1)
+    return Programs(
+        init=fresh,
+        starting_from=starting_from,
+        train=program(
+            "train", train, (state, train_operand, number, flag), (shardings, same), feed.train_spec, at=1, donate=(0,)
+        ),
+        evaluate=evaluation(feed),
+        abstract_state=state,
+        weights=chosen,
+        evaluate_rest=rest,
+    )
 
 
 def prepare(
@@ -397,13 +542,15 @@ def prepare(
     """
     shapes = abstract_state(experiment) if shapes is None else shapes
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    layout = make_layout(mesh, strategy, experiment.sharding_rules, state_bytes=state_bytes, absent=absent)
+    rules = experiment.sharding_rules
+    if mesh is not None or absent is not None or strategy != "jit":
+        rules = (*rules, *experiment.pure_model.rules(experiment.sample_inputs()))
+    layout = make_layout(mesh, strategy, rules, state_bytes=state_bytes, absent=absent)
     parts = layout.num_parts
     whole = experiment.batch_size == "full" and experiment.microbatch_size is None
     feed = make_feed(
         experiment.data,
         experiment.order.divided(parts, pad=whole),
-        seed=experiment.seed,
         eval_batch_size=-(-experiment.resolved_eval_batch_size // parts) * parts,
         on_device=experiment.on_device,
         device_memory_bytes=None if absent is None else absent.memory_bytes,

@@ -1,18 +1,22 @@
 """Run: what is left in hand when an experiment has been trained."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.optim import eval_params
+from accelnet.models.adapter import merged
 from accelnet.parallel.layout import whole
 from accelnet.training.curves import curves
+from accelnet.training.program import Weights
 from accelnet.training.state import TrainState
+from accelnet.training.step import prepared, with_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +27,11 @@ class Run:
         experiment: what was trained.
         state: the `TrainState` at the end.
         metrics: of the final weights, by split and name: `run.metrics["test"]["accuracy"]`. Exact over every
-            example of the split, without dropout or augmentation.
+            example of the split, without dropout or augmentation. Empty for a split that was not evaluated.
         rows: the metrics recorded on the way.
         result: what result.json holds.
-
-    Source: original.
+        weights: what the state is evaluated with: its params, or their average with the batch statistics that belong
+            to it. None: those of the state.
     """
 
     experiment: Experiment
@@ -35,45 +39,112 @@ class Run:
     metrics: Mapping[str, Mapping[str, float]]
     rows: list[dict[str, Any]] = field(repr=False)
     result: Mapping[str, Any] = field(repr=False)
+    weights: Weights | None = field(default=None, repr=False)
+    _find_best: Callable[[], "Run"] | None = field(default=None, repr=False)
 
     @property
     def step(self) -> int:
         """Updates made."""
         return int(self.state.step)
 
+    @cached_property
+    def _weights(self) -> Weights:
+        state = self.state
+        return self.weights or Weights(state.params, state.frozen, state.model_state, state.step)
+
     @property
     def params(self) -> Any:
-        """The final weights, averaged ones where the optimizer keeps such.
+        """The final weights, averaged ones where the optimizer keeps such, frozen ones among them.
 
         Where they lie on the devices of several processes, all of these have to ask.
         """
-        return whole(eval_params(self.state.opt_state, self.state.params))
+        return merged(whole(self._weights.params), whole(self._weights.frozen))
+
+    @property
+    def model_state(self) -> Any:
+        """The model's state that belongs to `params`: batch statistics and whatever else the model keeps."""
+        return whole(self._weights.model_state)
 
     @cached_property
     def model(self) -> Any:
         """The live Flax module with its weights, in evaluation mode (Linen: bound)."""
-        return self.experiment.pure_model.module(self.params, whole(self.state.model_state))
+        return self.experiment.pure_model.module(self.params, self.model_state)
 
-    def predict(self, inputs: Any) -> jax.Array:
-        """Compute outputs of raw inputs, prepared as in training.
+    @cached_property
+    def best(self) -> "Run":
+        """The run as it was at the evaluation with the best validation metric, evaluated on the same splits.
+
+        Raises:
+            UserError: if there was no validation, or the weights were not kept: without a work directory they are kept
+                with `EarlyStopping(restore_best=True)` or `keep_best` of at least 1, in one process.
+        """
+        if self._find_best is None:
+            raise UserError("the best weights of this run were not kept: train in a work directory (workdir=...)")
+        return self._find_best()
+
+    @cached_property
+    def _forward(self) -> Callable[..., Any]:
+        return jax.jit(forward_of(self.experiment))
+
+    def predict(self, inputs: Any, *, key: jax.Array | None = None) -> jax.Array:
+        """Compute outputs of raw inputs, prepared as in training, in the run's precision.
 
         Args:
-            inputs: as in the data's arrays: [B, ...] or a dict of such.
+            inputs: as in the data's arrays: [B, ...] or a dict of such, or what `Data.encode` takes.
+            key: of the noise of a model that draws some in evaluation too. None: always the same.
 
         Returns:
             The model's outputs, [B, ...].
+
+        Raises:
+            UserError: if the inputs are of other shapes or kinds than the data's.
         """
-        inputs = jax.tree.map(jnp.asarray, inputs)
-        rows = len(jax.tree.leaves(inputs)[0])
-        # Sources prepare targets along with the inputs, so there have to be some.
-        others = {name: array for name, array in self.experiment.data.arrays.items() if name != "inputs"}
-        others = jax.tree.map(lambda a: jnp.zeros((rows, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), others)
-        batch = self.experiment.data.prepare({**others, "inputs": inputs, "mask": jnp.ones((rows,), bool)})
-        outputs, _ = self.experiment.pure_model.apply(
-            self.params, whole(self.state.model_state), batch["inputs"], key=jax.random.key(0), train=False
-        )
-        return outputs
+        batch = raw_batch(self.experiment, inputs)
+        weights = (self.params, self.model_state)
+        return self._forward(*weights, batch, jax.random.key(0) if key is None else key, self._weights.step)
 
     def plot(self) -> Any:
         """Return the curves of the run: loss, metrics and learning rate against steps (a Matplotlib figure)."""
         return curves(self.rows, title=self.experiment.name)
+
+
+def forward_of(experiment: Experiment) -> Callable[..., Any]:
+    """Return `forward(params, model_state, batch, key, step) -> outputs` of raw batches, as of evaluation."""
+    apply = with_precision(experiment.pure_model.apply, experiment.precision)
+
+    def forward(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
+        given = {"step": step, "progress": experiment.progress(step)}
+        inputs = prepared(experiment, batch)["inputs"]
+        outputs, _ = apply(params, model_state, inputs, key=key, train=False, **given)
+        return outputs
+
+    return forward
+
+
+def raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:
+    """Return a batch of inputs as the data's `prepare` takes it: with targets, which `prepare` may look at, of zeros.
+
+    Raises:
+        UserError: if the inputs are of other shapes or kinds than the data's.
+    """
+    arrays = dict(experiment.data.arrays)
+    inputs = experiment.data.encode(inputs)
+    expected, given = _shapes(arrays["inputs"]), _shapes(inputs)
+    lengths = {shape[:1] for shape in given.values()}
+    fits = expected.keys() == given.keys() and all(given[name][1:] == expected[name][1:] for name in expected)
+    if not fits or len(lengths) != 1 or lengths == {(0,)} or () in lengths:
+        rows = {name or "inputs": ["B", *shape[1:]] for name, shape in expected.items()}
+        came = {name or "inputs": list(shape) for name, shape in given.items()}
+        raise UserError(f"inputs to predict have shapes {came}, expected {rows}, of B examples, at least one")
+    (num_rows,) = next(iter(lengths))
+
+    def zeros(array: Any) -> jax.Array:
+        return jnp.zeros((num_rows, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+
+    others = {name: jax.tree.map(zeros, array) for name, array in arrays.items() if name not in ("inputs", "weights")}
+    return {**others, "inputs": jax.tree.map(jnp.asarray, inputs), "mask": jnp.ones((num_rows,), bool)}
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.shape(leaf) for path, leaf in leaves}

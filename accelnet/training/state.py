@@ -1,17 +1,21 @@
 """TrainState: all that changes during a run, as one pytree of plain arrays."""
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from accelnet.data.order import mix
+from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 
 # Random numbers for different purposes come from different keys: folded in before the step.
-INIT, NOISE, AUGMENT = 0, 1, 2
+INIT, NOISE, AUGMENT, UPDATE, EVALUATION = range(5)
 
 _FIRST_LOSS_SCALE = 2.0**15
 _LOSS_SCALE_GROWTH_STEPS = 2000
@@ -43,11 +47,12 @@ class TrainState(flax.struct.PyTreeNode):
     Attributes:
         step: int32 scalar, updates so far.
         seed: uint32 scalar, of the order and all noise.
-        params: nested dict of float32 arrays.
+        params: nested dict of float32 arrays, those that are trained.
         model_state: nested dict of arrays, such as batch statistics.
         opt_state: of the Optax chain.
         metrics: metric states since they were last recorded, by name.
         loss_scale: a `LossScale` in float16, else None.
+        frozen: nested dict of float32 arrays, the params that are not trained.
     """
 
     step: jax.Array
@@ -57,6 +62,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     metrics: Any
     loss_scale: LossScale | None
+    frozen: Any = flax.struct.field(default_factory=dict)
 
 
 def random_key(seed: Any, purpose: int, step: Any, part: Any = 0) -> jax.Array:
@@ -68,7 +74,7 @@ def random_key(seed: Any, purpose: int, step: Any, part: Any = 0) -> jax.Array:
 
     Args:
         seed: uint32 scalar.
-        purpose: INIT, NOISE or AUGMENT.
+        purpose: INIT, NOISE, AUGMENT, UPDATE or EVALUATION.
         step: int32 scalar.
         part: which microbatch of the step, int32 scalar.
     """
@@ -78,36 +84,79 @@ def random_key(seed: Any, purpose: int, step: Any, part: Any = 0) -> jax.Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
-def sample_inputs(experiment: Experiment) -> Any:
-    """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""
-    batch = jax.tree.map(
-        lambda a: jnp.zeros((1, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)),
-        dict(experiment.data.arrays),
-    )
-    return experiment.data.prepare(batch | {"mask": jnp.ones((1,), bool)})["inputs"]
-
-
-def init_state(experiment: Experiment, seed: Any) -> TrainState:
+def init_state(experiment: Experiment, seed: Any, initial: Mapping[str, Any] | None = None) -> TrainState:
     """Make the state before the first step. Pure; jit it, or `jax.eval_shape` it for its shapes.
 
     Args:
         experiment: what is trained.
         seed: uint32 scalar; an operand, so that populations can have one each.
+        initial: arrays by the path of a parameter or of the model's state, which take the place of new ones.
 
     Returns:
         A `TrainState`.
     """
-    params, model_state = experiment.pure_model.init(random_key(seed, INIT, 0), sample_inputs(experiment))
+    params, model_state = experiment.pure_model.init(random_key(seed, INIT, 0), experiment.sample_inputs())
+    if initial:
+        params, model_state = replaced(params, initial), replaced(model_state, initial)
     scale = LossScale(jnp.float32(_FIRST_LOSS_SCALE), jnp.int32(0)) if experiment.precision == "float16" else None
+    params, frozen = separated(params, experiment.frozen)
     return TrainState(
         step=jnp.int32(0),
         seed=jnp.asarray(seed, jnp.uint32),
         params=params,
         model_state=model_state,
-        opt_state=experiment.optimizer.init(params),
+        opt_state=experiment.transformation.init(params),
         metrics=experiment.objective.empty(),
         loss_scale=scale,
+        frozen=frozen,
     )
+
+
+def replaced(tree: Any, values: Mapping[str, Any]) -> Any:
+    """Return nested dicts with other leaves at some paths, which are joined by dots.
+
+    Example:
+        >>> replaced({"a": {"b": 1, "c": 2}}, {"a.b": 3})
+        {'a': {'b': 3, 'c': 2}}
+    """
+    flat = flatten_dict(tree)
+    return unflatten_dict({path: values.get(".".join(path), leaf) for path, leaf in flat.items()})
+
+
+def separated(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
+    """Separate parameters that are trained from those that are frozen.
+
+    Args:
+        params: nested dict.
+        patterns: regular expressions of whole paths, joined by dots.
+
+    Returns:
+        (trained, frozen), nested dicts.
+
+    Raises:
+        UserError: if a pattern matches nothing, or all parameters are frozen.
+
+    Example:
+        >>> separated({"body": {"kernel": 1}, "head": {"kernel": 2}}, ["body.*"])
+        ({'head': {'kernel': 2}}, {'body': {'kernel': 1}})
+    """
+    if not patterns:
+        return params, {}
+    flat = {".".join(path): (path, leaf) for path, leaf in flatten_dict(params).items()}
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, path) for path in flat):
+            raise UserError(
+                f"frozen has {pattern!r}, which matches none of the {len(flat)} parameters: {', '.join(list(flat)[:8])}"
+                f"{', …' if len(flat) > 8 else ''}. It has to match a whole path, as 'backbone.*' does"
+            )
+    frozen = {name for name in flat if any(re.fullmatch(pattern, name) for pattern in patterns)}
+    if len(frozen) == len(flat):
+        raise UserError(f"frozen matches all {len(flat)} parameters: nothing would be trained")
+    trained, kept = (
+        unflatten_dict({path: leaf for name, (path, leaf) in flat.items() if (name in frozen) == wanted})
+        for wanted in (False, True)
+    )
+    return trained, kept
 
 
 def abstract_state(experiment: Experiment) -> TrainState:

@@ -1,6 +1,7 @@
 """The step: gradients of one batch, summed over its microbatches, and one update."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -8,12 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from accelnet.errors import user_code
 from accelnet.experiment import Experiment, Precision, Remat
+from accelnet.models.adapter import merged
 from accelnet.objectives.metric import safe_ratio
 from accelnet.ops import kernels
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
-from accelnet.training.state import AUGMENT, NOISE, TrainState, random_key
+from accelnet.signature import Offer, call, described
+from accelnet.training.state import AUGMENT, NOISE, UPDATE, TrainState, random_key
 
 Batch = dict[str, Any]
 Tree = Any
@@ -25,6 +29,8 @@ _COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": 
 # under remat="products". A custom gradient hides the primitives of accelnet's own operations: these have names.
 _PRODUCTS = ("dot_general", "conv_general_dilated", kernels.NAME)
 _PRODUCT_NAMES = ("product", "block")
+# What a loss draws is not what the model draws.
+_LOSS_KEY, _AGAIN_KEY = 0x10555, 0xA6A19
 
 
 def cast_floats(tree: Tree, dtype: Any) -> Tree:
@@ -49,8 +55,9 @@ def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[
     def applied(params: Tree, model_state: Tree, inputs: Tree, **settings: Any) -> Any:
         # Batch statistics stay float32: their small updates would be lost in 8 bits of mantissa.
         low = cast_floats((params, inputs), dtype)
-        outputs, after = apply(low[0], model_state, low[1], dtype=dtype, **settings)
-        return cast_floats(outputs, jnp.float32), jax.tree.map(lambda a, b: a.astype(b.dtype), after, model_state)
+        outputs, after, *sown = apply(low[0], model_state, low[1], dtype=dtype, **settings)
+        after = jax.tree.map(lambda a, b: a.astype(b.dtype), after, model_state)
+        return cast_floats(outputs, jnp.float32), after, *(cast_floats(one, jnp.float32) for one in sown)
 
     return applied
 
@@ -73,22 +80,80 @@ def with_remat(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]
     return jax.checkpoint(function, policy=policy)
 
 
-def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Return `loss(params, model_state, batch, *, key, train) -> (mean, (weight, metric states, model_state))`.
+@dataclass
+class BoundModel:
+    """The model as a loss can call it again: pure, differentiable, with noise of its own in every call.
 
-    The mean is over the examples of the batch that are not masked, by weight; `weight` is the sum of weights. `axes`
-    are the mesh axes along which a batch is cut, where a part of it is given: batch statistics are those of the whole.
+    Args:
+        apply: in the run's precision.
+        params: nested dict; the default of a call.
+        model_state: nested dict. What a call changes of it is dropped.
+        key: of the noise.
+        train: the default of a call.
+        settings: of `apply` that are the same in every call.
+
+    Example:
+        >>> model = BoundModel(lambda params, state, x, **_: (params * x, state), 2.0, {}, jax.random.key(0), False)
+        >>> float(model(3.0)), float(jax.grad(model)(3.0))
+        (6.0, 2.0)
     """
-    apply = with_precision(experiment.pure_model.apply, experiment.precision)
 
-    def loss(params: Tree, model_state: Tree, batch: Batch, *, key: jax.Array, train: bool) -> Any:
+    apply: Callable[..., Any]
+    params: Tree
+    model_state: Tree
+    key: jax.Array
+    train: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calls: int = 0
+
+    def __call__(
+        self, inputs: Any, *, params: Tree = None, train: bool | None = None, method: str | None = None
+    ) -> Any:
+        """Compute outputs of inputs, prepared ones: with other params, in another mode, or by another method."""
+        self.calls += 1
+        outputs, _ = self.apply(
+            self.params if params is None else params,
+            self.model_state,
+            inputs,
+            key=jax.random.fold_in(self.key, self.calls),
+            train=self.train if train is None else train,
+            method=method,
+            **self.settings,
+        )
+        return outputs
+
+
+def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Return `loss(params, model_state, batch, *, key, train, frozen={}, step=0) -> (mean, aux)`.
+
+    `aux` is (weight, metric states, model_state). The mean is over the examples of the batch that are not masked, by
+    weight; `weight` is the sum of weights. `axes` are the mesh axes along which a batch is cut, where a part of it is
+    given: batch statistics are those of the whole.
+    """
+    apply, objective = with_precision(experiment.pure_model.apply, experiment.precision), experiment.objective
+
+    def loss(
+        params: Tree, model_state: Tree, batch: Batch, *, key: jax.Array, train: bool, frozen: Any = None, step: Any = 0
+    ) -> Any:
+        offered = {"step": step, "progress": experiment.progress(step)}
+
         def forward(params: Tree, model_state: Tree, inputs: Tree) -> Any:
-            return apply(params, model_state, inputs, key=key, train=train, axes=axes)
+            return apply(params, model_state, inputs, key=key, train=train, axes=axes, sown=True, **offered)
 
         forward = with_remat(forward, experiment.remat) if train else forward
-        outputs, model_state = forward(params, model_state, batch["inputs"])
-        total, weight, states = experiment.objective.totals(outputs, batch)
-        return safe_ratio(total, weight), (weight, states, model_state)
+        params = merged(params, frozen) if frozen else params
+        outputs, after, sown = forward(params, model_state, batch["inputs"])
+        experiment.check_outputs(outputs, batch)
+
+        def again() -> BoundModel:
+            settings = {"axes": axes, **offered}
+            return BoundModel(apply, params, model_state, jax.random.fold_in(key, _AGAIN_KEY), train, settings)
+
+        total, weight, states = objective.totals(
+            outputs, batch, model=Offer(again), params=params, key=Offer(lambda: jax.random.fold_in(key, _LOSS_KEY)),
+            train=train, sown=sown, **offered,
+        )  # fmt: skip
+        return safe_ratio(total, weight), (weight, states, after)
 
     return loss
 
@@ -113,24 +178,21 @@ def make_gradient(
         `operand`. Gradients have the parameters' dtype; in float16 they are those of the unscaled loss.
     """
     loss = make_loss(experiment, layout.batch_axes)
-    augment, num_microbatches = experiment.data.augment, num_microbatches or experiment.order.num_microbatches
+    num_microbatches = num_microbatches or experiment.order.num_microbatches
     merge, empty = experiment.objective.merge, experiment.objective.empty
 
     def of_part(microbatch: Microbatch, cuts: Tree, params: Tree, others: Any, operand: Tree) -> Any:
-        model_state, scale, seed, step = others
+        model_state, frozen, scale, seed, step = others
         part, params = layout.part(), layout.whole(params, cuts)
 
         def of_microbatch(number: Any, model_state: Tree) -> Any:
-            batch = experiment.data.prepare(microbatch(operand, number, part))
-            noise, changes = (
-                shard_key(random_key(seed, purpose, step, number), part, layout.num_parts, _num_examples(batch))
-                for purpose in (NOISE, AUGMENT)
+            batch, noise = training_batch(
+                experiment, microbatch(operand, number, part), layout, part, seed, step, number
             )
-            if augment is not None:
-                batch = augment(changes, batch)
 
             def scaled(params: Tree) -> Any:
-                mean, (weight, states, after) = loss(params, model_state, batch, key=noise, train=True)
+                settings = {"key": noise, "train": True, "frozen": frozen, "step": step}
+                mean, (weight, states, after) = loss(params, model_state, batch, **settings)
                 if layout.num_parts > 1:
                     # Before the backward pass: through batch statistics, a part's loss has gradients in other parts.
                     own, weight = weight, jax.lax.stop_gradient(layout.total(weight))
@@ -163,15 +225,37 @@ def make_gradient(
     def gradient(state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME) -> Any:
         cuts = layout.cuts(state.params)
         scale = None if state.loss_scale is None else state.loss_scale.scale
-        others = (state.model_state, scale, state.seed, state.step)
+        others = (state.model_state, state.frozen, scale, state.seed, state.step)
         of_parts = layout.over_parts(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
         return of_parts(state.params, others, operand)
 
     return gradient
 
 
-def _num_examples(batch: Batch) -> int:
+def num_examples(batch: Batch) -> int:
+    """Return the number of examples of a batch, padding included."""
     return jax.tree.leaves(batch["inputs"])[0].shape[0]
+
+
+def training_batch(
+    experiment: Experiment, batch: Batch, layout: Layout, part: Any, seed: Any, step: Any, number: Any
+) -> tuple[Batch, jax.Array]:
+    """Return a part of a microbatch as training sees it, prepared and augmented, and the key of the model's noise."""
+    batch = prepared(experiment, batch)
+    noise, changes = (
+        shard_key(random_key(seed, purpose, step, number), part, layout.num_parts, num_examples(batch))
+        for purpose in (NOISE, AUGMENT)
+    )
+    if experiment.data.augment is not None:
+        given = {"step": step, "progress": Offer(lambda: experiment.progress(step))}
+        batch = call("augment", experiment.data.augment, changes, batch, **given)
+    return batch, noise
+
+
+def prepared(experiment: Experiment, batch: Batch) -> Batch:
+    """Prepare a batch as the data says; where that fails, say so with the batch's shapes."""
+    with user_code("prepare", described([batch])):
+        return experiment.data.prepared(batch)
 
 
 def merge_parts(experiment: Experiment, layout: Layout, states: Tree) -> Tree:
@@ -212,19 +296,34 @@ def make_train_step(
     def step(
         state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
     ) -> tuple[TrainState, jax.Array, Tree]:
-        grads, loss, states, model_state = gradient(state, microbatch, operand, spec)
+        def of(params: Tree) -> Any:
+            return gradient(state.replace(params=params), microbatch, operand, spec)
+
+        grads, loss, states, model_state = of(state.params)
         params, seen = observe(loss, grads, state.params)
-        return update(state.replace(params=params), grads, loss, states, model_state), loss, seen
+        return update(state.replace(params=params), grads, loss, states, model_state, of), loss, seen
 
     return step
 
 
 def make_update(experiment: Experiment) -> Callable[..., TrainState]:
-    """Return `update(state, grads, loss, metric states, model_state) -> state`, what a step does with its gradient."""
-    optimizer = optax.with_extra_args_support(experiment.optimizer)
+    """Return what a step does with its gradient.
 
-    def update(state: TrainState, grads: Tree, loss: jax.Array, states: Tree, model_state: Tree) -> TrainState:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+    `update(state, grads, loss, metric states, model_state, of=None) -> state`. The optimizer gets what it asks for of
+    `value`, `grad`, `value_fn`, `grad_fn`, `obj_fn`, `key`, `step` and `progress`; the functions, which look at the
+    same batch with other params, need `of`, from params to what `make_gradient`'s function returns.
+    """
+    optimizer = experiment.transformation
+
+    def update(
+        state: TrainState, grads: Tree, loss: jax.Array, states: Tree, model_state: Tree, of: Any = None
+    ) -> TrainState:
+        value_fn, grad_fn = batch_functions(of)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.params,
+            value=loss, grad=grads, value_fn=value_fn, grad_fn=grad_fn, obj_fn=value_fn,
+            key=random_key(state.seed, UPDATE, state.step), step=state.step, progress=experiment.progress(state.step),
+        )  # fmt: skip
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -241,3 +340,26 @@ def make_update(experiment: Experiment) -> Callable[..., TrainState]:
         return new
 
     return update
+
+
+def batch_functions(of: Callable[[Tree], Any] | None) -> tuple[Any, Any]:
+    """Return the loss and the gradient of a step's batch as functions of the params; (None, None) without `of`.
+
+    The loss has the gradient that is computed along with it: what is exchanged between devices has no other.
+    """
+    if of is None:
+        return None, None
+
+    @jax.custom_vjp
+    def value_fn(params: Tree) -> jax.Array:
+        return of(params)[1]
+
+    def forward(params: Tree) -> Any:
+        grads, loss, *_ = of(params)
+        return loss, grads
+
+    def backward(grads: Tree, cotangent: jax.Array) -> Any:
+        return (jax.tree.map(lambda g: (g * cotangent).astype(g.dtype), grads),)
+
+    value_fn.defvjp(forward, backward)
+    return value_fn, lambda params, *_: of(params)[0]

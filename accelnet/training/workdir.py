@@ -13,6 +13,7 @@ from accelnet.experiment import Experiment
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.curves import write_curves
 from accelnet.training.hosts import Hosts
+from accelnet.training.program import keeps_average
 from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
 from accelnet.training.result import write_result
 
@@ -61,6 +62,9 @@ class Workdir:
 
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
         """Write a checkpoint."""
+
+    def best(self, abstract_state: Tree) -> Any:
+        """Return the state with the best validation metric, None if there is none."""
 
     def last_good(self) -> str:
         """Return a sentence about the newest checkpoint."""
@@ -113,6 +117,7 @@ class DiskWorkdir(Workdir):
         self.experiment = experiment
         self.note = note
         self._saved: int | None = None
+        self._averaged = False
         self._logs: list[Any] = []
         self._lock: int | None = None
         self.hosts = hosts
@@ -123,6 +128,7 @@ class DiskWorkdir(Workdir):
             keep_last=experiment.keep_last,
             keep_best=experiment.keep_best,
             best_metric=experiment.best_metric,
+            lower_is_better=experiment.best_is_lower,
             note=note,
         )
 
@@ -151,9 +157,11 @@ class DiskWorkdir(Workdir):
             for name in dict.fromkeys([*before, *now])
             if before.get(name) != now.get(name)
         }
-        harmful = {name: change for name, change in changes.items() if name not in ("steps", "epochs")}
+        # More or fewer steps alone change nothing that was done, unless the optimizer follows the run's progress.
+        harmless = () if self.experiment.follows_progress else ("steps", "epochs")
+        harmful = {name: change for name, change in changes.items() if name not in harmless}
         if harmful and not allow_change:
-            listed = ", ".join(f"{name} was {old!r} and is {new!r}" for name, (old, new) in harmful.items())
+            listed = ", ".join(_changed(name, *change) for name, change in harmful.items())
             raise UserError(
                 f"the configuration of the run in {self.directory} changed: {listed}. Give the old values, or "
                 "--allow-change to go on with the new ones"
@@ -172,6 +180,7 @@ class DiskWorkdir(Workdir):
             )
         self._saved = step or None
         self.rows = list(record["rows"])
+        self._averaged = keeps_average(abstract_state)
         if self.hosts.is_first:
             write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
             self._logs = [MetricsLog(self.directory / "metrics.jsonl", self.rows)]
@@ -179,7 +188,15 @@ class DiskWorkdir(Workdir):
         return None if state is None else Restored(state, record["seconds"], self.changed)
 
     def _content(self) -> dict[str, Any]:
-        return plain_value({"description": self.experiment.description(), "config": self.experiment.config})
+        experiment = self.experiment
+        return plain_value(
+            {
+                "description": experiment.description(),
+                "config": experiment.config,
+                "fitted": experiment.data.fitted,
+                "directions": {name: metric.lower_is_better for name, metric in experiment.objective.metrics.items()},
+            }
+        )
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Record a row of metrics, in memory and on the disk."""
@@ -194,8 +211,20 @@ class DiskWorkdir(Workdir):
         if self._saved != step:
             # A list of its own: the checkpoint is written while the run, and its rows, go on.
             record = {"rows": list(self.rows), "seconds": seconds} | self._content()
+            record |= {
+                "best_metric": self.experiment.best_metric,
+                "lower_is_better": self.experiment.best_is_lower,
+                "averaged": self._averaged,
+            }
             self.checkpoints.save(state, record, validation)
             self._saved = step
+
+    def best(self, abstract_state: Tree) -> Any:
+        """Return the state with the best validation metric, None if there is none."""
+        self.checkpoints.wait()
+        step = self.checkpoints.best_step()
+        found = None if step is None else self.checkpoints.restore(abstract_state, step)
+        return None if found is None else found[0]
 
     def last_good(self) -> str:
         """Return a sentence about the newest checkpoint."""
@@ -252,15 +281,35 @@ def read_config(path: str | Path) -> dict[str, Any] | None:
     return None if content is None else content["config"]
 
 
+def read_fitted(path: str | Path) -> Any:
+    """Return what the run in a directory fitted to its training rows, None if there is no run or nothing.
+
+    Raises:
+        UserError: if the file cannot be understood.
+    """
+    content = _read_config(path)
+    return None if content is None else content["fitted"]
+
+
 def _read_config(path: str | Path) -> dict[str, Any] | None:
     file = Path(path) / CONFIG
     try:
         content = json.loads(file.read_text())
-        return {"description": dict(content["description"]), "config": dict(content["config"])}
+        return {
+            "description": dict(content["description"]),
+            "config": dict(content["config"]),
+            "fitted": dict(content["fitted"]),
+        }
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read as a run's configuration ({error}): give another --workdir") from error
+
+
+def _changed(name: str, old: Any, new: Any) -> str:
+    if name in ("model", "optimizer", "objective", "frozen", "data"):
+        return f"{name} is another"
+    return f"{name} was {old!r} and is {new!r}"
 
 
 def _lock(path: Path) -> int:

@@ -75,7 +75,7 @@ def test_a_memmap_is_streamed_without_being_read_whole(tmp_path, data):
     np.save(tmp_path / "inputs.npy", np.arange(24, dtype=np.float32).reshape(12, 2))
     inputs = np.load(tmp_path / "inputs.npy", mmap_mode="r")
     mapped = an.data.Data("mapped", {"inputs": inputs, "targets": np.arange(12)}, {"train": range(12)})
-    feed = make_feed(mapped, Order(12, 4, 4), seed=0, eval_batch_size=4, on_device=False)
+    feed = make_feed(mapped, Order(12, 4, 4), eval_batch_size=4, on_device=False)
     assert isinstance(feed, StreamFeed)
     batch = feed.train_batch(feed.train_operand(0, 1), jnp.int32(0), jnp.int32(0), jnp.int32(0), jnp.uint32(0), 0)
     np.testing.assert_array_equal(batch["inputs"][:, 0], 2.0 * batch["targets"])
@@ -83,5 +83,5 @@ def test_a_memmap_is_streamed_without_being_read_whole(tmp_path, data):
 
 
 def test_small_data_stays_on_the_device_by_default(data):
-    feed = make_feed(data, Order(23, 6, 6), seed=0, eval_batch_size=5, on_device=None)
+    feed = make_feed(data, Order(23, 6, 6), eval_batch_size=5, on_device=None)
     assert isinstance(feed, DeviceFeed)

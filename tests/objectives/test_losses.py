@@ -186,7 +186,7 @@ def test_an_argument_out_of_range_is_named(make, message):
     ("objective", "outputs", "targets", "message"),
     [
         (objectives.softmax_cross_entropy(), (4, 3), jnp.zeros(5, int), r"shape \(4, 3\) and targets \(5,\)"),
-        (objectives.softmax_cross_entropy(), (4, 3), jnp.zeros((4, 1), int), r"expected outputs \[B, C\]"),
+        (objectives.softmax_cross_entropy(), (4, 3), jnp.zeros((4, 1), int), r"expected outputs \[B, \.\.\., C\]"),
         (objectives.softmax_cross_entropy(), (4, 3), jnp.zeros(4), "dtype float32, expected integers"),
         (
             objectives.softmax_cross_entropy(class_weights=(1, 2)),

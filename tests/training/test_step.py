@@ -14,7 +14,7 @@ from accelnet.training.step import make_gradient, make_loss, make_train_step
 
 def prepare(experiment):
     """Return (state, microbatch of a step as a function, feed's operand)."""
-    feed = DeviceFeed(experiment.data, experiment.order, seed=experiment.seed, eval_batch_size=5)
+    feed = DeviceFeed(experiment.data, experiment.order, eval_batch_size=5)
     operand = feed.train_operand(0, 1)
 
     def parts(step, seed=experiment.seed):

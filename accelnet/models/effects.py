@@ -1,0 +1,170 @@
+"""Effects are checked, not names: that dropout drops, and that batch statistics move, when a step is traced.
+
+A flag that nobody passes on lets a network train happily, without dropout or with statistics that stay 0 and 1. So the
+layers themselves are looked at while they are called: what came out, not what was asked for.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from flax import linen, nnx
+
+from accelnet.errors import UserError
+
+_INTENDED = "effects_are_intended"
+_PATH = "_accelnet_path"
+_REMEDY = (
+    "pass the flag on to the layer (def __call__(self, x, train): ... deterministic=not train, "
+    "use_running_average=not train), or let .train() and .eval() set it (nnx). Where that is meant, give the layer's "
+    f"class, or that of a module around it, the attribute {_INTENDED} = True"
+)
+_ATTENTION = (nnx.MultiHeadAttention, linen.MultiHeadDotProductAttention)
+
+
+@dataclass
+class Watch:
+    """What was seen of the layers of one call.
+
+    Attributes:
+        train: the mode.
+        found: sentences, each with the path of a layer.
+    """
+
+    train: bool
+    found: list[str] = field(default_factory=list)
+
+    def see_dropout(self, path: str, kind: str, rate: Any, dropped: bool) -> None:
+        """Note a dropout layer that did not do what its mode asks for."""
+        if dropped != self.train:
+            what = "dropped nothing in training" if self.train else "drops in evaluation"
+            self.found.append(f"{path} ({kind} of rate {rate}) {what}")
+
+    def see_statistics(self, path: str, kind: str, moved: bool) -> None:
+        """Note a layer whose running averages did not do what its mode asks for."""
+        if moved != self.train:
+            what = "leaves its statistics alone in training" if self.train else "moves its statistics in evaluation"
+            self.found.append(f"{path} ({kind}) {what}")
+
+
+_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+
+
+@contextmanager
+def watched(train: bool) -> Iterator[None]:
+    """Look at the layers that are called inside.
+
+    Raises:
+        UserError: at the end, if a layer did not do what its mode asks for.
+    """
+    watch = Watch(train)
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+    if watch.found:
+        found = list(dict.fromkeys(watch.found))
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UserError(f"{'; '.join(found[:3])}{more}: {_REMEDY}")
+
+
+def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
+    """Make the layers of an nnx module report what they do; the module must be a copy that is thrown away.
+
+    Args:
+        module: of which every dropout, attention and batch normalization layer becomes one that reports.
+        frozen: regular expressions of paths; statistics of layers among these may stay.
+    """
+    layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
+    intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
+    for path, layer in layers:
+        around = any(one == "" or path == one or path.startswith(f"{one}.") for one in intended)
+        if around or not isinstance(layer, nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention):
+            continue
+        if isinstance(layer, nnx.BatchNorm) and is_frozen(path, frozen):
+            continue
+        object.__setattr__(layer, "__class__", _reporting(type(layer)))
+        setattr(layer, _PATH, path or "the model")
+
+
+def is_frozen(path: str, frozen: Sequence[str]) -> bool:
+    """Say whether a layer lies among frozen parameters.
+
+    Example:
+        >>> is_frozen("backbone.norm", ["backbone.*"]), is_frozen("head", ["backbone.*"])
+        (True, False)
+    """
+    return any(re.fullmatch(pattern, f"{path}.scale") for pattern in frozen)
+
+
+@cache
+def _reporting(kind: type) -> type:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        watch = _watch.get()
+        if watch is None:
+            return kind.__call__(self, *args, **kwargs)
+        if isinstance(self, nnx.BatchNorm):
+            before = None if self.mean is None else self.mean.get_value()
+            outputs = kind.__call__(self, *args, **kwargs)
+            if before is not None:
+                watch.see_statistics(getattr(self, _PATH), kind.__name__, self.mean.get_value() is not before)
+            return outputs
+        outputs = kind.__call__(self, *args, **kwargs)
+        if isinstance(self, nnx.MultiHeadAttention):
+            _see_attention(watch, getattr(self, _PATH), self, kwargs)
+        elif not _is_zero(self.rate):
+            inputs = args[0] if args else kwargs["inputs"]
+            watch.see_dropout(getattr(self, _PATH), kind.__name__, self.rate, outputs is not inputs)
+        return outputs
+
+    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+
+
+def _see_attention(watch: Watch, path: str, layer: Any, kwargs: Any) -> None:
+    if not _is_zero(layer.dropout_rate):
+        given = kwargs.get("deterministic")
+        deterministic = layer.deterministic if given is None else given
+        watch.see_dropout(path, type(layer).__name__, layer.dropout_rate, not deterministic)
+
+
+def _is_zero(rate: Any) -> bool:
+    return isinstance(rate, int | float) and rate == 0
+
+
+def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
+    """Return an interceptor, as of `flax.linen.intercept_methods`, that reports what layers do."""
+
+    def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        watch, layer = _watch.get(), context.module
+        kinds = (linen.Dropout, linen.BatchNorm, *_ATTENTION)
+        if watch is None or context.method_name != "__call__" or not isinstance(layer, kinds) or _is_intended(layer):
+            return next_call(*args, **kwargs)
+        path, kind = ".".join(layer.path) or "the model", type(layer).__name__
+        if isinstance(layer, linen.BatchNorm):
+            if is_frozen(path, frozen) or layer.is_initializing():
+                return next_call(*args, **kwargs)
+            before = layer.get_variable("batch_stats", "mean")
+            outputs = next_call(*args, **kwargs)
+            watch.see_statistics(path, kind, layer.get_variable("batch_stats", "mean") is not before)
+            return outputs
+        outputs = next_call(*args, **kwargs)
+        if isinstance(layer, _ATTENTION):
+            _see_attention(watch, path, layer, kwargs)
+        elif not _is_zero(layer.rate):
+            watch.see_dropout(path, kind, layer.rate, outputs is not (args[0] if args else kwargs["inputs"]))
+        return outputs
+
+    return intercept
+
+
+def _is_intended(layer: Any) -> bool:
+    while isinstance(layer, linen.Module):
+        if getattr(layer, _INTENDED, False):
+            return True
+        layer = layer.parent
+    return False

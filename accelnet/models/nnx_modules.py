@@ -1,0 +1,200 @@
+"""An nnx module as pure functions."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import PartitionSpec
+
+from accelnet.errors import UserError, user_code
+from accelnet.models.adapter import ModelState, Params, PureModel, call_arguments, call_module, is_trained
+from accelnet.models.effects import watch_layers, watched
+from accelnet.signature import described
+
+Path = tuple[Any, ...]
+Leaf = Any  # an nnx.Variable, or an array that a module holds as an attribute
+
+
+def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False) -> PureModel:
+    """Give the pure functions of an nnx module, or of a callable that makes one.
+
+    Args:
+        model: the module, whose own values are the initial ones, or `model(rngs=...)`.
+        frozen: as of `adapt`.
+        construct: whether `model` is such a callable.
+
+    Raises:
+        UserError: if what is made is no nnx module.
+    """
+
+    def build(key: jax.Array) -> nnx.Module:
+        if not construct:
+            return model
+        # Without it, partitioned initializers ask for a mesh where the module is made.
+        with user_code("the model's constructor"), nnx.use_eager_sharding(False):
+            module = model(rngs=nnx.Rngs(key))
+        if not isinstance(module, nnx.Module):
+            raise UserError(
+                f"model(rngs=...) returned {described([module])}, expected an nnx.Module: pass "
+                "`lambda rngs: MyModule(..., rngs=rngs)`"
+            )
+        return module
+
+    graphs: list[Any] = []
+
+    def leaves() -> list[Leaf]:
+        # Split where it is made: what the trace of another function made cannot be told from a static attribute.
+        graphdef, state = nnx.split(build(jax.random.key(0)))
+        flat = nnx.to_flat_state(state)
+        graphs.append((graphdef, [path for path, _ in flat]))
+        return [leaf for _, leaf in flat]
+
+    like = jax.eval_shape(leaves)
+    graphdef, paths = graphs[-1]
+    template = dict(zip(paths, like, strict=True))
+    kinds = {path: _kind(leaf) for path, leaf in template.items()}
+
+    def plain(state: Any) -> tuple[Params, ModelState]:
+        flat = dict(nnx.to_flat_state(state))
+        return tuple(  # type: ignore[return-value]
+            unflatten_dict({_names(path): _value(flat[path]) for path in paths if kinds[path] == kind})
+            for kind in ("params", "model_state")
+        )
+
+    def merge(params: Params, model_state: ModelState, key: jax.Array) -> Any:
+        values = flatten_dict(params) | flatten_dict(model_state)
+        index = 0
+        filled = []
+        for path, leaf in template.items():
+            if kinds[path] == "random":
+                # Every stream has its own key, so that two layers never draw the same noise.
+                filled.append((path, _random(leaf, jax.random.fold_in(key, index))))
+                index += 1
+            elif kinds[path] == "fixed":
+                filled.append((path, leaf))
+            else:
+                value = values[_names(path)]
+                filled.append((path, leaf.replace(value) if isinstance(leaf, nnx.Variable) else value))
+        # copy: a Variable made under another trace (BatchNorm's statistics) may not be written to.
+        return nnx.merge(graphdef, nnx.from_flat_state(filled), copy=True)
+
+    def init(key: jax.Array, _inputs: Any = None) -> tuple[Params, ModelState]:
+        return jax.tree.map(jnp.array, plain(nnx.split(build(key))[1]))
+
+    def apply(
+        params: Params,
+        model_state: ModelState,
+        inputs: Any,
+        *,
+        key: jax.Array,
+        train: bool,
+        dtype: Any = None,
+        axes: tuple[str, ...] = (),
+        batch_statistics: bool = False,
+        method: str | None = None,
+        sown: bool = False,
+        **offered: Any,
+    ) -> Any:
+        module = merge(params, model_state, key)
+        module.train() if train else module.eval()
+        watch_layers(module, frozen)
+        for _, layer in nnx.iter_modules(module):
+            if dtype is not None and getattr(layer, "dtype", dtype) is None:
+                setattr(layer, "dtype", dtype)  # noqa: B010, not every module has one
+            if isinstance(layer, nnx.BatchNorm):
+                if axes and layer.axis_name is None:
+                    layer.axis_name = axes  # pyright: ignore[reportAttributeAccessIssue]
+                if batch_statistics:
+                    layer.momentum = 0.0
+        call = _method(module, method)
+        given, named = call_arguments(call, inputs, train=train, key=key, offered=offered, bound=True)
+        with watched(train):
+            outputs = call_module(call, given, named)
+        left = nnx.pop(module, nnx.Intermediate)
+        after = model_state if not train else _after(module, template, kinds, plain)
+        return (outputs, after, _plain_sown(left)) if sown else (outputs, after)
+
+    def live(params: Params, model_state: ModelState) -> nnx.Module:
+        module = merge(params, model_state, jax.random.key(0))
+        module.eval()
+        return module
+
+    def rules(_inputs: Any) -> list[tuple[str, PartitionSpec]]:
+        found = []
+        for path, leaf in template.items():
+            names = leaf.get_metadata().get("out_sharding") if isinstance(leaf, nnx.Variable) else None
+            if names:
+                found.append((re.escape(".".join(_names(path))), PartitionSpec(*names)))
+        return found
+
+    return PureModel(init, apply, live, rules)
+
+
+def _names(path: Path) -> tuple[str, ...]:
+    return tuple(map(str, path))
+
+
+def _value(leaf: Leaf) -> Any:
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
+def _kind(leaf: Leaf) -> str:
+    """Say where a leaf of a module's state belongs: params, model_state, random, or fixed (no array, or dropped)."""
+    value = _value(leaf)
+    if isinstance(leaf, nnx.Intermediate) or not hasattr(value, "dtype"):
+        return "fixed"
+    if isinstance(leaf, nnx.RngState) or jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return "random"
+    return "params" if isinstance(leaf, nnx.Param) and is_trained(value) else "model_state"
+
+
+def _random(leaf: Leaf, key: jax.Array) -> Leaf:
+    value = _value(leaf)
+    if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        new = jax.random.split(key, value.shape) if value.shape else key
+    else:
+        new = jnp.zeros(value.shape, value.dtype)
+    return leaf.replace(new) if isinstance(leaf, nnx.Variable) else new
+
+
+def _method(module: nnx.Module, name: str | None) -> Callable[..., Any]:
+    if name is None and not callable(module):
+        raise UserError(f"the model, {type(module).__name__}, has no __call__: define one of the inputs")
+    call = getattr(module, name or "__call__", None)
+    if not callable(call):
+        raise UserError(f"the model, {type(module).__name__}, has no method {name!r}")
+    return call
+
+
+def _after(module: nnx.Module, template: dict[Path, Leaf], kinds: dict[Path, str], plain: Callable[..., Any]) -> Any:
+    """Return the model's state after a call, or say what of it cannot be kept."""
+    state = nnx.split(module)[1]
+    flat = dict(nnx.to_flat_state(state))
+    for path, leaf in flat.items():
+        if path not in template and isinstance(leaf, nnx.Param):
+            raise UserError(
+                f"the model's call made a parameter, {'.'.join(_names(path))}, which would not be trained: make it in "
+                "__init__"
+            )
+    for path, before in template.items():
+        if kinds[path] != "model_state":
+            continue
+        if path not in flat:
+            raise UserError(f"the model's call removed its variable {'.'.join(_names(path))}: keep it")
+        old, new = _value(before), _value(flat[path])
+        if np.shape(new) != old.shape or jnp.result_type(new) != old.dtype:
+            raise UserError(
+                f"the model's call changed its variable {'.'.join(_names(path))} from {old.dtype}{list(old.shape)} to "
+                f"{jnp.result_type(new)}{list(np.shape(new))}: a variable that lasts keeps its shape and dtype"
+            )
+    # What the call made anew lives for this call alone.
+    return plain(state)[1]
+
+
+def _plain_sown(state: Any) -> dict[str, Any]:
+    return unflatten_dict({_names(path): _value(leaf) for path, leaf in nnx.to_flat_state(state)})

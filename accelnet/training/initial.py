@@ -1,0 +1,139 @@
+"""Weights to start from: of an earlier run, of a work directory, of anything that is a tree of arrays."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from accelnet.arguments import check_patterns, listed, shown
+from accelnet.errors import UserError, user_code
+from accelnet.experiment import Experiment
+from accelnet.training.checkpoint import stored_weights
+from accelnet.training.state import TrainState, init_state
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A source of initial weights, and which of them are taken.
+
+    Args:
+        source: nested dicts of arrays (or a dict of arrays by paths joined by dots), a `Run`, a work directory, or a
+            function from the new params to others.
+        paths: regular expressions of whole paths, such as "backbone.*". The default takes all.
+        best: of a work directory, take the checkpoint with the best validation metric, not the newest.
+
+    Raises:
+        UserError: if a path is no regular expression.
+
+    Example:
+        >>> Initial({"head": {"bias": np.zeros(3)}}, paths=["head.*"]).paths
+        ('head.*',)
+    """
+
+    source: Any
+    paths: Sequence[str] = (".*",)
+    best: bool = False
+
+    def __post_init__(self) -> None:
+        paths = (self.paths,) if isinstance(self.paths, str) else tuple(self.paths)
+        object.__setattr__(self, "paths", paths)
+        check_patterns("paths of Initial", paths)
+
+
+def initial_arrays(experiment: Experiment, abstract: TrainState) -> dict[str, Any]:
+    """Collect the arrays that a run starts from.
+
+    Args:
+        experiment: whose `initial` says from where.
+        abstract: shapes of its state.
+
+    Returns:
+        Arrays by the path of a parameter or of the model's state. Empty: everything is made anew.
+
+    Raises:
+        UserError: if a shape differs, a pattern matches nothing, or a whole source lacks a parameter; with the paths.
+    """
+    given = experiment.initial
+    if given is None:
+        return {}
+    parts = given if isinstance(given, list | tuple) else [given]
+    wanted = _flat(abstract.params) | _flat(abstract.frozen), _flat(abstract.model_state)
+    found: dict[str, Any] = {}
+    for part in parts:
+        one = part if isinstance(part, Initial) else Initial(part)
+        params, state = _read(one, experiment, wanted[0])
+        found |= _matched(one, params, state, *wanted)
+    return found
+
+
+def _flat(tree: Any) -> dict[str, Any]:
+    return {".".join(path): leaf for path, leaf in flatten_dict(tree).items()}
+
+
+def _read(one: Initial, experiment: Experiment, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the params and the model's state of a source, by path."""
+    source = one.source
+    if isinstance(source, str | os.PathLike):
+        return stored_weights(source, best=one.best)
+    if hasattr(source, "params") and hasattr(source, "model_state"):  # a Run
+        return _flat(source.params), _flat(source.model_state)
+    if callable(source):
+        return _of_function(source, experiment, wanted), {}
+    if isinstance(source, Mapping):
+        flat = flatten_dict({name: _plain(value) for name, value in source.items()})
+        return {".".join(map(str, path)): leaf for path, leaf in flat.items()}, {}
+    raise UserError(
+        f"initial is {shown(source)}, expected nested dicts of arrays, a Run, a work directory, a function, or "
+        "an Initial of one of these"
+    )
+
+
+def _plain(tree: Any) -> Any:
+    return {str(name): _plain(value) for name, value in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _of_function(function: Callable[[Any], Any], experiment: Experiment, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    state = jax.jit(lambda seed: init_state(experiment, seed))(np.uint32(experiment.seed))
+    fresh = _flat(state.params) | _flat(state.frozen)
+    params = unflatten_dict({tuple(path.split(".")): fresh[path] for path in wanted})
+    with user_code("initial"):
+        return _flat(_plain(function(params)))
+
+
+def _matched(
+    one: Initial, params: Mapping[str, Any], state: Mapping[str, Any], params_like: Mapping[str, Any], state_like: Any
+) -> dict[str, Any]:
+    def matches(path: str) -> bool:
+        return any(re.fullmatch(pattern, path) for pattern in one.paths)
+
+    for pattern in one.paths:
+        if not any(re.fullmatch(pattern, path) for path in params_like):
+            raise UserError(
+                f"initial takes {pattern!r}, which matches none of the {len(params_like)} parameters: "
+                f"{listed(params_like)}. It has to match a whole path, as 'backbone.*' does"
+            )
+    chosen = {path: like for path, like in params_like.items() if matches(path)}
+    if missing := [path for path in chosen if path not in params]:
+        raise UserError(
+            f"initial has no {listed(missing)}: take a part of it, as Initial(source, paths=['backbone.*']); it has "
+            f"{listed(params)}"
+        )
+    chosen |= {path: like for path, like in state_like.items() if matches(path) and path in state}
+    found, differing = {}, []
+    for path, like in chosen.items():
+        value = params[path] if path in params else state[path]
+        if np.shape(value) != like.shape:
+            differing.append(f"{path} is {list(np.shape(value))}, expected {list(like.shape)}")
+        found[path] = value
+    if differing:
+        raise UserError(
+            f"initial has other shapes: {'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. Leave these "
+            "out, as with Initial(source, paths=['backbone.*'])"
+        )
+    return {path: jnp.asarray(value, chosen[path].dtype) for path, value in found.items()}
