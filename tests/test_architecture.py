@@ -12,10 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_CORE = {"errors", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
+_CORE = {"errors", "arguments", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"allocator", "training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
+    "arguments": {"errors"},
     "cache": set(),
     "allocator": set(),
     "small_loops": set(),
@@ -23,7 +24,7 @@ MAY_IMPORT = {
     "models": {"errors", "ops"},
     "optim": {"errors", "ops"},
     "objectives": {"errors", "ops"},
-    "data": {"errors", "cache", "ops"},
+    "data": {"errors", "arguments", "cache", "ops"},
     "parallel": {"errors", "ops"},
     "report": {"errors"},
     "experiment": _TRAINING,

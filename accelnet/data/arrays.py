@@ -1,11 +1,11 @@
-"""Nested dicts of arrays with one leading axis: walking over them, reading them by blocks, checking them."""
+"""Nested dicts of arrays with one leading axis: walking over them, reading them by blocks, converting them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from accelnet.arguments import shown
 from accelnet.errors import UserError
 
 # Reading a gigabyte from a disk takes seconds, and a memmap is used because reading all of it is too dear.
@@ -24,7 +24,8 @@ def as_numpy(tree: Any, path: str) -> Any:
         The same structure; arrays that are NumPy's already, memmaps too, are not copied.
 
     Raises:
-        UserError: if a mapping is empty or an array holds anything but numbers and booleans.
+        UserError: if a mapping is empty or has a key that is no text, or an array holds anything but numbers and
+            booleans.
 
     Example:
         >>> as_numpy({"a": [1, 2]}, "arrays")
@@ -33,12 +34,63 @@ def as_numpy(tree: Any, path: str) -> Any:
     if isinstance(tree, Mapping):
         if not tree:
             raise UserError(f"{path} is empty, expected arrays")
+        for key in tree:
+            if not isinstance(key, str):
+                raise UserError(f"{path} has the name {shown(key)}, expected names that are text, such as {str(key)!r}")
         return {key: as_numpy(value, f"{path}[{key!r}]") for key, value in tree.items()}
-    array = tree if isinstance(tree, np.ndarray) else np.asarray(tree)
+    array = native(tree, path)
     # bfloat16 and float8 are of kind V.
     if array.dtype.kind not in "biufc" and not array.dtype.name.startswith(("bfloat", "float")):
-        raise UserError(f"{path} has dtype {array.dtype}, expected numbers or booleans")
+        raise UserError(f"{path} has dtype {array.dtype}, expected numbers or booleans{_advice(array)}")
     return array
+
+
+def native(values: Any, path: str) -> np.ndarray:
+    """Return values as an array of a type that jax knows: this machine's order of bytes, at most 64 bits.
+
+    Args:
+        values: array, or nested lists of equal lengths.
+        path: what they are called in messages.
+
+    Returns:
+        The same values; NumPy arrays of such a type are not copied.
+
+    Raises:
+        UserError: if lists are of unequal lengths, values are masked, or there is no array in them.
+
+    Example:
+        >>> native(np.array([1.5, 2.5], ">f8"), "inputs").dtype.str
+        '<f8'
+        >>> native([[1, 2], [3]], "inputs")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: inputs is no array (rows of unequal lengths?): pad the rows to one length
+    """
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.getmaskarray(values).any():
+            raise UserError(f"{path} has masked values: remove or fill such rows")
+        values = values.data
+    try:
+        array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    except (TypeError, ValueError):
+        raise UserError(f"{path} is no array (rows of unequal lengths?): pad the rows to one length") from None
+    wide = {"f": np.float64, "c": np.complex128}.get(array.dtype.kind)
+    if wide is not None and array.dtype.itemsize > np.dtype(wide).itemsize:
+        return array.astype(wide)
+    if not array.dtype.isnative:
+        if not is_read(array):
+            raise UserError(
+                f"{path} is a memmap of more than 1 GiB in another machine's order of bytes: convert the file"
+            )
+        return array.astype(array.dtype.newbyteorder("="))
+    return array
+
+
+def _advice(array: np.ndarray) -> str:
+    if array.dtype.kind in "US":
+        return ": encode names as numbers, or give them to from_arrays as targets"
+    if array.dtype.kind in "Mm":
+        return ": convert times to seconds as float64"
+    return ": convert it to a numeric type" if array.dtype.kind == "O" else ""
 
 
 def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
@@ -106,58 +158,17 @@ def chunks(array: np.ndarray, limit_bytes: int | None = None) -> Iterator[np.nda
             yield array[rows[start : start + step]]
 
 
-def check_leading_axes(name: str, arrays: Any) -> None:
-    """Raise UserError unless every array has the same number of rows."""
-    shapes = {path: array.shape for path, array in leaves(arrays)}
-    for path, shape in shapes.items():
-        if not shape:
-            raise UserError(f"data {name!r}: {path} is a single number, expected a leading axis of rows")
-    if len({shape[0] for shape in shapes.values()}) > 1:
-        rows = ", ".join(f"{path} has {shape[0]}" for path, shape in shapes.items())
-        raise UserError(f"data {name!r} has unequal numbers of rows: {rows}")
+def is_read(array: np.ndarray) -> bool:
+    """Say whether an array's values are looked at: all are but memmaps above 1 GiB.
 
+    Args:
+        array: of any kind.
 
-def check_splits(name: str, splits: Mapping[str, range], num_rows: int) -> None:
-    """Raise UserError unless the splits are disjoint ranges of the rows and one is for training."""
-    for split, rows in splits.items():
-        if not isinstance(rows, range) or rows.step != 1:
-            raise UserError(f"data {name!r}: split {split!r} is {rows!r}, expected a range with step 1")
-        if len(rows) and not 0 <= rows.start < rows.stop <= num_rows:
-            raise UserError(f"data {name!r}: split {split!r} is {rows!r}, outside of the {num_rows} rows")
-    if not len(splits.get("train", range(0))):
-        raise UserError(f"data {name!r} has no training rows: {num_rows} rows, splits {splits or 'none'}")
-    used = sorted((rows.start, rows.stop, split) for split, rows in splits.items() if len(rows))
-    for (_, stop, first), (start, _, second) in pairwise(used):
-        if start < stop:
-            raise UserError(f"data {name!r}: splits {first!r} and {second!r} overlap from row {start} on")
+    Returns:
+        True if they are.
 
-
-def check_finite(name: str, arrays: Any) -> None:
-    """Raise UserError if a value is NaN or infinite. Memmaps above 1 GiB are not read."""
-    for path, array in leaves(arrays):
-        if array.dtype.kind in "biu" or not _is_checked(array):
-            continue
-        start = 0
-        for chunk in chunks(array):
-            good = np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)
-            if not good.all():
-                row = start + int(np.argmin(good))
-                raise UserError(f"data {name!r}: {path} is NaN or infinite in row {row}: remove or fill such rows")
-            start += len(chunk)
-
-
-def check_labels(name: str, targets: Any, num_classes: int) -> None:
-    """Raise UserError if integer targets are not in [0, num_classes). Memmaps above 1 GiB are not read."""
-    for path, array in leaves(targets, "targets"):
-        if array.dtype.kind not in "iu" or not _is_checked(array) or not array.size:
-            continue
-        low, high = int(array.min()), int(array.max())
-        if low < 0 or high >= num_classes:
-            raise UserError(
-                f"data {name!r}: {path} hold labels {low} to {high}, expected 0 to {num_classes - 1} "
-                f"for num_classes={num_classes}"
-            )
-
-
-def _is_checked(array: np.ndarray) -> bool:
+    Example:
+        >>> is_read(np.zeros(3))
+        True
+    """
     return not isinstance(array, np.memmap) or array.nbytes <= CHECKED_MEMMAP_BYTES

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from accelnet.arguments import shown, whole
 from accelnet.errors import UserError
 
 Augment = Callable[[jax.Array, Any], Any]
@@ -34,8 +35,7 @@ def random_crop(padding: int = 4) -> Augment:
 
     Source: K. He et al., Deep Residual Learning, 2015, section 4.2 (arXiv:1512.03385).
     """
-    if padding < 1:
-        raise UserError(f"padding is {padding}, expected at least 1 pixel")
+    padding = whole("padding", padding, low=1)
 
     def augment(key: jax.Array, batch: Any) -> Any:
         images = _images(batch)
@@ -90,6 +90,9 @@ def compose(*augments: Augment) -> Augment:
         >>> augment(jax.random.key(0), {"inputs": jnp.ones((2, 8, 8, 1))})["inputs"].shape
         (2, 8, 8, 1)
     """
+    for one in augments:
+        if not callable(one):
+            raise UserError(f"compose was given {shown(one)}, expected functions (key, batch), such as random_flip()")
 
     def augment(key: jax.Array, batch: Any) -> Any:
         for index, one in enumerate(augments):

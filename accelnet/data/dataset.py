@@ -1,6 +1,9 @@
 """What every source returns: arrays, the rows of each split, and how a batch is prepared."""
 
+import copy
+import functools
 import hashlib
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.data.arrays import (
-    as_numpy,
+from accelnet.arguments import number, shown, whole, word
+from accelnet.data.arrays import as_numpy, chunks, is_read, leaves, map_leaves
+from accelnet.data.checks import (
     check_finite,
     check_labels,
     check_leading_axes,
+    check_precision,
     check_splits,
-    chunks,
-    leaves,
-    map_leaves,
+    check_weights,
 )
+from accelnet.data.encoding import decode_outputs, encode_inputs
+from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, plain
 from accelnet.errors import UserError
 
 Arrays = Mapping[str, Any]
@@ -43,47 +48,63 @@ def unchanged(batch: Arrays) -> Arrays:
     return batch
 
 
+class _Prepare(functools.partial[Any]):
+    """A `prepare` that has what it names beside the batch."""
+
+
+def _names(function: Callable[..., Any], name: str) -> bool:
+    try:
+        return name in inspect.signature(function).parameters
+    except ValueError:  # of some builtins
+        return False
+
+
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Hold a data set: arrays on the host, the rows of each split, and functions of a batch.
+    """Hold a data set: arrays on the host, the rows of each split, functions of a batch, what was fitted.
 
     Args:
         name: what the data is called in results.
-        arrays: `{"inputs": ..., "targets": ...}` and optionally `"weights"`; each an array [N, ...] or a
+        arrays: `{"inputs": ..., "targets": ...}` and optionally `"weights"` (at least 0); each an array [N, ...] or a
             (nested) dict of such arrays, of booleans or numbers. `np.memmap` stays on the disk.
         splits: rows of "train" (at least one row), and of "validation" and "test" where there are any. Ranges
             with step 1 that do not overlap.
         prepare: batch -> batch, traceable by jax; runs inside the compiled step in training and in evaluation
-            (casts, normalization with statistics of the training rows).
+            (casts, normalization with statistics of the training rows). Parameters of it that are named `fitted` and
+            `coding` get those of the data; as an attribute it is a function of the batch alone.
         augment: (key, batch) -> batch, traceable by jax; training only, after `prepare`. None for nothing.
         info: what else is worth knowing. `num_classes` makes integer targets be checked against it.
+        fitted: what was fitted to the training rows, as a nested dict of numbers, text and lists of them: means and
+            deviations as floats, categories and names of classes as text.
+        coding: how the arrays hold the numbers of the user's file, where not as they are; it belongs to the rows.
 
     Raises:
         UserError: if there are no training rows, splits overlap or leave the rows, leading axes differ, a
-            value is NaN or infinite, or a label is not in [0, num_classes). The values of a memmap
-            above 1 GiB are not checked.
+            value is NaN or infinite, a label is not in [0, num_classes), weights are negative or all 0, or the 32 bits
+            of a device cannot tell values apart. The values of a memmap above 1 GiB are not checked.
 
     Example:
         >>> arrays = {"inputs": np.zeros((5, 2), np.float32), "targets": np.array([0, 1, 0, 1, 1])}
         >>> data = Data("toy", arrays, {"train": range(3), "test": range(3, 5)}, info={"num_classes": 2})
         >>> data.num_examples("train"), data.num_steps(epochs=10, batch_size=2), data.nbytes
         (3, 20, 80)
-
-    Source: original.
     """
 
     name: str
     arrays: Arrays
     splits: Mapping[str, range]
-    prepare: Callable[[Any], Any] = unchanged
+    prepare: Callable[..., Any] = unchanged
     augment: Callable[[Any, Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    coding: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._check_kinds()
         # Plain dicts, because other mappings are leaves to jax.tree.
         object.__setattr__(self, "arrays", as_numpy(self.arrays, "arrays"))
         object.__setattr__(self, "splits", dict(self.splits))
-        object.__setattr__(self, "info", dict(self.info))
+        object.__setattr__(self, "coding", plain(self.coding, "coding"))
         for required in ("inputs", "targets"):
             if required not in self.arrays:
                 raise UserError(f"data {self.name!r} has arrays {sorted(self.arrays)}, expected 'inputs' and 'targets'")
@@ -92,8 +113,165 @@ class Data:
         check_leading_axes(self.name, self.arrays)
         check_splits(self.name, self.splits, self.num_rows)
         check_finite(self.name, self.arrays)
+        check_precision(self.name, self.arrays)
+        self._set_fitted(plain(self.fitted))  # of finite values
+        check_weights(self.name, self.arrays, self.splits["train"])
         if "num_classes" in self.info:
             check_labels(self.name, self.arrays["targets"], self.info["num_classes"])
+
+    def _check_kinds(self) -> None:
+        word("name of the data", self.name)
+        for name in ("arrays", "splits", "info", "fitted", "coding"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"data {self.name!r}: {name} is {shown(getattr(self, name))}, expected a dict")
+        if not callable(self.prepare):
+            raise UserError(f"data {self.name!r}: prepare is {shown(self.prepare)}, expected a function of a batch")
+        if self.augment is not None and not callable(self.augment):
+            raise UserError(f"data {self.name!r}: augment is {shown(self.augment)}, expected a function (key, batch)")
+
+    def _set_fitted(self, fitted: dict[str, Any]) -> None:
+        shared = {key: fitted[key] for key in SHARED_WITH_INFO if key in fitted}
+        object.__setattr__(self, "fitted", fitted)
+        object.__setattr__(self, "info", {**self.info, **shared})
+        function = self.prepare.func if isinstance(self.prepare, _Prepare) else self.prepare
+        named = {name: value for name, value in (("fitted", fitted), ("coding", self.coding)) if _names(function, name)}
+        object.__setattr__(self, "prepare", _Prepare(function, **named) if named else function)
+
+    def prepared(self, batch: Any) -> Any:
+        """Apply `prepare` to a batch, with what it names of `fitted` and `coding`.
+
+        Args:
+            batch: dict of arrays with leading axis B, as `take` or `encode` give them.
+
+        Returns:
+            The batch that the model and the objective get.
+
+        Example:
+            >>> def prepare(batch, fitted):
+            ...     return {**batch, "inputs": batch["inputs"] - fitted["mean"]}
+            >>> arrays = {"inputs": [[1.0], [3.0]], "targets": [0, 1]}
+            >>> data = Data("toy", arrays, {"train": range(2)}, prepare, fitted={"mean": 2.0})
+            >>> data.prepared(data.take(np.arange(2)))["inputs"].tolist()
+            [[-1.0], [1.0]]
+        """
+        return self.prepare(batch)
+
+    def refitted(self, fitted: Mapping[str, Any]) -> "Data":
+        """Return the same rows under other fitted values, such as those of an earlier run.
+
+        Args:
+            fitted: as of `fitted`; its floats may differ from those here, and nothing else.
+
+        Returns:
+            Data that prepares the same raw inputs as the data that the values come from.
+
+        Raises:
+            UserError: if rows were encoded differently (categories, names of classes, columns); it says where.
+
+        Example:
+            >>> import accelnet as an
+            >>> x = np.arange(20.0)[:, None]
+            >>> old, new = (an.data.from_arrays(inputs, np.zeros(20)) for inputs in (x, 3 * x + 5))
+            >>> batch = {"inputs": new.encode([[2.0]])}
+            >>> new.refitted(old.fitted).prepared(batch)["inputs"] == old.prepared(batch)["inputs"]
+            Array([[ True]], dtype=bool)
+        """
+        if not isinstance(fitted, Mapping):
+            raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
+        fitted = plain(fitted)
+        check_same_encoding(self.name, self.fitted, fitted)
+        data = copy.copy(self)  # the arrays were checked already
+        data._set_fitted(fitted)
+        return data
+
+    def encode(self, inputs: Any) -> Any:
+        """Turn raw inputs into what `arrays["inputs"]` holds.
+
+        Args:
+            inputs: what was given to the function that made the data: arrays [B, ...] or a dict of such; of a table a
+                dict of columns, a list of rows as dicts, or numbers [B, inputs]; of text one or more strings.
+
+        Returns:
+            Arrays [B, ...] in the structure and the types of `arrays["inputs"]`.
+
+        Raises:
+            UserError: if inputs are of another kind, shape or type, or hold an unknown name.
+
+        Example:
+            >>> Data("toy", {"inputs": np.zeros((3, 2), np.uint8), "targets": [0, 1, 0]}, {"train": range(3)}).encode(
+            ...     [[1, 2]]
+            ... )
+            array([[1, 2]], dtype=uint8)
+        """
+        return encode_inputs(inputs, self.fitted, self.arrays["inputs"], self.coding)
+
+    def decode(self, outputs: Any) -> Any:
+        """Turn outputs or targets of the model's world into what the user's file holds.
+
+        Args:
+            outputs: array of any shape. Of a table of numbers, standardized ones; numbers of classes; of text, symbols.
+
+        Returns:
+            Numbers in the file's units, names of classes, or text. Where nothing was fitted, the outputs.
+
+        Raises:
+            UserError: if numbers of classes or symbols are out of range.
+
+        Example:
+            >>> import accelnet as an
+            >>> data = an.data.from_arrays(np.zeros((4, 1)), ["no", "yes", "no", "yes"], validation=0, test=0)
+            >>> data.decode([1, 0]).tolist()
+            ['yes', 'no']
+        """
+        return decode_outputs(outputs, self.fitted)
+
+    def raw(self, rows: np.ndarray) -> dict[str, Any]:
+        """Read rows with the numbers of the user's file, where an offset was subtracted from the arrays.
+
+        Args:
+            rows: int [B], as of `take`.
+
+        Returns:
+            As of `take`; arrays with an offset as float64.
+
+        Example:
+            >>> import accelnet as an
+            >>> times = 1.7e9 + np.arange(4.0)
+            >>> data = an.data.from_arrays(times, times > 1.7e9, num_classes=2, validation=0, test=0)
+            >>> sorted(data.raw(np.arange(4))["inputs"].tolist())
+            [1700000000.0, 1700000001.0, 1700000002.0, 1700000003.0]
+        """
+
+        def add(tree: Any, path: str) -> Any:
+            if isinstance(tree, Mapping):
+                return {key: add(value, f"{path}.{key}" if path else key) for key, value in tree.items()}
+            offset = self.coding.get(path, {}).get("offset")
+            return tree if offset is None else tree.astype(np.float64) + np.asarray(offset)
+
+        return add(self.take(rows), "")
+
+    def target_range(self, split: str = "train") -> dict[str, tuple[float, float]]:
+        """Return the least and the largest target of a split, as the arrays hold them, before `prepare`.
+
+        Args:
+            split: name of a split.
+
+        Returns:
+            (least, largest) by path: "targets", or "targets.x" for each of a dict. Memmaps above 1 GiB are left
+            out, and so is everything of a split without rows.
+
+        Example:
+            >>> data = Data("toy", {"inputs": [[1.0], [2.0]], "targets": [0.0, 1.0]}, {"train": range(2)})
+            >>> data.target_range()
+            {'targets': (0.0, 1.0)}
+        """
+        rows = self.splits.get(split, range(0))
+        return {
+            path: (part.min().item(), part.max().item())
+            for path, array in leaves(self.arrays["targets"], "targets")
+            if len(rows) and is_read(array) and array.dtype.kind != "c"
+            for part in (array[rows.start : rows.stop],)
+        }
 
     @property
     def num_rows(self) -> int:
@@ -142,23 +320,10 @@ class Data:
             4
         """
         rows = self.num_examples("train")
+        batch_size, epochs = whole("batch_size", batch_size), number("epochs", epochs, above=0)
         if not 1 <= batch_size <= rows:
             raise UserError(f"batch_size is {batch_size}, expected 1 to {rows}, the training rows of {self.name!r}")
-        if not (epochs > 0 and math.isfinite(epochs)):
-            raise UserError(f"epochs is {epochs}, expected a finite number above 0")
         return math.ceil(epochs * math.ceil(rows / batch_size))
-
-    fitted: Any = field(default_factory=dict)
-
-    def encode(self, inputs: Any) -> Any:
-        return inputs
-
-    def target_range(self) -> Any:
-        return None
-
-    def prepared(self, batch: Any) -> Any:
-        """Apply `prepare` to a batch."""
-        return self.prepare(batch)
 
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows into memory.

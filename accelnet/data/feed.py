@@ -98,10 +98,7 @@ class AbstractFeed(ABC):
 
 
 class DeviceFeed(AbstractFeed):
-    """Keep all of the data on the device and gather the batches inside the program.
-
-    Source: original.
-    """
+    """Keep all of the data on the device and gather the batches inside the program."""
 
     max_steps = None
 
@@ -164,7 +161,6 @@ class StreamFeed(AbstractFeed):
     Memory is bounded by the prefetched batches and two chunks, whatever the size of the data. A host reads only the
     examples that its own devices compute.
 
-    Source: original.
     """
 
     def __init__(self, data: Data, order: Order, **settings: Any) -> None:
@@ -299,7 +295,6 @@ def make_feed(
     Returns:
         A `DeviceFeed` or a `StreamFeed`.
 
-    Source: original.
     """
     if on_device is None:
         on_device = data.nbytes <= (device_memory_bytes or _device_memory_bytes()) // 4

@@ -12,7 +12,7 @@ import numpy as np
 
 from accelnet.cache import user_cache_directory
 from accelnet.data.dataset import Data
-from accelnet.data.normalize import make_standardize, moments
+from accelnet.data.normalize import fit, standardize
 from accelnet.data.splits import cut, stratified_order
 from accelnet.errors import UserError
 
@@ -212,5 +212,7 @@ def _classified(
     info: dict[str, Any],
 ) -> Data:
     images, labels = images[order], labels[order]
-    mean, std = moments(images[: len(splits["train"])])
-    return Data(name, {"inputs": images, "targets": labels}, splits, make_standardize(mean, std), info=info)
+    fitted = fit(images[: len(splits["train"])])
+    if "class_names" in info:
+        fitted["class_names"] = info["class_names"]
+    return Data(name, {"inputs": images, "targets": labels}, splits, standardize, info=info, fitted=fitted)

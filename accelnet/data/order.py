@@ -110,7 +110,6 @@ class Order:
         >>> mask.tolist()
         [True, True, False, False]
 
-    Source: original.
     """
 
     num_examples: int

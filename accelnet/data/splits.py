@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from accelnet.arguments import fraction, whole
 from accelnet.errors import UserError
 
 
@@ -24,8 +25,7 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
 
     Source: NEP 19, https://numpy.org/neps/nep-0019-rng-policy.html
     """
-    if seed < 0:
-        raise UserError(f"seed is {seed}, expected at least 0")
+    seed = whole("seed", seed, low=0)
     return np.argsort(np.random.PCG64(seed).random_raw(num_rows), kind="stable")
 
 
@@ -47,7 +47,6 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
         >>> labels[stratified_order(labels, seed=0)].reshape(4, 2).sum(axis=1)
         array([1, 1, 1, 1])
 
-    Source: original.
     """
     order = random_order(len(labels), seed)
     shuffled = np.asarray(labels)[order]
@@ -77,10 +76,9 @@ def cut(num_rows: int, *, validation: float, test: float) -> dict[str, range]:
         {'train': range(0, 7), 'validation': range(7, 8), 'test': range(8, 10)}
     """
     counts = {}
-    for split, fraction in (("validation", validation), ("test", test)):
-        if not 0 <= fraction < 1:
-            raise UserError(f"{split} is {fraction}, expected a fraction of the rows: at least 0 and below 1")
-        counts[split] = max(1, round(fraction * num_rows)) if fraction > 0 else 0
+    for split, share in (("validation", validation), ("test", test)):
+        share = fraction(split, share)
+        counts[split] = max(1, round(share * num_rows)) if share > 0 else 0
     train = num_rows - sum(counts.values())
     if train < 1:
         raise UserError(

@@ -1,20 +1,36 @@
-"""Tables: regression on the columns of a CSV file."""
+"""Tables: numbers, labels or classes from the columns of a CSV file."""
 
-import csv as csv_module
-import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from accelnet import arguments
+from accelnet.arguments import did_you_mean, listed, shown
+from accelnet.data.columns import (
+    Column,
+    category_column,
+    encode_columns,
+    input_names,
+    names_of,
+    number_column,
+    numbers,
+    ordinal_column,
+    shown_name,
+    to_number,
+)
+from accelnet.data.csv_file import NO_NAME, Table, read_table
 from accelnet.data.dataset import Data
-from accelnet.data.normalize import make_standardize, moments
-from accelnet.data.splits import cut, random_order
+from accelnet.data.normalize import fit, standardize
+from accelnet.data.precision import offsets_of
+from accelnet.data.splits import cut, random_order, stratified_order
 from accelnet.errors import UserError
+
+Task = Literal["numbers", "labels", "classes"]
 
 # Worst to best, from the description that ggplot2 gives of the data.
 DIAMONDS_ORDERS = {
@@ -31,37 +47,44 @@ def csv(
     features: Sequence[str] | None = None,
     categorical: Sequence[str] = (),
     ordinal: Mapping[str, Sequence[str]] | None = None,
+    task: Task | None = None,
     log_target: bool = False,
     validation: float = 0.1,
     test: float = 0.1,
     seed: int = 0,
     name: str | None = None,
+    fitted: Mapping[str, Any] | None = None,
 ) -> Data:
-    r"""Load a CSV file with a header line for regression.
+    r"""Load a CSV file with a header line.
 
     Args:
-        path: the file, UTF-8, columns separated by commas.
-        target: column to predict, numbers.
-        features: columns to predict it from; None for all others.
+        path: the file, UTF-8, plain or `.gz`; columns separated by commas, or by semicolons or tabs where the header
+            has no comma.
+        target: column to predict.
+        features: columns to predict it from; None for all others that have a name.
         categorical: those of them that hold names; each becomes one input of 0 or 1 per name that occurs
-            in the file, in alphabetical order.
+            in the file, in alphabetical order. Spaces around a name are no part of it.
         ordinal: those of them that hold names with an order, as {column: names in that order}; each becomes
             one input, the position of the name.
-        log_target: predict the natural logarithm of the target, which must be above 0.
-        validation: fraction of the rows held out at random, 0 for none.
+        task: "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
+            "classes" numbers the names (or numbers) that occur, for `softmax_cross_entropy`. None: "classes" of a
+            column without any number, "labels" of one that holds 0 and 1 alone, else "numbers".
+        log_target: predict the natural logarithm of the target, which must be numbers above 0.
+        validation: fraction of the rows held out at random (of classes, stratified), 0 for none.
         test: the same.
         seed: of the rows held out, at least 0.
         name: what the data is called; None for the file's name.
+        fitted: `data.fitted` of an earlier run, to take over its task, columns, names, means and deviations.
 
     Returns:
-        Data with inputs float32 [N, inputs] and targets float32 [N, 1] in the order train, validation, test.
-        Numbers and positions are standardized in `prepare`, the (logarithm of the) target in the arrays, both
-        with mean and deviation of the training rows. `info["target"]` is what `undo_target` needs,
-        `info["input_names"]` names the inputs.
+        Data with inputs float32 [N, inputs] in the order train, validation, test, and targets float32 [N, 1], or int32
+        [N] of classes. Numbers and positions are standardized in `prepare`, the (logarithm of the) target in the
+        arrays, both with mean and deviation of the training rows. `info["target"]` is what `undo_target` needs,
+        `info["input_names"]` names the inputs, `info["class_names"]` the classes.
 
     Raises:
-        UserError: if the file is missing or empty or lacks a column; with the line, if a row has more or
-            fewer fields than the header, or a value is not a finite number, not one of the names, or not
+        UserError: if the file is missing or empty or lacks a column, or the target is constant; with the line, if a row
+            has more or fewer fields than the header, or a value is not a finite number, not one of the names, or not
             above 0 where it must be.
 
     Example:
@@ -73,82 +96,58 @@ def csv(
         >>> data.info["input_names"], data.num_examples("train")
         (('size', 'colour=blue', 'colour=red'), 16)
     """
-    path, ordinal = Path(path), dict(ordinal or {})
-    header, rows, lines = _read(path)
-    features = list(features) if features is not None else [column for column in header if column != target]
-    for column in (target, *features, *categorical, *ordinal):
-        if column not in header:
-            close = get_close_matches(column, header, n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ""
-            raise UserError(f"{path} has no column {column!r}{hint} It has {', '.join(header)}")
-    for column in (*categorical, *ordinal):
-        if column not in features:
-            raise UserError(
-                f"column {column!r} is named categorical or ordinal, but is not among the features {features}"
-            )
-    if target in features:
-        raise UserError(f"the target {target!r} is also among the features: leave it out of them")
+    if fitted is not None and not isinstance(fitted, Mapping):
+        raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
+    if not isinstance(log_target, bool):
+        raise UserError(f"log_target is {shown(log_target)}, expected True or False")
+    known = fitted or {}
+    table = read_table(arguments.path("path", path))
+    columns = _columns(table, arguments.word("target", target), features, categorical, ordinal, known.get("columns"))
+    inputs = encode_columns(columns, table.columns, table.place)
+    task = task if task is None else arguments.word("task", task, get_args(Task))
+    task = task or known.get("task") or ("numbers" if log_target else _task_of(table.columns[target]))
+    if log_target and task != "numbers":
+        raise UserError(f"log_target=True needs numbers to predict, and task is {task!r}")
+    class_names = known.get("class_names") if task == "classes" else None
+    if task == "classes" and class_names is None:
+        class_names = _class_names(target, table)
+    targets = _targets(table, target, task, log_target, class_names)
 
-    columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-    values, names, standardized = [], [], []
-    for column in features:
-        texts = columns[column]
-        if column in categorical:
-            for category in sorted(set(texts)):
-                values.append([text == category for text in texts])
-                names.append(f"{column}={category}")
-        elif column in ordinal:
-            values.append(_positions(path, column, texts, lines, ordinal[column]))
-            names.append(column)
-        else:
-            values.append(_numbers(path, column, texts, lines))
-            names.append(column)
-        standardized += [column not in categorical] * (len(names) - len(standardized))
-    inputs = np.array(values, dtype=np.float32).T
-    targets = np.array(_numbers(path, target, columns[target], lines))
-    if log_target:
-        if targets.min() <= 0:
-            line = lines[int(np.argmin(targets))]
-            raise UserError(f"{path}, line {line}: {target} is {targets.min()}, expected above 0 for log_target=True")
-        targets = np.log(targets)
-
-    order, splits = random_order(len(targets), seed), cut(len(targets), validation=validation, test=test)
-    inputs, targets = inputs[order], targets[order][:, None]
-    num_train = len(splits["train"])
-    mean, std = moments(inputs[:num_train])
-    mean, std = (
-        np.where(standardized, mean, 0).astype(np.float32),
-        np.where(standardized, std, 1).astype(np.float32),
-    )
-    target_mean, target_std = moments(targets[:num_train])
-    undo = {"mean": float(target_mean[0]), "std": float(target_std[0]), "log": log_target}
-    targets = ((targets - undo["mean"]) / undo["std"]).astype(np.float32)
-    info = {"target": undo, "input_names": tuple(names)}
-    return Data(
-        name or path.stem,
+    order = stratified_order(targets, seed) if task == "classes" else random_order(len(targets), seed)
+    splits = cut(len(targets), validation=validation, test=test)
+    inputs, targets = inputs[order], targets[order]
+    train = slice(len(splits["train"]))
+    offset = offsets_of(inputs, f"{table.path}", input_names(columns))
+    inputs = (inputs - offset if offset.any() else inputs).astype(np.float32)
+    # Names stay 0 and 1.
+    kept = np.repeat(*np.array([(c["kind"] == "categories", _num_inputs(c)) for c in columns], int).T).astype(bool)
+    statistics = fit(inputs[train], offset)
+    own: dict[str, Any] = {
+        "task": task,
+        "columns": columns,
+        "mean": np.where(kept, 0.0, statistics["mean"]),
+        "std": np.where(kept, 1.0, statistics["std"]),
+    }
+    coding: dict[str, Any] = {"inputs": {"offset": offset}} if offset.any() else {}
+    if task == "numbers":
+        if fitted is None and np.ptp(targets[train]) == 0:
+            raise UserError(f"{table.path}: {shown_name(target)} is the same in all training rows: nothing to predict")
+        coding["targets"], targets = _standardized(targets, train, f"{table.path}, {shown_name(target)}")
+        own["target"] = {**coding["targets"], "log": log_target}
+    elif class_names is not None:
+        own["class_names"] = class_names
+    info: dict[str, Any] = {"input_names": input_names(columns)}
+    info |= {} if class_names is None else {"num_classes": len(class_names)}
+    data = Data(
+        name or table.path.name.removesuffix(".gz").removesuffix(".csv"),
         {"inputs": inputs, "targets": targets},
         splits,
-        make_standardize(mean, std),
+        standardize,
         info=info,
+        fitted=own,
+        coding=coding,
     )
-
-
-def undo_target(values: Any, target: Mapping[str, Any]) -> np.ndarray:
-    """Turn standardized targets or predictions back into what the file holds.
-
-    Args:
-        values: array of any shape.
-        target: `info["target"]` of the data.
-
-    Returns:
-        float64 of that shape: values * std + mean, and its exponential where the target was a logarithm.
-
-    Example:
-        >>> undo_target([0.0, 1.0], {"mean": 10.0, "std": 2.0, "log": False}).tolist()
-        [10.0, 12.0]
-    """
-    values = np.asarray(values, dtype=np.float64) * target["std"] + target["mean"]
-    return np.exp(values) if target["log"] else values
+    return data if fitted is None else data.refitted(fitted)
 
 
 def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
@@ -175,55 +174,152 @@ def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
     return csv(path, target="price", ordinal=DIAMONDS_ORDERS, log_target=True, seed=seed, name="diamonds")
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]], list[int]]:
-    rows, lines = [], []
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv_module.reader(file, strict=True)
-            header = [column.strip() for column in next(reader, [])]
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header"
-                    )
-                rows.append(row)
-                lines.append(reader.line_num)
-    except OSError as error:
-        raise UserError(f"CSV file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: convert it") from None
-    except csv_module.Error as error:
-        raise UserError(f"{path} is not a CSV file: {error}") from None
-    if not rows:
-        raise UserError(f"{path} is empty: expected a header line and rows")
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} has two columns of one name: {', '.join(header)}")
-    return header, rows, lines
-
-
-def _numbers(path: Path, column: str, texts: Sequence[str], lines: list[int]) -> list[float]:
-    numbers = []
-    for text, line in zip(texts, lines, strict=True):
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        # The largest float32 is 3.4e38.
-        if not abs(number) < 3.4e38:
-            hint = "" if text.strip() else " (drop or fill such rows)"
+def _columns(
+    table: Table,
+    target: str,
+    features: Sequence[str] | None,
+    categorical: Sequence[str],
+    ordinal: Mapping[str, Sequence[str]] | None,
+    known: Sequence[Column] | None,
+) -> tuple[Column, ...]:
+    """Describe the columns to predict from, in their order; as an earlier run had them, where it is known."""
+    header = list(table.columns)
+    ordinal = {} if ordinal is None else ordinal
+    if not isinstance(ordinal, Mapping):
+        raise UserError(f"ordinal is {shown(ordinal)}, expected a dict of columns and their names in order")
+    orders = {column: tuple(one.strip() for one in arguments.names(f"ordinal[{column!r}]", names))
+              for column, names in ordinal.items()}  # fmt: skip
+    for column, one in orders.items():
+        arguments.names(f"ordinal[{column!r}]", one)
+    categories = arguments.names("categorical", categorical)
+    if features is None:
+        chosen = [column["name"] for column in known] if known else _default_features(table, target)
+    else:
+        chosen = list(arguments.names("features", features))
+    for column in (target, *chosen, *categories, *orders):
+        if column not in header:
             raise UserError(
-                f"{path}, line {line}: {column} is {text!r}, expected a finite number{hint}; "
-                f"columns of names must be given as categorical or ordinal"
+                f"{table.path} has no column {shown(column)}{did_you_mean(column, header) or '.'} "
+                f"It has {listed(header)}"
             )
-        numbers.append(number)
-    return numbers
+    for column in (*categories, *orders):
+        if column not in chosen:
+            raise UserError(
+                f"column {shown(column)} is named categorical or ordinal, but is not among the features "
+                f"{listed(chosen)}"
+            )
+        if column in categories and column in orders:
+            raise UserError(f"column {shown(column)} is named categorical and ordinal: choose one")
+    if target in chosen:
+        raise UserError(f"the target {shown(target)} is also among the features: leave it out of them")
+    if not chosen:
+        raise UserError(f"{table.path}: there is no column to predict {shown(target)} from, expected one at least")
+    if known is not None:
+        return _known_columns(chosen, categories, orders, known)
+    return tuple(
+        category_column(column, names_of(column, table.columns[column], table.place))
+        if column in categories
+        else ordinal_column(column, orders[column])
+        if column in orders
+        else number_column(column)
+        for column in chosen
+    )
 
 
-def _positions(path: Path, column: str, texts: Sequence[str], lines: list[int], names: Sequence[str]) -> list[int]:
-    position = {name: index for index, name in enumerate(names)}
-    for text, line in zip(texts, lines, strict=True):
-        if text not in position:
-            raise UserError(f"{path}, line {line}: {column} is {text!r}, expected one of {', '.join(names)}")
-    return [position[text] for text in texts]
+def _default_features(table: Table, target: str) -> list[str]:
+    others = [column for column in table.columns if column != target]
+    nameless = [column for column in others if column.startswith(NO_NAME)]
+    if nameless:
+        warnings.warn(
+            f"{table.path}: {listed(nameless)} left out: columns without a name, such as the index that pandas writes; "
+            f"to predict from them, name them in features",
+            stacklevel=4,  # the caller of csv
+        )
+    return [column for column in others if column not in nameless]
+
+
+def _known_columns(
+    chosen: list[str], categories: Sequence[str], orders: Mapping[str, tuple[str, ...]], known: Sequence[Column]
+) -> tuple[Column, ...]:
+    """Return the columns of an earlier run, if what is asked for now does not contradict them."""
+    kinds = {column["name"]: column["kind"] for column in known}
+    wanted = dict.fromkeys(categories, "categories") | dict.fromkeys(orders, "positions")
+    if chosen != list(kinds) or any(kinds[column] != kind for column, kind in wanted.items()):
+        raise UserError(
+            f"features, categorical or ordinal differ from the columns of the values to take over, {listed(kinds)}: "
+            f"leave these arguments out"
+        )
+    for column in known:
+        if column["name"] in orders and tuple(column["names"]) != orders[column["name"]]:
+            raise UserError(
+                f"ordinal[{column['name']!r}] differs from the names to take over, "
+                f"{listed(column['names'])}: leave it out"
+            )
+    return tuple(known)
+
+
+def _num_inputs(column: Column) -> int:
+    return len(column["names"]) if column["kind"] == "categories" else 1
+
+
+def _task_of(texts: Sequence[str]) -> Task:
+    found = [to_number(text) for text in texts]
+    # An empty field is a number that is missing.
+    if not any(number is not None or not text.strip() for number, text in zip(found, texts, strict=True)):
+        return "classes"
+    return "labels" if set(found) == {0.0, 1.0} else "numbers"
+
+
+def _class_names(target: str, table: Table) -> tuple[str, ...]:
+    texts = names_of(target, table.columns[target], table.place)
+    names = sorted(sorted({_class_name(text) for text in texts}), key=_number_first)
+    if len(names) < 2:
+        raise UserError(f"{table.path}: {shown_name(target)} is {shown(names[0])} in all rows: nothing to predict")
+    return tuple(names)
+
+
+def _number_first(name: str) -> float:
+    number = to_number(name)
+    return number if number is not None and np.isfinite(number) else np.inf
+
+
+def _class_name(text: str) -> str:
+    """Return one spelling of a number: "1", "01" and "1.0" are one class."""
+    number = to_number(text)
+    if number is None or not np.isfinite(number):
+        return text.strip()
+    return str(int(number)) if number == int(number) else repr(number)
+
+
+def _targets(table: Table, target: str, task: str, log_target: bool, class_names: Sequence[str] | None) -> np.ndarray:
+    texts, shown_target = table.columns[target], shown_name(target)
+    if class_names is not None:
+        number = {name: index for index, name in enumerate(class_names)}
+        for row, text in enumerate(texts):
+            if _class_name(text) not in number:
+                raise UserError(
+                    f"{table.place(row)}: {shown_target} is {shown(text)}, expected one of {listed(number)}"
+                )
+        return np.array([number[_class_name(text)] for text in texts], np.int32)
+    try:
+        values = np.array(numbers(target, texts, table.place))
+    except UserError as error:
+        raise UserError(f'{error}, or task="classes" to predict names') from None
+    if task == "labels" and (wrong := np.flatnonzero((values != 0) & (values != 1))).size:
+        row = int(wrong[0])
+        raise UserError(f"{table.place(row)}: {shown_target} is {shown(texts[row])}, expected 0 or 1 for task='labels'")
+    if log_target:
+        if values.min() <= 0:
+            row = int(np.argmin(values))
+            raise UserError(
+                f"{table.place(row)}: {shown_target} is {values[row]}, expected above 0 for log_target=True"
+            )
+        values = np.log(values)
+    return values[:, None] if task == "numbers" else values[:, None].astype(np.float32)
+
+
+def _standardized(targets: np.ndarray, train: slice, where: str) -> tuple[dict[str, float], np.ndarray]:
+    offset = offsets_of(targets, where)
+    statistics = fit(targets[train] - offset, offset)
+    mean, std = float(statistics["mean"][0]), float(statistics["std"][0])
+    return {"mean": mean, "std": std}, ((targets - mean) / std).astype(np.float32)

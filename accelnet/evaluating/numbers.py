@@ -39,7 +39,7 @@ def describe_numbers(
     errors, spread = targets - outputs, targets - center
     columns = {"absolute": np.abs(errors), "square": errors**2, "spread": spread, "spread_square": spread**2}
     if undo is not None:
-        from accelnet.data.tabular import undo_target
+        from accelnet.data.encoding import undo_target
 
         columns["own_units"] = np.abs(undo_target(targets, undo) - undo_target(outputs, undo))
 

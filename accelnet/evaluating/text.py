@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accelnet.data.characters import decode
+from accelnet.data.vocabulary import decode
 from accelnet.evaluating.predictions import Predictions
 from accelnet.parallel.layout import whole
 from accelnet.training.run import Run

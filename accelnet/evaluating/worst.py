@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.data.characters import decode
 from accelnet.data.dataset import Data
-from accelnet.data.tabular import undo_target
+from accelnet.data.encoding import undo_target
+from accelnet.data.vocabulary import decode
 from accelnet.evaluating.classes import class_names
 from accelnet.evaluating.predictions import Predictions
 from accelnet.report.numbers import number

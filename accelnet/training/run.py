@@ -128,7 +128,8 @@ def raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:
         UserError: if the inputs are of other shapes or kinds than the data's.
     """
     arrays = dict(experiment.data.arrays)
-    inputs = experiment.data.encode(inputs)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs)):  # under jit: as the arrays
+        inputs = experiment.data.encode(inputs)
     expected, given = _shapes(arrays["inputs"]), _shapes(inputs)
     lengths = {shape[:1] for shape in given.values()}
     fits = expected.keys() == given.keys() and all(given[name][1:] == expected[name][1:] for name in expected)

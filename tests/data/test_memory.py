@@ -81,7 +81,7 @@ def test_a_dict_of_inputs_is_passed_on():
         (np.zeros((5, 1)), np.zeros(4), {}, "unequal numbers of rows"),
         (np.full((5, 1), np.nan), np.zeros(5), {}, "inputs is NaN or infinite in row 0"),
         (np.zeros((5, 1)), np.arange(5), {"num_classes": 4}, "labels 0 to 4, expected 0 to 3"),
-        (np.zeros((5, 1)), np.zeros(5), {"num_classes": 4}, "needs integer targets"),
+        (np.zeros((5, 1)), np.full(5, 0.5), {"num_classes": 4}, "needs integer targets"),
         (np.full((5, 1), 1e300), np.zeros(5), {}, "which float32 cannot hold"),
         (np.zeros((5, 1)), np.full(5, 2**40), {}, "which int32 cannot hold"),
         (np.array(["a"] * 5), np.zeros(5), {}, "expected numbers"),
@@ -118,7 +118,7 @@ def test_npz_files_that_are_missing_damaged_or_hold_objects_are_refused(tmp_path
         with pytest.raises(UserError, match="file or truncated"):
             npz(path)
     np.savez(path, inputs=np.zeros(3), other=np.zeros(3))
-    with pytest.raises(UserError, match="has arrays inputs, other, expected one 'targets'"):
+    with pytest.raises(UserError, match="has arrays 'inputs', 'other', expected one 'targets'"):
         npz(path)
     good = path.read_bytes()
     path.write_bytes(good[: len(good) // 2])

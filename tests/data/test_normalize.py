@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from accelnet.data import normalize
-from accelnet.data.normalize import cast_targets, make_standardize, moments
+from accelnet.data.normalize import fit, moments, standardize, with_cast_targets
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 3), (50, 4, 5, 2)])
@@ -32,7 +32,7 @@ def test_a_constant_channel_is_divided_by_one():
 def test_standardized_values_have_mean_zero_and_deviation_one(shape):
     values = np.random.default_rng(0).normal(5, 3, shape).astype(np.float32)
     batch = {"inputs": values, "targets": np.array([200] * 6, np.uint8), "mask": np.ones(6, bool)}
-    got = jax.jit(make_standardize(*moments(values)))(batch)
+    got = jax.jit(lambda batch: standardize(batch, fit(values), {}))(batch)
     flat = np.asarray(got["inputs"]).reshape(-1, shape[-1] if len(shape) > 1 else 1)
     assert got["inputs"].shape == shape
     # float32 rounding of values of size 5.
@@ -44,4 +44,33 @@ def test_standardized_values_have_mean_zero_and_deviation_one(shape):
 
 
 def test_float_targets_are_not_cast():
-    assert cast_targets(np.zeros(2, np.float32)).dtype == np.float32
+    assert with_cast_targets({"targets": np.zeros(2, np.float32)})["targets"].dtype == np.float32
+
+
+def test_a_dict_of_targets_is_cast_entry_by_entry_and_none_is_needed():
+    got = with_cast_targets({"targets": {"digit": np.zeros(2, np.uint8), "size": np.zeros(2, np.float32)}})["targets"]
+    assert (got["digit"].dtype, got["size"].dtype) == (np.int32, np.float32)
+    assert with_cast_targets({"inputs": 1}) == {"inputs": 1}
+
+
+def test_an_offset_of_the_rows_is_part_of_the_mean():
+    raw = 1.7e9 + np.arange(4.0)[:, None]
+    stored = (raw - 1.7e9).astype(np.float32)
+    fitted = fit(stored, np.array([1.7e9]))
+    assert fitted["mean"].tolist() == [1.7e9 + 1.5]
+    expected = (raw - raw.mean()) / raw.std()
+    got = standardize({"inputs": stored}, fitted, {"inputs": {"offset": (1.7e9,)}})["inputs"]
+    np.testing.assert_allclose(got, expected, rtol=1e-6)  # float32 rounding
+    other = standardize({"inputs": (raw - 1.6e9).astype(np.float32)}, fitted, {"inputs": {"offset": (1.6e9,)}})[
+        "inputs"
+    ]
+    np.testing.assert_allclose(other, expected, atol=8)  # numbers of 1e8 are 8 apart
+
+
+def test_targets_of_other_rows_come_into_the_units_of_the_fit():
+    fitted = {"mean": (0.0,), "std": (1.0,), "target": {"mean": 10.0, "std": 2.0, "log": False}}
+    batch = {"inputs": np.zeros((2, 1), np.float32), "targets": np.array([[0.0], [1.0]], np.float32)}
+    got = standardize(batch, fitted, {"targets": {"mean": 14.0, "std": 4.0}})["targets"]
+    assert got.tolist() == [[2.0], [4.0]]  # 14 and 18
+    same = standardize(batch, fitted, {"targets": {"mean": 10.0, "std": 2.0}})["targets"]
+    assert same is batch["targets"] or same.tolist() == [[0.0], [1.0]]

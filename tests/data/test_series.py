@@ -86,7 +86,7 @@ def test_missing_values_become_training_means_where_allowed(files, tmp_path):
         ("", "holds no series"),
         (HEADER, "holds no series"),
         ("1,2,3\n", "line 1: expected a header line"),
-        (HEADER + "1,2:3,4:d\n", "line 7: label 'd', expected one of a, b, c"),
+        (HEADER + "1,2:3,4:d\n", "line 7: label 'd', expected 'a', 'b', 'c'"),
         (HEADER + "1,2:3:a\n", "line 7: dimensions have lengths 2, 1"),
         (HEADER + "a\n", "line 7: dimensions have lengths none"),
         (HEADER + "1,x:3,4:a\n", "line 7: could not convert string to float: 'x'"),
@@ -106,8 +106,8 @@ def test_wrong_files_are_refused_with_the_line(files, tmp_path, content, message
 
 
 def test_files_that_do_not_fit_together_are_refused(files, tmp_path):
-    other = write(tmp_path / "other.ts", files[2], HEADER.replace("a b c", "c b a"))
-    with pytest.raises(UserError, match="has labels"):
+    other = write(tmp_path / "other.ts", files[2], HEADER.replace("a b c", "a b c d"))
+    with pytest.raises(UserError, match="other.ts has labels 'a', 'b', 'c', 'd', expected 'a', 'b', 'c'"):
         ts(files[0], other)
     other = write(tmp_path / "other.ts", [(one[:, :1], label) for one, label in files[2]])
     with pytest.raises(UserError, match=r"2 dimensions, .* has 1"):

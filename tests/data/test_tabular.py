@@ -68,7 +68,7 @@ def test_splits_follow_the_seed_and_features_their_order(tmp_path):
 
 def test_quotes_blank_lines_and_byte_order_marks_are_read(tmp_path):
     path = tmp_path / "a.csv"
-    path.write_bytes(b"\xef\xbb\xbfsize,name,price\r\n" + b'1,"a, b",2\r\n\r\n' * 5)
+    path.write_bytes(b"\xef\xbb\xbfsize,name,price\r\n" + b'1,"a, b",2\r\n\r\n1,"a, b",3\r\n' * 5)
     data = csv(path, target="price", categorical=["name"])
     assert data.info["input_names"] == ("size", "name=a, b")
 
@@ -86,8 +86,8 @@ def test_quotes_blank_lines_and_byte_order_marks_are_read(tmp_path):
         (b"size,price\n1,2\n1e39,4\n", {}, "line 3: size is '1e39'"),
         (b"size,price\n1,2\n3,inf\n", {}, "line 3: price is 'inf'"),
         (b"size,price\n1,2\n3,0\n", {"log_target": True}, "line 3: price is 0.0, expected above 0"),
-        (b"size,prize\n1,2\n", {}, "no column 'price', did you mean 'prize'?"),
-        (b"size,price\n1,2\n", {"features": ["sise"]}, "no column 'sise', did you mean 'size'?"),
+        (b"size,prize\n1,2\n", {}, "no column 'price'; did you mean 'prize'?"),
+        (b"size,price\n1,2\n", {"features": ["sise"]}, "no column 'sise'; did you mean 'size'?"),
         (b"size,price\n1,2\n", {"features": ["price"]}, "also among the features"),
         (
             b"size,name,price\n1,a,2\n",
@@ -97,7 +97,7 @@ def test_quotes_blank_lines_and_byte_order_marks_are_read(tmp_path):
         (
             b"size,price\n1,2\nb,2\n",
             {"ordinal": {"size": ["1", "2"]}},
-            "line 3: size is 'b', expected one of 1, 2",
+            "line 3: size is 'b', expected one of '1', '2'",
         ),
         (b"size,size,price\n1,2,3\n", {}, "two columns of one name"),
         (b"size,price\n\xff,2\n", {}, "not UTF-8"),

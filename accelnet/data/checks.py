@@ -1,0 +1,112 @@
+"""What every data set must be like: rows, splits, values, labels, weights."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.arguments import did_you_mean, listed, shown, whole
+from accelnet.data.arrays import chunks, is_read, leaves
+from accelnet.data.precision import check_kept_apart
+from accelnet.errors import UserError
+
+_SPLITS = ("train", "validation", "test")
+_OTHER_NAMES = {
+    "val": "validation", "valid": "validation", "validate": "validation", "dev": "validation", "eval": "validation",
+    "training": "train", "testing": "test",
+}  # fmt: skip
+
+
+def check_leading_axes(name: str, arrays: Any) -> None:
+    """Raise UserError unless every array has the same number of rows, each of them with a value at least."""
+    shapes = {path: array.shape for path, array in leaves(arrays)}
+    for path, shape in shapes.items():
+        if not shape:
+            raise UserError(f"data {name!r}: {path} is a single number, expected a leading axis of rows")
+        if 0 in shape[1:]:
+            raise UserError(f"data {name!r}: {path} has shape {shape}, expected at least one value in each row")
+    if len({shape[0] for shape in shapes.values()}) > 1:
+        rows = ", ".join(f"{path} has {shape[0]}" for path, shape in shapes.items())
+        raise UserError(f"data {name!r} has unequal numbers of rows: {rows}")
+
+
+def check_splits(name: str, splits: Mapping[str, range], num_rows: int) -> None:
+    """Raise UserError unless the splits are disjoint ranges of the rows and one is for training."""
+    for split, rows in splits.items():
+        _check_split_name(name, split)
+        if not isinstance(rows, range) or rows.step != 1:
+            raise UserError(
+                f"data {name!r}: split {split!r} is {shown(rows)}, expected a range with step 1: "
+                f"put the rows of a split one after the other"
+            )
+        if len(rows) and not 0 <= rows.start < rows.stop <= num_rows:
+            raise UserError(f"data {name!r}: split {split!r} is {rows!r}, outside of the {num_rows} rows")
+    if not len(splits.get("train", range(0))):
+        raise UserError(f"data {name!r} has no training rows: {num_rows} rows, splits {splits or 'none'}")
+    used = sorted((rows.start, rows.stop, split) for split, rows in splits.items() if len(rows))
+    for (_, stop, first), (start, _, second) in pairwise(used):
+        if start < stop:
+            raise UserError(f"data {name!r}: splits {first!r} and {second!r} overlap from row {start} on")
+
+
+def _check_split_name(name: str, split: Any) -> None:
+    if not isinstance(split, str) or not split.strip():
+        raise UserError(f"data {name!r} has a split {shown(split)}, expected names of splits such as 'train'")
+    if split in _SPLITS:
+        return
+    lower = split.lower()
+    meant = _OTHER_NAMES.get(lower) or next((one for one in _SPLITS if sorted(one) == sorted(lower)), None)
+    hint = f"; did you mean {meant!r}?" if meant else did_you_mean(lower, ["validation"])
+    if hint:
+        raise UserError(
+            f"data {name!r} has a split {shown(split)}{hint} Splits of a name of their own, such as 'ood', must not "
+            f"look like one of {listed(_SPLITS)}"
+        )
+
+
+def check_finite(name: str, arrays: Any) -> None:
+    """Raise UserError if a value is NaN or infinite. Memmaps above 1 GiB are not read."""
+    for path, array in leaves(arrays):
+        if array.dtype.kind in "biu" or not is_read(array):
+            continue
+        start = 0
+        for chunk in chunks(array):
+            good = np.isfinite(chunk).reshape(len(chunk), -1).all(axis=1)
+            if not good.all():
+                row = start + int(np.argmin(good))
+                raise UserError(f"data {name!r}: {path} is NaN or infinite in row {row}: remove or fill such rows")
+            start += len(chunk)
+
+
+def check_precision(name: str, arrays: Any) -> None:
+    """Raise UserError if the 32 bits of a device lose what tells values apart. Memmaps above 1 GiB are not read."""
+    for path, array in leaves(arrays):
+        if path != "weights" and is_read(array):
+            check_kept_apart(array, jax.dtypes.canonicalize_dtype(array.dtype), f"data {name!r}: {path}")
+
+
+def check_labels(name: str, targets: Any, num_classes: Any) -> None:
+    """Raise UserError if integer targets are not in [0, num_classes). Memmaps above 1 GiB are not read."""
+    num_classes = whole(f"data {name!r}: num_classes", num_classes, low=1)
+    for path, array in leaves(targets, "targets"):
+        if array.dtype.kind not in "iu" or not is_read(array) or not array.size:
+            continue
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high >= num_classes:
+            raise UserError(
+                f"data {name!r}: {path} hold labels {low} to {high}, expected 0 to {num_classes - 1} "
+                f"for num_classes={num_classes}"
+            )
+
+
+def check_weights(name: str, arrays: Mapping[str, Any], train: range) -> None:
+    """Raise UserError if weights are negative, or 0 in all training rows. Memmaps above 1 GiB are not read."""
+    for path, array in leaves(arrays.get("weights", {}), "weights"):
+        if not is_read(array):
+            continue
+        if array.dtype.kind == "c" or array.min() < 0:
+            raise UserError(f"data {name!r}: {path} go down to {array.min()}, expected numbers of at least 0")
+        if not array[train.start : train.stop].any():
+            raise UserError(f"data {name!r}: {path} are 0 in all training rows: nothing would be learnt")

@@ -1,0 +1,159 @@
+"""Raw inputs to what the arrays hold, and outputs to what the user's file holds, on the host."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from accelnet.arguments import listed, shown
+from accelnet.data.arrays import native
+from accelnet.data.columns import encode_columns, input_names
+from accelnet.data.vocabulary import decode as decode_text
+from accelnet.data.vocabulary import encode as encode_text
+from accelnet.errors import UserError
+
+
+def encode_inputs(inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Mapping[str, Any]) -> Any:
+    """Turn raw inputs into what the arrays of a data set hold as "inputs".
+
+    Args:
+        inputs: as of `Data.encode`.
+        fitted: of the data.
+        held: its arrays of inputs.
+        coding: of its rows, where "inputs" may have an "offset".
+
+    Returns:
+        Arrays [B, ...] in the structure and the types of `held`.
+
+    Raises:
+        UserError: if they do not have that structure, rank or number of features, or not such values.
+    """
+    if isinstance(held, Mapping):
+        return _encode_dict(inputs, held, coding)
+    if "columns" in fitted:
+        inputs = _encode_table(inputs, fitted["columns"])
+    if "vocabulary" in fitted:
+        inputs = _encode_texts(inputs, fitted["vocabulary"])
+    return _encode_array(inputs, held, coding.get("inputs", {}).get("offset"), "inputs")
+
+
+def decode_outputs(outputs: Any, fitted: Mapping[str, Any]) -> Any:
+    """Turn outputs or targets into what the user's file holds.
+
+    Args:
+        outputs: as of `Data.decode`.
+        fitted: of the data.
+
+    Returns:
+        Numbers in the file's units, names of classes, or text; outputs where nothing was fitted.
+
+    Raises:
+        UserError: if numbers of classes or symbols are out of range.
+    """
+    if isinstance(outputs, Mapping):
+        return outputs
+    outputs = np.asarray(outputs)
+    if "target" in fitted:
+        return undo_target(outputs, fitted["target"])
+    if outputs.dtype.kind not in "iu":
+        return outputs
+    if "class_names" in fitted:
+        names = np.array(fitted["class_names"])
+        if outputs.size and not 0 <= outputs.min() <= outputs.max() < len(names):
+            raise UserError(f"classes are {outputs.min()} to {outputs.max()}, expected 0 to {len(names) - 1}")
+        return names[outputs]
+    if "vocabulary" in fitted:
+        rows = outputs.reshape(-1, outputs.shape[-1]) if outputs.ndim else outputs[None]
+        texts = [decode_text(row, fitted["vocabulary"]) for row in rows]
+        return texts[0] if outputs.ndim == 1 else texts
+    return outputs
+
+
+def undo_target(values: Any, target: Mapping[str, Any]) -> np.ndarray:
+    """Turn standardized targets or predictions back into what the file holds.
+
+    Args:
+        values: array of any shape.
+        target: `info["target"]` of the data.
+
+    Returns:
+        float64 of that shape: values * std + mean, and its exponential where the target was a logarithm.
+
+    Example:
+        >>> undo_target([0.0, 1.0], {"mean": 10.0, "std": 2.0, "log": False}).tolist()
+        [10.0, 12.0]
+    """
+    values = np.asarray(values, dtype=np.float64) * target["std"] + target["mean"]
+    return np.exp(values) if target["log"] else values
+
+
+def _encode_dict(inputs: Any, held: Mapping[str, Any], coding: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(inputs, Mapping) or set(inputs) != set(held):
+        came = f"have {listed(inputs)}" if isinstance(inputs, Mapping) else f"are {shown(inputs)}"
+        raise UserError(f"inputs {came}, expected a dict with {listed(held)}")
+    offsets = {key: coding.get(f"inputs.{key}", {}).get("offset") for key in held}
+    return {
+        key: _encode_dict(inputs[key], one, {})
+        if isinstance(one, Mapping)
+        else _encode_array(inputs[key], one, offsets[key], f"inputs[{key!r}]")
+        for key, one in held.items()
+    }
+
+
+def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
+    """Take a mapping of columns (a data frame too), of one row's values, a list of such rows, or an array of inputs."""
+    if hasattr(inputs, "keys"):
+        table = {key: inputs[key] for key in inputs.keys()}  # noqa: SIM118, a data frame iterates otherwise
+        table = {key: [one] if isinstance(one, str) or np.ndim(one) == 0 else list(one) for key, one in table.items()}
+    elif isinstance(inputs, list | tuple) and inputs and all(isinstance(row, Mapping) for row in inputs):
+        names = [column["name"] for column in columns]
+        for index, row in enumerate(inputs):
+            if missing := [name for name in names if name not in row]:
+                raise UserError(f"row {index} lacks {listed(missing)}")
+        table = {name: [row[name] for row in inputs] for name in names}
+    else:
+        array = native(inputs, "inputs")
+        names = input_names(columns)
+        if array.ndim != 2 or array.shape[1] != len(names) or array.dtype.kind not in "biuf":
+            raise UserError(
+                f"inputs are {shown(inputs)}, expected a dict of columns, a list of rows as dicts, or numbers "
+                f"[B, {len(names)}] for {listed(names)}"
+            )
+        return array.astype(np.float64)
+    used = {column["name"]: table.get(column["name"], ()) for column in columns}
+    if len({len(values) for name, values in used.items() if name in table}) > 1:
+        raise UserError(
+            f"columns have lengths {listed(len(values) for values in used.values())}, expected all the same"
+        )
+    return encode_columns(columns, table, "row {}".format)
+
+
+def _encode_texts(inputs: Any, vocabulary: str) -> Any:
+    texts = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts):
+        return inputs
+    if len({len(one) for one in texts}) > 1:
+        raise UserError(f"texts have {listed(len(one) for one in texts)} characters, expected all the same")
+    return np.stack([encode_text(one, vocabulary) for one in texts])
+
+
+def _encode_array(values: Any, held: np.ndarray, offset: Any, where: str) -> np.ndarray:
+    array = native(values, where)
+    if array.dtype.kind not in "biufcV":
+        raise UserError(f"{where} have dtype {array.dtype}, expected numbers")
+    if array.ndim != held.ndim or not len(array):
+        shape = ", ".join(["B", *map(str, held.shape[1:])])
+        raise UserError(f"{where} have shape {array.shape}, expected [{shape}] with B rows, at least one")
+    if offset is not None:
+        if array.ndim > 1 and array.shape[-1] != len(offset):
+            raise UserError(f"{where} have {array.shape[-1]} features, expected {len(offset)}")
+        array = array.astype(np.float64) - np.asarray(offset)
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(held.dtype)
+    if held.dtype.kind in "biu":
+        if not np.array_equal(cast, array):
+            kind = "booleans" if held.dtype.kind == "b" else f"whole numbers that {held.dtype} can hold"
+            raise UserError(f"{where} have dtype {array.dtype} and values that are no {kind}, as the data has them")
+    elif not np.isfinite(cast).all():
+        raise UserError(f"{where} are NaN or infinite, or {held.dtype} cannot hold them")
+    return cast

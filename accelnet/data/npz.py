@@ -1,0 +1,116 @@
+"""Data from an `.npz` file of NumPy's."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from accelnet import arguments
+from accelnet.arguments import did_you_mean, listed, shown
+from accelnet.data.dataset import Data
+from accelnet.data.memory import from_arrays
+from accelnet.errors import UserError
+
+
+def npz(
+    path: str | os.PathLike[str],
+    *,
+    inputs: str = "inputs",
+    targets: str = "targets",
+    validation: float | tuple[str, str] = 0.1,
+    test: float | tuple[str, str] = 0.1,
+    seed: int = 0,
+    normalize: bool = True,
+    num_classes: int | None = None,
+    fitted: Mapping[str, Any] | None = None,
+) -> Data:
+    """Load a data set from an `.npz` file of numbers (pickled objects are refused).
+
+    Args:
+        path: the file.
+        inputs: name of the array of inputs in it.
+        targets: name of the array of targets.
+        validation: fraction of the rows, or names of an array of inputs and one of targets.
+        test: the same; `npz(path, inputs="x_train", targets="y_train", test=("x_test", "y_test"))`.
+        seed: as of `from_arrays`.
+        normalize: as of `from_arrays`.
+        num_classes: as of `from_arrays`.
+        fitted: as of `from_arrays`.
+
+    Returns:
+        Data as of `from_arrays`, named after the file.
+
+    Raises:
+        UserError: if the file is missing, damaged or lacks an array, or as of `from_arrays`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     np.savez(f"{folder}/a.npz", inputs=np.zeros((10, 2)), targets=np.zeros(10))
+        ...     npz(f"{folder}/a.npz").splits["train"]
+        range(0, 8)
+    """
+    file = arguments.path("path", path)
+    pairs = {}
+    for split, held_out in (("validation", validation), ("test", test)):
+        if isinstance(held_out, list | tuple):
+            pairs[split] = arguments.names(split, held_out)
+            if len(pairs[split]) != 2:
+                raise UserError(f"{split} is {shown(held_out)}, expected a fraction or the names of two arrays")
+    names = [arguments.word("inputs", inputs), arguments.word("targets", targets)]
+    arrays = _read_npz(file, [*names, *(key for pair in pairs.values() for key in pair)])
+    given = {split: tuple(arrays[key] for key in pair) for split, pair in pairs.items()}
+    return from_arrays(
+        arrays[inputs],
+        arrays[targets],
+        name=file.stem,
+        **{"validation": validation, "test": test, **given},
+        seed=seed,
+        normalize=normalize,
+        num_classes=num_classes,
+        fitted=fitted,
+    )
+
+
+def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        # Empty files, .npy files and pickles are no zip files.
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise UserError(f"{path} is not an .npz file or truncated: write it with numpy.savez")
+        with np.load(path, allow_pickle=False) as file:
+            for key in wanted:
+                if key not in file.files:
+                    raise UserError(
+                        f"{path} has arrays {listed(file.files)}, expected one {shown(key)}"
+                        f"{did_you_mean(key, file.files)}"
+                    )
+                _check_size(path, file.zip, key)
+                arrays[key] = file[key]
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise UserError(f"{path} is not a readable .npz file of numbers: {error}") from None
+    except MemoryError:
+        raise UserError(f"{path} does not fit into memory: give parts of it as .npy files with numpy.memmap") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    return arrays
+
+
+def _check_size(path: Path, file: zipfile.ZipFile, key: str) -> None:
+    """Raise UserError if an array's header says more than there is: NumPy would ask for that memory first."""
+    member = next((one for one in (f"{key}.npy", key) if one in file.namelist()), key)
+    with file.open(member) as stream:
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        version = np.lib.format.read_magic(stream)
+        if version not in read:
+            return
+        shape, _, dtype = read[version](stream)
+    claimed, held = dtype.itemsize * int(np.prod([int(n) for n in shape], dtype=object)), file.getinfo(member).file_size
+    if claimed > held and not dtype.hasobject:
+        raise UserError(f"{path} is damaged: array {shown(key)} is to take {claimed} bytes of {held} that are there")
