@@ -12,20 +12,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_CORE = {"errors", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
+_CORE = {"errors", "terminal", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"allocator", "training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
+    "terminal": set(),
     "cache": set(),
     "allocator": set(),
     "small_loops": set(),
-    "ops": {"errors", "cache"},
-    "models": {"errors", "ops"},
+    "ops": {"errors", "terminal", "cache"},
+    "models": {"errors", "terminal", "ops"},
     "optim": {"errors", "ops"},
     "objectives": {"errors", "ops"},
     "data": {"errors", "cache", "ops"},
-    "parallel": {"errors", "ops"},
-    "report": {"errors"},
+    "parallel": {"errors", "terminal", "ops"},
+    "report": {"errors", "terminal"},
     "experiment": _TRAINING,
     "training": _TRAINING,
     "planning": _TRAINING | {"report"},

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnet.errors import UserError
+from accelnet.terminal import rendered
 from accelnet.training.events import is_lower_better
 from accelnet.training.record import ROW_FIELDS, plain_value, write_report
 from accelnet.training.workdir import read_config, read_description
@@ -144,10 +145,7 @@ def _thinned(points: list[Any]) -> list[Any]:
 
 def runs_table(values: Mapping[str, Any]) -> str:
     """Return a comparison as text: one line per run."""
-    import io
-
     import rich.box
-    import rich.console
     import rich.table
 
     columns = metric_columns(values)
@@ -156,10 +154,7 @@ def runs_table(values: Mapping[str, Any]) -> str:
         table.add_column(name, justify="right" if number else "left")
     for run in values["runs"]:
         table.add_row(*run_cells(run, columns))
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    lines = rendered(table).splitlines()
     differing = ", ".join(values["differing"]) or "nothing"
     lines += ["", f"They differ in: {differing}."]
     if values["left_out"]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from accelnet.cli.devices import choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,9 @@ def accelerator(script: Script, config: Config, options: AcceleratorOptions) -> 
         targets_file=options.targets_file,
         progress=not options.quiet,
     )
-    print(accelerator_table(values))
+    show(accelerator_table(values))
     if options.workdir is not None:
         page = write_accelerators(values, options.workdir)
-        print(f"kept in {page.with_name('accelerator.json')} and {page}")
+        show(f"kept in {page.with_name('accelerator.json')} and {page}")
     if options.json:
-        print(json.dumps(values))
+        show(json.dumps(values))

@@ -14,6 +14,7 @@ import tyro
 from accelnet.cli.devices import choose_platform
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 if TYPE_CHECKING:
     from accelnet.choosing.candidates import Candidate
@@ -80,9 +81,9 @@ def compare(script: Script, config: Config, options: CompareOptions) -> None:
     )
     _print(values)
     if options.workdir is not None:
-        print(f"kept in {options.workdir}/compare.json and {options.workdir}/report.html")
+        show(f"kept in {options.workdir}/compare.json and {options.workdir}/report.html")
     if options.json:
-        print(json.dumps(values))
+        show(json.dumps(values))
 
 
 def changed(config: Any, text: str) -> Any:
@@ -146,21 +147,21 @@ def _load(path: Path, name: str) -> Script:
 def _print(values: dict[str, Any]) -> None:
     from accelnet.report.numbers import number
 
-    print(f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals")
+    show(f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals")
     width = max(len(one["name"]) for one in values["candidates"])
     for one in values["candidates"]:
         final, reached = one["final"], one["steps_to_target"]
         steps = "not reached" if reached["median"] is None else f"after {reached['median']:,.0f} steps"
-        print(
+        show(
             f"{one['name']:{width}}  {number(final['mean'])}  {number(final['low'])} to {number(final['high'])}  "
             f"learning rate {number(one['learning_rate'])}  {number(values['target'])} {steps}"
         )
-    print()
+    show()
     for one in values["comparisons"]:
-        print(
+        show(
             f"{one['first']} less {one['second']}: {number(one['difference'])}, {number(one['low'])} to "
             f"{number(one['high'])}, corrected p {number(one['corrected'])}: {one['words']}"
         )
-    print(f"\n{values['words']}.")
+    show(f"\n{values['words']}.")
     for name, found in values["test"].items():
-        print(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")
+        show(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")

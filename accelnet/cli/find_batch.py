@@ -6,6 +6,7 @@ from pathlib import Path
 
 from accelnet.cli.devices import choose_platform
 from accelnet.cli.script import Config, Script
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ def find_batch(script: Script, config: Config, options: FindBatchOptions) -> Non
     found = find_batch(
         script.experiment(config), points=options.points, workdir=options.workdir, progress=not options.quiet
     )
-    print(found.reason)
+    show(found.reason)
     if options.workdir is not None:
-        print(f"kept in {options.workdir}/batch.json and {options.workdir}/report.html")
+        show(f"kept in {options.workdir}/batch.json and {options.workdir}/report.html")
     if options.json:
-        print(json.dumps(found.to_dict()))
+        show(json.dumps(found.to_dict()))

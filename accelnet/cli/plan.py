@@ -7,6 +7,7 @@ from pathlib import Path
 from accelnet.cli.devices import choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,9 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
 
         proof = prove(experiment, compile_seconds=options.compile_seconds, say=say)
         say.close()
-        print(proof)
+        show(proof)
         if options.json:
-            print(json.dumps(proof.to_dict()))
+            show(json.dumps(proof.to_dict()))
         if not proof.holds:
             raise SystemExit(1)
         return
@@ -88,7 +89,7 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
         here = this_machine(accelerators=load_accelerators(options.targets_file))
         measured = measure(experiment, here, say=say)
         say.close()
-        print(f"{measured}\n")
+        show(f"{measured}\n")
     made = plan(
         experiment,
         options.targets,
@@ -101,11 +102,11 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
         targets_file=options.targets_file,
         progress=not options.quiet,
     )
-    print(made)
+    show(made)
     if options.workdir is not None:
-        print(f"kept in {options.workdir}/plan.json and {options.workdir}/plan.html")
+        show(f"kept in {options.workdir}/plan.json and {options.workdir}/plan.html")
     if options.json:
-        print(json.dumps(made.to_dict()))
+        show(json.dumps(made.to_dict()))
 
 
 def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, as every verb
@@ -113,4 +114,4 @@ def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, a
     from accelnet.planning.listing import targets_table
     from accelnet.planning.machine import load_accelerators
 
-    print(targets_table(load_accelerators(options.targets_file), options.family))
+    show(targets_table(load_accelerators(options.targets_file), options.family))
