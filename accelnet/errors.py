@@ -1,5 +1,16 @@
 """The errors a person can do something about."""
 
+import contextlib
+import linecache
+import sys
+import traceback
+from collections.abc import Iterator
+
+# Their frames say nothing about a mistake in a user's own function.
+_LIBRARIES = frozenset((
+    "accelnet", "chex", "equinox", "flax", "jax", "jaxlib", "numpy", "optax", "orbax", "scipy", "tyro", "treescope",
+))  # fmt: skip
+
 
 class UserError(ValueError):
     """Report a mistake of the user's: what came, what was expected, what to do.
@@ -46,3 +57,79 @@ class LostProcessError(RuntimeError):
     """
 
     exit_code = 5
+
+
+class UserCodeError(Exception):
+    """Report an exception inside a function of the user's own. The command line shows it and exits with code 1.
+
+    Args:
+        role: what the function is to accelnet, such as "the loss".
+        error: the exception.
+        given: what the function was called with, such as "outputs float32[16, 10]". Empty: nothing is said of it.
+
+    Attributes:
+        role: as given.
+        error: as given.
+
+    Example:
+        >>> print(UserCodeError("the loss", ZeroDivisionError("division by zero"), "outputs float32[16, 10]"))
+        the loss failed, given outputs float32[16, 10]:
+        ZeroDivisionError: division by zero
+    """
+
+    exit_code = 1
+
+    def __init__(self, role: str, error: BaseException, given: str = "") -> None:
+        super().__init__(role, error, given)
+        self.role, self.error, self.given = role, error, given
+
+    def __str__(self) -> str:
+        shapes = f", given {self.given}" if self.given else ""
+        return f"{self.role} failed{shapes}:\n{user_traceback(self.error)}"
+
+
+def user_traceback(error: BaseException) -> str:
+    """Return the traceback of an exception with the user's own frames: those of no library that accelnet stands on.
+
+    Args:
+        error: an exception that was raised.
+
+    Example:
+        >>> print(user_traceback(KeyError("labels")))
+        KeyError: 'labels'
+    """
+    lines = []
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if _is_of_user(frame.f_globals.get("__name__") or ""):
+            code = frame.f_code
+            lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}')
+            source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
+            lines += [f"    {source}"] if source else []
+    summary = traceback.TracebackException(type(error), error, None)
+    # jax attaches a note about the frames that it hides.
+    summary.__notes__ = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith("-----")]
+    return "\n".join([*lines, "".join(summary.format_exception_only()).strip()])
+
+
+def _is_of_user(module: str) -> bool:
+    package = module.partition(".")[0]
+    return package not in _LIBRARIES and package not in sys.stdlib_module_names
+
+
+@contextlib.contextmanager
+def user_code(role: str, given: str = "") -> Iterator[None]:
+    """Turn an exception of the user's own code into a `UserCodeError`; accelnet's own errors pass.
+
+    Example:
+        >>> with user_code("the script's after_train"):
+        ...     [].pop()
+        Traceback (most recent call last):
+        accelnet.errors.UserCodeError: the script's after_train failed:
+        ...
+    """
+    try:
+        yield
+    except (UserError, DivergenceError, PreemptedError, LostProcessError, UserCodeError):
+        raise
+    except Exception as error:
+        raise UserCodeError(role, error, given) from error

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
 from accelnet.terminal import show
@@ -38,6 +38,7 @@ class AcceleratorOptions:
 def accelerator(script: Script, config: Config, options: AcceleratorOptions) -> None:
     """Say on which hardware to train all steps: what fits, the time, the cost, and what that rests on."""
     choose_platform(None)
+    check_platform()
     from accelnet.choosing.accelerator import (
         accelerator_table,
         choose_accelerator,

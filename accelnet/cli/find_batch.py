@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.terminal import show
 
@@ -26,6 +26,7 @@ class FindBatchOptions:
 def find_batch(script: Script, config: Config, options: FindBatchOptions) -> None:
     """Measure the critical batch size, and find the largest batch that fits."""
     choose_platform(None)
+    check_platform()
     from accelnet.choosing.find_batch import find_batch
 
     found = find_batch(

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
 from accelnet.terminal import show
@@ -54,12 +54,16 @@ class TargetsOptions:
 def plan(script: Script, config: Config, options: PlanOptions) -> None:
     """Say whether it fits on hardware that is not here, how fast it can be, and what it costs."""
     choose_platform(None)
+    check_platform()
+    from accelnet.parallel.mesh import parse_mesh
     from accelnet.planning.choice import parse_hours, parse_usd
     from accelnet.planning.plan import plan
     from accelnet.report.progress import Progress
 
     if not options.compile_seconds > 0:
         raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")
+    if options.mesh is not None and options.mesh != "auto":
+        parse_mesh(options.mesh)
     budget = None if options.budget is None else parse_usd(options.budget)
     deadline = None if options.deadline is None else parse_hours(options.deadline)
     experiment = script.experiment(config)

@@ -57,7 +57,6 @@ def train(
     used = utilization(experiment, timing["examples_per_second"])
     if used is not None:
         show(used)
-    if script.after_train is not None:
-        script.after_train(run)
+    script.call_after_train(run)
     if options.json:
         show(result_line(run.result if used is None else {**run.result, "mfu": used.share}))
