@@ -85,7 +85,7 @@ def check_platform() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin found no device and said so to the log
-        asked = jax.config.jax_platforms
+        asked = getattr(jax.config, "jax_platforms", None)
         said = str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()
         reason = f" ({said[0]})" if said else ""
         raise UserError(

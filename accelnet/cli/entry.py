@@ -54,7 +54,7 @@ def main(
             _exit(f"preempted: {error}", error.exit_code)
         except KeyboardInterrupt as error:
             _leave(error)
-            say(f"interrupted: {error or command.left_behind()}")
+            say(f"interrupted: {str(error) or command.left_behind()}")
             output.flush()
             # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
             os._exit(130)

@@ -59,14 +59,15 @@ def test_a_name_in_a_table_never_steers_the_terminal(command, tmp_path):
     steering = "\x1b]0;gone\x07"
     path = tmp_path / "table.csv"
     with path.open("w", newline="") as file:
-        rows = [[i % 7, f"{'ab'[i % 2]}{steering}"] for i in range(60)]
-        csv.writer(file).writerows([[f"size{steering}", "kind"], *rows])
+        rows = [[f"{'ab'[i % 2]}{steering}", i % 7] for i in range(60)]
+        csv.writer(file).writerows([[f"size{steering}", "price"], *rows])
 
     def table(config: Config) -> an.Experiment:
         return small(config).replace(
             name=f"table{steering}",
-            data=an.data.csv(path, target="kind"),
-            model=lambda rngs: an.models.MLP(1, (4,), 2, rngs=rngs),
+            data=an.data.csv(path, target="price", categorical=[f"size{steering}"]),
+            model=lambda rngs: an.models.MLP(2, (4,), 1, rngs=rngs),
+            objective=an.objectives.squared_error(),
         )
 
     run = str(tmp_path / "run")
@@ -83,14 +84,14 @@ def shell(text, **variables):
     """Run a line of the shell, in which $RUN is a script's command line; return its code, output and messages."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "RUN": f"{sys.executable} {XOR}"} | variables
-    done = subprocess.run(["bash", "-c", text], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(["/bin/bash", "-c", text], capture_output=True, text=True, timeout=300, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 
 TRAIN = "$RUN train --steps 3 --workdir"
 
 
-@pytest.mark.parametrize("streams", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", "2>/dev/full"])
 def test_a_training_whose_streams_are_gone_trains(tmp_path, streams):
     code, _, said = shell(f"{TRAIN} {tmp_path}/run {streams}")
     assert code == 0, said
@@ -113,8 +114,7 @@ def test_results_that_do_not_fit_on_the_disk_are_missed():
     assert said == "error: the results could not be written to standard output: No space left on device\n"
 
 
-@pytest.mark.parametrize("platform", ["cuda", "cdua"])
-@pytest.mark.parametrize("verb", ["train --steps 3", "plan --abstract"])
+@pytest.mark.parametrize(("platform", "verb"), [("cuda", "train --steps 3"), ("cdua", "plan --abstract")])
 def test_a_platform_that_is_missing_is_one_message(platform, verb):
     code, out, said = shell(f"$RUN {verb}", JAX_PLATFORMS=platform)
     assert (code, out) == (2, ""), said
