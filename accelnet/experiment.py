@@ -266,11 +266,18 @@ class Experiment:
 
     def check_outputs(self, outputs: Any, batch: Any) -> None:
         """Refuse outputs and targets that do not suit the task, by their shapes and the data's ranges."""
-        info = self.data.info
         check_outputs(
-            self.objective, outputs, batch.get("targets"), num_classes=info.get("num_classes"),
-            target_range=self.data.target_range,
-        )  # fmt: skip
+            self.objective,
+            outputs,
+            batch.get("targets"),
+            num_classes=self.data.info.get("num_classes"),
+            target_range=self._target_range,
+        )
+
+    def _target_range(self) -> tuple[float, float] | None:
+        found = [self.data.target_range(split).get("targets") for split in self.data.splits]
+        ends = [one for one in found if one is not None]
+        return (min(low for low, _ in ends), max(high for _, high in ends)) if ends else None
 
     @cached_property
     def pure_model(self) -> PureModel:

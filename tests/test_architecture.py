@@ -12,21 +12,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_CORE = {"errors", "arguments", "cache", "ops", "models", "optim", "objectives", "data", "parallel"}
-_TRAINING = _CORE | {"allocator", "training", "experiment"}
+_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "allocator"}
+_CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
+_TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
+    "signature": {"errors"},
+    "fingerprint": set(),
+    "terminal": set(),
     "cache": set(),
     "allocator": set(),
     "small_loops": set(),
-    "ops": {"errors", "cache"},
-    "models": {"errors", "ops"},
-    "optim": {"errors", "ops"},
-    "objectives": {"errors", "ops"},
-    "data": {"errors", "arguments", "cache", "ops"},
-    "parallel": {"errors", "ops"},
-    "report": {"errors"},
+    "ops": _GROUND,
+    "models": _GROUND | {"ops"},
+    "optim": _GROUND | {"ops"},
+    "objectives": _GROUND | {"ops"},
+    "data": _GROUND | {"ops"},
+    "parallel": _GROUND | {"ops"},
+    "report": _GROUND,
     "experiment": _TRAINING,
     "training": _TRAINING,
     "planning": _TRAINING | {"report"},

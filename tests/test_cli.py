@@ -87,46 +87,6 @@ def test_summary_shows_what_lies_where_on_devices_that_are_not_here():
     assert "mesh data=16,fsdp=4, a batch in 64 parts" in shown and "its largest axis on fsdp" in shown
 
 
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        (("train", "--mesh", "data=3", "--cpu-devices", "8"), "such as --mesh data=8"),
-        (("train", "--mesh", "data"), "expected axes and their sizes"),
-        (("train", "--cpu-devices", "0"), "--cpu-devices is 0"),
-        (("train", "--learning-rte", "0.1"), "--learning-rate"),
-        (("train", "--learning-rate", "-1"), "learning_rate is -1"),
-        (("train", "--steps", "0"), "steps is 0, expected at least 1"),
-        (("train", "--steps", "many"), "many"),
-        (("trian",), "train"),
-        (("train", "--resume"), "--resume needs --workdir"),
-        (("evaluate", "--workdir", "/nowhere/at/all"), "holds no run"),
-        (("train", "--steps", "3", "--workdir", "/proc/no"), "cannot be written"),
-        (("tune",), "Give one or two fields"),
-        (("tune", "learning_rte"), "no field that can vary, expected a number of the Config's: learning_rate"),
-        (("tune", "learning_rate", "--range", "1:1e-4"), "learning_rate"),
-        (("tune", "learning_rate", "--range", "-1:1"), "learning_rate"),
-        (("tune", "learning_rate", "--range", "all"), "such as 1e-4:1"),
-        (("tune", "learning_rate", "--seeds", "1"), "seeds"),
-        (("compare",), "nothing to compare"),
-        (("compare", "--optimizers", "sgd,adma"), "adma"),
-        (("compare", "--set", "learning_rate=0.1"), "learning_rate is tuned for every candidate"),
-        (("compare", "--set", "size=3"), "expected field=value of:"),
-        (("compare", "--optimizers", "sgd,adam", "--seeds", "3"), "3 seeds cannot show any difference"),
-        (("find-batch",), "a batch size of at most half the training split"),
-        (("accelerator", "--budget", "much"), "much"),
-        (("accelerator", "--abstract", "--targets", "v5f:2x2"), "v5f"),
-        (("compare-runs", "/nowhere/at/all"), "/nowhere/at/all"),
-        (("plan", "--targets", "h1000"), "h1000"),
-        (("plan", "--targets", "v5e:3x3"), "v5e"),
-    ],
-)
-def test_a_mistake_is_one_message_with_exit_code_two(args, words):
-    done = command(XOR, *args)
-    assert done.returncode == 2, done.stderr
-    said = done.stderr + done.stdout
-    assert words in said and "Traceback" not in said
-
-
 @pytest.mark.slow
 def test_a_rate_is_tuned_and_the_hardware_chosen_for_it(tmp_path):
     tuned = command(XOR, "tune", "learning_rate", "--points", "6", "--workdir", str(tmp_path / "tune"), "--json")

@@ -11,6 +11,7 @@ from accelnet.experiment import Experiment
 from accelnet.planning.plan import plan
 from accelnet.planning.targets import DEFAULT_TARGETS, this_machine
 from accelnet.report.progress import Progress
+from accelnet.terminal import rendered
 from accelnet.training.record import plain_value, write_report
 
 
@@ -142,10 +143,7 @@ def tuned_settings(directory: str | Path) -> dict[str, Any]:
 
 def accelerator_table(values: Mapping[str, Any]) -> str:
     """Return hardware side by side as text, at most 100 columns wide."""
-    import io
-
     import rich.box
-    import rich.console
     import rich.table
 
     from accelnet.report.numbers import duration, number
@@ -160,10 +158,7 @@ def accelerator_table(values: Mapping[str, Any]) -> str:
         table.add_row(
             row["name"], fits, *times, number(row["usd"]), limit, row["how"], row["assumption"] or row["reason"]
         )
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    lines = rendered(table).splitlines()
     size = f"{values['steps']:,} steps of {values['batch_size']:,} examples"
     head = f"{values['experiment']}: {size}{limits_in_words(values)}"
     choice = [f"To rent: {values['choice']['reason']}."] if values["choice"] else []

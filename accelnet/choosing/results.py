@@ -1,7 +1,6 @@
 """What comes out of a population, and what is kept of one that is not finished."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from accelnet.choosing.members import Member
 from accelnet.choosing.waves import Wave
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.record import plain_value, write_atomically
 
@@ -120,7 +120,7 @@ class Keep:
         if not self.path.exists():
             self._write(None)
         # The order of checkpoints is that of steps; no metric says which is best.
-        self._checkpoints = Checkpoints(self.path.parent, keep_last=1, keep_best=0, best_metric="loss", note=_say)
+        self._checkpoints = Checkpoints(self.path.parent, keep_last=1, keep_best=0, best_metric="loss", note=say)
         number = jax.ShapeDtypeStruct((), jnp.int32, sharding=abstract.step.sharding)
         found = self._checkpoints.restore(_Saved(number, abstract))
         if found is None:
@@ -162,7 +162,3 @@ class Keep:
         assert self.path is not None
         content = plain_value({"description": self.description, "waves": self.waves, "result": result})
         write_atomically(self.path, json.dumps(content) + "\n")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnet.errors import UserError
+from accelnet.terminal import rendered
 from accelnet.training.events import is_lower_better
 from accelnet.training.record import ROW_FIELDS, plain_value, write_report
 from accelnet.training.workdir import read_config, read_description
@@ -87,11 +88,30 @@ def _read(path: Path) -> dict[str, Any]:
 def _result(path: Path) -> dict[str, Any]:
     file = path / "result.json"
     try:
-        return dict(json.loads(file.read_text()))
+        result = dict(json.loads(file.read_text()))
+        _check_result(result)
+        return result
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as a run's result ({error}): leave {path} out") from error
+
+
+def _check_result(result: Mapping[str, Any]) -> None:
+    """Raise a TypeError where a result is not of the form that a run writes."""
+    metrics = result.get("metrics") or {}
+    groups = [*metrics.values(), result.get("timing") or {}] if isinstance(metrics, dict) else [metrics]
+    for group in groups:
+        if not isinstance(group, dict):
+            raise TypeError(f"{group!r} stands where numbers by name are expected")
+        _check_numbers(group)
+    _check_numbers({name: result.get(name) for name in ("step", "epochs", "parameters")})
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    wrong = {name: value for name, value in values.items() if value is not None and not isinstance(value, int | float)}
+    if wrong:
+        raise TypeError(f"{', '.join(wrong)} should be numbers")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -106,8 +126,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
+            _check_numbers({name: value for name, value in row.items() if name != "split"})
             rows.append({**row, "step": int(row["step"]), "split": str(row["split"])})
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             # A run that is writing this very line may not have finished it.
             if number == len(lines):
                 break
@@ -144,10 +165,7 @@ def _thinned(points: list[Any]) -> list[Any]:
 
 def runs_table(values: Mapping[str, Any]) -> str:
     """Return a comparison as text: one line per run."""
-    import io
-
     import rich.box
-    import rich.console
     import rich.table
 
     columns = metric_columns(values)
@@ -156,10 +174,7 @@ def runs_table(values: Mapping[str, Any]) -> str:
         table.add_column(name, justify="right" if number else "left")
     for run in values["runs"]:
         table.add_row(*run_cells(run, columns))
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    lines = rendered(table).splitlines()
     differing = ", ".join(values["differing"]) or "nothing"
     lines += ["", f"They differ in: {differing}."]
     if values["left_out"]:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import time
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def tune(
     identification", 2020.
     """
     spans = {name: _span(config, name, span) for name, span in ranges.items()}
-    points = points or (16 if len(spans) == 1 else 8)
+    points = (16 if len(spans) == 1 else 8) if points is None else points
     whole = function(config)
     if budget is None:
         budget = min(max(BUDGET, (_MIN_STEPS + 0.5) / whole.total_steps), 0.5)  # half a step for rounding
@@ -223,6 +224,11 @@ def tune(
 
 def _span(config: Any, name: str, span: tuple[float, float] | None) -> tuple[float, float]:
     value = check_field(config, name)
+    if typing.get_type_hints(type(config)).get(name) is int:
+        raise UserError(
+            f"{name} is a whole number, and tune tries numbers such as {value / 100:g} in its place: compare --set "
+            f"{name}={value} --set {name}={2 * value} compares whole numbers"
+        )
     if span is None:
         if value <= 0:
             raise UserError(f"{name} is {value:g}, which suggests no range: give one, as --range 1e-4:1")

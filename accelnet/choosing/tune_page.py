@@ -1,6 +1,5 @@
 """What tuning shows: tune.png and report.html, the losses over each field."""
 
-import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ from accelnet.report.charts import ACROSS, chart, dots, log_axis, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, grid, legend, section, table, tag
 from accelnet.report.numbers import duration, number, short
+from accelnet.terminal import visible
+from accelnet.training.curves import to_png
 from accelnet.training.record import write_atomically
 
 
@@ -126,10 +127,8 @@ def picture(tuning: Tuning) -> bytes:
         axes.axvline(tuning.recommended[name], color="#333333", label="recommended")
         axes.set_xscale("log")
         axes.set_yscale("log" if all(rung.scale == "log" for rung in tuning.rungs) else "linear")
-        axes.set_xlabel(name)
-        axes.set_ylabel(f"{tuning.split} {tuning.metric}")
+        axes.set_xlabel(name, parse_math=False)
+        axes.set_ylabel(visible(f"{tuning.split} {tuning.metric}"), parse_math=False)
         axes.legend(frameon=False, fontsize=8)
-    drawn.suptitle(tuning.experiment)
-    file = io.BytesIO()
-    drawn.savefig(file, format="png")
-    return file.getvalue()
+    drawn.suptitle(visible(tuning.experiment), parse_math=False)
+    return to_png(drawn)

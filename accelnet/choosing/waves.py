@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from accelnet.choosing.members import Family
 from accelnet.data.feed import AbstractFeed, DeviceFeed
-from accelnet.errors import UserError
+from accelnet.errors import UserCodeError, UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import SAME
 from accelnet.training.program import Program, make_eval_chunk
@@ -208,21 +208,28 @@ def _make(batches: Batches, family: Family, devices: list[Any], num_members: int
     return Compiled(init, advance, feed, num_members, mesh)
 
 
+# What Python and jax raise where a number that is traced is none to them.
+_UNTRACEABLE = (UserError, UserCodeError, TypeError, ValueError, AttributeError)
+
+
 def _traceable(programs: Callable[[bool], tuple[Program, Program]], family: Family) -> tuple[Program, Program]:
     """Build the programs with operands, else with plain tracers: jax's functions take only these, Python only those."""
     try:
         return programs(False)
-    except (UserError, TypeError, ValueError, AttributeError) as error:
+    except _UNTRACEABLE as error:
         if not family.names:
             raise
         family.check_models()
         refused = error
     try:
         return programs(True)
-    except (UserError, TypeError, ValueError, AttributeError) as error:
+    except _UNTRACEABLE as error:
         if isinstance(refused, UserError):
             raise refused from None
+        if isinstance(error, UserCodeError) and str(error) == str(refused):
+            raise  # a fault that has nothing to do with what varies
+        reason = refused.error if isinstance(refused, UserCodeError) else refused
         raise UserError(
-            f"{' and '.join(family.names)} cannot vary within one program ({type(refused).__name__}: "
-            f"{str(refused).splitlines()[0]}): vary fields that enter the computation as numbers"
+            f"{' and '.join(family.names)} cannot vary within one program ({type(reason).__name__}: "
+            f"{str(reason).splitlines()[0]}): vary fields that enter the computation as numbers"
         ) from error

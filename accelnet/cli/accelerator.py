@@ -5,9 +5,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class AcceleratorOptions:
 def accelerator(script: Script, config: Config, options: AcceleratorOptions) -> None:
     """Say on which hardware to train all steps: what fits, the time, the cost, and what that rests on."""
     choose_platform(None)
+    check_platform()
     from accelnet.choosing.accelerator import (
         accelerator_table,
         choose_accelerator,
@@ -62,9 +64,9 @@ def accelerator(script: Script, config: Config, options: AcceleratorOptions) -> 
         targets_file=options.targets_file,
         progress=not options.quiet,
     )
-    print(accelerator_table(values))
+    show(accelerator_table(values))
     if options.workdir is not None:
         page = write_accelerators(values, options.workdir)
-        print(f"kept in {page.with_name('accelerator.json')} and {page}")
+        show(f"kept in {page.with_name('accelerator.json')} and {page}")
     if options.json:
-        print(json.dumps(values))
+        show(json.dumps(values))

@@ -3,17 +3,21 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.abc import Loader
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import tyro
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, ExperimentFunction, Script
-from accelnet.errors import UserError
+from accelnet.errors import UserCodeError, UserError
+from accelnet.terminal import show
 
 if TYPE_CHECKING:
     from accelnet.choosing.candidates import Candidate
@@ -52,6 +56,9 @@ class CompareOptions:
 def compare(script: Script, config: Config, options: CompareOptions) -> None:
     """Say which optimizer, variant or setting is better, and whether that is shown."""
     choose_platform(None)
+    check_platform()
+    if options.target is not None and not math.isfinite(options.target):
+        raise UserError(f"--target is {options.target}, expected a number of the metric")
     from accelnet.choosing.candidates import Candidate, optimizer_candidates
     from accelnet.choosing.compare import RATES, compare
 
@@ -80,9 +87,9 @@ def compare(script: Script, config: Config, options: CompareOptions) -> None:
     )
     _print(values)
     if options.workdir is not None:
-        print(f"kept in {options.workdir}/compare.json and {options.workdir}/report.html")
+        show(f"kept in {options.workdir}/compare.json and {options.workdir}/report.html")
     if options.json:
-        print(json.dumps(values))
+        show(json.dumps(values))
 
 
 def changed(config: Any, text: str) -> Any:
@@ -96,6 +103,8 @@ def changed(config: Any, text: str) -> Any:
         UserError: if there is no such field.
     """
     names, args = [field.name for field in dataclasses.fields(config)], []
+    if not text.strip():
+        raise UserError(f"--set is empty, expected field=value of: {', '.join(names)}")
     for setting in text.split():
         name, equals, value = setting.partition("=")
         name = name.replace("-", "_")
@@ -112,10 +121,11 @@ def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candi
     """Load scripts; a field that was set for this one, and that they have too, is set for them."""
     from accelnet.choosing.candidates import Candidate
 
+    default = script.default_config()
     given = {
         field.name: getattr(config, field.name)
         for field in dataclasses.fields(config)
-        if getattr(config, field.name) != getattr(script.config_type(), field.name)
+        if getattr(config, field.name) != getattr(default, field.name)
     }
     found = []
     for number, path in enumerate(paths):
@@ -123,7 +133,8 @@ def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candi
         known = {field.name for field in dataclasses.fields(variant.config_type)}
         settings = {name: value for name, value in given.items() if name in known}
         name = path.stem if [other.stem for other in paths].count(path.stem) == 1 else str(path)
-        found.append(Candidate(name, variant.experiment, variant.config_type(**settings)))
+        config_of_variant = dataclasses.replace(variant.default_config(), **settings)
+        found.append(Candidate(name, variant.experiment, config_of_variant))
     return found
 
 
@@ -134,33 +145,52 @@ def _load(path: Path, name: str) -> Script:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where annotations and dataclasses look their module up
     try:
-        spec.loader.exec_module(module)
+        _execute(spec.loader, module, path)
     except (ImportError, SyntaxError) as error:
         raise UserError(f"the variant {path} cannot be loaded: {error}") from error
+    except SystemExit as error:
+        raise UserError(
+            f'the variant {path} ended the process when it was loaded: put `if __name__ == "__main__":` before what '
+            "it does as a script"
+        ) from error
     function = getattr(module, "experiment", None)
     if not callable(function):
         raise UserError(f"the variant {path} has no function `experiment`, from its Config to an Experiment")
-    return Script(cast(ExperimentFunction, function))
+    script = Script(cast(ExperimentFunction, function))
+    try:
+        _ = script.config_type
+    except UserError as error:
+        raise UserError(f"the variant {path}: {error}") from error
+    return script
+
+
+def _execute(loader: Loader, module: ModuleType, path: Path) -> None:
+    try:
+        loader.exec_module(module)
+    except (ImportError, SyntaxError):
+        raise
+    except Exception as error:
+        raise UserCodeError(f"the variant {path}", error) from error
 
 
 def _print(values: dict[str, Any]) -> None:
     from accelnet.report.numbers import number
 
-    print(f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals")
+    show(f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals")
     width = max(len(one["name"]) for one in values["candidates"])
     for one in values["candidates"]:
         final, reached = one["final"], one["steps_to_target"]
         steps = "not reached" if reached["median"] is None else f"after {reached['median']:,.0f} steps"
-        print(
+        show(
             f"{one['name']:{width}}  {number(final['mean'])}  {number(final['low'])} to {number(final['high'])}  "
             f"learning rate {number(one['learning_rate'])}  {number(values['target'])} {steps}"
         )
-    print()
+    show()
     for one in values["comparisons"]:
-        print(
+        show(
             f"{one['first']} less {one['second']}: {number(one['difference'])}, {number(one['low'])} to "
             f"{number(one['high'])}, corrected p {number(one['corrected'])}: {one['words']}"
         )
-    print(f"\n{values['words']}.")
+    show(f"\n{values['words']}.")
     for name, found in values["test"].items():
-        print(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")
+        show(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import tyro
 
 from accelnet.cli.script import Script
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ def compare_runs(
     from accelnet.choosing.runs import compare_runs, runs_table, write_runs
 
     values = compare_runs(options.runs)
-    print(runs_table(values))
+    show(runs_table(values))
     page = write_runs(values, options.workdir)
-    print(f"kept in {page.with_name('compare-runs.json')} and {page}")
+    show(f"kept in {page.with_name('compare-runs.json')} and {page}")
     if options.json:
-        print(json.dumps(values))
+        show(json.dumps(values))

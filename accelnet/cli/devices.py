@@ -1,5 +1,6 @@
 """Which devices and processes compute: the options, and what they set up before anything touches a device."""
 
+import contextlib
 import os
 import sys
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from accelnet.errors import UserError
+
+# 1,024 start within a second; 4,096 take twenty.
+_MOST_CPU_DEVICES = 1024
 
 
 @dataclass(frozen=True)
@@ -37,18 +41,18 @@ class ClusterOptions:
 
 
 def choose_platform(cpu_devices: int | None) -> None:
-    """Take the CPU, as so many devices, where that is asked for or nothing else is there.
+    """Take the CPU, as so many devices, where that is asked for or nothing else is there. No device is touched.
 
     Raises:
-        UserError: if the number is below 1.
+        UserError: if the number is out of range, or the devices of this process are chosen already.
     """
     if cpu_devices is not None:
-        if cpu_devices < 1:
-            raise UserError(f"--cpu-devices is {cpu_devices}, expected at least 1")
-        import jax
-
-        jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", cpu_devices)
+        if not 1 <= cpu_devices <= _MOST_CPU_DEVICES:
+            raise UserError(
+                f"--cpu-devices is {cpu_devices}, expected 1 to {_MOST_CPU_DEVICES}: they are simulated, on the "
+                f"{_num_cores()} cores of this machine"
+            )
+        _set_num_cpu_devices(cpu_devices)
     elif not os.environ.get("JAX_PLATFORMS") and has_compilers_alone():
         import jax
 
@@ -59,13 +63,54 @@ def choose_population_devices(cpu_devices: int | None) -> None:
     """Take all accelerators, else one CPU device per core: members share nothing, so each device keeps to itself.
 
     Raises:
-        UserError: if the number is below 1.
+        UserError: as of `choose_platform`, and if the platform is missing.
     """
     choose_platform(cpu_devices)
     if cpu_devices is None:
         import jax
 
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        with contextlib.suppress(RuntimeError):  # where devices are in use already, in a notebook for instance
+            jax.config.update("jax_num_cpu_devices", _num_cores())
+    check_platform()
+
+
+def check_platform() -> None:
+    """Start the platform on which everything is computed.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin found no device and said so to the log
+        asked = getattr(jax.config, "jax_platforms", None)
+        said = str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()
+        reason = f" ({said[0]})" if said else ""
+        raise UserError(
+            f"JAX_PLATFORMS is {asked!r}, and there is no such device or no plugin of jax for it{reason}: set "
+            "JAX_PLATFORMS=cpu, or leave it out to take what is there"
+            if asked
+            else f"jax finds no device{reason}: JAX_PLATFORMS=cpu takes the CPU"
+        ) from error
+
+
+def _set_num_cpu_devices(number: int) -> None:
+    import jax
+
+    try:
+        jax.config.update("jax_num_cpu_devices", number)  # refused after the first computation
+    except RuntimeError:
+        raise UserError(
+            f"--cpu-devices is {number}, but this process computes on {jax.local_device_count()} "
+            f"{jax.default_backend()} devices already: start a new process"
+        ) from None
+    jax.config.update("jax_platforms", "cpu")
+
+
+def _num_cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def join_cluster(options: ClusterOptions) -> None:
@@ -84,7 +129,7 @@ def join_cluster(options: ClusterOptions) -> None:
 
         if jax.process_index() > 0:
             # The first process speaks for all.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123, until the process ends
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123, until the process ends
 
 
 def has_compilers_alone(devices: Path = Path("/dev")) -> bool:

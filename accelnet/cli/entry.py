@@ -1,18 +1,23 @@
 """From the arguments of a process to a verb: parsing, messages and exit codes.
 
-Exit codes: 0 done; 2 a mistake of the user's, one message; 3 the loss became NaN or infinite; 4 told to end (SIGTERM),
-the state is saved; 5 another process of the run is lost; 130 interrupted.
+Exit codes: 0 done; 1 an exception in the user's own code, or a fault of accelnet's; 2 a mistake of the user's, one
+message; 3 the loss became NaN or infinite; 4 told to end (SIGTERM), the state is saved; 5 another process of the run is
+lost; 130 interrupted. Closed streams, and a reader of the output who leaves early (`summary | head -1`), change none of
+them; results that do not fit on the disk (`> file`) are a 2.
 """
 
+import dataclasses
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
-from accelnet.cli.devices import ClusterOptions, DeviceOptions, choose_platform, join_cluster
+from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
-from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
+from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
+from accelnet.terminal import guarded_streams, say
 
 Verb = Callable[..., None]
 
@@ -37,23 +42,25 @@ def main(
     Example:
         >>> if __name__ == "__main__":  # doctest: +SKIP
         ...     main(experiment)
-
-    Source: original.
     """
-    try:
-        _run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
-    except (UserError, DivergenceError, LostProcessError) as error:
-        _leave(error)
-        _exit(f"error: {error}", error.exit_code)
-    except PreemptedError as error:
-        _exit(f"preempted: {error}", error.exit_code)
-    except KeyboardInterrupt as error:
-        _leave(error)
-        print("interrupted: what was saved stays, go on with --resume", file=sys.stderr)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
-        os._exit(130)
+    command = _Command()
+    with guarded_streams() as output:
+        try:
+            command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
+        except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:
+            _leave(error)
+            _exit(f"error: {error}", error.exit_code)
+        except PreemptedError as error:
+            _exit(f"preempted: {error}", error.exit_code)
+        except KeyboardInterrupt as error:
+            _leave(error)
+            say(f"interrupted: {str(error) or command.left_behind()}")
+            output.flush()
+            # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
+            os._exit(130)
+        output.flush()
+        if output.lost is not None:
+            _exit(f"error: the results could not be written to standard output: {output.lost.strerror}", 2)
 
 
 def _leave(error: BaseException) -> None:
@@ -65,44 +72,113 @@ def _leave(error: BaseException) -> None:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(message, file=sys.stderr)
+    say(message)
     raise SystemExit(code)
 
 
-def _run(script: Script, args: list[str]) -> None:
-    verb, arguments = _parse(script, script.config_type(), args)
-    options: Any = arguments.get("options")
-    if getattr(options, "resume", False):
-        if options.workdir is None:
-            raise UserError("--resume needs --workdir, the directory of the run to go on with")
-        from accelnet.training.workdir import read_config
+class _Command:
+    """One command: the verb and what it was given, as far as they are known when it ends."""
 
-        stored = read_config(options.workdir)
-        if stored is not None:
-            # The run's own settings are the defaults now; flags that are given still count.
-            verb, arguments = _parse(script, script.config_from_json(stored), args)
-    # Before anything touches a device.
-    for value in arguments.values():
+    def __init__(self) -> None:
+        self.options: Any = None
+        self.is_training = False
+
+    def run(self, script: Script, args: list[str]) -> None:
+        """Parse the arguments, choose the devices, and call the verb."""
+        verb, arguments = _parse(script, script.default_config(), args)
+        options: Any = arguments.get("options")
+        if getattr(options, "resume", False):
+            if options.workdir is None:
+                raise UserError("--resume needs --workdir, the directory of the run to go on with")
+            from accelnet.training.workdir import read_config
+
+            stored = read_config(options.workdir)
+            if stored is not None:
+                # The run's own settings are the defaults now; flags that are given still count.
+                verb, arguments = _parse(script, script.config_from_json(stored), args)
+        arguments = {name: _with_absolute_workdir(value) for name, value in arguments.items()}
+        self.options, self.is_training = arguments.get("options"), verb.__name__ == "train"
+        _choose_devices(arguments.values())
+        verb(script, **arguments)
+
+    def left_behind(self) -> str:
+        """Say what an interrupted command leaves, and how to go on."""
+        workdir: Path | None = getattr(self.options, "workdir", None)
+        if workdir is None:
+            return "nothing was saved" + (", because --workdir was not given" if self.is_training else "")
+        if not self.is_training:
+            return f"what was finished is in {workdir}, and the same command does not do it again"
+        from accelnet.training.checkpoint import Checkpoints
+
+        steps = Checkpoints(workdir, read_only=True).steps()
+        if not steps:
+            return f"nothing was saved in {workdir} yet"
+        return f"the state of step {steps[-1]} is saved in {workdir}, go on with --resume"
+
+
+def _with_absolute_workdir(options: Any) -> Any:
+    """Keep to one directory, wherever the user's own code goes."""
+    workdir = getattr(options, "workdir", None)
+    return dataclasses.replace(options, workdir=workdir.absolute()) if isinstance(workdir, Path) else options
+
+
+def _choose_devices(arguments: Iterable[Any]) -> None:
+    """Do what must come before anything touches a device, then touch them."""
+    found = [value for value in arguments if isinstance(value, DeviceOptions | ClusterOptions)]
+    for value in found:
         if isinstance(value, DeviceOptions):
             choose_platform(value.cpu_devices)
-        if isinstance(value, ClusterOptions):
+        else:
             join_cluster(value)
-    verb(script, **arguments)
+    if found:
+        check_platform()
 
 
 def _parse(script: Script, default: Any, args: list[str]) -> tuple[Verb, dict[str, Any]]:
     """Return the verb that is asked for and its arguments; `default` is the Config without any flags."""
-    import tyro
+    import tyro.constructors
+    import tyro.extras
 
     from accelnet.cli.verbs import VERBS
 
     module = sys.modules.get(script.function.__module__)
-    return tyro.extras.subcommand_cli_from_dict(
-        {verb.__name__.replace("_", "-"): _parser(verb, script.config_type, default) for verb in VERBS},
-        args=args,
-        description=None if module is None else module.__doc__,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    try:
+        with _path_rules():
+            return tyro.extras.subcommand_cli_from_dict(
+                {verb.__name__.replace("_", "-"): _parser(verb, script.config_type, default) for verb in VERBS},
+                args=args,
+                description=None if module is None else module.__doc__,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+            )
+    except tyro.constructors.UnsupportedTypeAnnotationError as error:
+        raise UserError(f"{script.config_type.__name__} has a field that no flag can give: {error}") from error
+
+
+def _path_rules() -> Any:
+    """Return rules for tyro under which no path is empty: that would be the current directory."""
+    import tyro.constructors
+
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def path(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
+        if info.type is not Path:
+            return None
+
+        def read(texts: list[str]) -> Path:
+            if not texts[0].strip():
+                raise ValueError("the path is empty, expected a file or directory, such as . for this one")
+            return Path(texts[0])
+
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH",
+            instance_from_str=read,
+            is_instance=lambda value: isinstance(value, Path),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return registry
 
 
 def _parser(verb: Verb, config_type: type, default: Any) -> Callable[..., tuple[Verb, dict[str, Any]]]:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
-from accelnet.cli.output import print_intervals, print_metrics
+from accelnet.cli.output import show_intervals, show_metrics
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,16 @@ def evaluate(
         strategy=devices.strategy,
         hang_timeout=processes.hang_timeout,
     )
-    print(f"{made.name}, step {run.step}")
-    print_metrics(run.metrics)
+    show(f"{made.name}, step {run.step}")
+    show_metrics(run.metrics)
     split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
     say = Progress(not options.quiet)
     found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
     say.close()
     if jax.process_index() == 0:
         page = found.write(options.workdir)
-        print_intervals(found.values)
-        print(f"kept in {page.with_name('evaluate.json')} and {page}")
+        show_intervals(found.values)
+        show(f"kept in {page.with_name('evaluate.json')} and {page}")
     if options.json:
         result = {"experiment": made.name, "step": run.step, "metrics": run.metrics, "workdir": str(options.workdir)}
-        print(json.dumps(result | {"split": split, "intervals": found.values["metrics"]}))
+        show(json.dumps(result | {"split": split, "intervals": found.values["metrics"]}))

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, Script
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class FindBatchOptions:
 def find_batch(script: Script, config: Config, options: FindBatchOptions) -> None:
     """Measure the critical batch size, and find the largest batch that fits."""
     choose_platform(None)
+    check_platform()
     from accelnet.choosing.find_batch import find_batch
 
     found = find_batch(
         script.experiment(config), points=options.points, workdir=options.workdir, progress=not options.quiet
     )
-    print(found.reason)
+    show(found.reason)
     if options.workdir is not None:
-        print(f"kept in {options.workdir}/batch.json and {options.workdir}/report.html")
+        show(f"kept in {options.workdir}/batch.json and {options.workdir}/report.html")
     if options.json:
-        print(json.dumps(found.to_dict()))
+        show(json.dumps(found.to_dict()))

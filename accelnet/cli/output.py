@@ -1,27 +1,33 @@
-"""What several verbs print."""
+"""What several verbs show."""
 
 from typing import Any
 
+from accelnet.terminal import rendered, show
 
-def print_metrics(metrics: Any) -> None:
-    """Print a table of metrics by split and name, without the splits that are empty."""
-    from rich.console import Console
+
+def show_metrics(metrics: Any) -> None:
+    """Show a table of metrics by split and name, without the splits that are empty."""
     from rich.table import Table
 
     splits = [split for split in metrics if metrics[split]]
     table = Table("metric", *splits, box=None, pad_edge=False)
     for name in dict.fromkeys(name for split in splits for name in metrics[split]):
-        table.add_row(name, *[f"{metrics[split][name]:.4f}" for split in splits])
-    Console(width=100, highlight=False).print(table)
+        table.add_row(name, *[_value(metrics[split].get(name)) for split in splits])
+    show(rendered(table))
 
 
-def print_intervals(values: Any) -> None:
-    """Print the metrics of an assessment with their intervals."""
+def show_intervals(values: Any) -> None:
+    """Show the metrics of an assessment with their intervals."""
     from accelnet.evaluating.page import interval
 
     few = any(found["low"] is None for found in values["metrics"].values())
-    print(f"\n{values['split']}, {values['examples']:,} examples, {'too few for' if few else 'with 95 %'} intervals")
+    show(f"\n{values['split']}, {values['examples']:,} examples, {'too few for' if few else 'with 95 %'} intervals")
     width = max(map(len, values["metrics"]))
     for name, found in values["metrics"].items():
         within = interval(found)
-        print(f"{name:{width}}  {found['value']:.4f}" + (f"  {within}" if within else ""))
+        show(f"{name:{width}}  {_value(found['value'])}" + (f"  {within}" if within else ""))
+
+
+def _value(value: float | None) -> str:
+    """Return four digits, or a word for a value that is not defined, such as the AUC of a single class."""
+    return "undefined" if value is None else f"{value:.4f}"

@@ -4,9 +4,10 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelnet.cli.devices import choose_platform
+from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,16 @@ class TargetsOptions:
 def plan(script: Script, config: Config, options: PlanOptions) -> None:
     """Say whether it fits on hardware that is not here, how fast it can be, and what it costs."""
     choose_platform(None)
+    check_platform()
+    from accelnet.parallel.mesh import parse_mesh
     from accelnet.planning.choice import parse_hours, parse_usd
     from accelnet.planning.plan import plan
     from accelnet.report.progress import Progress
 
     if not options.compile_seconds > 0:
         raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")
+    if options.mesh is not None and options.mesh != "auto":
+        parse_mesh(options.mesh)
     budget = None if options.budget is None else parse_usd(options.budget)
     deadline = None if options.deadline is None else parse_hours(options.deadline)
     experiment = script.experiment(config)
@@ -74,9 +79,9 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
 
         proof = prove(experiment, compile_seconds=options.compile_seconds, say=say)
         say.close()
-        print(proof)
+        show(proof)
         if options.json:
-            print(json.dumps(proof.to_dict()))
+            show(json.dumps(proof.to_dict()))
         if not proof.holds:
             raise SystemExit(1)
         return
@@ -88,7 +93,7 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
         here = this_machine(accelerators=load_accelerators(options.targets_file))
         measured = measure(experiment, here, say=say)
         say.close()
-        print(f"{measured}\n")
+        show(f"{measured}\n")
     made = plan(
         experiment,
         options.targets,
@@ -101,11 +106,11 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
         targets_file=options.targets_file,
         progress=not options.quiet,
     )
-    print(made)
+    show(made)
     if options.workdir is not None:
-        print(f"kept in {options.workdir}/plan.json and {options.workdir}/plan.html")
+        show(f"kept in {options.workdir}/plan.json and {options.workdir}/plan.html")
     if options.json:
-        print(json.dumps(made.to_dict()))
+        show(json.dumps(made.to_dict()))
 
 
 def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, as every verb
@@ -113,4 +118,4 @@ def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, a
     from accelnet.planning.listing import targets_table
     from accelnet.planning.machine import load_accelerators
 
-    print(targets_table(load_accelerators(options.targets_file), options.family))
+    show(targets_table(load_accelerators(options.targets_file), options.family))

@@ -1,7 +1,7 @@
 """The experiment script whose command line it is: its function, its Config, and experiments made from them."""
 
 import dataclasses
-import types
+import inspect
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from accelnet.errors import UserError
+from accelnet.cli.values import value_from_json
+from accelnet.errors import UserError, user_code
 from accelnet.experiment import Experiment
 
 ExperimentFunction = Callable[[Any], Experiment]
@@ -26,8 +27,6 @@ class Script:
     Args:
         function: from the script's Config to an `Experiment`.
         after_train: called with the finished `Run` of `train`. None: nothing is.
-
-    Source: original.
     """
 
     function: ExperimentFunction
@@ -38,50 +37,111 @@ class Script:
         """The script's Config, which the annotation of its function's parameter names.
 
         Raises:
-            TypeError: if the function has not one parameter that is annotated with a dataclass.
+            UserError: if the function has not one parameter that is annotated with a dataclass, or the dataclass is not
+                flat or has a field without a default.
         """
-        hints = typing.get_type_hints(self.function)
-        kinds = [kind for name, kind in hints.items() if name != "return" and dataclasses.is_dataclass(kind)]
+        if not inspect.isfunction(self.function):
+            raise UserError(f"main was given {_name(self.function)}, {_EXPECTED}")
+        name = self.function.__name__
+        try:
+            hints = typing.get_type_hints(self.function)
+        except (NameError, TypeError) as error:
+            raise UserError(f"the annotations of {name} cannot be read ({error}): {_EXPECTED}") from error
+        kinds = [kind for parameter, kind in hints.items() if parameter != "return" and dataclasses.is_dataclass(kind)]
         if len(kinds) != 1:
-            raise TypeError(
-                f"{self.function.__name__} has parameters {hints}, expected one that is annotated with a dataclass"
-            )
-        return typing.cast(type, kinds[0])
+            found = ", ".join(f"{parameter}: {_name(kind)}" for parameter, kind in hints.items())
+            raise UserError(f"{name} has {f'the annotations {found}' if found else 'no annotation'}, {_EXPECTED}")
+        kind = typing.cast(type, kinds[0])
+        _check_fields(kind)
+        return kind
 
     @property
     def name(self) -> str:
         """The script's file, without its folder and ending."""
         return Path(self.function.__globals__.get("__file__", "experiment")).stem  # type: ignore[attr-defined]
 
+    def default_config(self) -> Any:
+        """Make the Config without any flags."""
+        with user_code(f"{self.config_type.__name__}()"):
+            return self.config_type()
+
     def experiment(self, config: Any) -> Experiment:
-        """Make the experiment of a config, with the script's name and the config's values recorded in it."""
-        made = self.function(config)
+        """Make the experiment of a config, with the script's name and the config's values recorded in it.
+
+        Raises:
+            UserCodeError: if the script's function fails.
+            UserError: if it returns something else than an `Experiment`.
+        """
+        role = f"{self.function.__name__}(config)"
+        with user_code(role):
+            made = self.function(config)
+        if not isinstance(made, Experiment):
+            raise UserError(f"{role} returned {_name(type(made))}, expected an Experiment")
         return made.replace(
             name=self.name if made.name == "experiment" else made.name,
             config=dict(made.config) or dataclasses.asdict(config),
         )
 
+    def call_after_train(self, run: Any) -> None:
+        """Call the script's own function with a finished run, if there is one.
+
+        Raises:
+            UserCodeError: if it fails.
+        """
+        if self.after_train is not None:
+            with user_code("after_train(run)"):
+                self.after_train(run)
+
     def config_from_json(self, values: dict[str, Any]) -> Any:
         """Make a Config from the JSON values of an earlier run.
 
         Raises:
-            UserError: if the script has no such field any more.
+            UserError: if the script has no such field any more, or a value does not suit its field.
         """
         kind = self.config_type
-        hints = typing.get_type_hints(kind)
-        unknown = sorted(set(values) - {field.name for field in dataclasses.fields(kind)})
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        unknown = sorted(set(values) - set(fields))
         if unknown:
             raise UserError(
                 f"the run was started with settings that {kind.__module__}.{kind.__name__} does not have: "
                 f"{', '.join(unknown)}"
             )
-        return kind(**{name: _from_json(hints[name], value) for name, value in values.items()})
+        hints, default = typing.get_type_hints(kind), self.default_config()
+        return dataclasses.replace(
+            default,
+            **{
+                name: value_from_json(name, hints[name], value, getattr(default, name))
+                for name, value in values.items()
+                if fields[name].init
+            },
+        )
 
 
-def _from_json(kind: Any, value: Any) -> Any:
-    options = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-    if isinstance(value, list):
-        return tuple(value)
-    if isinstance(value, str) and Path in options:
-        return Path(value)
-    return value
+_EXPECTED = "expected a function with one parameter, annotated with a dataclass: def experiment(config: Config)"
+
+
+def _check_fields(kind: type) -> None:
+    """Refuse a Config that the command line cannot show as one flag per field."""
+    required = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if required:
+        raise UserError(
+            f"{kind.__name__} has fields without a default: {', '.join(required)}. Give each one, as in "
+            f"`{required[0]}: int = 1`, so that a run needs no flags"
+        )
+    try:
+        hints = typing.get_type_hints(kind)
+    except (NameError, TypeError) as error:
+        raise UserError(f"the annotations of {kind.__name__} cannot be read: {error}") from error
+    nested = [name for name, hint in hints.items() if dataclasses.is_dataclass(hint)]
+    if nested:
+        raise UserError(
+            f"{kind.__name__}.{nested[0]} is a dataclass itself: put its fields into {kind.__name__}, which is flat"
+        )
+
+
+def _name(kind: Any) -> str:
+    return getattr(kind, "__name__", f"an object of type {type(kind).__name__}")

@@ -2,6 +2,7 @@
 
 from accelnet.cli.devices import DeviceOptions
 from accelnet.cli.script import Config, Script
+from accelnet.terminal import show
 
 
 def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
@@ -10,7 +11,7 @@ def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
     from accelnet.training.state import sample_inputs
 
     experiment = script.experiment(config)
-    print(summary(experiment.model, sample_inputs(experiment)))
+    show(summary(experiment.model, sample_inputs(experiment)))
     if devices.mesh is not None:
         import jax
 
@@ -21,4 +22,4 @@ def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
         state = jax.eval_shape(lambda: init_state(experiment, experiment.seed))
         layout = abstract_layout(devices.mesh, devices.strategy, experiment.sharding_rules)
         layout.check(state)
-        print(placement_table(layout, state))
+        show(placement_table(layout, state))

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
-from accelnet.cli.output import print_metrics
+from accelnet.cli.output import show_metrics
 from accelnet.cli.script import Config, Script
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,14 @@ def train(
         hang_timeout=processes.hang_timeout,
     )
     timing = run.result["timing"]
-    print_metrics(run.metrics)
-    print(
+    show_metrics(run.metrics)
+    show(
         f"{run.step} steps in {timing['total_seconds']:.1f} s, {timing['examples_per_second']:,.0f} examples/s; "
         + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
     )
     used = utilization(experiment, timing["examples_per_second"])
     if used is not None:
-        print(used)
-    if script.after_train is not None:
-        script.after_train(run)
+        show(used)
+    script.call_after_train(run)
     if options.json:
-        print(result_line(run.result if used is None else {**run.result, "mfu": used.share}))
+        show(result_line(run.result if used is None else {**run.result, "mfu": used.share}))

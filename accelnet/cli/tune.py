@@ -10,6 +10,7 @@ import tyro
 from accelnet.cli.devices import choose_population_devices
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ def tune(script: Script, config: Config, options: TuneOptions) -> None:
         workdir=options.workdir,
         progress=not options.quiet,
     )
-    print(tuning.reason)
-    print(
+    show(tuning.reason)
+    show(
         f"{tuning.cost:.3g} trainings' worth of steps in {tuning.seconds:.0f} s; "
         + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
     )
     if options.json:
-        print(json.dumps(tuning.to_dict()))
+        show(json.dumps(tuning.to_dict()))
 
 
 def _span(text: str) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import inspect
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -12,13 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import rich.box
-import rich.console
 import rich.table
 from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 
 from accelnet.errors import UserError
 from accelnet.ops.flops import Flops, count_jaxpr_flops
+from accelnet.terminal import rendered
 
 _EVAL_FLAGS = {
     "train": False,
@@ -113,10 +112,7 @@ class Summary:
             size = _amount(layer.bytes, "B") if layer.bytes else ""
             flops = _amount(layer.flops, "") if layer.flops else ""
             table.add_row(layer.path or "(model)", layer.type + calls, output, numbers, size, flops)
-        console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-        with console.capture() as capture:
-            console.print(table)
-        text = "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+        text = rendered(table)
         notes = f"\n{self.parameters:,} trainable, {self.state:,} in other state; FLOPs of one forward pass"
         if self.unknown_loops:
             notes += f", at least: {self.unknown_loops} loop(s) of unknown length counted once"

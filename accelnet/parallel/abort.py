@@ -5,6 +5,7 @@ SIGABRT, whose handlers it runs later, when there is no later. A C handler runs 
 """
 
 import atexit
+import contextlib
 import ctypes
 import os
 import signal
@@ -14,6 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
+
+from accelnet.terminal import visible
 
 _c_library = ctypes.CDLL(None)
 _c_library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
@@ -107,8 +110,11 @@ def end_without_store() -> NoReturn:
 
 def write_error(text: str) -> None:
     """Write a line to standard error, past the locks of Python's own stream, which a stuck thread may hold."""
+    if sys.stderr is None:  # descriptor 2 may be a file by now
+        return
     try:
         descriptor = sys.stderr.fileno()
     except (AttributeError, OSError, ValueError):
         descriptor = 2
-    os.write(descriptor, f"{text}\n".encode())
+    with contextlib.suppress(OSError):
+        os.write(descriptor, f"{visible(text)}\n".encode())

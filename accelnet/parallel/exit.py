@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from accelnet.parallel.abort import write_error
+from accelnet.terminal import Stream
 
 
 def end_process(code: int, text: str, tell: Callable[[], None], tell_seconds: float) -> NoReturn:
@@ -40,8 +41,7 @@ def bounded(action: Callable[[], object], seconds: float) -> None:
 def _flush() -> None:
     # A stuck thread may hold the lock of a stream.
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        Stream(stream).flush()
 
 
 def write_stacks(directory: Path | None, rank: int, reason: str) -> str:

@@ -1,18 +1,17 @@
 """What lands where: a table of a run's arrays on a mesh."""
 
-import io
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import rich.box
-import rich.console
 import rich.table
 from jax.sharding import PartitionSpec
 
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.rules import path_names
+from accelnet.terminal import rendered
 
 _PARTS = (("params", "weights"), ("model_state", "model's state"), ("opt_state", "optimizer's state"))
 
@@ -64,8 +63,5 @@ def placement_table(layout: Layout, state: Any) -> str:
                 cut = ", ".join("·" if name is None else str(name) for name in where.spec) or "nothing"
                 table.add_row(path, ",".join(map(str, leaf.shape)), cut, f"{size:,}", where.reason)
         totals.append(f"{title}: {share:,} of {whole:,} bytes on each of {layout.num_devices} devices")
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    lines = rendered(table).splitlines()
     return "\n".join([f"mesh {layout.described}, a batch in {layout.num_parts} parts", *lines, *totals])

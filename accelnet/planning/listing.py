@@ -1,15 +1,14 @@
 """The targets there are, as a table."""
 
-import io
 from collections.abc import Mapping
 
 import rich.box
-import rich.console
 import rich.table
 
 from accelnet.errors import UserError
 from accelnet.planning.machine import Accelerator, load_accelerators
 from accelnet.planning.targets import slices
+from accelnet.terminal import rendered
 
 
 def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family: str | None = None) -> str:
@@ -62,10 +61,7 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
             price,
             known.price_note.rsplit(", ", 1)[-1],
         )
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    lines = rendered(table).splitlines()
     note = "GiB, TFLOP/s and GB/s are of a JAX device, prices of a chip"
     double = [known.name for known in shown if known.devices_per_chip == 2]
     return "\n".join([*lines, note + (f"; a chip is 2 devices in {', '.join(double)}" if double else "")])

@@ -1,16 +1,15 @@
 """A plan as a table, and as the files plan.json and plan.html."""
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import rich.box
-import rich.console
 import rich.table
 
 from accelnet.report.numbers import amount, duration, size
+from accelnet.terminal import rendered
 from accelnet.training.record import write_atomically
 
 if TYPE_CHECKING:
@@ -48,16 +47,13 @@ def plan_table(plan: "Plan") -> str:
             "" if row.usd_per_run is None else f"{row.usd_per_run:.2g}",
             "" if row.mfu is None else f"{100 * row.mfu:.2g} %",
         )
-    console = rich.console.Console(file=io.StringIO(), width=100, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(table)
     head = (
         f"{plan.experiment}: {plan.steps:,} steps of {plan.batch_size:,} examples, "
         f"{amount(plan.flops['forward'] + plan.flops['backward'] + plan.flops['optimizer'])}FLOP a step "
         f"(forward {amount(plan.flops['forward'])}, backward {amount(plan.flops['backward'])}, "
         f"optimizer {amount(plan.flops['optimizer'])})"
     )
-    lines = [line.rstrip() for line in capture.get().splitlines() if line.strip()]
+    lines = rendered(table).splitlines()
     return "\n".join(_wrapped([head, "", *lines, "", *_notes(plan)]))
 
 

@@ -1,8 +1,11 @@
 """What is being done now, for whoever waits."""
 
-import os
-import sys
 import time
+
+from accelnet.terminal import Stream, visible
+
+# Back to the start of the line, and wipe it.
+_RENEW = "\r\033[K"
 
 
 class Progress:
@@ -10,19 +13,24 @@ class Progress:
 
     def __init__(self, show: bool) -> None:
         self._show = show
-        self._is_terminal = show and sys.stderr.isatty()
+        self._stream = Stream("stderr")
+        self._is_terminal = show and self._stream.isatty()
         self._start = self._last = time.monotonic()
 
     def __call__(self, text: str) -> None:
         now = time.monotonic()
+        line = f"{now - self._start:4.0f} s  {visible(text)}"
         if self._is_terminal:
-            columns = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 80
-            print(f"\r\033[K{now - self._start:4.0f} s  {text}"[: columns + 4], end="", file=sys.stderr, flush=True)
+            self._write(_RENEW + line.replace("\n", " ")[: self._stream.columns])
         elif self._show and now - self._last >= 2:
             self._last = now
-            print(f"{now - self._start:4.0f} s  {text}", file=sys.stderr, flush=True)
+            self._write(line + "\n")
 
     def close(self) -> None:
         """Wipe the line."""
         if self._is_terminal:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._write(_RENEW)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()

@@ -3,12 +3,14 @@
 import io
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from accelnet.terminal import visible
 from accelnet.training.events import is_lower_better
 from accelnet.training.record import ROW_FIELDS, write_atomically
 
@@ -48,7 +50,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
 
     class Curves(Figure):
         def _repr_png_(self) -> bytes:
-            return _png(self)
+            return to_png(self)
 
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     names = _metric_names(rows)
@@ -58,7 +60,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     num_lines = math.ceil(num_panels / num_columns)
     figure = Curves(figsize=(6.4 * num_columns, 3.6 * num_lines + 0.4), dpi=110, layout=engine)
     if title:
-        figure.suptitle(title, fontsize=13, color=_INK)
+        figure.suptitle(visible(title), fontsize=13, color=_INK, parse_math=False)
     panels = figure.subplots(num_lines, num_columns, squeeze=False).flat
     for name in names:
         _draw_metric(next(panels), rows, name)
@@ -91,15 +93,23 @@ def write_curves(workdir: str | os.PathLike[str], rows: Sequence[Mapping[str, An
     Source: original.
     """
     path = Path(workdir) / "curves.png"
-    write_atomically(path, _png(curves(rows, title)))
+    write_atomically(path, to_png(curves(rows, title)))
     return path
 
 
-def _png(figure: Any) -> bytes:
+def to_png(figure: Any) -> bytes:
+    """Return a matplotlib figure as a PNG file. Characters that the font lacks are boxes, without a warning each.
+
+    Example:
+        >>> to_png(curves([{"step": 1, "split": "train", "loss": 2.0}], "数"))[1:4]
+        b'PNG'
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     image = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(image)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        FigureCanvasAgg(figure).print_png(image)
     return image.getvalue()
 
 
@@ -119,8 +129,8 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str, split: str | None) -> 
 
 
 def _draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
-    label = name.replace("_", " ")
-    axes.set_title(label[0].upper() + label[1:] if name != "r2" else "R²", color=_INK)
+    label = visible(name).replace("_", " ")
+    axes.set_title(label[:1].upper() + label[1:] if name != "r2" else "R²", color=_INK, parse_math=False)
     series = {split: _series(rows, name, split) for split in _COLORS}
     for split in ("train", "validation"):
         _draw_split(axes, *series[split], split)

@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, TextIO
 
+from accelnet.terminal import Stream, visible
+
 # A log is read afterwards, by people who do not want a line per chunk.
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -17,8 +19,6 @@ class Progress(ABC):
     Example:
         >>> with SilentProgress() as progress:
         ...     progress.update(10, loss=0.5, examples_per_second=1e4)
-
-    Source: original.
     """
 
     @abstractmethod
@@ -51,8 +51,6 @@ class SilentProgress(Progress):
 
     Example:
         >>> SilentProgress().note("unheard")
-
-    Source: original.
     """
 
     def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
@@ -105,8 +103,6 @@ class LineProgress(Progress):
         digits: step 1 of 200 (0 %), loss 2.5
         >>> progress.update(51, loss=2.0, examples_per_second=1234.5)
         digits: step 51 of 200 (26 %), loss 2, 1,234 examples/s, 1:00 left
-
-    Source: original.
     """
 
     def __init__(
@@ -118,7 +114,7 @@ class LineProgress(Progress):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._description, self._total_steps = description, total_steps
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = Stream("stderr" if stream is None else stream)
         self._clock, self._written = clock, -float("inf")
         self._position, self._now = _Position(total_steps, lambda: self._now), 0.0
         self._unwritten: str | None = None
@@ -135,7 +131,8 @@ class LineProgress(Progress):
 
     def note(self, text: str) -> None:
         """Write the text as a line of its own."""
-        print(text, file=self._stream, flush=True)
+        self._stream.write(visible(text) + "\n")
+        self._stream.flush()
 
     def close(self) -> None:
         """Write the last state, if no line has told it."""
@@ -162,16 +159,14 @@ class BarProgress(Progress):
         ...     progress.update(200, loss=2.0, examples_per_second=1234.5)
         >>> "digits: 100%" in stream.getvalue(), "loss 2, 1,234 examples/s" in stream.getvalue()
         (True, True)
-
-    Source: original.
     """
 
     def __init__(self, description: str, total_steps: int, *, stream: TextIO | None = None) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = Stream("stderr" if stream is None else stream)
         self._position = _Position(total_steps, time.monotonic)
         self._bar = _bar_class()(
             total=total_steps,
-            desc=description,
+            desc=visible(description),
             file=self._stream,
             dynamic_ncols=True,
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}",
@@ -185,7 +180,7 @@ class BarProgress(Progress):
 
     def note(self, text: str) -> None:
         """Write the text above the bar."""
-        self._bar.write(text, file=self._stream)
+        self._bar.write(visible(text), file=self._stream)
 
     def close(self) -> None:
         """Draw the bar a last time and leave it."""
@@ -204,12 +199,10 @@ def make_progress(description: str, total_steps: int, *, show: bool = True) -> P
 
     Example:
         >>> make_progress("digits", 100, show=False).update(50, loss=1.0)
-
-    Source: original.
     """
     if not show:
         return SilentProgress()
-    if sys.stderr.isatty() or _in_notebook():
+    if Stream("stderr").isatty() or _in_notebook():
         return BarProgress(description, total_steps)
     return LineProgress(description, total_steps)
 

@@ -302,7 +302,7 @@ def _read_config(path: str | Path) -> dict[str, Any] | None:
         }
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as a run's configuration ({error}): give another --workdir") from error
 
 

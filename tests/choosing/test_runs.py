@@ -100,3 +100,21 @@ def test_what_is_no_run_is_told(tmp_path):
     (run / "result.json").write_text("{")
     with pytest.raises(an.UserError, match="cannot be read as a run's result"):
         compare_runs([run])
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[" * 100_000),
+        ("result.json", "[" * 100_000),
+        *[("result.json", text) for text in ('{"metrics": 5}', '{"metrics": {"test": 5}}', "5", "[1]")],
+        *[("result.json", text) for text in ('{"metrics": {"test": {"loss": "x"}}}', '{"timing": 5}', '{"step": "x"}')],
+        *[("metrics.jsonl", f"{row}\n{{}}\n") for row in ("5", "{}", "[" * 100_000)],
+        ("metrics.jsonl", '{"step": 1, "split": "train", "loss": "x"}\n{}\n'),
+    ],
+)  # fmt: skip
+def test_a_file_of_another_form_is_named(tmp_path, file, content):
+    path = write_run(tmp_path / "a", 0.1)
+    (path / file).write_text(content)
+    with pytest.raises(an.UserError, match=file):
+        compare_runs([path])

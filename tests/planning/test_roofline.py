@@ -1,5 +1,7 @@
 """The model of time against sums done by hand."""
 
+import json
+
 import pytest
 
 from accelnet.ops.flops import Product
@@ -167,3 +169,21 @@ def test_measurements_are_kept_privately_and_found_again():
     assert model.product(Product(4096, 4096, 4096, 1, "float32")) == 0.1  # of another model
     path.write_text("{")
     assert load_model(H100.accelerator) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "null", "7", '"text"', "{", "[" * 100_000, '{"version": 7}', '{"version": 8}', "\udcff",
+        *[{name: value} for name in ("products", "calls", "memory") for value in (5, None, "x", [[1]])],
+        *[{"threads": value} for value in (None, "x", [1])],
+        {"products": []}, {"memory": {}}, {"memory": {"elementwise": {"1": []}}}, {"element_seconds": "x"},
+    ],
+)  # fmt: skip
+def test_measurements_that_are_damaged_count_as_none_and_are_replaced(content):
+    path = save_calibration("h100", measurements())
+    text = json.dumps(json.loads(path.read_text()) | content) if isinstance(content, dict) else content
+    path.write_text(text, errors="surrogateescape")
+    assert load_model(H100.accelerator) is None
+    save_calibration("h100", measurements())
+    assert load_model(H100.accelerator) is not None

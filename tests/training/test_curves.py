@@ -124,3 +124,9 @@ print("matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize("name", ["数", "\x1b[2J", "a$b", "$\\frac", "_", ""])
+def test_any_name_can_be_drawn(tmp_path, name):
+    path = write_curves(tmp_path, [{"step": 1, "split": "train", name: 2.0}], title=name)
+    assert path.read_bytes().startswith(b"\x89PNG")

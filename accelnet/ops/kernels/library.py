@@ -8,7 +8,6 @@ import platform
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import jax
 
 from accelnet.cache import private_directory
+from accelnet.terminal import say
 
 TARGETS = (
     "accelnet_convolve",
@@ -106,10 +106,9 @@ def find_compiler() -> tuple[str, ...] | None:
 
 
 def _say(what: str) -> None:
-    print(
+    say(
         f"accelnet: {what}; convolutions and recurrence on the CPU consist of XLA's operations and take longer. "
-        "ACCELNET_KERNELS=xla chooses them without this line.",
-        file=sys.stderr,
+        "ACCELNET_KERNELS=xla chooses them without this line."
     )
 
 
@@ -125,7 +124,7 @@ def _compiled(compiler: tuple[str, ...]) -> Path:
     path = directory / f"{key}.so"
     if path.exists():
         return path
-    print("accelnet: compiling the CPU kernels, once (about 15 seconds)", file=sys.stderr, flush=True)
+    say("accelnet: compiling the CPU kernels, once (about 15 seconds)")
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=directory)
     os.close(handle)
     try:

@@ -1,0 +1,240 @@
+"""What is written to standard output and standard error. Nothing else in accelnet prints.
+
+A stream may be absent, closed, full, or a pipe that nobody reads any more, and its encoding may lack most characters.
+None of this ends a training: text that cannot be shown is dropped, and the exit code of a command tells when text that
+was to be kept is lost.
+"""
+
+import contextlib
+import errno
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+# Nobody reads any more: the pipe's other end, the terminal or the descriptor is gone.
+_UNREAD = (errno.EPIPE, errno.EIO, errno.EBADF)
+_PLAIN = {
+    "─": "-", "━": "-", "═": "=", "│": "|", "┃": "|", "║": "|", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "┌": "+",
+    "┐": "+", "└": "+", "┘": "+", "├": "+", "┤": "+", "╸": "-", "╺": "-", "█": "#", "•": "*", "·": "*", "×": "x",
+    "µ": "u", "μ": "u", "–": "-", "—": "-", "−": "-", "→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~",
+    "√": "sqrt", "‘": "'", "’": "'", "“": '"', "”": '"', "✓": "*", "ß": "ss", "€": "EUR",
+}  # fmt: skip
+
+
+def visible(text: str) -> str:
+    r"""Return text with every character that could steer a terminal as its escape; lines and tabs stay.
+
+    Example:
+        >>> print(visible("loss \x1b[31mred\r \u202e"))
+        loss \x1b[31mred\r \u202e
+    """
+    return "".join(character if _is_harmless(character) else _escape(character) for character in text)
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Return text with plain replacements for the characters that an encoding lacks.
+
+    Example:
+        >>> encodable("3 × 4 µs ─ é ☃", "ascii"), encodable("3 × 4 µs ─ é ☃", "latin-1")
+        ('3 x 4 us - e ?', '3 × 4 µs - é ?')
+    """
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return "".join(_encodable_character(character, encoding) for character in text)
+    return text
+
+
+class Stream:
+    r"""A text stream that always takes what is written.
+
+    Args:
+        stream: a stream, None for one that takes and drops everything, or the name of one of this process's: the
+            stream that has this name when something is written.
+
+    Attributes:
+        lost: the error that kept written text from its destination, a full disk for instance. None: there was none, or
+            only nobody who reads.
+
+    Example:
+        >>> length = Stream("stdout").write("1 µs\n")
+        1 µs
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream: Any = stream
+        self.lost: OSError | None = None
+
+    @property
+    def _target(self) -> Any:
+        return getattr(sys, self._stream) if isinstance(self._stream, str) else self._stream
+
+    @property
+    def encoding(self) -> str:
+        """Name of the encoding."""
+        return getattr(self._target, "encoding", None) or "utf-8"
+
+    @property
+    def columns(self) -> int:
+        """Width of the terminal, 80 where there is none."""
+        try:
+            return os.get_terminal_size(self._target.fileno()).columns or 80
+        except (AttributeError, OSError, ValueError):
+            return shutil.get_terminal_size().columns
+
+    def isatty(self) -> bool:
+        """Say whether the stream is a terminal."""
+        try:
+            return bool(self._target.isatty())
+        except (AttributeError, OSError, ValueError):
+            return False
+
+    def write(self, text: str) -> int:
+        """Write text, with plain replacements for the characters that the encoding lacks; return its length."""
+        self._guarded("write", encodable(text, self.encoding))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write several texts."""
+        self.write("".join(lines))
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        self._guarded("flush")
+
+    def _guarded(self, method: str, *args: str) -> None:
+        target = self._target
+        if target is None:
+            return
+        try:
+            getattr(target, method)(*args)
+        except ValueError:
+            if not getattr(target, "closed", False):
+                raise
+        except BlockingIOError as error:
+            self.lost = error
+        except OSError as error:
+            if error.errno not in _UNREAD:
+                self.lost = error
+            _drop(target)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+def say(text: str, *, end: str = "\n") -> None:
+    """Write a message to standard error.
+
+    Example:
+        >>> say("compiling")
+    """
+    _ERROR.write(visible(text) + end)
+    _ERROR.flush()
+
+
+def show(text: object = "") -> None:
+    """Write a line of results to standard output.
+
+    Example:
+        >>> show("accuracy 0.5")
+        accuracy 0.5
+    """
+    _OUTPUT.write(visible(str(text)) + "\n")
+
+
+def rendered(renderable: Any, width: int = 100) -> str:
+    """Return a table of rich as text without empty lines. What looks like markup in it is text.
+
+    Args:
+        renderable: what rich can draw.
+        width: in characters.
+
+    Example:
+        >>> from rich.table import Table
+        >>> table = Table("name", box=None, pad_edge=False)
+        >>> table.add_row("[red]")
+        >>> rendered(table).split()
+        ['name', '[red]']
+    """
+    import io
+
+    from rich.console import Console
+
+    console = Console(
+        file=io.StringIO(), width=width, color_system=None, legacy_windows=False, markup=False, emoji=False,
+        highlight=False,
+    )  # fmt: skip
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+
+
+@contextlib.contextmanager
+def guarded_streams() -> Iterator[Stream]:
+    """Let all that this process prints, the user's own code included, go through a `Stream`; yield the one of results.
+
+    Example:
+        >>> with guarded_streams() as output:
+        ...     print("1 µs")
+        1 µs
+        >>> output.lost is None
+        True
+    """
+    _fill_closed_descriptors()
+    output: Any = Stream(sys.stdout)
+    error: Any = Stream(sys.stderr)
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+        try:
+            yield output
+        finally:
+            output.flush()
+            error.flush()
+
+
+# Embeddings and overrides of the writing direction, which make text read as another one.
+_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def _is_harmless(character: str) -> bool:
+    # Control characters, halves of characters, separators of lines and paragraphs.
+    steering = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+    return character in "\n\t" or not (steering or unicodedata.bidirectional(character) in _DIRECTIONS)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _encodable_character(character: str, encoding: str) -> str:
+    candidates = (character, _PLAIN.get(character, ""), unicodedata.normalize("NFKD", character))
+    for candidate in candidates:
+        found = candidate.encode(encoding, "ignore").decode(encoding)
+        if found:
+            return found
+    return "?"
+
+
+def _drop(stream: Any) -> None:
+    """Let what is still in a stream's buffer, and all that follows, go nowhere: Python flushes it once more at exit."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(descriptor, stream.fileno())
+        finally:
+            os.close(descriptor)
+
+
+def _fill_closed_descriptors() -> None:
+    """Open the standard descriptors that are closed: else the next file gets the number, and with it XLA's messages."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+_OUTPUT, _ERROR = Stream("stdout"), Stream("stderr")

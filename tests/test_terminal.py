@@ -1,0 +1,133 @@
+"""Text arrives as well as the stream allows, and never fails the program."""
+
+import errno
+import io
+import sys
+
+import pytest
+
+from accelnet.report.progress import Progress
+from accelnet.terminal import Stream, encodable, guarded_streams, rendered, say, show, visible
+from accelnet.training.progress import BarProgress, LineProgress
+
+
+class Failing(io.StringIO):
+    """A stream whose other end is gone, or full."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def write(self, text):
+        raise OSError(self.number, "no more")
+
+    def flush(self):
+        raise OSError(self.number, "no more")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def closed():
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+BROKEN = [None, closed, lambda: Failing(errno.EPIPE), lambda: Failing(errno.EIO), lambda: Failing(errno.ENOSPC)]
+
+
+@pytest.mark.parametrize("make", BROKEN)
+def test_nothing_that_is_written_fails_where_a_stream_is_gone(monkeypatch, make):
+    stream = None if make is None else make()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    say("x")
+    show("x")
+    progress = Progress(True)
+    progress("x")
+    progress.close()
+    for kind in (LineProgress, BarProgress):
+        with kind("digits", 3) as progress:
+            progress.update(1, loss=0.5)
+            progress.note("x")
+    with guarded_streams() as output:
+        print("x")
+        print("x", file=sys.stderr)
+    assert (output.lost is None) == (make is not BROKEN[-1])
+    assert sys.stdout is stream
+
+
+@pytest.mark.parametrize(
+    ("text", "ascii_text", "latin"),
+    [
+        ("─│╭ × µ – … ≥ →", "-|+ x u - ... >= ->", "-|+ × µ - ... >= ->"),
+        ("é ñ Ø ß", "e n ? ss", "é ñ Ø ß"),
+        ("数 ☃ 😀", "? ? ?", "? ? ?"),
+        ("1\u00a0%", "1 %", "1\u00a0%"),
+        ("plain", "plain", "plain"),
+    ],
+)
+def test_characters_that_an_encoding_lacks_become_plain_ones(text, ascii_text, latin):
+    assert encodable(text, "ascii") == ascii_text and encodable(text, "latin-1") == latin
+    assert encodable(text, "utf-8") == text == encodable(text, None)
+    for encoding, expected in (("ascii", ascii_text), ("latin-1", latin)):
+        raw = io.BytesIO()
+        stream = Stream(io.TextIOWrapper(raw, encoding=encoding, errors="strict"))
+        stream.write(text)
+        stream.flush()
+        assert raw.getvalue().decode(encoding) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\rb\x08\x7f\x00", "a\\rb\\x08\\x7f\\x00"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202egpj.exe", "\\u202egpj.exe"),
+        ("\u2028", "\\u2028"),
+        ("\udcff", "\\udcff"),
+        ("a\tb\nc é 😀", "a\tb\nc é 😀"),
+        ("👨\u200d👩 \u06f1", "👨\u200d👩 \u06f1"),
+    ],
+)
+def test_what_could_steer_a_terminal_is_shown_as_its_escape(capsys, text, shown):
+    assert visible(text) == shown
+    say(text)
+    show(text)
+    assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")
+
+
+def test_no_name_steers_the_terminal_of_a_progress_display(monkeypatch):
+    for make in (LineProgress, BarProgress):
+        stream = io.StringIO()
+        with make("di\x1b]0;git\x07", 10, stream=stream) as progress:
+            progress.update(10)
+            progress.note("\x1b[2J")
+        assert "\x1b]" not in stream.getvalue() and "\x1b[2J" not in stream.getvalue()
+        assert "di\\x1b]0;git\\x07" in stream.getvalue() and "\\x1b[2J" in stream.getvalue()
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    Progress(True)("\x1b[2J\nnext")
+    assert "\\x1b[2J next" in sys.stderr.getvalue()
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is():
+    from rich.table import Table
+
+    table = Table("name", box=None, pad_edge=False)
+    table.add_row("[bold]:smile:[/]")
+    assert rendered(table).split() == ["name", "[bold]:smile:[/]"]
+
+
+def test_a_guarded_stream_is_still_the_stream(tmp_path):
+    path = tmp_path / "out"
+    with path.open("w") as file:
+        stream = Stream(file)
+        assert stream.fileno() == file.fileno() and not stream.isatty() and stream.encoding == file.encoding
+        assert stream.write("é\n") == 2
+        stream.writelines(["a", "b"])
+    assert path.read_text() == "é\nab"
+    assert Stream(None).encoding == "utf-8" and Stream(None).columns > 0 and not Stream(None).isatty()
