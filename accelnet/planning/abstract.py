@@ -115,16 +115,8 @@ class AbstractStep:
         """
         kernels = [*self._passes(self.flops.forward), *self._passes(self.flops.backward)]
         state = self.weights_bytes + self.optimizer_bytes
-        kernels.append(
-            Kernel(
-                "elementwise",
-                "optimizer",
-                1,
-                2 * state + self.weights_bytes,
-                self.flops.optimizer.elementwise,
-                least_bytes=2 * state,
-            )  # fmt: skip
-        )
+        moved, elements = 2 * state + self.weights_bytes, self.flops.optimizer.elementwise
+        kernels.append(Kernel("elementwise", "optimizer", 1, moved, elements, least_bytes=2 * state))
         return kernels
 
     def evaluation_kernels(self, batch_size: int) -> list[Kernel]:

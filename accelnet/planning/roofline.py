@@ -2,10 +2,10 @@
 
 Two times are given. The *bound* is what the device's peaks allow: the largest of the FLOPs of all products over the
 peak, the bytes of all kernels over the memory's bandwidth, and the bytes of all exchanges over the links', as if each
-hid behind the others, and nothing else. Only other operations can beat it: an algorithm with fewer multiplications, such
-as Winograd's for convolutions, or kernels that keep in a cache what these pass through memory. The *expected* time adds
-up the kernels one after another at the fraction of the peak that programs typically reach, with what padding to tiles
-and starting each of them costs.
+hid behind the others, and nothing else. Only other operations can beat it: an algorithm with fewer multiplications,
+such as Winograd's for convolutions, or kernels that keep in a cache what these pass through memory. The *expected* time
+adds up the kernels one after another at the fraction of the peak that programs typically reach, with what padding to
+tiles and starting each of them costs.
 """
 
 import math

@@ -100,7 +100,7 @@ def _compile(program: ExportedProgram, devices: list[Any], mesh: Any, options: d
 
 
 def allocated_bytes(reports: Sequence[str]) -> int | None:
-    """Return the bytes that the TPU compiler's allocator gave a program in the device's main memory.
+    r"""Return the bytes that the TPU compiler's allocator gave a program in the device's main memory.
 
     That is what it compares with the memory there is. Its statistics say something else: buffers that share a place are
     counted several times in "temp" (21.7 GB of a program that has 13.1 GB of them).
@@ -112,7 +112,7 @@ def allocated_bytes(reports: Sequence[str]) -> int | None:
         Arguments, results and temporaries together; None where no report has it.
 
     Example:
-        >>> allocated_bytes(["Memory Space: default (color=0)\\nTotal bytes: 13932350464 (12.97GiB)"])
+        >>> allocated_bytes(["Memory Space: default (color=0)\nTotal bytes: 13932350464 (12.97GiB)"])
         13932350464
     """
     found = [re.search(r"\(color=0\)\s+Total bytes: (\d+)", report) for report in reports]
