@@ -38,6 +38,15 @@ describe() {
     fi
 }
 
+# From TPU7x on, the Cloud TPU API that this talks to has no new hardware: Compute Engine and GKE have it.
+refuse_newer_types() {
+    case $type in
+        tpu[0-9]* | v[7-9]* | v[1-9][0-9]* | ironwood* | [7-9]x*)
+            fail "--type is $type, which the Cloud TPU API does not have: from TPU7x on, TPUs are made by GKE or Compute \
+Engine. Take GKE with scripts/jobset.yaml, or make instances of Compute Engine and run the script on each" ;;
+    esac
+}
+
 # Sets $queued, and $nodes, the TPU VMs under this name: one per slice, NAME-0, NAME-1, ... if there are several.
 find_nodes() {
     local found=""

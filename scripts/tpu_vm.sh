@@ -19,7 +19,8 @@
 #         has ended. Its exit code is the run's. Interrupting it leaves the VM and the run as they are
 #
 #   --zone Z, --project P    otherwise those that gcloud is configured with
-#   --type TYPE              such as v5litepod-16, v6e-8, v4-32: `gcloud compute tpus accelerator-types list` has all
+#   --type TYPE              such as v5litepod-16, v6e-8, v4-32: `gcloud compute tpus accelerator-types list` has all;
+#                            not tpu7x and later, which are Compute Engine's and GKE's
 #   --version V              of the VM's software; otherwise the plain one for the type
 #   --spot                   may be preempted at any time
 #   --slices N               so many VMs of the type, over the data centre's network
@@ -222,6 +223,7 @@ check() {
         *) [ "${#command[@]}" -eq 0 ] || fail "$verb takes no '${command[0]}': tpu_vm.sh --help says what it takes" ;;
     esac
     case $verb in create | up) [ -n "$type" ] || fail "$verb needs --type, such as --type v5litepod-16" ;; esac
+    if [ -n "$type" ]; then refuse_newer_types; fi
     for argument in ${command[@]+"${command[@]}"}; do if [ "$argument" = --resume ]; then resumes=yes; fi; done
     if [ "$verb" = up ] && [ "$resumes" = no ]; then
         fail "up starts the command again after a preemption: it needs --resume, and a --workdir that outlives the VM"

@@ -9,10 +9,12 @@ from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_step
 from accelnet.experiment import Experiment
 from accelnet.planning.plan import plan
+from accelnet.planning.run_time import RunTime, num_evaluation_batches
 from accelnet.planning.targets import DEFAULT_TARGETS, this_machine
 from accelnet.report.progress import Progress
 from accelnet.terminal import rendered
 from accelnet.training.record import plain_value, write_report
+from accelnet.training.run import Run
 
 
 def choose_accelerator(
@@ -25,7 +27,7 @@ def choose_accelerator(
     targets_file: str | Path | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Put hardware side by side for all steps of an experiment: this machine is measured, the rest is predicted.
+    """Put hardware side by side for a whole run of an experiment: this machine is measured, the rest is predicted.
 
     Args:
         experiment: with the batch size, precision and number of steps that are to be run.
@@ -48,7 +50,7 @@ def choose_accelerator(
     """
     say = Progress(progress)
     say("a step on this machine")
-    _, seconds = measure_step(experiment)
+    run, seconds = measure_step(experiment)
     say.close()
     made = plan(
         experiment,
@@ -60,7 +62,7 @@ def choose_accelerator(
         targets_file=targets_file,
         progress=progress,
     ).to_dict()
-    rows = [_measured(experiment, seconds), *(_predicted(target) for target in made["targets"])]
+    rows = [_measured(experiment, run, seconds), *(_predicted(target) for target in made["targets"])]
     for row in rows:
         row["within"] = _within(row, budget_usd, deadline_hours)
     rows.sort(key=lambda row: (not row["fits"], row["run_seconds"] is None, row["run_seconds"]))
@@ -69,15 +71,22 @@ def choose_accelerator(
     return plain_value({**described, **limits, "rows": rows})
 
 
-def _measured(experiment: Experiment, seconds: float) -> dict[str, Any]:
+def _measured(experiment: Experiment, sample: Run, seconds: float) -> dict[str, Any]:
+    """Return this machine's row, from a short run and the seconds of one of its steps."""
     machine = this_machine()
     usd = machine.usd_per_hour
-    run = seconds * experiment.total_steps
+    timing, train = sample.result["timing"], seconds * experiment.total_steps
+
+    def batches(of: Experiment) -> int:
+        return num_evaluation_batches(of, experiment.resolved_eval_batch_size, train)
+
+    evaluation = timing["eval_seconds"] * batches(experiment) / batches(sample.experiment)
+    run = RunTime(timing["compile_seconds"], train, evaluation, timing["input_seconds"]).total
     return {
         "name": "here",
         "title": machine.accelerator.title,
         "how": "measured",
-        "assumption": "every step takes as long as those that were timed; no rent",
+        "assumption": "every step and evaluation takes as long as those that were timed; no rent",
         "fits": True,
         "reason": "",
         "memory_bytes": None,
@@ -162,7 +171,16 @@ def accelerator_table(values: Mapping[str, Any]) -> str:
     size = f"{values['steps']:,} steps of {values['batch_size']:,} examples"
     head = f"{values['experiment']}: {size}{limits_in_words(values)}"
     choice = [f"To rent: {values['choice']['reason']}."] if values["choice"] else []
-    return "\n".join([head, "", *lines, "", "USD: list prices at the typical time. ✓: within the limits.", *choice])
+    return "\n".join(
+        [
+            head,
+            "",
+            *lines,
+            "",
+            "run, USD: compiling, steps, evaluation and input, at the typical time and list prices. ✓: within the limits.",
+            *choice,
+        ]
+    )
 
 
 def limits_in_words(values: Mapping[str, Any]) -> str:

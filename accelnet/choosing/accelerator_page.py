@@ -53,7 +53,7 @@ def _table(values: Mapping[str, Any]) -> Markup:
             tag("span", row["assumption"] or row["reason"][:300], class_="long"),
         ))  # fmt: skip
     head = ("hardware", "fits", "memory of a device", "step", "run", "USD", "within the limits", "assumption")
-    return table("Fastest first. Times are typical ones; evaluation and input are not counted.", head, rows, (1, 6, 7))
+    return table("Fastest first. Times are typical ones; checkpoints are not counted.", head, rows, (1, 6, 7))
 
 
 def _chart(values: Mapping[str, Any]) -> Markup:

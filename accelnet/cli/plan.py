@@ -57,7 +57,7 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
     check_platform()
     from accelnet.parallel.mesh import parse_mesh
     from accelnet.planning.choice import parse_hours, parse_usd
-    from accelnet.planning.plan import plan
+    from accelnet.planning.plan import find_targets, plan
     from accelnet.report.progress import Progress
 
     if not options.compile_seconds > 0:
@@ -66,6 +66,8 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
         parse_mesh(options.mesh)
     budget = None if options.budget is None else parse_usd(options.budget)
     deadline = None if options.deadline is None else parse_hours(options.deadline)
+    if not options.prove:
+        find_targets(options.targets, options.targets_file)  # a name that is none costs no minutes of measuring
     experiment = script.experiment(config)
     say = Progress(not options.quiet)
     if options.prove:

@@ -12,6 +12,7 @@ from jax.extend.core import Jaxpr, Literal
 
 from accelnet.data.feed import AbstractFeed
 from accelnet.experiment import Experiment
+from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.table import bytes_per_device
 from accelnet.planning.calls import bodies
@@ -107,24 +108,32 @@ class AbstractStep:
         return self.trace(self.experiment, self.local_microbatch_size).flops(self.platform)
 
     def kernels(self) -> list[Kernel]:
-        """Return a step's kernels as shapes suggest them: one per matrix product, and passes over memory."""
-        shards = self.layout.axes.get("model", 1)
-        kernels = []
-        for part in (self.flops.forward, self.flops.backward):
-            for product, count in part.products.items():
-                product = product._replace(n=math.ceil(product.n / shards))
-                width = _ITEM_BYTES.get(product.dtype, 4)
-                size = product.m * product.k + product.k * product.n + product.m * product.n
-                kernels.append(
-                    Kernel("product", "", count, size * product.batch * width, products=(product,), opcode="dot")
-                )
-            elementwise = part.elementwise // shards
-            kernels.append(Kernel("elementwise", "", 1, 8 * elementwise // _OPERATIONS_PER_PASS, elementwise))
+        """Return a step's kernels as shapes suggest them: one per matrix product, and passes over memory.
+
+        Of the bytes only those of weights and optimizer are sure: a compiler may fuse what lies between, and reads an
+        image once where the patches of a convolution hold it several times.
+        """
+        kernels = [*self._passes(self.flops.forward), *self._passes(self.flops.backward)]
         state = self.weights_bytes + self.optimizer_bytes
-        kernels.append(
-            Kernel("elementwise", "optimizer", 1, 2 * state + self.weights_bytes, self.flops.optimizer.elementwise)
-        )
+        moved, elements = 2 * state + self.weights_bytes, self.flops.optimizer.elementwise
+        kernels.append(Kernel("elementwise", "optimizer", 1, moved, elements, least_bytes=2 * state))
         return kernels
+
+    def evaluation_kernels(self, batch_size: int) -> list[Kernel]:
+        """Return the kernels of an evaluation batch of so many examples, as those of the loss."""
+        traced = self.trace(self.experiment, math.ceil(batch_size / self.layout.num_parts))
+        return self._passes(count_jaxpr_flops(traced.forward, platform=self.platform))
+
+    def _passes(self, flops: Flops) -> list[Kernel]:
+        shards, kernels = self.layout.axes.get("model", 1), []
+        for product, count in flops.products.items():
+            product = product._replace(n=math.ceil(product.n / shards))
+            width = _ITEM_BYTES.get(product.dtype, 4)
+            size = (product.m * product.k + product.k * product.n + product.m * product.n) * product.batch * width
+            kernels.append(Kernel("product", "", count, size, products=(product,), opcode="dot", least_bytes=0))
+        elementwise = flops.elementwise // shards
+        size = 8 * elementwise // _OPERATIONS_PER_PASS
+        return [*kernels, Kernel("elementwise", "", 1, size, elementwise, least_bytes=0)]
 
     def collectives(self) -> list[Kernel]:
         """Return a step's exchanges: gradients of whole parameters added up, cut ones gathered and scattered."""

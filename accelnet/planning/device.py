@@ -16,6 +16,8 @@ MEMORY_EFFICIENCY = 0.75
 # Seconds to start a kernel inside one program; a stated model. A CUDA graph launches a kernel in 1 to 2 microseconds;
 # a TPU's own estimates never go below 1,800 cycles, which are 1 to 2 microseconds.
 LAUNCH_SECONDS = {"tpu": 1.5e-6, "cuda": 2.0e-6, "cpu": 0.5e-6}
+# Libraries cut a long sum among idle cores, but not into parts of fewer terms: a stated model.
+_LEAST_TERMS = 256
 # A trip through a loop on a GPU, which its host steers: 8.3 to 11.3 microseconds on an H100, by `plan --measure`.
 _CUDA_TRIP_SECONDS = 9e-6
 
@@ -62,7 +64,8 @@ def model_of(accelerator: Accelerator, *, efficient: bool = False) -> DeviceMode
 
     Args:
         accelerator: the device.
-        efficient: at its peak. Otherwise at what programs typically reach.
+        efficient: at its peak: FLOPs over peak, bytes over bandwidth, and nothing else. Otherwise what programs
+            typically reach, padding to tiles and idle cores included.
 
     Example:
         >>> from accelnet.planning.targets import find_target
@@ -70,27 +73,59 @@ def model_of(accelerator: Accelerator, *, efficient: bool = False) -> DeviceMode
         >>> round(peak.product(Product(8192, 8192, 8192, 1, "bfloat16")) * 197e12 / 8192**3)
         2
     """
-    tile, cores, peaks = accelerator.matrix_tile, accelerator.cores, accelerator.peak_flops
-    product_share, memory_share, launch = (1.0, 1.0, 0.0) if efficient else (
-        PRODUCT_EFFICIENCY, MEMORY_EFFICIENCY, LAUNCH_SECONDS[accelerator.platform]
-    )  # fmt: skip
+    peaks, bandwidth = accelerator.peak_flops, accelerator.memory_bandwidth
+
+    def peak_of(product: Product) -> float:
+        return peaks.get(product.dtype) or peaks["float32"]
+
+    if efficient:
+        return DeviceModel(
+            product=lambda product: product.flops / peak_of(product),
+            memory=lambda size, _kind, _threads: size / bandwidth,
+            # Their peak is that of other units, and not stated for every dtype.
+            elements=lambda _number, _transcendental, _threads: 0.0,
+            launch=0.0, dispatch=0.0, trip=0.0, source="facts",
+        )  # fmt: skip
 
     def product(product: Product) -> float:
-        peak = peaks.get(product.dtype) or peaks["float32"]
-        return product.flops / (peak * product_share * tile_efficiency(product, tile, cores))
+        parts = split_sum(product, accelerator.matrix_tile, accelerator.cores)
+        share = PRODUCT_EFFICIENCY * tile_efficiency(product, accelerator.matrix_tile, accelerator.cores, parts)
+        # Every part writes its sums in float32, and they are read to be added.
+        sums = 0 if parts == 1 else 2 * 4 * parts * product.m * product.n * product.batch
+        return product.flops / (peak_of(product) * share) + sums / (bandwidth * MEMORY_EFFICIENCY)
 
     def memory(size: int, _kind: str, _threads: int) -> float:
-        return size / (accelerator.memory_bandwidth * memory_share)
+        return size / (bandwidth * MEMORY_EFFICIENCY)
 
     def elements(number: int, transcendental: int, _threads: int) -> float:
         # An exponential or logarithm costs about ten multiplications on every vector unit.
-        return (number + 9 * transcendental) / (accelerator.vector_flops * product_share)
+        return (number + 9 * transcendental) / (accelerator.vector_flops * PRODUCT_EFFICIENCY)
 
-    trip = _CUDA_TRIP_SECONDS if accelerator.platform == "cuda" and not efficient else launch
+    launch = LAUNCH_SECONDS[accelerator.platform]
+    trip = _CUDA_TRIP_SECONDS if accelerator.platform == "cuda" else launch
     return DeviceModel(product, memory, elements, launch, 0.0, trip, "facts")
 
 
-def tile_efficiency(product: Product, tile: tuple[int, int, int], cores: int) -> float:
+def split_sum(product: Product, tile: tuple[int, int, int], cores: int) -> int:
+    """Return into how many parts a library cuts the sum of a product that has fewer tiles than there are cores.
+
+    Args:
+        product: [m, k] x [k, n].
+        tile: (m, k, n) of the matrix unit.
+        cores: that work side by side.
+
+    Returns:
+        As many parts as give every core one, each of at least 256 terms; 1 where the tiles are enough.
+
+    Example:
+        >>> split_sum(Product(64, 256, 200_704, 1, "float32"), (64, 32, 64), 80)  # 4 tiles
+        20
+    """
+    tiles = math.ceil(product.m / tile[0]) * math.ceil(product.n / tile[2]) * product.batch
+    return max(1, min(cores // tiles, product.k // _LEAST_TERMS))
+
+
+def tile_efficiency(product: Product, tile: tuple[int, int, int], cores: int, parts: int = 1) -> float:
     """Return the share of a matrix unit's work that is not padding, from 0 to 1.
 
     A product is cut into tiles, the last of each row and column is padded, and the last round of tiles may leave some
@@ -100,6 +135,7 @@ def tile_efficiency(product: Product, tile: tuple[int, int, int], cores: int) ->
         product: [m, k] x [k, n].
         tile: (m, k, n) of the matrix unit.
         cores: that work side by side.
+        parts: into which the sum over k is cut.
 
     Example:
         >>> tile_efficiency(Product(128, 128, 64, 1, "bfloat16"), (8, 128, 128), 1)
@@ -110,8 +146,8 @@ def tile_efficiency(product: Product, tile: tuple[int, int, int], cores: int) ->
         return math.ceil(size / multiple) * multiple
 
     def share(m: int, n: int) -> float:
-        work = padded(m, tile[0]) * padded(product.k, tile[1]) * padded(n, tile[2])
-        tiles = math.ceil(m / tile[0]) * math.ceil(n / tile[2]) * product.batch
+        work = padded(m, tile[0]) * padded(math.ceil(product.k / parts), tile[1]) * parts * padded(n, tile[2])
+        tiles = math.ceil(m / tile[0]) * math.ceil(n / tile[2]) * product.batch * parts
         rounds = math.ceil(tiles / cores) * cores / tiles if cores > 1 else 1.0
         return m * product.k * n / (work * rounds)
 

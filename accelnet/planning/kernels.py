@@ -58,6 +58,7 @@ class Kernel:
         group: devices that take part in a collective.
         threads: of the CPU that share it, where the compiler divided it; a matrix product divides itself.
         call: of a custom call, what is called; its products are not in the program's text.
+        least_bytes: that no fusion saves, where `bytes` is an estimate from shapes. None: all of `bytes`.
     """
 
     kind: str
@@ -72,6 +73,12 @@ class Kernel:
     group: int = 1
     threads: int = 1
     call: Call | None = None
+    least_bytes: int | None = None
+
+    @property
+    def unavoidable_bytes(self) -> int:
+        """Bytes that count for a bound."""
+        return self.bytes if self.least_bytes is None else self.least_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""

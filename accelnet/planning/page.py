@@ -58,7 +58,7 @@ def plan_page(values: Mapping[str, Any]) -> str:
             "What it would do on hardware that is not here.",
         ),
         section("What to rent", _choice(values["choice"], targets) if values.get("choice") else ""),
-        section("Targets", _targets(targets)),
+        section("Targets", _targets(targets, values.get("run_leaves_out", ()))),
         section("Memory of a device", _memory(known) if known else ""),
         section("Rooflines", grid(map(_roofline, reversed(drawn.values())))),
         section("Where the time of a step goes", legend(_LIMITS) if known else "", grid(map(_time, known))),
@@ -93,7 +93,13 @@ def _choice(choice: Mapping[str, Any], targets: Sequence[Mapping[str, Any]]) -> 
     return Markup(reason + table(caption, ("target", "USD", "run", "within the limits", "price"), rows, (3, 4)))
 
 
-def _targets(targets: Sequence[Mapping[str, Any]]) -> Markup:
+def _run_parts(target: Mapping[str, Any]) -> str:
+    parts = target.get("run_parts") or {}
+    told = [f"{name.removesuffix('_seconds')} {duration(value)}" for name, value in parts.items() if value is not None]
+    return "modelled" + (": " + " + ".join(told) if told else "")
+
+
+def _targets(targets: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> Markup:
     rows = []
     for target in targets:
         name = noted(target["name"], ", ".join(filter(None, (target["title"], target["mesh"]))))
@@ -109,12 +115,26 @@ def _targets(targets: Sequence[Mapping[str, Any]]) -> Markup:
             noted(f"{size(memory['total_bytes'])} of {size(memory['limit_bytes'])}", memory["source"]),
             noted(f"{duration(seconds['bound'])} to {duration(seconds['expected'])}", _rates(seconds["source"])),
             tag("span", target["bottleneck"], class_="long"),
-            "" if target["run_seconds"] is None else noted(duration(target["run_seconds"]), "modelled"),
+            "" if target["run_seconds"] is None else noted(duration(target["run_seconds"]), _run_parts(target)),
             "" if target["usd_per_run"] is None else noted(_usd(target["usd_per_run"]), "list price"),
             "" if target["mfu"] is None else noted(percent(target["mfu"]), "modelled"),
         ))  # fmt: skip
-    head = ("target", "fits", "memory of limit", "step, bound to expected", "limited by", "run", "USD", "MFU at best")
-    caption = "Memory is of one device. The bound is what nothing beats, the expected time what such programs reach."
+    head = (
+        "target",
+        "fits",
+        "memory of limit",
+        "step, bound to expected",
+        "limited by",
+        "run",
+        "USD",
+        "MFU of the steps",
+    )
+    caption = (
+        "Memory is of one device. The bound is what the device's peaks allow, the expected time what such programs "
+        "reach."
+    )
+    if left_out:
+        caption += f" The run leaves out {', '.join(left_out)}."
     return table(caption, head, rows, (1, 4))
 
 

@@ -12,8 +12,9 @@ from accelnet.planning.choice import choose
 from accelnet.planning.planner import COMPILE_SECONDS, Planner
 from accelnet.planning.remedies import find_remedies
 from accelnet.planning.rows import Row
+from accelnet.planning.run_time import NOT_COUNTED
 from accelnet.planning.scaling import scaling
-from accelnet.planning.targets import DEFAULT_TARGETS, find_target, load_accelerators, this_machine
+from accelnet.planning.targets import DEFAULT_TARGETS, Target, find_target, load_accelerators, this_machine
 from accelnet.report.progress import Progress
 from accelnet.training.record import write_atomically
 
@@ -48,6 +49,7 @@ class Plan:
             "batch_size": self.batch_size,
             "flops": self.flops,
             "targets": [row.to_dict() for row in self.rows],
+            "run_leaves_out": list(NOT_COUNTED),
             "scaling": list(self.scaling),
             "choice": self.choice,
         }
@@ -121,20 +123,10 @@ def plan(
         write_atomically(probe, "")
         probe.unlink()
     say = Progress(progress)
+    named = find_targets(targets, targets_file)
     planner = Planner(experiment, mesh, compile=compile, compile_seconds=compile_seconds, say=say)
-    accelerators = load_accelerators(targets_file)
-    cases: list[Case | Row] = []
-    found = set[str]()
-    for name in _names(targets):
-        try:
-            target = this_machine(accelerators=accelerators) if name == "here" else find_target(name, accelerators)
-            if target.name not in found:
-                found.add(target.name)
-                cases.append(planner.case(target))
-        except UserError as error:
-            cases.append(Row(name, "failed", str(error)))
-    if all(isinstance(case, Row) for case in cases):
-        raise UserError("\n".join(case.reason for case in cases if isinstance(case, Row)))
+    cases = [target if isinstance(target, Row) else _case(planner, target) for target in named]
+    _refuse_if_none(cases)
     planner.compile([case for case in cases if isinstance(case, Case)])
     rows = [case if isinstance(case, Row) else planner.row(case) for case in cases]
     if remedies and compile:
@@ -156,6 +148,45 @@ def plan(
 
         write_plan(made, Path(workdir))
     return made
+
+
+def find_targets(targets: str | Sequence[str] | None, targets_file: str | Path | None = None) -> list[Target | Row]:
+    """Find the targets of names, each once; what is none is a failed row that says why.
+
+    Args:
+        targets: as of `plan`.
+        targets_file: as of `plan`.
+
+    Raises:
+        UserError: if none of them is a target.
+
+    Example:
+        >>> [target.name for target in find_targets("v5litepod-4, h100, v5e:2x2")]
+        ['v5e:2x2', 'h100']
+    """
+    accelerators = load_accelerators(targets_file)
+    found: dict[str, Target | Row] = {}
+    for name in _names(targets):
+        try:
+            target = this_machine(accelerators=accelerators) if name == "here" else find_target(name, accelerators)
+            found.setdefault(target.name, target)
+        except UserError as error:
+            found[f"failed {name}"] = Row(name, "failed", str(error))
+    _refuse_if_none(list(found.values()))
+    return list(found.values())
+
+
+def _case(planner: Planner, target: Target) -> Case | Row:
+    try:
+        return planner.case(target)
+    except UserError as error:
+        return Row(target.name, "failed", str(error))
+
+
+def _refuse_if_none(found: Sequence[Target | Case | Row]) -> None:
+    reasons = [one.reason for one in found if isinstance(one, Row)]
+    if len(reasons) == len(found):
+        raise UserError("\n".join(reasons))
 
 
 def _names(targets: str | Sequence[str] | None) -> list[str]:

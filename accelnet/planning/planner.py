@@ -1,5 +1,6 @@
 """Lay an experiment out on targets, compile it for them, and turn what the compilers say into rows."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from accelnet.planning.extras import missing_compiler
 from accelnet.planning.kernels import Kernel
 from accelnet.planning.roofline import step_time
 from accelnet.planning.rows import Row
+from accelnet.planning.run_time import RunTime, run_time
 from accelnet.planning.targets import Accelerator, Target
 from accelnet.report.progress import Progress
 from accelnet.training.flops import TracedStep, trace_step
@@ -51,7 +53,7 @@ class Planner:
         self.may_compile = compile
         self.compile_seconds = compile_seconds
         self.say = say or Progress(False)
-        self._exported: dict[Any, ExportedProgram] = {}
+        self._exported: dict[Any, tuple[ExportedProgram, float]] = {}
         self._traced: dict[tuple[Experiment, int], TracedStep] = {}
         self._states: dict[Experiment, TrainState] = {}
         self._plain: dict[Experiment, Experiment] = {}
@@ -143,8 +145,11 @@ class Planner:
         for program in (case.programs.train, case.programs.evaluate):
             key = (case.experiment, program.name, platform, tuple(axes.items()), on_device)
             if key not in self._exported:
-                self._exported[key] = export_program(program, axes, [platform])
-            exported.append(self._exported[key])
+                start = time.perf_counter()
+                made = export_program(program, axes, [platform])
+                self._exported[key] = made, time.perf_counter() - start
+            exported.append(self._exported[key][0])
+            case.lowering_seconds += self._exported[key][1]
         return tuple(exported)
 
     def device_model(self, accelerator: Accelerator) -> DeviceModel | None:
@@ -160,22 +165,39 @@ class Planner:
             plain = self._plain.setdefault(experiment, experiment.replace(remat="none"))
         return self.trace(experiment).flops().total, self.trace(plain).flops().product_flops
 
+    def eval_batch_seconds(self, case: Case) -> float:
+        """Return the expected time of an evaluation batch, of kernels from shapes where nothing was compiled."""
+        evaluation, feed = case.compiled.get("eval"), case.step.feed
+        if evaluation is not None and evaluation.status == "ok":
+            kernels, collectives = evaluation.kernels, evaluation.collectives
+        else:
+            kernels, collectives = tuple(case.step.evaluation_kernels(feed.eval_batch_size)), ()
+        return step_time(kernels, collectives, case.target, model=self.device_model(case.target.accelerator)).expected
+
+    def run_time(self, case: Case, step_seconds: float) -> RunTime:
+        """Return how long a run takes on a case's target."""
+        feed = case.step.feed
+        return run_time(
+            case.experiment,
+            case.target.accelerator,
+            step_seconds=step_seconds,
+            eval_batch_seconds=self.eval_batch_seconds(case),
+            eval_batch_size=feed.eval_batch_size,
+            compile_seconds=case.compile_seconds,
+            streamed=feed.max_steps is not None,
+            num_parts=case.layout.num_parts,
+        )
+
     def row(self, case: Case) -> Row:
         """Answer for a case."""
-        target, memory, total_steps = case.target, case.memory(), case.experiment.total_steps
+        target, memory = case.target, case.memory()
         seconds = case.time(self.device_model(target.accelerator))
         flops, model_flops = self.flops(case.experiment)
         peaks = target.accelerator.peak_flops
         peak = peaks.get(case.experiment.precision, peaks["float32"])
-        train, evaluation = case.compiled.get("train"), case.compiled.get("eval")
-        run_seconds = seconds.expected * total_steps
-        evaluated = None
-        if evaluation is not None and evaluation.status == "ok":
-            evaluated = step_time(
-                evaluation.kernels, evaluation.collectives, target,
-                model=self.device_model(target.accelerator),
-            ).expected  # fmt: skip
-        fits = case.fits
+        train = case.compiled.get("train")
+        run = self.run_time(case, seconds.expected)
+        fits = memory.fits
         refusal = next((c.reason for c in case.compiled.values() if c.status == "too large"), "")
         usd = target.usd_per_hour
         return Row(
@@ -187,13 +209,14 @@ class Planner:
             memory=memory,
             flops_per_step=flops,
             time=seconds,
-            eval_seconds=evaluated,
+            eval_seconds=self.eval_batch_seconds(case),
             collectives=tuple(
                 train.collectives if train is not None and train.status == "ok" else case.step.collectives()
             ),
-            compile_seconds=sum(c.seconds for c in case.compiled.values()) if case.compiled else None,
-            run_seconds=run_seconds,
-            usd_per_run=None if usd is None else usd * run_seconds / 3600,
+            compile_seconds=run.compile,
+            run_seconds=run.total,
+            run=run,
+            usd_per_run=None if usd is None else usd * run.total / 3600,
             mfu=model_flops / seconds.expected / (peak * target.num_devices) if seconds.expected else None,
             peaks={"flops": peak, "bytes_per_second": target.accelerator.memory_bandwidth},
             missing=case.missing,

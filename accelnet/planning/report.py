@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import rich.box
 import rich.table
 
+from accelnet.planning.run_time import NOT_COUNTED
 from accelnet.report.numbers import amount, duration, size
 from accelnet.terminal import rendered
 from accelnet.training.record import write_atomically
@@ -36,12 +37,12 @@ def plan_table(plan: "Plan") -> str:
         if row.memory is None or row.time is None:
             table.add_row(row.name, "?", "", "", "see below", "", "", "")
             continue
-        mark = "" if row.memory.source == "compiled" else "~"
+        mark = {"compiled": "", "accepted": "≤"}.get(row.memory.source, "~")
         table.add_row(
             row.name,
             "yes" if row.fits else "no",
             f"{mark}{size(row.memory.total)} {100 * row.memory.total / row.memory.limit:3.0f} %",
-            f"{mark}{duration(row.time.bound)}–{duration(row.time.expected)}",
+            f"{'' if 'compiled' in row.time.source else '~'}{duration(row.time.bound)}–{duration(row.time.expected)}",
             row.time.bottleneck,
             duration(row.run_seconds or 0.0),
             "" if row.usd_per_run is None else f"{row.usd_per_run:.2g}",
@@ -60,10 +61,11 @@ def plan_table(plan: "Plan") -> str:
 def _notes(plan: "Plan") -> Iterator[str]:
     yield (
         "memory: of a device, as its compiler counts it, and the share of what a program can use, on GPUs the share "
-        "that JAX takes. step: from the "
-        "bound that nothing beats to what is typical. run, USD: all steps at the typical time, list prices. MFU: at "
-        "that time, at best."
+        "that JAX takes. step: from the bound, the device's peaks, to what is typical. run, USD: all steps at the "
+        "typical time, evaluation, compiling as long as it took here, and moving the data; list prices. MFU: of the "
+        "steps at the typical time."
     )
+    yield f"run leaves out: {', '.join(NOT_COUNTED)}; and compiling, where nothing was compiled."
     sources = {row.time.source for row in plan.rows if row.time is not None}
     rates = "measured and stated" if any("measured" in source for source in sources) else "stated"
     yield f"Times are modelled from {rates} rates; ~ marks what no compiler has seen."
@@ -71,6 +73,8 @@ def _notes(plan: "Plan") -> Iterator[str]:
     for reason in reasons:
         names = [row.name for row in plan.rows if row.missing == reason]
         yield f"{', '.join(names)}: memory, kernels and exchanges are estimates from shapes: {reason}"
+    if accepted := [row.name for row in plan.rows if row.memory is not None and row.memory.source == "accepted"]:
+        yield f"{', '.join(accepted)}: the compiler took the program and did not say how much memory it needs (≤)."
     for row in plan.rows:
         if row.status == "failed":
             yield f"{row.name}: {row.reason}"

@@ -1,15 +1,17 @@
 """How long a step takes on a device: bounds from its facts, kernel by kernel, and what limits it.
 
-Two times are given. The *bound* is what no program of these operations can beat: the largest of the times that all
-products, all memory traffic and all exchanges take at the device's peak, as if each hid behind the others. The
-*expected* time adds up the kernels one after another at the fraction of the peak that programs typically reach, with
-what starting each of them costs.
+Two times are given. The *bound* is what the device's peaks allow: the largest of the FLOPs of all products over the
+peak, the bytes of all kernels over the memory's bandwidth, and the bytes of all exchanges over the links', as if each
+hid behind the others, and nothing else. Only other operations can beat it: an algorithm with fewer multiplications,
+such as Winograd's for convolutions, or kernels that keep in a cache what these pass through memory. The *expected* time
+adds up the kernels one after another at the fraction of the peak that programs typically reach, with what padding to
+tiles and starting each of them costs.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from accelnet.planning.device import DeviceModel, model_of
@@ -21,6 +23,10 @@ LINK_EFFICIENCY = 0.8
 # Seconds until the first byte arrives: per hop of a torus, per exchange over NVLink, per exchange between hosts.
 HOP_SECONDS = {"tpu": 1e-6, "cuda": 8e-6, "cpu": 5e-6}
 NETWORK_SECONDS = 30e-6
+# Bytes/s of rings over PCIe, whatever its generation: 15 GB/s, a general figure (JAX Scaling Book), at LINK_EFFICIENCY.
+_PCIE_RATE = 12e9
+# Every member has, or wants, a part of the array that all others hold.
+_OF_ALL = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all")
 # Of one instruction on a number by a TPU's scalar core: some tens of cycles.
 _SCALAR_SECONDS = 3e-8
 # A loop over a few numbers within one function of the CPU's: the XOR network's step, 37 of them, takes 0.24 us.
@@ -28,41 +34,71 @@ _INLINED_SECONDS = 4e-9
 
 
 def collective_seconds(kernel: Kernel, target: Target, *, efficient: bool = False) -> float:
-    """Return how long one exchange takes: rings over the fast links, and between hosts over the network.
+    """Return how long one exchange takes.
 
-    An all-reduce of b bytes over n devices moves 2 (n - 1) / n b bytes through every device's links, a reduce-scatter
-    or all-gather half of that. Where the devices lie in several domains of links (hosts without NVLink between them),
-    each domain reduces first and the domains exchange a share of 1 / n each.
+    Typically that is a ring over the fast links, then one over the network: an all-reduce of b bytes over n devices
+    moves 2 (n - 1) / n b bytes through every device's links, a reduce-scatter, all-gather or all-to-all half of that, a
+    permutation b. Where the devices lie in several domains of links (hosts without NVLink between them), each domain
+    reduces first and the domains exchange a share of 1 / n each.
+
+    At its peak it is the bytes that a device has to receive, or to send, over its links' bandwidth: b for an
+    all-reduce, since switches can add (8 H200 reach 475 GB/s of "bus bandwidth" over links of 450).
 
     Args:
         kernel: of the kind "collective", with the bytes of the whole array and its group.
         target: the devices.
         efficient: at the links' peak, without latency.
 
-    Source: the ring algorithm: Patarasuk and Yuan, "Bandwidth Optimal All-reduce Algorithms for Clusters of
-    Workstations", 2009.
+    Source: Patarasuk and Yuan, "Bandwidth Optimal All-reduce Algorithms for Clusters of Workstations", 2009; for the
+    switches https://github.com/NVIDIA/nccl-tests/issues/272 (2024-11-27).
     """
-    accelerator, group = target.accelerator, kernel.group
-    if group <= 1 or not kernel.bytes:
+    accelerator, group, size = target.accelerator, kernel.group, kernel.bytes
+    if group <= 1 or not size:
         return 0.0
-    passes = 2 if kernel.opcode.startswith("all-reduce") else 1
-    share = 1.0 if efficient else LINK_EFFICIENCY
-    domain = min(group, accelerator.link_domain * accelerator.devices_per_chip)
+    joined = accelerator.link_domain if accelerator.link_domain > 1 else accelerator.chips_per_host
+    domain = min(group, joined * accelerator.devices_per_chip)
+    domains = math.ceil(group / domain)
+    link = (accelerator.link_bandwidth or accelerator.memory_bandwidth) * _link_share(target)
+    network = accelerator.network_bandwidth or accelerator.memory_bandwidth
+    # Of an all-to-all no two devices of a domain want the same.
+    crossing = size if kernel.opcode == "all-to-all" else size / domain
+    if efficient:
+        if domains == 1:
+            return _received(kernel.opcode, group) * size / link
+        far = _received(kernel.opcode, domains) * crossing / network if kernel.opcode in _OF_ALL else 0.0
+        return max(_received(kernel.opcode, group) * size / (link + network), far)
+    passes = 2 if kernel.opcode == "all-reduce" else 1
     seconds = 0.0
     if domain > 1:
-        bandwidth = accelerator.link_bandwidth or accelerator.memory_bandwidth
-        if target.topology and not any(target.wraps):
-            bandwidth /= 2  # without wrap-around links a ring goes there and back
-        seconds += passes * (domain - 1) / domain * kernel.bytes / (bandwidth * share)
-        if not efficient:
-            hops = max(target.topology) if target.topology else 2
-            seconds += passes * hops * HOP_SECONDS[accelerator.platform]
-    if group > domain:
-        domains = math.ceil(group / domain)
-        network = accelerator.network_bandwidth or accelerator.memory_bandwidth
-        seconds += passes * (domains - 1) / domains * kernel.bytes / domain / (network * share)
-        seconds += 0.0 if efficient else passes * NETWORK_SECONDS
+        rate = link * LINK_EFFICIENCY
+        if accelerator.platform == "cuda" and accelerator.link_domain == 1:
+            rate = min(rate, _PCIE_RATE)
+        hops = max(target.topology) if target.topology else 2
+        seconds += passes * _ring(kernel.opcode, domain) * size / rate
+        seconds += passes * hops * HOP_SECONDS[accelerator.platform]
+    if domains > 1:
+        seconds += passes * _ring(kernel.opcode, domains) * crossing / (network * LINK_EFFICIENCY)
+        seconds += passes * NETWORK_SECONDS
     return seconds
+
+
+def _received(opcode: str, group: int) -> float:
+    """Return the share of an exchange's array that one of its members receives, or sends, at least."""
+    return 1.0 if opcode == "all-reduce" else _ring(opcode, group)
+
+
+def _ring(opcode: str, group: int) -> float:
+    """Return the share of an array that passes a device's links in one turn round a ring."""
+    return 1.0 if opcode in ("collective-permute", "collective-broadcast") else (group - 1) / group
+
+
+def _link_share(target: Target) -> float:
+    """Return the share of a chip's links that lead somewhere, at the corner of the slice: all the others wait for it.
+
+    A dimension that is a ring gives every chip two links; one that is not gives the chips at its ends one.
+    """
+    links = sum(2 if ring else 1 for size, ring in zip(target.topology, target.wraps, strict=True) if size > 1)
+    return min(1.0, links / target.accelerator.num_links) if links else 1.0
 
 
 @dataclass(frozen=True)
@@ -70,9 +106,10 @@ class StepTime:
     """How long a step takes, and why.
 
     Attributes:
-        bound: seconds that no program of these operations can beat.
+        bound: seconds at the device's peaks, the largest of `bounds`.
         expected: seconds that such a program typically takes.
-        bounds: seconds of "compute", "memory" and "communication", each alone at the device's peak.
+        bounds: seconds of "compute", "memory" and "communication", each alone at the device's peak. Of a CPU "compute"
+            alone: neither its bandwidth nor what its caches hold is known.
         limits: expected seconds by what limits the kernels: these three, and "launch".
         labels: expected seconds by layer or part of the step.
         bottleneck: in words.
@@ -122,19 +159,15 @@ def step_time(
 
     Source: Williams et al., "Roofline: An Insightful Visual Performance Model for Multicore Architectures", 2009.
     """
-    typical = model or model_of(target.accelerator)
-    # What was measured bounds a device better than a guess at its peak.
-    peak = typical if typical.source == "measured" else model_of(target.accelerator, efficient=True)
-    clock = target.accelerator.clock_hz
-    bounds: dict[str, float] = defaultdict(float)
+    typical, peak = model or model_of(target.accelerator), model_of(target.accelerator, efficient=True)
+    clock, of_memory = target.accelerator.clock_hz, target.accelerator.platform != "cpu"
+    bounds: dict[str, float] = dict.fromkeys(("compute", "memory", "communication") if of_memory else ("compute",), 0.0)
     limits: dict[str, float] = defaultdict(float)
     labels: dict[tuple[str, str], float] = defaultdict(float)
     rows = []
     for kernel in kernels:
         if kernel.kind == "collective":
             continue
-        for name, seconds in peak.parts(kernel).items():
-            bounds[name] += seconds * kernel.count
         parts = typical.parts(kernel)
         limit = max(parts, key=parts.__getitem__)
         seconds = parts[limit]
@@ -145,26 +178,29 @@ def step_time(
             launch = 0.0
         else:
             launch = _launch(kernel, target.accelerator.platform, typical)
+        for name, at_peak in peak.parts(replace(kernel, bytes=kernel.unavoidable_bytes)).items():
+            if name in bounds:
+                # Where a kernel was measured to be faster than the stated peak, the peak is too low.
+                bounds[name] += min(at_peak, seconds) * kernel.count
         label = kernel.label or _KIND_NAMES[kernel.kind]
         limits[limit] += seconds * kernel.count
         limits["launch"] += launch * kernel.count
         labels[limit if seconds >= launch else "launch", label] += (seconds + launch) * kernel.count
         rows.append(_row(kernel, label, limit, seconds + launch))
     for kernel in collectives:
-        bounds["communication"] += collective_seconds(kernel, target, efficient=True) * kernel.count
+        if "communication" in bounds:
+            bounds["communication"] += collective_seconds(kernel, target, efficient=True) * kernel.count
         seconds = collective_seconds(kernel, target) * kernel.count
         limits["communication"] += seconds
         labels["communication", kernel.opcode] += seconds
-    bound, expected = max([*bounds.values(), 0.0]), sum(limits.values())
-    # The typical time of a measured or cycle-exact model can fall below a bound of nominal facts.
-    expected = max(expected, bound)
+    expected = sum(limits.values())
     by_label: dict[str, float] = defaultdict(float)
     for (_, label), seconds in labels.items():
         by_label[label] += seconds
     return StepTime(
-        bound=bound,
+        bound=max(bounds.values()),
         expected=expected,
-        bounds=dict(bounds),
+        bounds=bounds,
         limits=dict(limits),
         labels=dict(sorted(by_label.items(), key=lambda item: -item[1])),
         bottleneck=_bottleneck(limits, labels, expected),

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from accelnet.planning.kernels import Kernel
 from accelnet.planning.roofline import StepTime
+from accelnet.planning.run_time import RunTime
 from accelnet.planning.targets import Target
 
 
@@ -22,7 +23,8 @@ class Memory:
         total: compiled, of training or evaluation, whichever takes more: arguments, results and temporaries; or the
             sum of the parts above.
         limit: that a program can use.
-        source: "compiled" or "modelled", of the total.
+        source: of the total: "compiled", "modelled", or "accepted": the compiler took the program and did not say how
+            much it takes, so that the total is the limit.
         arguments: of that program; compiled.
         results: of it, those left out that take an argument's place; compiled.
         temporaries: of it; compiled.
@@ -65,11 +67,12 @@ class Row:
         memory: of one device.
         flops_per_step: of all devices.
         time: of a training step.
-        eval_seconds: expected, of one evaluation batch; None without a compiler.
+        eval_seconds: expected, of one evaluation batch.
         collectives: of one step.
-        compile_seconds: of both programs; None if they were not compiled.
-        run_seconds: expected, of all steps.
-        usd_per_run: for them; None without a price.
+        compile_seconds: of both programs, lowering them included; None if they were not compiled.
+        run_seconds: expected, of the whole run: the sum of the parts of `run` that are known.
+        run: where that time goes.
+        usd_per_run: for it; None without a price.
         mfu: matrix products of the plain program, at the expected time, as a share of the devices' peak.
         remedies: what would make it fit.
         missing: what was not compiled, and the command that adds it.
@@ -88,6 +91,7 @@ class Row:
     collectives: tuple[Kernel, ...] = ()
     compile_seconds: float | None = None
     run_seconds: float | None = None
+    run: RunTime | None = None
     usd_per_run: float | None = None
     mfu: float | None = None
     remedies: tuple[dict[str, Any], ...] = ()
@@ -121,6 +125,7 @@ class Row:
             ],
             "mfu": self.mfu,
             "run_seconds": self.run_seconds,
+            "run_parts": None if self.run is None else self.run.to_dict(),
             "usd_per_hour": None if target is None else target.usd_per_hour,
             "price": "" if target is None else target.accelerator.price_note,
             "usd_per_run": self.usd_per_run,

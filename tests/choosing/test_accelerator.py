@@ -20,7 +20,9 @@ def test_this_machine_is_measured_and_the_rest_predicted(chosen):
     rows = {row["name"]: row for row in chosen["rows"]}
     assert rows["here"]["how"] == "measured" and {row["how"] for row in rows.values()} == {"measured", "predicted"}
     for row in rows.values():
-        assert row["run_seconds"] == pytest.approx(1_000_000 * row["step_seconds"])
+        # Compiling and evaluating beside a million steps.
+        steps = 1_000_000 * row["step_seconds"]
+        assert steps < row["run_seconds"] < 3 * steps + 60
         assert row["assumption"]
     assert "modelled kernels at stated rates" in rows["h100"]["assumption"] and "price" in rows["h100"]["assumption"]
     times = [row["run_seconds"] for row in chosen["rows"]]

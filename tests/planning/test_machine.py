@@ -117,6 +117,44 @@ def test_every_accelerator_has_positive_facts_and_sources(accelerator):
     assert hash(a) == hash(OWN[a.name])
 
 
+# Units of a core and GHz of the data sheets' peaks, for GPUs that have no target_config.
+UNITS = {"v100": (64, 1.53), "t4": (64, 1.59), "l4": (128, 2.04), "a10g": (128, 1.71), "rtx4090": (128, 2.52)}
+
+
+@pytest.mark.parametrize("accelerator", [a for a in SOLD if a.platform == "cuda"], ids=lambda known: known.name)
+def test_a_gpus_peak_is_its_cores_times_their_units_times_the_clock(accelerator):
+    if accelerator.name in UNITS:
+        units, ghz = UNITS[accelerator.name]
+    else:
+        config = accelerator.compile_options["target_config"]
+        units, ghz = config["fpus_per_core"], config["clock_rate_ghz"]
+    peak = 2 * accelerator.cores * units * ghz * 1e9
+    assert accelerator.vector_flops == pytest.approx(peak, rel=0.015)
+
+
+# Gigabytes as they are sold, of a device.
+SOLD_GB = {
+    "v2": 8, "v3": 16, "v4": 32, "v5e": 16, "v5p": 95, "v6e": 32, "tpu7x": 96, "v100": 16, "t4": 16, "l4": 24,
+    "a10g": 24, "a100-40": 40, "a100-80": 80, "h100": 80, "h100-pcie": 80, "h200": 141, "b200": 180, "gb200": 186,
+    "b300": 270, "gb300": 279, "rtx4090": 24, "rtx-pro-6000": 96,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("accelerator", SOLD, ids=lambda accelerator: accelerator.name)
+def test_memory_is_somewhat_less_than_what_is_sold(accelerator):
+    # Gigabytes are sold as 2**30 or as 10**9 bytes; none has more than the former, nor a twelfth less than that.
+    share = accelerator.memory_bytes / 2**30 / SOLD_GB[accelerator.name]
+    assert 11 / 12 < share < (1.01 if accelerator.name == "v5p" else 1.0)
+
+
+def test_memory_and_cores_are_those_that_devices_report():
+    mib = {"rtx4090": 24564, "h200": 143771, "b300": 275040, "l4": 23034, "a10g": 23028, "rtx-pro-6000": 97887}
+    for name, size in mib.items():
+        assert OWN[name].memory_bytes == pytest.approx(size * 2**20, rel=1e-5)
+    assert OWN["t4"].memory_bytes == pytest.approx(15_843_721_216, rel=1e-5)
+    assert OWN["l4"].cores == 7424 // 128
+
+
 @pytest.mark.parametrize("accelerator", SOLD, ids=lambda accelerator: accelerator.name)
 def test_every_price_has_a_basis_a_region_and_a_date(accelerator):
     if accelerator.usd_per_chip_hour is None:

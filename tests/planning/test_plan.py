@@ -17,19 +17,21 @@ import accelnet as an
 from accelnet.errors import UserError
 from accelnet.ops import kernels
 from accelnet.planning import extras
+from accelnet.planning.case import device_total
 from accelnet.planning.compile import Compiled, CompileJob, _checked, compile_all, foreign_calls
 from accelnet.planning.export import export_program, lower_exported
 from accelnet.planning.extras import missing_compiler
 from accelnet.planning.plan import plan
 from accelnet.planning.planner import Planner
 from accelnet.planning.targets import find_target
+from accelnet.planning.worker import _failure, allocated_bytes
 from accelnet.training.program import prepare
 from tests.planning.conftest import make_experiment, needs, random_data
 
 NUMBER = {"type": "number"}
 SCHEMA = {
     "type": "object",
-    "required": ["experiment", "steps", "batch_size", "flops", "targets", "scaling", "choice"],
+    "required": ["experiment", "steps", "batch_size", "flops", "targets", "run_leaves_out", "scaling", "choice"],
     "properties": {
         "targets": {
             "type": "array",
@@ -37,7 +39,7 @@ SCHEMA = {
                 "type": "object",
                 "required": [
                     "name", "devices", "fits", "memory", "flops_per_step", "step_seconds", "bottleneck", "collectives",
-                    "usd_per_run", "status", "reason", "mesh", "remedies", "missing", "peaks",
+                    "usd_per_run", "run_seconds", "run_parts", "status", "reason", "mesh", "remedies", "missing", "peaks",
                 ],
                 "properties": {
                     "memory": {
@@ -281,6 +283,91 @@ def test_a_refusal_by_the_compiler_is_a_verdict(experiment):
     assert (row.status, row.memory.total) == ("does not fit", 20 << 30)
 
 
+def counted(status, size=None, required=None):
+    memory = None if size is None else {"argument": 10, "output": 5, "alias": 5, "temp": size - 10}
+    return Compiled(status, memory=memory, required_bytes=required)
+
+
+@pytest.mark.parametrize("rules", [True, False])
+@pytest.mark.parametrize(
+    ("train", "evaluation", "total", "source"),
+    [
+        (counted("ok", 60), counted("ok", 70), 70, "compiled"),
+        (counted("ok", 100), counted("ok", 20), 100, "compiled"),
+        (counted("too large", required=130), counted("ok", 20), 130, "compiled"),
+        (counted("too large", required=100), counted("ok", 20), 101, "compiled"),  # told in rounded figures
+        (counted("ok", 60), counted("too large"), 101, "compiled"),
+        (counted("too large"), counted("too large"), 101, "modelled"),
+        (counted("failed"), counted("ok", 20), 80, "modelled"),
+        (counted("ok", 60), counted("failed"), 60, "compiled"),
+        (counted("ok"), counted("ok"), 80, "modelled"),
+        (None, None, 80, "modelled"),
+    ],
+)
+def test_bytes_and_verdict_agree(train, evaluation, total, source, rules):
+    programs = {} if train is None else {"train": train, "eval": evaluation}
+    found = device_total(programs, 80, 100, rules=rules)
+    assert found[:2] == (total, source)
+    refused = any(program.status == "too large" for program in programs.values())
+    assert (found[0] <= 100) != refused
+
+
+def test_what_a_tpus_compiler_took_fits_whatever_its_statistics_add_up_to():
+    """4 x 1,000 LSTM, 100 steps, batch 1,024 on a v5e: taken, and "temp" is more than there is."""
+    case = Planner(make_experiment(), None).case(find_target("v5e"))
+    count = {"argument": 803226112, "output": 393621504, "alias": 393616896, "temp": 21737084416, "generated_code": 0}
+    case.compiled = {"train": Compiled("ok", memory=count), "eval": Compiled("ok", memory=count | {"temp": 1})}
+    memory = case.memory()
+    assert case.fits and memory.fits
+    assert (memory.total, memory.source, memory.temporaries) == (memory.limit, "accepted", None)
+    assert memory.to_dict()["margin_bytes"] == 0
+    # A GPU's compiler refuses nothing: there the count decides.
+    case = Planner(make_experiment(), None).case(find_target("t4"))
+    case.compiled = {"train": Compiled("ok", memory=count)}
+    assert not case.fits
+    assert case.memory().to_dict()["margin_bytes"] < 0
+
+
+def test_a_tpus_bytes_are_those_that_its_allocator_reports():
+    report = (
+        "Memory Space: default (color=0)\nTotal bytes: {} (12.97GiB)\n  …\nMemory Space: vmem (color=1)\nTotal bytes: 9"
+    )
+    assert allocated_bytes([report.format(500), report.format(13932350464)]) == 13932350464
+    assert allocated_bytes([]) is None
+    assert allocated_bytes(["something else"]) is None
+
+
+def test_what_a_tpus_compiler_requires_is_read_from_its_refusal():
+    told = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (16.32G) exceeds "
+        "available HBM (15.75G)."
+    )
+    failure = _failure(told)
+    assert (failure["status"], failure["required_bytes"]) == ("too large", int(16.32 * 2**30))
+    older = "RESOURCE_EXHAUSTED: The required memory is too much. Used 18.48G of 15.75G hbm."
+    assert _failure(older)["required_bytes"] == int(18.48 * 2**30)
+    assert _failure("INTERNAL: broken")["status"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.plan
+@needs("tpu")
+def test_a_row_that_fits_never_has_a_negative_margin():
+    inputs = np.broadcast_to(np.zeros((1, 100, 1000), np.float32), (1024, 100, 1000))
+    experiment = make_experiment(
+        data=an.data.from_arrays(
+            inputs, np.arange(1024) % 10, num_classes=10, validation=0.0, test=0.0, normalize=False
+        ),
+        model=lambda rngs: an.models.RNN(1000, 1000, 10, cell="lstm", num_layers=4, rngs=rngs),
+        batch_size=1024,
+        on_device=False,
+    )
+    (row,) = plan(experiment, "v5e", progress=False, remedies=False).rows
+    assert (row.status, row.memory.source) == ("ok", "compiled")
+    assert 10 << 30 < row.memory.total < row.memory.limit
+    assert row.memory.arguments + row.memory.results + row.memory.temporaries == row.memory.total
+
+
 @pytest.mark.slow
 @pytest.mark.plan
 @needs("tpu", "cuda")
@@ -327,6 +414,20 @@ def test_a_program_that_calls_another_platforms_code_is_refused():
     checked = _checked(Compiled("ok", custom_calls=("__onednn$matmul",)), "tpu")
     assert checked.status == "failed"
     assert "__onednn$matmul" in checked.reason
+
+
+def test_a_target_that_does_not_exist_is_refused_before_anything_is_measured(capsys, monkeypatch):
+    from accelnet.cli import main
+    from experiments.digits_mlp import experiment
+
+    monkeypatch.setattr("accelnet.planning.measure.measure", lambda *_args, **_named: pytest.fail("measured"))
+    monkeypatch.setattr("accelnet.planning.plan.Planner", lambda *_args, **_named: pytest.fail("planned"))
+    for options in ([], ["--measure"]):
+        with pytest.raises(SystemExit) as ended:
+            main(experiment, ["plan", "--targets", "v5f", *options])
+        assert ended.value.code == 2
+        told = capsys.readouterr().err
+        assert "'v5f' is no target that is known (did you mean v5" in told
 
 
 def test_prove_refuses_what_it_would_ignore(capsys):
