@@ -123,7 +123,7 @@ def test_at_the_highest_precision_nothing_rounds_more_than_sums_do(given, with_k
     with kernels.taken(with_kernels), jax.default_matmul_precision(default):
         conv = jax.jit(lambda a, b: conv_general_dilated(a, b, (1, 1), "SAME", None, None, LAYOUTS[4], precision=given))
         out = conv(lhs, rhs)
-    # A sum of 4,608 float32 products one after the other is off by 2e-6 of the largest, Winograd's tiles of 4 by 1.7e-5.
+    # A float32 sum of 4,608 products, one after the other, is off by 2e-6 of the largest, Winograd's by 1.7e-5.
     assert_close(out, exact, 4e-6)
 
 
