@@ -11,7 +11,7 @@ def print_metrics(metrics: Any) -> None:
     splits = [split for split in metrics if metrics[split]]
     table = Table("metric", *splits, box=None, pad_edge=False)
     for name in dict.fromkeys(name for split in splits for name in metrics[split]):
-        table.add_row(name, *[f"{metrics[split][name]:.4f}" for split in splits])
+        table.add_row(name, *[_value(metrics[split].get(name)) for split in splits])
     Console(width=100, highlight=False).print(table)
 
 
@@ -19,9 +19,13 @@ def print_intervals(values: Any) -> None:
     """Print the metrics of an assessment with their intervals."""
     from accelnet.evaluating.page import interval
 
-    few = any(found["low"] is None for found in values["metrics"].values())
+    few = any(found["low"] is None and found["value"] is not None for found in values["metrics"].values())
     print(f"\n{values['split']}, {values['examples']:,} examples, {'too few for' if few else 'with 95 %'} intervals")
     width = max(map(len, values["metrics"]))
     for name, found in values["metrics"].items():
         within = interval(found)
-        print(f"{name:{width}}  {found['value']:.4f}" + (f"  {within}" if within else ""))
+        print(f"{name:{width}}  {_value(found['value'])}" + (f"  {within}" if within else ""))
+
+
+def _value(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
