@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from accelnet.errors import UserError
-from accelnet.evaluating.bootstrap import resampled
-from accelnet.evaluating.classes import class_names, describe_classes, describe_labels
+from accelnet.evaluating.classes import class_names, describe_classes
+from accelnet.evaluating.labels import describe_labels
 from accelnet.evaluating.latency import measure_latency
 from accelnet.evaluating.numbers import describe_numbers
+from accelnet.evaluating.pixels import describe_pixels
 from accelnet.evaluating.predictions import Predictions, predict
 from accelnet.evaluating.slices import mean_metrics, slice_metrics
 from accelnet.evaluating.text import describe_tokens
@@ -52,6 +53,7 @@ def assess(
     *,
     slices: Sequence[str] = (),
     latency: bool = True,
+    weighted: bool = False,
     say: Progress | None = None,
 ) -> Assessment:
     """Measure how good a run is on a split, and how sure that is.
@@ -62,6 +64,8 @@ def assess(
         slices: labels by whose values the metrics are told apart: "targets", an array of the data with one number per
             example, or a column of a table.
         latency: measure how long answers take too.
+        weighted: weigh examples by `data.arrays["weights"]` in all that is described. False: each example counts once,
+            but one of weight 0 nowhere. The objective's own metrics count as they do in training.
         say: what is told what is being done. None: nobody.
 
     Returns:
@@ -87,15 +91,13 @@ def assess(
         >>> accuracy = assess(run, latency=False).values["metrics"]["accuracy"]
         >>> accuracy["low"] <= accuracy["value"] <= accuracy["high"]
         True
-
-    Source: original.
     """
     experiment, data, say = run.experiment, run.experiment.data, say or Progress(False)
     predictions = predict(run, split, say)
     say("intervals from resampled examples")
     sums = predictions.sums
-    described = _described(run, predictions)
-    metrics = resampled(mean_metrics(experiment.objective.metrics, sums), np.ones(len(predictions.rows)))
+    described = _described(run, predictions, weighted)
+    metrics = mean_metrics(experiment.objective.metrics, sums)
     # What the objective names counts as it is there: its loss may be smoothed or weighted.
     metrics = {**described.pop("metrics", {}), **metrics}
     values = {
@@ -104,6 +106,8 @@ def assess(
         "split": split,
         "examples": len(predictions.rows),
         "kind": predictions.kind,
+        "described": predictions.described,
+        "weighted": weighted,
         "exact": run.metrics,
         "metrics": {name: metrics[name] for name in sorted(metrics, key=lambda name: name != "loss")},
         **described,
@@ -117,26 +121,36 @@ def assess(
     return Assessment(plain_value(values))
 
 
-def _described(run: Run, predictions: Predictions) -> dict[str, Any]:
-    info, outputs = run.experiment.data.info, predictions.outputs
+def _described(run: Run, predictions: Predictions, weighted: bool) -> dict[str, Any]:
+    if not predictions.described:
+        return {}
     if predictions.kind == "tokens":
         return describe_tokens(run, predictions)
-    if outputs is None:
-        return {}
+    info, outputs, targets = run.experiment.data.info, predictions.outputs, predictions.targets
+    assert outputs is not None
     # A loss's class weights say what to learn, not how often a class occurs.
-    weights = _example_weights(run, predictions)
+    weights = _example_weights(run, predictions, weighted)
     if predictions.kind == "numbers":
-        return describe_numbers(outputs, predictions.targets, weights, info.get("target"))
-    names = class_names(info, outputs.shape[1])
+        return describe_numbers(outputs, targets, weights, info.get("target"))
+    if outputs.dtype.kind == "i":
+        counted = np.broadcast_to(_spread(predictions.weights, targets.ndim) != 0, targets.shape)
+        num_classes = max(info.get("num_classes", 0), int(outputs.max()) + 1, int(targets[counted].max(initial=0)) + 1)
+        return describe_pixels(outputs, targets, counted, weights, class_names(info, num_classes))
     describe = describe_classes if predictions.kind == "classes" else describe_labels
-    return describe(outputs, predictions.targets, weights, names)
+    return describe(outputs, targets, weights, class_names(info, outputs.shape[1]))
 
 
-def _example_weights(run: Run, predictions: Predictions) -> np.ndarray:
+def _spread(weights: np.ndarray, rank: int) -> np.ndarray:
+    return weights.reshape(weights.shape + (1,) * (rank - weights.ndim))
+
+
+def _example_weights(run: Run, predictions: Predictions, weighted: bool) -> np.ndarray:
     rows, weights = predictions.rows, run.experiment.data.arrays.get("weights")
     if weights is None:
         return np.ones(len(rows))
     weights = np.asarray(weights[rows.start : rows.stop], np.float64)
-    if weights.ndim != 1 or not weights.sum() > 0:
-        raise UserError(f"weights have shape {weights.shape}, expected one of each example, not all 0")
-    return weights
+    if weights.ndim > 1:  # of steps or pixels, which the losses' own weights leave out
+        return np.ones(len(rows))
+    if not weights.sum() > 0:
+        raise UserError(f"all weights of the {len(rows)} examples are 0: none of them counts")
+    return weights if weighted else (weights != 0).astype(np.float64)

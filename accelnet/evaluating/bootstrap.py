@@ -19,18 +19,19 @@ def resampled(
     """Compute statistics of weighted examples, each with its interval by the percentile bootstrap.
 
     Each resample draws N of the N examples with replacement: an example's weight times the number of its draws takes
-    the weight's place. All statistics come from the same resamples.
+    the weight's place. All statistics come from the same resamples; one that is undefined for some of them, NaN, has
+    its interval from the others.
 
     Args:
-        statistic: from weights [R, N] to arrays [R] or [R, K] by name.
+        statistic: from weights [R, N] to arrays [R] or [R, K] by name, NaN where they are undefined.
         weights: float [N], at least 0.
         num_resamples: R in all.
         level: of the intervals, above 0 and below 1.
         seed: of the draws.
 
     Returns:
-        By name "value", "low" and "high", numbers or lists of K numbers. The ends are None below `LEAST_EXAMPLES`
-        examples.
+        By name "value", "low" and "high", numbers or lists of K numbers, None where they are undefined. The ends are
+        None below `LEAST_EXAMPLES` examples.
 
     Example:
         >>> values = np.arange(100.0)
@@ -44,7 +45,7 @@ def resampled(
     num_examples, rng = len(weights), np.random.default_rng(seed)
     point = {name: np.asarray(value)[0] for name, value in statistic(weights[None]).items()}
     if num_examples < LEAST_EXAMPLES:
-        return {name: {"value": value.tolist(), "low": None, "high": None} for name, value in point.items()}
+        return {name: {"value": _plain(value), "low": None, "high": None} for name, value in point.items()}
     parts: dict[str, list[np.ndarray]] = {name: [] for name in point}
     most = max(1, _CELLS // num_examples)
     for first in range(0, num_resamples, most):
@@ -56,11 +57,27 @@ def resampled(
     tail = (1 - level) / 2
     found = {}
     for name, value in point.items():
-        low, high = np.nanquantile(np.concatenate(parts[name]), [tail, 1 - tail], axis=0)
-        found[name] = {"value": value.tolist(), "low": low.tolist(), "high": high.tolist()}
+        drawn = np.concatenate(parts[name])
+        known = ~np.isnan(value) & ~np.isnan(drawn).all(axis=0)
+        ends = np.full((2, *np.shape(value)), np.nan)
+        ends[:, known] = np.nanquantile(drawn[:, known], [tail, 1 - tail], axis=0)
+        found[name] = {"value": _plain(value), "low": _plain(ends[0]), "high": _plain(ends[1])}
     return found
 
 
-def ratio(total: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Divide, giving 0 where the divisor is 0, as scikit-learn does for a class that never occurs."""
-    return np.divide(total, weight, out=np.zeros(np.broadcast(total, weight).shape), where=weight != 0)
+def _plain(value: np.ndarray) -> Any:
+    listed = value.tolist()
+    if isinstance(listed, list):
+        return [None if number != number else number for number in listed]
+    return None if listed != listed else listed
+
+
+def ratio(total: np.ndarray, weight: np.ndarray, undefined: float = 0.0) -> np.ndarray:
+    """Divide, giving what is said where the divisor is 0."""
+    return np.divide(total, weight, out=np.full(np.broadcast(total, weight).shape, undefined), where=weight != 0)
+
+
+def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Average what is not NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    return ratio(np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis), np.nan)

@@ -5,72 +5,65 @@ from typing import Any
 import numpy as np
 
 from accelnet.evaluating.bootstrap import Statistic, ratio, resampled
+from accelnet.evaluating.ranking import ranked, ranking_curves
+from accelnet.evaluating.shares import Found, entries, f1_interval, macro_interval, mean_share, share_interval
 
 BINS = 15  # of confidence
 _MOST_CLASSES = 50  # whose confusion matrix is kept whole
 _PAIRS = 20  # most confused
-_CURVE_POINTS = 200
 
 
 def describe_classes(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray, names: tuple[str, ...]
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """Describe predictions of one class of C.
 
+    All is computed from the logits, in float64: probabilities of float32 are 1, and equal, for logits that are not.
+
     Args:
-        probabilities: float [N, C].
+        logits: float [N, C], -inf for a class that is left out.
         labels: int [N].
-        weights: float [N], of the examples.
+        weights: float [N], of the examples; they weigh all that is described.
         names: of the C classes.
 
     Returns:
-        "metrics" (with intervals, as of `resampled`), "classes" (per class "name", "support", "precision", "recall",
-        "f1"), "confusion" (rows are true classes; None for many), "confused" (the commonest mistakes), "calibration"
-        and, for two classes, "curves".
+        "metrics" (each "value", "low" and "high", None where undefined), "classes" (per class "name", "support",
+        "precision", "recall", "f1"), "confusion" (rows are true classes; None for many), "confused" (the commonest
+        mistakes), "calibration" and, for two classes, "curves".
 
     Example:
-        >>> found = describe_classes(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]), np.ones(2), ("a", "b"))
+        >>> found = describe_classes(np.array([[2.0, 0.1], [0.2, 0.8]]), np.array([0, 1]), np.ones(2), ("a", "b"))
         >>> found["metrics"]["f1_macro"]["value"], found["confusion"]
         (1.0, [[1, 0], [0, 1]])
 
     Source: Guo et al., "On calibration of modern neural networks", 2017, equation 3, for the calibration error.
     """
-    from sklearn.metrics import confusion_matrix
+    from scipy.special import log_softmax
 
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels, np.int64)
-    num_classes, predicted = probabilities.shape[1], probabilities.argmax(axis=1)
-    statistic = _statistic(probabilities, labels, predicted)
-    found = resampled(statistic, weights)
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels, np.int64)
+    num_classes, predicted = logits.shape[1], logits.argmax(axis=1)
+    logs, every = log_softmax(logits, axis=1), np.arange(len(labels))
+    confidence, right = np.exp(logs[every, predicted]), (predicted == labels).astype(np.float64)
+    occupied, bins = np.unique(np.ceil(confidence * BINS), return_inverse=True)
+    scores = logits[:, 1] - logits[:, 0] if num_classes == 2 else None
+    found = resampled(_statistic(-logs[every, labels], confidence, right, bins, scores, labels), weights)
     # The estimate by bins is too high by about what resampling adds to it once more: the interval is reflected.
     error = found["calibration_error"]
     if error["low"] is not None:
         error["low"], error["high"] = (max(0.0, 2 * error["value"] - error[end]) for end in ("high", "low"))
-    per_class = {name: found.pop(name) for name in ("precision", "recall", "f1")}
-    bins = {name: found.pop(name) for name in ("bin_accuracy", "bin_confidence", "bin_share")}
-    counted = confusion_matrix(labels, predicted, labels=np.arange(num_classes))
-    support = counted.sum(axis=1)
-    wrong = counted * ~np.eye(num_classes, dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]
-    pairs = [divmod(int(cell), num_classes) for cell in order if wrong.flat[cell]]
+    tabled = class_table(labels, predicted, weights, names)
     described = {
-        "metrics": found,
-        "classes": [
-            {"name": name, "support": int(support[c]), **{key: _entry(value, c) for key, value in per_class.items()}}
-            for c, name in enumerate(names)
-        ],
-        "confusion": counted.tolist() if num_classes <= _MOST_CLASSES else None,
-        "confused": [
-            {"true": names[a], "predicted": names[b], "count": int(wrong[a, b]), "share": wrong[a, b] / support[a]}
-            for a, b in pairs
-        ],
-        "calibration": [
-            {"accuracy": _entry(bins["bin_accuracy"], b)}
-            | {name: bins[f"bin_{name}"]["value"][b] for name in ("confidence", "share")}
-            for b in range(len(bins["bin_share"]["value"]))
-        ],
+        "metrics": {
+            "accuracy": mean_share(right, weights),
+            **_top(logits, labels, weights),
+            **tabled.pop("metrics"),
+            **found,
+        },
+        **tabled,
+        "calibration": _calibration(bins, len(occupied), confidence, right, weights),
     }
-    if num_classes == 2 and 0 < support[1] < len(labels):
-        described["curves"] = _curves(probabilities[:, 1], labels, weights)
+    if scores is not None and 0 < labels.sum() < len(labels):
+        described["curves"] = ranking_curves(scores, labels == 1, weights)
     return described
 
 
@@ -80,138 +73,100 @@ def class_names(info: Any, num_classes: int) -> tuple[str, ...]:
     return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
-def _entry(found: dict[str, Any], index: int) -> dict[str, Any]:
-    return {end: None if values is None else values[index] for end, values in found.items()}
+def class_table(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> Any:
+    """Count which classes came out as which, and say how well each is predicted.
+
+    Precision is 0 for a class that occurs and is never predicted, as scikit-learn has it; it and F1 are undefined for a
+    class that neither occurs nor is predicted, and recall for one that does not occur.
+
+    Args:
+        labels: int [N], the true classes.
+        predicted: int [N].
+        weights: float [N].
+        names: of the C classes.
+
+    Returns:
+        "metrics" ("f1_macro"), "classes", "confusion" and "confused", as of `describe_classes`.
+    """
+    num_classes = len(names)
+    pairs, where = np.unique(labels * num_classes + predicted, return_inverse=True)
+    counts = np.bincount(where, weights=weights, minlength=len(pairs))
+    squares = np.bincount(where, weights=weights**2, minlength=len(pairs))
+    true, called = np.divmod(pairs, num_classes)
+
+    def summed(values: np.ndarray, index: np.ndarray) -> np.ndarray:
+        return np.bincount(index, weights=values, minlength=num_classes)
+
+    correct = true == called
+    hits, support, claimed = summed(counts * correct, true), summed(counts, true), summed(counts, called)
+    f1 = f1_interval(hits, support, claimed, summed(squares, true) + summed(squares * ~correct, called))
+    # An example counts in at most two classes: its own, and that which it was taken for.
+    values = {
+        "precision": share_interval(hits, claimed, summed(squares, called)),
+        "recall": share_interval(hits, support, summed(squares, true)),
+        "f1": f1,
+    }
+    np.copyto(values["precision"][0], 0.0, where=(claimed == 0) & (support > 0))
+    whole = bool((weights == np.round(weights)).all())
+    count = int if whole else float
+    columns = {name: entries(*value) for name, value in values.items()}
+    wrong = [index for index in np.argsort(-counts, kind="stable") if counts[index] > 0 and not correct[index]]
+    matrix = None
+    if num_classes <= _MOST_CLASSES:
+        matrix = np.zeros((num_classes, num_classes), int if whole else float)
+        matrix[true, called] = counts
+    return {
+        "metrics": {"f1_macro": macro_interval(*f1, shared=2.0)},
+        "classes": [
+            {"name": name, "support": count(support[c]), **{key: column[c] for key, column in columns.items()}}
+            for c, name in enumerate(names)
+        ],
+        "confusion": None if matrix is None else matrix.tolist(),
+        "confused": [
+            {"true": names[true[i]], "predicted": names[called[i]], "count": count(counts[i]),
+             "share": counts[i] / support[true[i]]}
+            for i in wrong[:_PAIRS]
+        ],
+    }  # fmt: skip
 
 
-def _statistic(probabilities: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> Statistic:
+def _top(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, Found]:
+    num_classes = logits.shape[1]
+    own = logits[np.arange(len(labels)), labels][:, None]
+    # Of equals the first rank higher, as in accelnet.objectives.TopKAccuracy.
+    ahead = ((logits > own) | ((logits == own) & (np.arange(num_classes) < labels[:, None]))).sum(axis=1)
+    return {f"top_{k}_accuracy": mean_share((ahead < k).astype(np.float64), weights) for k in (2, 5) if k < num_classes}
+
+
+def _calibration(bins: np.ndarray, number: int, confidence: Any, right: Any, weights: np.ndarray) -> list[Any]:
+    def summed(values: np.ndarray) -> np.ndarray:
+        return np.bincount(bins, weights=values, minlength=number)
+
+    total = summed(weights)
+    sure, share = ratio(summed(weights * confidence), total), total / total.sum()
+    accuracy = entries(*share_interval(summed(weights * right), total, summed(weights**2)))
+    return [
+        {"accuracy": accuracy[b], "confidence": float(sure[b]), "share": float(share[b])}
+        for b in range(number)
+        if total[b] > 0
+    ]
+
+
+def _statistic(
+    cross_entropy: np.ndarray, confidence: np.ndarray, right: np.ndarray, bins: np.ndarray, scores: Any, labels: Any
+) -> Statistic:
     from scipy.sparse import csr_array
 
-    num_examples, num_classes = probabilities.shape
-    every = np.arange(num_examples)
-    right = (predicted == labels).astype(np.float64)
-    own, confidence = probabilities[every, labels], probabilities[every, predicted]
-    # Of equals the first rank higher, as in accelnet.objectives.TopKAccuracy.
-    ahead = (probabilities > own[:, None]) | (
-        (probabilities == own[:, None]) & (np.arange(num_classes) < labels[:, None])
-    )
-    found = {f"top_{k}_accuracy": (ahead.sum(axis=1) < k).astype(np.float64) for k in (2, 5) if k < num_classes}
-    # A probability that float32 rounds to 0 is taken for its smallest: the logarithm stays finite.
-    cross_entropy = -np.log(np.maximum(own, np.finfo(np.float32).tiny))
-
-    def one_hot(index: np.ndarray, size: int) -> Any:
-        return csr_array((np.ones(num_examples), (every, index)), shape=(num_examples, size))
-
-    of_label, of_predicted = one_hot(labels, num_classes), one_hot(predicted, num_classes)
-    occupied, bins = np.unique(np.ceil(confidence * BINS), return_inverse=True)
-    of_bin = one_hot(bins, len(occupied))
-    present = np.bincount(labels, minlength=num_classes) + np.bincount(predicted, minlength=num_classes) > 0
-    ranked = _ranked(probabilities[:, 1], labels) if num_classes == 2 else None
+    every = np.arange(len(bins))
+    of_bin = csr_array((right - confidence, (every, bins)), shape=(len(bins), bins.max() + 1))
+    ranking = None if scores is None else ranked(scores, labels == 1)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = weights.sum(axis=1)
-        hits, support, claimed = (weights * right) @ of_label, weights @ of_label, weights @ of_predicted
-        f1 = ratio(2 * hits, support + claimed)
-        in_bin, bin_right, bin_sure = weights @ of_bin, (weights * right) @ of_bin, (weights * confidence) @ of_bin
         values = {
-            "accuracy": ratio(weights @ right, total),
-            **{name: ratio(weights @ value, total) for name, value in found.items()},
             "cross_entropy": ratio(weights @ cross_entropy, total),
-            "f1_macro": f1[:, present].mean(axis=1),
-            "calibration_error": ratio(np.abs(bin_right - bin_sure).sum(axis=1), total),
-            "precision": ratio(hits, claimed),
-            "recall": ratio(hits, support),
-            "f1": f1,
-            # A resample without any example of a bin says nothing of it.
-            "bin_accuracy": np.where(in_bin > 0, ratio(bin_right, in_bin), np.nan),
-            "bin_confidence": ratio(bin_sure, in_bin),
-            "bin_share": ratio(in_bin, total[:, None]),
+            "calibration_error": ratio(np.abs(weights @ of_bin).sum(axis=1), total),
         }
-        return values if ranked is None else {**values, **ranked(weights)}
+        return values if ranking is None else {**values, **ranking(weights)}
 
     return statistic
-
-
-def _ranked(scores: np.ndarray, labels: np.ndarray) -> Statistic:
-    """Return the statistic of the areas under the ROC and the precision-recall curve; equal scores count as one."""
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    positive = labels[order].astype(np.float64)
-
-    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        sorted_ = weights[:, order]
-        hits = np.cumsum(sorted_ * positive, axis=1)[:, ends]
-        alarms = np.cumsum(sorted_ * (1 - positive), axis=1)[:, ends]
-        recall, fall = (ratio(part, part[:, -1:]) for part in (hits, alarms))
-        before = np.pad(recall, ((0, 0), (1, 0)))[:, :-1]
-        middle = (recall + before) / 2
-        gain = np.diff(fall, axis=1, prepend=0.0)
-        precision = ratio(hits, hits + alarms)
-        return {
-            "roc_auc": (middle * gain).sum(axis=1),
-            "average_precision": ((recall - before) * precision).sum(axis=1),
-        }
-
-    return statistic
-
-
-def _curves(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
-    from sklearn.metrics import precision_recall_curve, roc_curve
-
-    fall, hit, _ = roc_curve(labels, scores, sample_weight=weights)
-    precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=weights)
-    return {
-        "roc": _thinned(np.stack([fall, hit], axis=1)),
-        "precision_recall": _thinned(np.stack([recall[::-1], precision[::-1]], axis=1)),
-    }
-
-
-def _thinned(points: np.ndarray) -> list[list[float]]:
-    index = np.unique(np.linspace(0, len(points) - 1, _CURVE_POINTS).round().astype(int))
-    return points[index].tolist()
-
-
-def describe_labels(
-    probabilities: np.ndarray, targets: np.ndarray, weights: np.ndarray, names: tuple[str, ...]
-) -> dict[str, Any]:
-    """Describe K answers yes or no; one of them as two classes.
-
-    Args:
-        probabilities: of yes, float [N, K].
-        targets: 0 or 1, [N] or [N, K]; above 0.5 is yes.
-        weights: float [N], of the examples.
-        names: of the K labels.
-
-    Returns:
-        As of `describe_classes` for one label; else "metrics" (means over the labels) and "classes".
-
-    Example:
-        >>> yes = np.array([[0.9, 0.2], [0.3, 0.6]])
-        >>> [c["f1"]["value"] for c in describe_labels(yes, yes > 0.5, np.ones(2), ("a", "b"))["classes"]]
-        [1.0, 1.0]
-    """
-    answers = (np.asarray(targets).reshape(len(targets), -1) > 0.5).astype(np.int64)
-    pairs = np.stack([1 - probabilities, probabilities], axis=2).astype(np.float64)
-    if answers.shape[1] == 1:
-        return describe_classes(pairs[:, 0], answers[:, 0], weights, ("no", "yes"))
-    statistics = [_statistic(p, t, p.argmax(axis=1)) for p, t in zip(pairs.swapaxes(0, 1), answers.T, strict=True)]
-    kept = {"precision": 1, "recall": 1, "f1": 1, "roc_auc": None, "average_precision": None}
-
-    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        every = [one(weights) for one in statistics]
-        columns = {
-            name: np.stack([one[name] if of is None else one[name][:, of] for one in every], axis=1)
-            for name, of in kept.items()
-        }
-        return columns | {f"{name}_macro": value.mean(axis=1) for name, value in columns.items()}
-
-    found = resampled(statistic, weights)
-    per_label = {name: found.pop(name) for name in kept}
-    return {
-        "metrics": found,
-        "classes": [
-            {"name": name, "support": int(answers[:, k].sum())}
-            | {key: _entry(value, k) for key, value in per_label.items()}
-            for k, name in enumerate(names)
-        ],
-    }

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.evaluating.bootstrap import ratio, resampled
+from accelnet.evaluating.bootstrap import mean_known, ratio, resampled
 
 _POINTS = 600  # of a picture
 _BARS = 30
@@ -23,6 +23,8 @@ def describe_numbers(
         weights: float [N], of the examples.
         undo: as of `accelnet.data.undo_target`, where the data says how targets were standardized.
 
+    R2 of targets that are all equal is 1 if every output is exact, else 0, as `accelnet.objectives.R2` has it.
+
     Returns:
         "metrics" (with intervals, as of `resampled`; means over the outputs), "outputs" (the same for each, where there
         are several) and "residuals": for each of the first outputs "quantiles" (by percentage), a "histogram" and
@@ -35,27 +37,30 @@ def describe_numbers(
     """
     outputs = np.asarray(outputs, np.float64)
     targets = np.asarray(targets, np.float64).reshape(outputs.shape)
-    center = targets.mean(axis=0)  # sums of squares cancel for targets far from zero
-    errors, spread = targets - outputs, targets - center
+    # Sums of squares cancel for targets far from zero.
+    errors, spread = targets - outputs, targets - targets[weights > 0].mean(axis=0)
+    other, fixed = _not_the_commonest(targets, weights > 0), np.all(errors[weights > 0] == 0, axis=0)
     columns = {"absolute": np.abs(errors), "square": errors**2, "spread": spread, "spread_square": spread**2}
     if undo is not None:
         from accelnet.data.encoding import undo_target
 
         columns["own_units"] = np.abs(undo_target(targets, undo) - undo_target(outputs, undo))
 
+    unvaried = np.where(weights @ other > 0, np.nan, fixed)
+
     def each(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = weights.sum(axis=1, keepdims=True)
         mean = {name: ratio(weights @ column, total) for name, column in columns.items()}
         variance = mean["spread_square"] - mean["spread"] ** 2
         found = {
-            # Of targets that do not vary, as accelnet.objectives.R2 has it.
-            "r2": np.where(variance > 0, 1 - ratio(mean["square"], variance), mean["square"] == 0),
+            # The variance of equal targets is rounding, and not 0. Resamples of them alone say nothing of others.
+            "r2": np.where(weights @ other > 0, 1 - ratio(mean["square"], variance), unvaried),
             "mean_absolute_error": mean["absolute"],
             "root_mean_squared_error": np.sqrt(mean["square"]),
         }
         return found | ({"mean_absolute_error_in_own_units": mean["own_units"]} if undo is not None else {})
 
-    found = resampled(lambda w: {name: value.mean(axis=1) for name, value in each(w).items()}, weights)
+    found = resampled(lambda w: {name: mean_known(value, axis=1) for name, value in each(w).items()}, weights)
     described: dict[str, Any] = {"metrics": found, "outputs": []}
     if outputs.shape[1] > 1:
         by_output = resampled(each, weights)
@@ -65,6 +70,15 @@ def describe_numbers(
         ]
     described["residuals"] = [_residuals(outputs[:, k], errors[:, k]) for k in range(min(_PICTURED, outputs.shape[1]))]
     return described
+
+
+def _not_the_commonest(targets: np.ndarray, live: np.ndarray) -> np.ndarray:
+    """Mark the live examples whose target is another than most: float64 [N, K], 0 for all where targets are equal."""
+    marked = np.zeros(targets.shape)
+    for k, column in enumerate(targets.T):
+        values, counts = np.unique(column[live], return_counts=True)
+        marked[:, k] = live & (column != values[counts.argmax()])
+    return marked
 
 
 def _residuals(outputs: np.ndarray, errors: np.ndarray) -> dict[str, Any]:

@@ -22,14 +22,16 @@ def assessment_page(values: Mapping[str, Any]) -> str:
 
     Returns:
         A whole HTML document; what comes from data and settings is escaped.
-
-    Source: original.
     """
     whose = f"{values['experiment']}, step {values['step']:,}"
     told = (
         f"{values['examples']:,} examples of the split {values['split']}; the model predicts {_KINDS[values['kind']]}. "
-        "Intervals hold the value for other examples of the same kind in 95 of 100 cases (bootstrap over examples)."
+        "Intervals hold the value for other examples of the same kind in 95 of 100 cases (Wilson's of shares, a "
+        "bootstrap over the examples of the rest). "
+        + ("Examples count by their weights." if values["weighted"] else "Each example counts once.")
     )
+    if not values["described"]:
+        told += " Its outputs and targets have a form of their own, so that there are metrics alone."
     body = [
         tag("h1", values["experiment"]),
         tag("p", f"Step {values['step']:,}: how good it is, and how sure that is. {told}"),
@@ -54,13 +56,18 @@ def interval(found: Mapping[str, Any]) -> str:
     return f"{number(found['low'])} to {number(found['high'])}"
 
 
+def shown(value: float | None) -> str:
+    """Return a value in words, also one that is undefined, as the area under the ROC curve of a single class."""
+    return "undefined" if value is None else number(value)
+
+
 def _words(name: str) -> str:
     return {"r2": "R²", "roc_auc": "area under the ROC curve"}.get(name, name.replace("_", " "))
 
 
 def _metrics(metrics: Mapping[str, Any]) -> Markup:
-    rows = [(_words(name), number(found["value"]), interval(found)) for name, found in metrics.items()]
-    lacking = any(found["low"] is None for found in metrics.values())
+    rows = [(_words(name), shown(found["value"]), interval(found)) for name, found in metrics.items()]
+    lacking = any(found["low"] is None and found["value"] is not None for found in metrics.values())
     note = " Of so few examples there are no intervals." if lacking else ""
     return table(f"Of this split.{note}", ("metric", "value", "95 % interval"), rows)
 
@@ -68,8 +75,12 @@ def _metrics(metrics: Mapping[str, Any]) -> Markup:
 def _exact(splits: Mapping[str, Mapping[str, float]]) -> Markup:
     names = [name for name in splits if splits[name]]
     metrics = dict.fromkeys(metric for name in names for metric in splits[name])
-    rows = [(_words(metric), *(number(splits[name].get(metric)) for name in names)) for metric in metrics]
+    rows = [(_words(metric), *(_of_split(splits[name], metric) for name in names)) for metric in metrics]
     return table("Of every split, as training reports them.", ("metric", *names), rows)
+
+
+def _of_split(metrics: Mapping[str, float | None], name: str) -> str:
+    return shown(metrics[name]) if name in metrics else ""
 
 
 def _classes(values: Mapping[str, Any]) -> Iterable[Markup]:
@@ -80,11 +91,11 @@ def _classes(values: Mapping[str, Any]) -> Iterable[Markup]:
     rows = []
     for place, one in enumerate(classes):
         cells = (
-            joined(number(one[metric]["value"]), tag("small", interval(one[metric]).replace(" to ", "–")))
+            joined(shown(one[metric]["value"]), tag("small", interval(one[metric]).replace(" to ", "–")))
             for metric in metrics
         )
         name = one["name"] if one["name"] == str(place) else f"{place} {one['name']}"
-        rows.append((name, f"{one['support']:,}", *cells))
+        rows.append((name, f"{one['support']:,.7g}", *cells))
     yield table("Values with their 95 % intervals.", ("class", "examples", *map(_words, metrics)), rows)
 
 
@@ -95,14 +106,14 @@ def _confusion(values: Mapping[str, Any]) -> Iterable[Markup]:
     if counts is not None:
         names = [one["name"] for one in values["classes"]]
         names = names if max(map(len, names)) <= 3 else [str(place) for place in range(len(names))]
-        right = sum(row[place] for place, row in enumerate(counts))
-        words = f"{right:,} of {values['examples']:,} on the diagonal"
+        right, whole = sum(row[place] for place, row in enumerate(counts)), sum(map(sum, counts))
+        words = f"{right:,.7g} of {whole:,.7g} on the diagonal"
         caption = (
             "Examples of a row's class that were predicted as a column's. Shades are square roots of shares of the row."
         )
         yield figure("Confusion matrix", matrix("Confusion matrix", words, counts, names), caption=caption)
     if pairs:
-        rows = [(p["true"], p["predicted"], f"{p['count']:,}", percent(p["share"])) for p in pairs[:12]]
+        rows = [(p["true"], p["predicted"], f"{p['count']:,.7g}", percent(p["share"])) for p in pairs[:12]]
         yield table("The commonest mistakes.", ("true", "predicted", "examples", "of that class"), rows, (1,))
 
 
@@ -172,7 +183,7 @@ def _residuals(residuals: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping
         yield figure(title, tag("div", *pictures, class_="grid"), caption=caption)
     if outputs:
         metrics = list(outputs[0])
-        rows = [(str(place), *(number(one[m]["value"]) for m in metrics)) for place, one in enumerate(outputs)]
+        rows = [(str(place), *(shown(one[m]["value"]) for m in metrics)) for place, one in enumerate(outputs)]
         yield table("Of each output.", ("output", *map(_words, metrics)), rows)
 
 
@@ -195,7 +206,7 @@ def _slices(name: str, parts: Sequence[Mapping[str, Any]]) -> Markup:
         (
             part["value"], f"{part['examples']:,}",
             *(
-                joined(number(found["value"]), tag("small", interval(found).replace(" to ", "–")))
+                joined(shown(found["value"]), tag("small", interval(found).replace(" to ", "–")))
                 for found in part["metrics"].values()
             ),
         )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +10,11 @@ import numpy as np
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.objectives.regression import BinaryAccuracy
+from accelnet.objectives.objective import Task
 from accelnet.parallel.layout import whole
 from accelnet.report.progress import Progress
 from accelnet.training.run import Run
 from accelnet.training.step import with_precision
-
-Kind = Literal["classes", "labels", "tokens", "numbers", "other"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,17 +22,20 @@ class Predictions:
     """Hold what a run says of the N examples of a split.
 
     Attributes:
-        kind: of the task. "classes": one of C; "labels": K answers yes or no; "tokens": one of V at each of T steps;
-            "numbers": K of them; "other": an objective of the user's own with outputs of any form.
+        kind: the task of the objective.
+        described: whether outputs and targets have a form in which the task can be described; else there are losses and
+            metrics alone.
         rows: of the data's arrays.
-        outputs: float32: probabilities [N, C] of classes and [N, K] of labels, numbers [N, K]; None for the others.
-        targets: [N], [N, K] or [N, T].
-        losses: float32 [N] or [N, T].
+        outputs: float32: logits [N, C] of classes and [N, K] of labels, numbers [N, K]; int32: the predicted classes
+            [N, ...] of one for each pixel. None of tokens, and where nothing is described.
+        targets: [N], [N, K] or [N, ...]; of classes their numbers.
+        losses: float32 [N] or [N, ...].
         weights: of the losses.
         sums: by metric that is a mean, what each example adds to its total and weight, both float64 [N].
     """
 
-    kind: Kind
+    kind: Task
+    described: bool
     rows: range
     outputs: np.ndarray | None
     targets: np.ndarray
@@ -49,23 +50,26 @@ class Predictions:
         return np.divide(total, weight, out=np.zeros(len(total)), where=weight != 0)
 
 
-def kind_of(experiment: Experiment, outputs: Any, targets: Any) -> Kind:
-    """Tell the kind of a task from the shapes and types of outputs and targets, and from its metrics.
+def is_described(task: Task, outputs: Any, targets: Any) -> bool:
+    """Say whether outputs and targets have a form in which the objective's task can be described.
 
     Args:
-        experiment: whose objective is asked.
-        outputs: of the model, arrays or their shapes.
+        task: of the objective.
+        outputs: of the model, a pytree of arrays or of their shapes.
         targets: of the data.
+
+    Example:
+        >>> is_described("labels", np.zeros((5, 1)), np.zeros(5, int)), is_described("labels", {"a": 0}, None)
+        (True, False)
     """
-    if not hasattr(outputs, "shape") or not hasattr(targets, "shape"):
-        return "other"
-    if jnp.issubdtype(targets.dtype, jnp.integer) and outputs.shape[:-1] == targets.shape:
-        kinds: dict[int, Kind] = {2: "classes", 3: "tokens"}
-        return kinds.get(len(outputs.shape), "other")
-    if len(outputs.shape) not in (1, 2) or _columns(outputs) != _columns(targets):
-        return "other"
-    binary = any(isinstance(metric, BinaryAccuracy) for metric in experiment.objective.metrics.values())
-    return "labels" if binary else "numbers"
+    if not (hasattr(outputs, "shape") and hasattr(targets, "shape")):
+        return False
+    rank, one_each = len(outputs.shape), outputs.shape[:-1] == targets.shape
+    if task in ("classes", "tokens"):
+        numbered = one_each and jnp.issubdtype(targets.dtype, jnp.integer)
+        one_hot = rank == 2 and outputs.shape == targets.shape
+        return rank == 3 and numbered if task == "tokens" else rank >= 2 and (numbered or one_hot)
+    return task != "other" and rank in (1, 2) and _columns(outputs) == _columns(targets)
 
 
 def _columns(array: Any) -> tuple[int, ...]:
@@ -97,8 +101,6 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
 
     Raises:
         UserError: if the data has no such split, or outputs are not finite.
-
-    Source: original.
     """
     experiment, data, say = run.experiment, run.experiment.data, say or Progress(False)
     rows = data.splits.get(split, range(0))
@@ -114,12 +116,14 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
         return {**data.take(rows.start + np.where(mask, index, first)), "mask": mask}
 
     outputs, prepared = jax.eval_shape(forward, *weights, batch_of(0))
-    kind = kind_of(experiment, outputs, prepared["targets"])
+    kind, targets = experiment.objective.task, prepared.get("targets")
+    described = is_described(kind, outputs, targets)
+    one_hot = described and kind == "classes" and outputs.shape == targets.shape
 
     def reduced(params: Any, model_state: Any, batch: Any) -> Any:
         outputs, batch = forward(params, model_state, batch)
-        targets = batch["targets"] if kind != "other" else jnp.zeros(size)
-        return _kept(kind, outputs), targets, experiment.objective.examples(outputs, batch)
+        kept = (_kept(kind, outputs), batch["targets"]) if described else (None, jnp.zeros(size))
+        return *kept, experiment.objective.examples(outputs, batch)
 
     program, parts = jax.jit(reduced), []
     for first in range(0, len(rows), size):
@@ -129,22 +133,34 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
         parts.append(jax.tree.map(lambda leaf, n=last - first: leaf[:n], part))
     kept, targets, examples = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     losses, weight = examples["loss"]
-    finite = np.isfinite(losses[weight != 0]).all() and (kept is None or np.isfinite(kept).all())
-    if not finite:
+    if not np.isfinite(losses[weight != 0]).all() or _is_bad(kind, kept):
         raise UserError(
             f"outputs or losses of {split} are not finite: the weights of step {run.step} cannot be evaluated; take an "
             "earlier checkpoint (--best), or train with a lower learning rate"
         )
-    return Predictions(kind, rows, kept, targets, losses, weight, {name: _sums(*v) for name, v in examples.items()})
+    if one_hot:
+        # A mixture of classes has no right answer that could be counted.
+        described = bool(((targets == 1).sum(axis=1) == 1).all() and ((targets == 0) | (targets == 1)).all())
+        kept, targets = (kept, targets.argmax(axis=1)) if described else (None, targets)
+    sums = {name: _sums(*pair) for name, pair in examples.items()}
+    return Predictions(kind, described, rows, kept, targets, losses, weight, sums)
 
 
-def _kept(kind: Kind, outputs: Any) -> Any:
-    if kind == "classes":
-        return jax.nn.softmax(outputs.astype(jnp.float32))
-    if kind in ("labels", "numbers"):
-        columns = outputs.reshape(len(outputs), -1).astype(jnp.float32)
-        return jax.nn.sigmoid(columns) if kind == "labels" else columns
-    return None
+def _kept(kind: Task, outputs: Any) -> Any:
+    if kind == "tokens":
+        return None
+    if kind == "classes" and outputs.ndim > 2:
+        return jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+    return outputs.reshape(len(outputs), -1).astype(jnp.float32)
+
+
+def _is_bad(kind: Task, kept: np.ndarray | None) -> bool:
+    """Say whether outputs are useless. Logits of -inf are not: they leave a class out."""
+    if kept is None or kept.dtype.kind == "i":
+        return False
+    if kind == "numbers":
+        return not np.isfinite(kept).all()
+    return bool(np.isnan(kept).any() or (kind == "classes" and np.isposinf(kept).any()))
 
 
 def _sums(values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

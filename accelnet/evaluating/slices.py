@@ -10,24 +10,43 @@ from accelnet.data.dataset import Data
 from accelnet.errors import UserError
 from accelnet.evaluating.bootstrap import Statistic, resampled
 from accelnet.evaluating.classes import class_names
-from accelnet.objectives.metric import Metric
+from accelnet.evaluating.shares import Found, mean_share
+from accelnet.objectives.metric import Mean, Metric
 
 _MOST_VALUES = 20  # of a label; of more, quarters are taken
 _QUARTERS = (0.25, 0.5, 0.75)
 Sums = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def mean_metrics(metrics: Mapping[str, Metric], sums: Sums) -> Statistic:
-    """Return the statistic of the objective's metrics that are means, by what examples add to them."""
+def mean_metrics(metrics: Mapping[str, Metric], sums: Sums) -> dict[str, Found]:
+    """Return the objective's metrics that are means, with intervals, by what examples add to them.
+
+    Args:
+        metrics: of the objective.
+        sums: as of `Predictions`.
+
+    Returns:
+        By name "value", "low" and "high": None where no example has weight.
+    """
+    found: dict[str, Found] = {}
+    for name, (total, weight) in sums.items():
+        metric = metrics[name]
+        if isinstance(metric, Mean) and metric.is_share:
+            found[name] = mean_share(np.divide(total, weight, out=np.zeros(len(total)), where=weight > 0), weight)
+    others = {name: pair for name, pair in sums.items() if name not in found}
+    count = len(next(iter(sums.values()))[0])
+    return found | resampled(_means(metrics, others), np.ones(count))
+
+
+def _means(metrics: Mapping[str, Metric], sums: Sums) -> Statistic:
     import jax.numpy as jnp
 
     def statistic(counts: np.ndarray) -> dict[str, np.ndarray]:
-        return {
-            name: np.asarray(
-                metrics[name].compute({"total": jnp.asarray(counts @ total), "weight": jnp.asarray(counts @ weight)})
-            )
-            for name, (total, weight) in sums.items()
-        }
+        found = {}
+        for name, (total, weight) in sums.items():
+            state = {"total": jnp.asarray(counts @ total), "weight": jnp.asarray(counts @ weight)}
+            found[name] = np.where(counts @ weight > 0, np.asarray(metrics[name].compute(state)), np.nan)
+        return found
 
     return statistic
 
@@ -45,7 +64,7 @@ def slice_metrics(
         sums: as of `Predictions`.
 
     Returns:
-        By name, for each value "value" (in words), "examples" and "metrics" (as of `resampled`).
+        By name, for each value "value" (in words), "examples" and "metrics" (as of `mean_metrics`).
 
     Raises:
         UserError: if there is no such label.
@@ -88,6 +107,5 @@ def _slices(groups: list[tuple[str, np.ndarray]], metrics: Mapping[str, Metric],
     found = []
     for word, chosen in groups:
         part = {name: (total[chosen], weight[chosen]) for name, (total, weight) in sums.items()}
-        values = resampled(mean_metrics(metrics, part), np.ones(int(chosen.sum())))
-        found.append({"value": word, "examples": int(chosen.sum()), "metrics": values})
+        found.append({"value": word, "examples": int(chosen.sum()), "metrics": mean_metrics(metrics, part)})
     return found

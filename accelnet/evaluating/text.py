@@ -27,8 +27,6 @@ def describe_tokens(run: Run, predictions: Predictions) -> dict[str, Any]:
     Returns:
         "bits_by_position": the mean loss in bits at each step of a window, and, of text, "samples": each with
         "temperature", "beginning" and "text".
-
-    Source: original.
     """
     losses, weights = predictions.losses, predictions.weights
     with np.errstate(invalid="ignore"):
@@ -67,8 +65,6 @@ def continuation(
 
     Returns:
         "beginning", the window, and "text", what was drawn.
-
-    Source: original.
     """
     data = run.experiment.data
     apply = with_precision(run.experiment.pure_model.apply, run.experiment.precision)

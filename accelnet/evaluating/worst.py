@@ -13,7 +13,7 @@ from accelnet.data.encoding import undo_target
 from accelnet.data.vocabulary import decode
 from accelnet.evaluating.classes import class_names
 from accelnet.evaluating.predictions import Predictions
-from accelnet.report.numbers import number
+from accelnet.report.numbers import number, percent
 
 NUM_WORST = 24
 _LEAST_PIXELS = 5  # of height and width: smaller arrays are tables
@@ -30,8 +30,6 @@ def worst_predicted(data: Data, predictions: Predictions, num_examples: int = NU
     Returns:
         For each "row" (of the data's arrays), "loss", "target" and "predicted" (in words), and what it is: "picture",
         a PNG as a data URI, of images; "text" of characters; "inputs", by name, of a table.
-
-    Source: original.
     """
     losses = predictions.example_losses
     order = np.argsort(-losses, kind="stable")[:num_examples]
@@ -44,17 +42,26 @@ def worst_predicted(data: Data, predictions: Predictions, num_examples: int = NU
 
 
 def _answers(data: Data, predictions: Predictions, index: int) -> dict[str, str]:
+    from scipy.special import expit, softmax
+
     outputs, target = predictions.outputs, predictions.targets[index]
     if outputs is None:
         return {}
     output = outputs[index]
     if predictions.kind == "classes":
-        names, chosen = class_names(data.info, len(output)), int(output.argmax())
+        if np.ndim(target):
+            return {}
+        names, sure = class_names(data.info, len(output)), softmax(output.astype(np.float64))
         return {
-            "target": f"{names[int(target)]} ({100 * output[int(target)]:.2g} %)",
-            "predicted": f"{names[chosen]} ({100 * output[chosen]:.3g} %)",
+            name: f"{names[index]} ({percent(sure[index])})"
+            for name, index in (("target", int(target)), ("predicted", int(output.argmax())))
         }
     target = np.ravel(target)
+    if predictions.kind == "labels":
+        return {
+            "target": ", ".join(number(float(value)) for value in target),
+            "predicted": ", ".join(percent(share) for share in expit(output.astype(np.float64))),
+        }
     if "target" in data.info:
         target, output = (undo_target(values, data.info["target"]) for values in (target, output))
     return {

@@ -9,6 +9,8 @@ from accelnet.objectives.metric import Loss as Loss
 from accelnet.objectives.metric import Mean as Mean
 from accelnet.objectives.metric import Metric as Metric
 from accelnet.objectives.metric import example_weights as example_weights
+from accelnet.objectives.metric import metric_weights as metric_weights
+from accelnet.objectives.metrics import F1 as F1
 from accelnet.objectives.metrics import Accuracy as Accuracy
 from accelnet.objectives.metrics import BitsPerCharacter as BitsPerCharacter
 from accelnet.objectives.metrics import Perplexity as Perplexity

@@ -45,6 +45,27 @@ def example_weights(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
     return weights
 
 
+def metric_weights(batch: Batch, shape: tuple[int, ...], *, weighted: bool) -> jax.Array:
+    """Weigh examples (or steps) for a metric: once each, or by the batch's own weights.
+
+    Args:
+        batch: as for `example_weights`.
+        shape: (B,) or (B, T).
+        weighted: take the weights as they are. False: 1 for each, but 0 where the mask is False or the weight 0, which
+            says that nothing is there.
+
+    Returns:
+        float32 of that shape.
+
+    Example:
+        >>> batch = {"weights": jnp.array([0.5, 3.0, 0.0])}
+        >>> metric_weights(batch, (3,), weighted=False).tolist(), metric_weights(batch, (3,), weighted=True).tolist()
+        ([1.0, 1.0, 0.0], [0.5, 3.0, 0.0])
+    """
+    weights = example_weights(batch, shape)
+    return weights if weighted else (weights != 0).astype(jnp.float32)
+
+
 def _spread(name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     if array.ndim > len(shape) or array.shape != shape[: array.ndim]:
         raise UserError(
@@ -106,6 +127,9 @@ class Metric(ABC):
 class Mean(Metric):
     """Average one value per example or step: `sum(w v) / sum(w)`. A base class: it lacks `values`.
 
+    Attributes:
+        is_share: whether the values lie between 0 and 1, so that their mean has the interval of a share.
+
     Example:
         >>> class FirstOutput(Mean):
         ...     def values(self, outputs, batch, losses, weights):
@@ -114,9 +138,9 @@ class Mean(Metric):
         >>> state = metric.measure(jnp.array([[1.0], [2.0]]), {}, jnp.zeros(2), jnp.ones(2))
         >>> float(metric.compute(state))
         1.5
-
-    Source: original.
     """
+
+    is_share: ClassVar[bool] = False
 
     @abstractmethod
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

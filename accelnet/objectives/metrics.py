@@ -1,53 +1,60 @@
-"""The metrics of classes and tokens: accuracies, perplexity, bits per character.
+"""The metrics of classes and tokens: accuracies, F1, perplexity, bits per character.
 
-Accuracies weigh examples by the mask and by `batch["weights"]`, not by a loss's class weights: an accuracy
-stays the share of examples that are right. Perplexity and bits per character follow the loss.
+Sample weights and class weights say what training is to learn. Accuracies and F1 count each example once, so that they
+are shares of examples; `weighted=True` weighs them by `batch["weights"]`. An example of weight 0, or outside the mask,
+counts nowhere. Perplexity and bits per character follow the loss.
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Loss, Mean, State, example_weights
+from accelnet.objectives.metric import Batch, Loss, Mean, Metric, State, metric_weights, safe_ratio
+from accelnet.objectives.regression import paired
 
 
 @dataclass(frozen=True)
 class Accuracy(Mean):
     """Count how often the largest output is the target's; the first of equals wins.
 
-    Outputs are [B, C] or [B, T, C], targets int[B] or int[B, T].
+    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...]. Outputs with a NaN are wrong.
+
+    Args:
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Example:
         >>> metric = Accuracy()
         >>> outputs, batch = jnp.array([[0.1, 0.9], [0.8, 0.2]]), {"targets": jnp.array([1, 1])}
         >>> float(metric.compute(metric.measure(outputs, batch, jnp.zeros(2), jnp.ones(2))))
         0.5
-
-    Source: original.
     """
 
     lower_is_better = False
+    is_share = True
+
+    weighted: bool = field(default=False, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where the largest output is the target's, else 0."""
         del losses, weights
         targets = batch["targets"].astype(jnp.int32)
-        right = jnp.argmax(outputs, axis=-1).astype(jnp.int32) == targets
-        return right.astype(jnp.float32), example_weights(batch, targets.shape)
+        right = (jnp.argmax(outputs, axis=-1).astype(jnp.int32) == targets) & ~jnp.isnan(jnp.max(outputs, axis=-1))
+        return right.astype(jnp.float32), metric_weights(batch, targets.shape, weighted=self.weighted)
 
 
 @dataclass(frozen=True)
 class TopKAccuracy(Mean):
     """Count how often the target is among the k largest outputs; of equals the first rank higher.
 
-    Outputs are [B, C] or [B, T, C], targets int[B] or int[B, T]. A target whose output is NaN is not found.
+    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...]. Outputs with a NaN are wrong.
 
     Args:
         k: at least 1 and at most C; 1 is `Accuracy`.
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Raises:
         UserError: k is out of that range.
@@ -57,13 +64,13 @@ class TopKAccuracy(Mean):
         >>> outputs, batch = jnp.array([[0.3, 0.2, 0.1], [0.1, 0.2, 0.3]]), {"targets": jnp.array([1, 0])}
         >>> float(metric.compute(metric.measure(outputs, batch, jnp.zeros(2), jnp.ones(2))))
         0.5
-
-    Source: original.
     """
 
     lower_is_better = False
+    is_share = True
 
     k: int
+    weighted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -81,8 +88,79 @@ class TopKAccuracy(Mean):
         index = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
         own = jnp.sum(jnp.where(index == targets, outputs, 0.0), axis=-1, keepdims=True)
         ahead = (outputs > own) | ((outputs == own) & (index < targets))
-        found = (jnp.sum(ahead, axis=-1) < self.k) & ~jnp.isnan(own[..., 0])
-        return found.astype(jnp.float32), example_weights(batch, found.shape)
+        found = (jnp.sum(ahead, axis=-1) < self.k) & ~jnp.isnan(jnp.max(outputs, axis=-1))
+        return found.astype(jnp.float32), metric_weights(batch, found.shape, weighted=self.weighted)
+
+
+@dataclass(frozen=True)
+class F1(Metric):
+    """Balance precision and recall: `F1_c = 2 hits_c / (targets_c + predictions_c)`, class by class.
+
+    Outputs are logits [B, C] or [B, ..., C], targets int[B] or int[B, ...]; of two classes also one logit, [B] or
+    [B, 1], and targets of that shape, 0 or 1. Outputs with a NaN predict no class.
+
+    Args:
+        num_classes: C, at least 2.
+        average: "binary", of two classes: the F1 of class 1; "macro": the mean over the classes that occur or are
+            predicted.
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
+
+    Raises:
+        UserError: an argument is out of its range, or, when used, shapes do not fit.
+
+    Example:
+        >>> metric = F1()
+        >>> outputs, batch = jnp.array([2.0, 1.0, -1.0]), {"targets": jnp.array([1, 0, 0])}
+        >>> round(float(metric.compute(metric.measure(outputs, batch, jnp.zeros(3), jnp.ones(3)))), 4)
+        0.6667
+
+    Source: van Rijsbergen, "Information retrieval", 1979, chapter 7.
+    """
+
+    lower_is_better = False
+
+    num_classes: int = 2
+    average: Literal["binary", "macro"] = "binary"
+    weighted: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.average not in ("binary", "macro"):
+            raise UserError(f"F1: average is {self.average!r}, expected 'binary' or 'macro'")
+        if self.num_classes < 2 or (self.average == "binary" and self.num_classes != 2):
+            raise UserError(f"F1: num_classes is {self.num_classes}, expected 2, or more with average='macro'")
+
+    def empty(self) -> State:
+        """Return counts of nothing."""
+        return {name: jnp.zeros(self.num_classes, jnp.float32) for name in ("hits", "targets", "predictions")}
+
+    def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:
+        """Return one batch's counts by class."""
+        del losses, weights
+        targets = batch["targets"]
+        if self.num_classes == 2 and (outputs.ndim == 1 or outputs.shape[-1] == 1):
+            logit, targets = (array[:, 0] for array in paired(outputs, targets))
+            outputs, targets = jnp.stack([jnp.zeros_like(logit), logit], axis=-1), targets > 0.5
+        if outputs.shape != (*targets.shape, self.num_classes):
+            raise UserError(
+                f"F1 of {self.num_classes} classes: outputs have shape {outputs.shape} and targets {targets.shape}, "
+                f"expected [B, {self.num_classes}] and [B]"
+            )
+        weights = metric_weights(batch, targets.shape, weighted=self.weighted)[..., None]
+        classes = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
+        true = classes == targets.astype(jnp.int32)[..., None]
+        known = ~jnp.isnan(jnp.max(outputs, axis=-1, keepdims=True))
+        predicted = (classes == jnp.argmax(outputs, axis=-1, keepdims=True).astype(jnp.int32)) & known
+        counted = {"hits": true & predicted, "targets": true, "predictions": predicted}
+        axes = tuple(range(targets.ndim))
+        return {name: jnp.sum(weights * here, axis=axes) for name, here in counted.items()}
+
+    def compute(self, state: State) -> jax.Array:
+        """Return F1, a float32 scalar; 0 where no class occurs or is predicted."""
+        size = state["targets"] + state["predictions"]
+        each = safe_ratio(2 * state["hits"], size)
+        if self.average == "binary":
+            return each[1]
+        return safe_ratio(jnp.sum(each), jnp.sum((size > 0).astype(jnp.float32)))
 
 
 @dataclass(frozen=True)

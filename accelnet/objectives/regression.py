@@ -1,13 +1,17 @@
-"""The metrics of numbers: outputs and targets of one shape, compared element by element, in float32."""
+"""The metrics of numbers: outputs and targets of one shape, compared element by element, in float32.
 
-from dataclasses import dataclass
+Each example counts once; `weighted=True` weighs it by `batch["weights"]`. One of weight 0, or outside the mask, counts
+nowhere.
+"""
+
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Mean, Metric, State, example_weights, safe_ratio
+from accelnet.objectives.metric import Batch, Mean, Metric, State, metric_weights, safe_ratio
 
 
 def paired(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
@@ -29,8 +33,6 @@ def paired(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
     Example:
         >>> [array.shape for array in paired(jnp.zeros((5, 1)), jnp.zeros(5))]
         [(5, 1), (5, 1)]
-
-    Source: original.
     """
     outputs, targets = jnp.asarray(outputs, jnp.float32), jnp.asarray(targets, jnp.float32)
     shapes = [(*array.shape, 1) if array.ndim == 1 else array.shape for array in (outputs, targets)]
@@ -46,25 +48,30 @@ def paired(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
 class BinaryAccuracy(Mean):
     """Count how often a logit's sign is right: `(logit > 0) = target`, as a mean over an example's labels.
 
-    Outputs and targets are [B] or [B, K] (one of them may be [B, 1] where the other is [B]).
+    Outputs and targets are [B] or [B, K] (one of them may be [B, 1] where the other is [B]). NaN is wrong.
+
+    Args:
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Example:
         >>> metric = BinaryAccuracy()
         >>> batch = {"targets": jnp.array([1, 1])}
         >>> float(metric.compute(metric.measure(jnp.array([2.0, -1.0]), batch, jnp.zeros(2), jnp.ones(2))))
         0.5
-
-    Source: original.
     """
 
     lower_is_better = False
+    is_share = True
+
+    weighted: bool = field(default=False, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the share of an example's labels that are right."""
         del losses, weights
         logits, targets = paired(outputs, batch["targets"])
-        right = (logits > 0) == (targets > 0.5)
-        return jnp.mean(right.astype(jnp.float32), axis=1), example_weights(batch, right.shape[:1])
+        right = ((logits > 0) == (targets > 0.5)) & ~jnp.isnan(logits)
+        mean = jnp.mean(right.astype(jnp.float32), axis=1)
+        return mean, metric_weights(batch, mean.shape, weighted=self.weighted)
 
 
 @dataclass(frozen=True)
@@ -73,23 +80,27 @@ class RoundedAccuracy(Mean):
 
     Outputs and targets are [B] or [B, K].
 
+    Args:
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
+
     Example:
         >>> metric = RoundedAccuracy()
         >>> batch = {"targets": jnp.array([1.0, 0.0])}
         >>> float(metric.compute(metric.measure(jnp.array([[0.8], [0.6]]), batch, jnp.zeros(2), jnp.ones(2))))
         0.5
-
-    Source: original.
     """
 
     lower_is_better = False
+    is_share = True
+
+    weighted: bool = field(default=False, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where all rounded outputs equal the targets, else 0."""
         del losses, weights
         outputs, targets = paired(outputs, batch["targets"])
         right = jnp.all(jnp.round(outputs) == targets, axis=1)
-        return right.astype(jnp.float32), example_weights(batch, right.shape)
+        return right.astype(jnp.float32), metric_weights(batch, right.shape, weighted=self.weighted)
 
 
 @dataclass(frozen=True)
@@ -98,34 +109,43 @@ class MeanAbsoluteError(Mean):
 
     Outputs and targets are [B] or [B, K].
 
+    Args:
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
+
     Example:
         >>> metric = MeanAbsoluteError()
         >>> batch = {"targets": jnp.array([1.0, 0.0])}
         >>> float(metric.compute(metric.measure(jnp.array([2.0, 2.0]), batch, jnp.zeros(2), jnp.ones(2))))
         1.5
-
-    Source: original.
     """
 
     lower_is_better = True
+
+    weighted: bool = field(default=False, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the mean absolute difference per example."""
         del losses, weights
         outputs, targets = paired(outputs, batch["targets"])
-        return jnp.mean(jnp.abs(outputs - targets), axis=1), example_weights(batch, outputs.shape[:1])
+        mean = jnp.mean(jnp.abs(outputs - targets), axis=1)
+        return mean, metric_weights(batch, mean.shape, weighted=self.weighted)
+
+
+# Of no targets: what no target changes when both have been seen.
+_NO_ENDS = {"low": jnp.inf, "high": -jnp.inf}
 
 
 @dataclass(frozen=True)
 class R2(Metric):
     """Compute the coefficient of determination, `1 - sum(w (t - o)^2) / sum(w (t - mean(t))^2)`.
 
-    With several outputs it is the plain average of each one's. Targets that do not vary give 1 if every
+    With several outputs it is the plain average of each one's. Targets that are all equal give 1 if every
     output is exact, else 0. Means and squared deviations are merged, not sums of squares: in float32 those
     cancel for targets far from zero.
 
     Args:
         num_outputs: K of outputs and targets [B, K]; 1 for [B].
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Raises:
         UserError: num_outputs is below 1, or the outputs have another number.
@@ -143,6 +163,7 @@ class R2(Metric):
     lower_is_better = False
 
     num_outputs: int = 1
+    weighted: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
@@ -152,10 +173,11 @@ class R2(Metric):
         """Return the state that has seen nothing."""
         # One array each: the same array under three names could not be donated.
         sums = {name: jnp.zeros((self.num_outputs,), jnp.float32) for name in ("mean", "deviation", "residual")}
-        return {"weight": jnp.zeros((), jnp.float32), **sums}
+        ends = {end: jnp.full((self.num_outputs,), fill, jnp.float32) for end, fill in _NO_ENDS.items()}
+        return {"weight": jnp.zeros((), jnp.float32), **sums, **ends}
 
     def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:
-        """Return one batch's mean and sums of squared deviations and residuals."""
+        """Return one batch's mean, least and largest target, and sums of squared deviations and residuals."""
         del losses, weights
         outputs, targets = paired(outputs, batch["targets"])
         if outputs.shape[1] != self.num_outputs:
@@ -164,7 +186,7 @@ class R2(Metric):
                 f"give num_outputs={outputs.shape[1]} to the objective, or leave the metric out "
                 'with metrics={"r2": None}'
             )
-        weights = example_weights(batch, outputs.shape[:1])[:, None]
+        weights = metric_weights(batch, outputs.shape[:1], weighted=self.weighted)[:, None]
         weight = jnp.sum(weights)
         live = weights != 0
         targets, errors = jnp.where(live, targets, 0.0), jnp.where(live, outputs - targets, 0.0)
@@ -174,6 +196,8 @@ class R2(Metric):
             "mean": mean,
             "deviation": jnp.sum(weights * (targets - mean[None, :]) ** 2, axis=0),
             "residual": jnp.sum(weights * errors**2, axis=0),
+            "low": jnp.min(targets, axis=0, where=live, initial=_NO_ENDS["low"]),
+            "high": jnp.max(targets, axis=0, where=live, initial=_NO_ENDS["high"]),
         }
 
     def merge(self, a: State, b: State) -> State:
@@ -186,12 +210,15 @@ class R2(Metric):
             "mean": a["mean"] + share * delta,
             "deviation": a["deviation"] + b["deviation"] + a["weight"] * share * delta**2,
             "residual": a["residual"] + b["residual"],
+            "low": jnp.minimum(a["low"], b["low"]),
+            "high": jnp.maximum(a["high"], b["high"]),
         }
 
     def compute(self, state: State) -> jax.Array:
         """Return R2, float32, averaged over the outputs."""
         deviation, residual = state["deviation"], state["residual"]
-        varies = deviation > 0
+        # The deviation of equal targets from their mean is rounding, and not 0.
+        varies = (state["high"] > state["low"]) & (deviation > 0)
         ratio = residual / jnp.where(varies, deviation, 1.0)
         fixed = jnp.where((residual == 0) & (state["weight"] != 0), 1.0, 0.0)
         return jnp.mean(jnp.where(varies, 1.0 - ratio, fixed))

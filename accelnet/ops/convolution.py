@@ -12,6 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from accelnet.ops.geometry import Geometry, transposed_kernels
 from accelnet.ops.lowerings import choose_lowering
 
+_EXACT_ALGORITHMS = ("F32_F32_F32", "F64_F64_F64")
+
 
 def conv_general_dilated(
     lhs: Array,
@@ -49,7 +51,8 @@ def conv_general_dilated(
             spatial axes.
         feature_group_count: number of groups of channels; equal to C it is a depthwise convolution.
         batch_group_count: as in jax.lax; other than 1 gets XLA's own convolution.
-        precision: as in jax.lax.
+        precision: as in jax.lax. At "highest", given or by `jax.default_matmul_precision`, no program rounds more
+            than a sum of float32 products does: Winograd's are left out.
         preferred_element_type: dtype to accumulate in and return, or None for the inputs' own.
         out_sharding: as in jax.lax; other than None gets XLA's own convolution.
 
@@ -98,10 +101,22 @@ def conv_general_dilated(
         lhs_dilation=tuple(int(d) for d in lhs_dilation or (1,) * rank),
         rhs_dilation=rhs_dilation,
         groups=int(feature_group_count),
-        precision=tuple(precision) if isinstance(precision, list) else precision,
+        precision=_explicit(precision),
         preferred_element_type=None if preferred_element_type is None else jnp.dtype(preferred_element_type),
     )
     return _convolve(lhs, rhs, geometry)
+
+
+def _explicit(precision: Any) -> Any:
+    """Name the precision itself, hashable: the gradient may be traced where another default holds."""
+    if isinstance(precision, (tuple, list)):
+        return tuple(_explicit(part) for part in precision)
+    precision = jax.config.jax_default_matmul_precision if precision is None else precision
+    if precision in _EXACT_ALGORITHMS:
+        return lax.Precision.HIGHEST
+    is_name = isinstance(precision, str) and precision not in lax.DotAlgorithmPreset.__members__
+    # Other algorithms are for products alone; as a default, jax.lax reads them itself.
+    return lax.Precision(precision) if is_name else None if isinstance(precision, str) else precision
 
 
 def native(lhs: Array, rhs: Array, geometry: Geometry) -> Array:

@@ -64,7 +64,7 @@ def _fewer_axes(array: Array, geometry: Geometry, first: int) -> Array:
 
 def _numbers(rhs_shape: Shape, geometry: Geometry) -> tuple[int, ...]:
     """Say what kernels.cc wants to know of a convolution: whether Winograd's rounding is allowed, and the geometry."""
-    rounds = winograd.fits(rhs_shape, geometry) and geometry.precision not in _EXACT and min(rhs_shape[-2:]) >= 16
+    rounds = winograd.fits(rhs_shape, geometry) and not _is_exact(geometry) and min(rhs_shape[-2:]) >= 16
     fill = (1,) * (3 - len(geometry.strides))
     lows = (*(low for low, _ in geometry.padding), *(0 for _ in fill))
     return (
@@ -75,6 +75,12 @@ def _numbers(rhs_shape: Shape, geometry: Geometry) -> tuple[int, ...]:
         *(*geometry.lhs_dilation, *fill),
         *(*geometry.rhs_dilation, *fill),
     )
+
+
+def _is_exact(geometry: Geometry) -> bool:
+    """Say whether "highest" is asked for, of one operand or of both, so that no transform may round."""
+    given = geometry.precision
+    return lax.Precision.HIGHEST in (given if isinstance(given, tuple) else (given,))
 
 
 def _convolve_by_kernel(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
@@ -90,7 +96,6 @@ def _kernel_gradient_by_kernel(lhs: Array, gradient: Array, rhs_shape: Shape, ge
     return out.reshape(rhs_shape)
 
 
-_EXACT = (lax.Precision.HIGHEST, (lax.Precision.HIGHEST,) * 2, "highest")
 KERNELS = Lowering("kernels", _convolve_by_kernel, _kernel_gradient_by_kernel)
 PATCHES = Lowering("patches", patches.convolve, patches.kernel_gradient)
 DEPTHWISE = Lowering("depthwise", patches.convolve_depthwise, patches.depthwise_kernel_gradient)
@@ -139,7 +144,8 @@ def choose_plain_lowering(lhs_shape: Shape, rhs_shape: Shape, geometry: Geometry
     if geometry.groups == lhs_shape[-1] > 1:
         return DEPTHWISE
     narrowest = min(rhs_shape[-2:])
-    exact = jnp.finfo(dtype).bits >= 32 and geometry.preferred_element_type in (None, dtype)
-    if narrowest < 16 or not exact or len(rhs_shape) != 4 or not winograd.fits(rhs_shape, geometry):
+    wide = jnp.finfo(dtype).bits >= 32 and geometry.preferred_element_type in (None, dtype)
+    fits = wide and not _is_exact(geometry) and len(rhs_shape) == 4 and winograd.fits(rhs_shape, geometry)
+    if narrowest < 16 or not fits:
         return PATCHES
     return WINOGRAD_2 if narrowest < 64 else WINOGRAD_4

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from accelnet.errors import UserError
 from accelnet.ops import kernels
 
 
@@ -27,10 +28,16 @@ def take_rows(table: Array, numbers: Array) -> Array:
     Returns:
         The rows, [..., ...] in the table's dtype.
 
+    Raises:
+        UserError: if the numbers are no integers.
+
     Example:
         >>> take_rows(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0, 9])).tolist()
         [[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]
-
-    Source: original.
     """
+    if not jnp.issubdtype(numbers.dtype, jnp.integer):
+        raise UserError(f"numbers of rows have dtype {numbers.dtype}, expected integers")
+    if jnp.iinfo(numbers.dtype).max > jnp.iinfo(jnp.int32).max:
+        # In int32, where the kernel reads them, large numbers would be others.
+        numbers = jnp.clip(numbers, 0, max(table.shape[0] - 1, 0))
     return kernels.call(kernels.Kernel("accelnet_take_rows", (), _Take()), table, numbers.astype(jnp.int32))[0]

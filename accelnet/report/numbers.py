@@ -36,7 +36,7 @@ def amount(number: float) -> str:
         '1.50 GFLOP'
     """
     for prefix, unit in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= unit:
+        if round(number) >= unit:
             return f"{number / unit:.2f} {prefix}"
     return f"{number:.0f} "
 
@@ -45,10 +45,13 @@ def short(value: float, unit: str = "") -> str:
     """Return a number in three digits, with a prefix from a thousand on.
 
     Example:
-        >>> short(0.0312), short(197e12, "FLOP/s")
-        ('0.0312', '197 TFLOP/s')
+        >>> short(0.0312), short(197e12, "FLOP/s"), short(999.7), short(-2500.0)
+        ('0.0312', '197 TFLOP/s', '1 k', '-2.50 k')
     """
-    text = f"{value:.3g} " if value < 1000 else amount(value).replace(".00", "")
+    if abs(value) >= 999.5:
+        text = ("-" if value < 0 else "") + amount(abs(value)).replace(".00", "")
+    else:
+        text = f"{value:.3g} "
     return f"{text}{unit}".strip()
 
 
@@ -56,10 +59,12 @@ def percent(share: float) -> str:
     r"""Return a share as a percentage that no line break cuts.
 
     Example:
-        >>> percent(0.412), percent(0.031)
-        ('41\xa0%', '3.1\xa0%')
+        >>> percent(0.412), percent(0.031), percent(1.0), percent(1e-6)
+        ('41\xa0%', '3.1\xa0%', '100\xa0%', '<0.1\xa0%')
     """
-    return f"{100 * share:.{0 if share >= 0.1 else 1}f}\u00a0%"
+    if 0 < share < 0.0005:
+        return "<0.1\u00a0%"
+    return f"{100 * share:.{0 if share >= 0.0995 else 1}f}\u00a0%"
 
 
 def number(value: float | None) -> str:

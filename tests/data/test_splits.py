@@ -34,6 +34,27 @@ def test_every_stretch_of_a_stratified_order_has_the_classes_in_proportion(seed)
         assert np.abs(counts - (stop - start) * np.array([0.6, 0.3, 0.1])).max() <= 1
 
 
+def test_one_large_class_keeps_its_share_beside_many_small_ones():
+    labels = np.concatenate([np.zeros(100, int), np.repeat(np.arange(1, 51), 2)])
+    order = stratified_order(labels, 0)
+    assert np.array_equal(np.sort(order), np.arange(200))
+    assert np.count_nonzero(labels[order[160:]] == 0) == 20
+    assert not np.array_equal(order, stratified_order(labels, 1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_number_of_first_rows_is_off_by_more_than_a_row_in_any_class(seed):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, rng.integers(3, 200), rng.integers(2, 60))
+    counts[0] = 500
+    labels = np.repeat(np.arange(len(counts)), counts)
+    order = stratified_order(labels, seed)
+    assert np.array_equal(np.sort(order), np.arange(len(labels)))
+    first = np.cumsum(labels[order][:, None] == np.arange(len(counts)), axis=0)
+    due = np.arange(1, len(labels) + 1)[:, None] * counts / len(labels)
+    assert np.abs(first - due).max() <= 1 + 1e-9  # rounding of the shares
+
+
 def test_stratified_order_is_random_within_the_classes():
     labels = np.zeros(100, int)
     assert not np.array_equal(stratified_order(labels, 0), stratified_order(labels, 1))

@@ -6,8 +6,11 @@ import scipy.stats
 import sklearn.metrics as reference
 
 from accelnet.evaluating.bootstrap import LEAST_EXAMPLES, resampled
-from accelnet.evaluating.classes import describe_classes, describe_labels
+from accelnet.evaluating.classes import describe_classes
+from accelnet.evaluating.labels import describe_labels
 from accelnet.evaluating.numbers import describe_numbers
+from accelnet.evaluating.pixels import describe_pixels
+from accelnet.evaluating.shares import mean_share, wilson
 
 
 def predictions(num_examples, num_classes, seed=0):
@@ -15,8 +18,9 @@ def predictions(num_examples, num_classes, seed=0):
     labels = rng.integers(0, num_classes, num_examples)
     logits = rng.normal(size=(num_examples, num_classes)) + 1.5 * np.eye(num_classes)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    # Ties, as float32 makes them.
-    return probabilities.round(2) + 1e-3, labels
+    # Ties, as coarse scores make them.
+    probabilities = probabilities.round(2) + 1e-3
+    return probabilities / probabilities.sum(axis=1, keepdims=True), labels
 
 
 def names(num_classes):
@@ -60,7 +64,7 @@ def test_metrics_of_classes_are_those_of_scikit_learn(num_classes, weighted):
     probabilities, labels = predictions(300, num_classes)
     weights = np.random.default_rng(1).integers(0, 3, 300).astype(float) if weighted else np.ones(300)
     predicted = probabilities.argmax(axis=1)
-    found = describe_classes(probabilities, labels, weights, names(num_classes))
+    found = describe_classes(np.log(probabilities), labels, weights, names(num_classes))
     metrics = {name: one["value"] for name, one in found["metrics"].items()}
     known = {"sample_weight": weights, "labels": np.arange(num_classes)}
     assert metrics["accuracy"] == pytest.approx(reference.accuracy_score(labels, predicted, sample_weight=weights))
@@ -70,10 +74,12 @@ def test_metrics_of_classes_are_those_of_scikit_learn(num_classes, weighted):
     table = reference.precision_recall_fscore_support(labels, predicted, **known)
     for column, name in enumerate(("precision", "recall", "f1")):
         assert [one[name]["value"] for one in found["classes"]] == pytest.approx(table[column])
-    assert found["confusion"] == reference.confusion_matrix(labels, predicted).tolist()
-    assert sum(pair["count"] for pair in found["confused"]) == (labels != predicted).sum()
+    # Beside weighted precision, the matrix, the mistakes and the support are weighted too.
+    assert found["confusion"] == reference.confusion_matrix(labels, predicted, sample_weight=weights).tolist()
+    assert sum(pair["count"] for pair in found["confused"]) == weights[labels != predicted].sum()
+    assert [one["support"] for one in found["classes"]] == pytest.approx(table[3])
     if num_classes == 2:
-        scores = probabilities[:, 1]
+        scores = np.log(probabilities[:, 1]) - np.log(probabilities[:, 0])
         assert metrics["roc_auc"] == pytest.approx(reference.roc_auc_score(labels, scores, sample_weight=weights))
         precision = reference.average_precision_score(labels, scores, sample_weight=weights)
         assert metrics["average_precision"] == pytest.approx(precision)
@@ -81,7 +87,7 @@ def test_metrics_of_classes_are_those_of_scikit_learn(num_classes, weighted):
     else:
         # scikit-learn breaks ties from the other end; these have none.
         smooth = probabilities + np.random.default_rng(2).random(probabilities.shape) * 1e-6
-        two = describe_classes(smooth, labels, weights, names(4))["metrics"]["top_2_accuracy"]["value"]
+        two = describe_classes(np.log(smooth), labels, weights, names(4))["metrics"]["top_2_accuracy"]["value"]
         assert two == pytest.approx(reference.top_k_accuracy_score(labels, smooth, k=2, sample_weight=weights))
 
 
@@ -89,7 +95,7 @@ def test_the_calibration_error_is_the_gap_of_bins_by_their_share():
     confidence = np.array([0.99, 0.99, 0.99, 0.99, 0.61, 0.61])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     labels = np.array([0, 0, 0, 1, 0, 1])
-    found = describe_classes(probabilities, labels, np.ones(6), ("a", "b"))
+    found = describe_classes(np.log(probabilities), labels, np.ones(6), ("a", "b"))
     assert found["metrics"]["calibration_error"]["value"] == pytest.approx(4 / 6 * 0.24 + 2 / 6 * 0.11)
     assert [one["accuracy"]["value"] for one in found["calibration"]] == pytest.approx([0.5, 0.75])
 
@@ -100,7 +106,7 @@ def test_the_interval_of_the_calibration_error_knows_that_bins_exaggerate():
     for _ in range(20):
         yes = rng.random(400)
         found = describe_classes(
-            np.stack([1 - yes, yes], axis=1), (rng.random(400) < yes).astype(int), np.ones(400), ("a", "b")
+            np.log(np.stack([1 - yes, yes], axis=1)), (rng.random(400) < yes).astype(int), np.ones(400), ("a", "b")
         )["metrics"]["calibration_error"]
         assert found["value"] > 0.01
         held += found["low"] <= 0.01
@@ -109,21 +115,23 @@ def test_the_interval_of_the_calibration_error_knows_that_bins_exaggerate():
 
 def test_classes_that_never_occur_count_nowhere():
     probabilities, labels = predictions(100, 3)
-    wider = np.pad(probabilities, ((0, 0), (0, 5)))
-    before, after = (describe_classes(p, labels, np.ones(100), names(p.shape[1])) for p in (probabilities, wider))
+    logits = np.log(probabilities)
+    wider = np.pad(logits, ((0, 0), (0, 5)), constant_values=-np.inf)
+    before, after = (describe_classes(p, labels, np.ones(100), names(p.shape[1])) for p in (logits, wider))
     assert after["metrics"]["f1_macro"]["value"] == pytest.approx(before["metrics"]["f1_macro"]["value"])
-    assert after["classes"][7]["f1"]["value"] == 0
+    assert [after["classes"][7][name]["value"] for name in ("precision", "recall", "f1")] == [None] * 3
 
 
 def test_a_thousand_classes_have_no_matrix_but_their_mistakes():
     probabilities, labels = predictions(2000, 1000)
-    found = describe_classes(probabilities, labels, np.ones(2000), names(1000))
+    found = describe_classes(np.log(probabilities), labels, np.ones(2000), names(1000))
     assert found["confusion"] is None and found["confused"] and len(found["classes"]) == 1000
 
 
 def test_one_label_is_two_classes_and_several_are_told_each():
     rng = np.random.default_rng(0)
     yes, truth = rng.random((200, 3)), rng.integers(0, 2, (200, 3))
+    yes = np.log(yes / (1 - yes))
     found = describe_labels(yes, truth, np.ones(200), ("a", "b", "c"))
     areas = [one["roc_auc"]["value"] for one in found["classes"]]
     assert areas == pytest.approx([reference.roc_auc_score(truth[:, k], yes[:, k]) for k in range(3)])
@@ -159,3 +167,155 @@ def test_numbers_are_told_in_the_units_of_their_file():
 def test_targets_that_do_not_vary_are_judged_as_the_metric_does():
     assert describe_numbers(np.ones((30, 1)), np.ones(30), np.ones(30))["metrics"]["r2"]["value"] == 1
     assert describe_numbers(np.zeros((30, 1)), np.ones(30), np.ones(30))["metrics"]["r2"]["value"] == 0
+
+
+def test_the_variance_of_equal_targets_is_not_their_rounding():
+    rng = np.random.default_rng(0)
+    for count in range(20, 80):
+        targets = np.full(count, np.float32(rng.uniform(-5, 5)))
+        outputs = (targets + rng.normal(0, 0.1, count)).astype(np.float32)[:, None]
+        found = describe_numbers(outputs, targets, np.ones(count))["metrics"]["r2"]
+        assert found == {"value": 0, "low": 0, "high": 0}
+
+
+def test_resamples_of_equal_targets_alone_say_nothing_of_r2():
+    targets = np.where(np.arange(40) == 0, 1.0, 0.3)
+    outputs = (targets + np.random.default_rng(0).normal(0, 0.01, 40))[:, None]
+    found = describe_numbers(outputs, targets, np.ones(40))["metrics"]["r2"]
+    assert 0.9 < found["low"] <= found["value"] == pytest.approx(reference.r2_score(targets, outputs[:, 0]))
+
+
+# torchmetrics, issue 2819: in float32 the sigmoid of all of these is 1.
+SATURATED = np.array([
+    98.0950, 98.4612, 98.1145, 98.1506, 97.6037, 98.9425, 99.2644, 99.5014, 99.7280, 99.6595, 99.6931, 99.4667, 99.9623,
+    99.8949, 99.8768,
+], np.float32)  # fmt: skip
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_logits_whose_probabilities_are_1_are_still_ranked(outputs):
+    truth, scores = (np.arange(15) > 0).astype(int), SATURATED[:, None]
+    if outputs == 1:
+        found = describe_labels(scores, truth, np.ones(15), ("a",))["metrics"]
+    else:
+        found = describe_classes(np.pad(scores, ((0, 0), (1, 0))), truth, np.ones(15), ("a", "b"))["metrics"]
+    assert found["roc_auc"]["value"] == pytest.approx(0.9286, abs=5e-5)
+    assert found["average_precision"]["value"] == pytest.approx(0.9952, abs=5e-5)
+    # log(1 + e^98.095) of the one negative example, over 15.
+    assert found["cross_entropy"]["value"] == pytest.approx(98.095 / 15, rel=1e-6)
+
+
+def test_the_cross_entropy_of_sure_mistakes_is_that_of_their_logits():
+    rng, truth = np.random.default_rng(1), np.arange(200) % 2
+    logit = np.where(truth == 1, 25, -25).astype(np.float32) + rng.normal(0, 1, 200).astype(np.float32)
+    logit[:10] *= -1
+    found = describe_labels(logit[:, None], truth, np.ones(200), ("a",))["metrics"]
+    assert found["cross_entropy"]["value"] == pytest.approx(1.2472, abs=5e-5)
+
+
+def test_a_label_that_is_never_yes_is_left_out_of_the_means():
+    rng = np.random.default_rng(0)
+    logits, truth = rng.normal(size=(300, 3)), rng.integers(0, 2, (300, 3))
+    truth[:, 1] = 0
+    found = describe_labels(logits, truth, np.ones(300), ("a", "b", "c"))
+    areas = [one["roc_auc"]["value"] for one in found["classes"]]
+    assert areas[1] is None and found["classes"][1]["recall"] == {"value": None, "low": None, "high": None}
+    known = [reference.roc_auc_score(truth[:, k], logits[:, k]) for k in (0, 2)]
+    assert found["metrics"]["roc_auc_macro"]["value"] == pytest.approx(np.mean(known))
+    assert found["metrics"]["roc_auc_macro"]["low"] > 0.4
+    f1 = reference.f1_score(truth, logits > 0, average="macro")  # predicted, so that 0 is its F1
+    assert found["metrics"]["f1_macro"]["value"] == pytest.approx(f1)
+
+
+def test_ranks_within_one_class_are_undefined():
+    rng = np.random.default_rng(0)
+    found = describe_classes(rng.normal(size=(40, 2)), np.zeros(40, int), np.ones(40), ("a", "b"))
+    for name in ("roc_auc", "average_precision"):
+        assert found["metrics"][name] == {"value": None, "low": None, "high": None}
+    assert "curves" not in found and found["classes"][1]["recall"]["value"] is None
+
+
+def test_resamples_without_a_positive_example_say_nothing_of_ranks():
+    truth = (np.arange(200) < 2).astype(int)
+    found = describe_labels(np.where(truth, 1.0, -1.0)[:, None], truth, np.ones(200), ("a",))["metrics"]["roc_auc"]
+    assert found == {"value": 1, "low": 1, "high": 1}
+
+
+def test_all_of_sixty_right_may_be_94_percent():
+    logits = np.array([[1.0, -1.0]]).repeat(60, axis=0)
+    found = describe_classes(logits, np.zeros(60, int), np.ones(60), ("a", "b"))
+    shares = {"accuracy": found["metrics"]["accuracy"], **{n: found["classes"][0][n] for n in ("precision", "recall")}}
+    for one in shares.values():
+        assert (one["value"], one["high"]) == (1, 1) and one["low"] == pytest.approx(0.9398, abs=1e-4)
+    # A mistake costs F1 half of what it costs the share of those that are of the class and called so.
+    assert found["classes"][0]["f1"]["low"] == pytest.approx(2 * 0.9398 / 1.9398, abs=1e-4)
+
+
+def held(make, truth, trials=1000):
+    """Return how often an interval holds the truth, and is not a point."""
+    rng, inside, points = np.random.default_rng(0), 0, 0
+    for _ in range(trials):
+        found = make(rng)
+        inside, points = inside + (found["low"] <= truth <= found["high"]), points + (found["low"] == found["high"])
+    assert points == 0
+    return inside / trials
+
+
+def test_the_interval_of_a_recall_near_1_holds_the_truth_as_often_as_it_says():
+    share = held(lambda rng: mean_share((rng.random(36) < 0.98).astype(float), np.ones(36)), 0.98)
+    assert share == pytest.approx(0.965, abs=0.02)  # 49 % by a bootstrap; a share of 36 cannot meet 95 % exactly
+
+
+@pytest.mark.parametrize("p", [0.5, 0.9, 0.98])
+def test_the_interval_of_a_weighted_share_holds_the_truth(p):
+    def make(rng):
+        return mean_share((rng.random(100) < p).astype(float), rng.choice([0.5, 1.0, 2.0], 100))
+
+    assert held(make, p) == pytest.approx(0.95, abs=0.03)
+
+
+def test_the_interval_of_shares_of_shares_knows_that_they_spread_less():
+    # 40 windows of 50 symbols each, all independent: as good as 2,000 examples.
+    def make(rng):
+        return mean_share((rng.random((40, 50)) < 0.9).mean(axis=1), np.ones(40))
+
+    assert held(make, 0.9) == pytest.approx(0.95, abs=0.03)
+    found = make(np.random.default_rng(0))
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * np.sqrt(0.9 * 0.1 / 2000), rel=0.35)
+
+
+@pytest.mark.parametrize(("num_examples", "right"), [(60, 0.97), (200, 0.9)])
+def test_the_interval_of_macro_f1_holds_the_truth(num_examples, right):
+    def make(rng):
+        labels = rng.integers(0, 3, num_examples)
+        taken = np.where(rng.random(num_examples) < right, labels, (labels + rng.integers(1, 3, num_examples)) % 3)
+        found = describe_classes(np.eye(3)[taken], labels, np.ones(num_examples), names(3))
+        return found["metrics"]["f1_macro"]
+
+    # Classes are alike, and so are mistakes: F1 of many examples is the share that is right.
+    assert held(make, right, trials=100) >= 0.9
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 5), (41, 50), (35, 36), (36, 36)])
+def test_wilsons_interval_is_that_of_scipy(right, count):
+    other = scipy.stats.binomtest(right, count).proportion_ci(method="wilson")
+    low, high = wilson(np.array(right / count), np.array(float(count)))
+    assert (float(low), float(high)) == pytest.approx((other.low, other.high), abs=1e-12)
+
+
+def test_pixels_are_told_by_class_with_intervals_over_examples():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, (50, 4, 5))
+    predicted = np.where(rng.random(labels.shape) < 0.8, labels, rng.integers(0, 3, labels.shape))
+    counted = rng.random(labels.shape) < 0.9
+    found = describe_pixels(predicted, labels, counted, np.ones(50), names(3))
+    true, called = labels[counted], predicted[counted]
+    assert found["confusion"] == reference.confusion_matrix(true, called).tolist()
+    expected = {"f1_macro": reference.f1_score, "iou_macro": reference.jaccard_score}
+    for name, function in expected.items():
+        one = found["metrics"][name]
+        assert one["value"] == pytest.approx(function(true, called, average="macro"))
+        assert one["low"] < one["value"] < one["high"]
+    assert found["classes"][2]["recall"]["value"] == pytest.approx(
+        reference.recall_score(true, called, average=None)[2]
+    )

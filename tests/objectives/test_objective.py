@@ -1,12 +1,15 @@
 """What holds for every objective and metric: masks, merging, types."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import r2_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, f1_score, r2_score, top_k_accuracy_score
 
 from accelnet import objectives
+from accelnet.errors import UserError
 
 TOP = {"top": objectives.TopKAccuracy(2)}
 OBJECTIVES = {
@@ -212,7 +215,7 @@ def test_outputs_that_are_nan_are_not_among_the_top_k():
 
 
 def r2_in_batches(outputs, targets, weights, size):
-    metric = objectives.R2()
+    metric = objectives.R2(weighted=True)
     state = metric.empty()
     for start in range(0, len(targets), size):
         rows = slice(start, start + size)
@@ -237,6 +240,78 @@ def test_r2_of_targets_that_do_not_vary_is_one_if_exact_else_zero_as_in_scikit_l
     ones = np.ones(4, np.float32)
     assert r2_in_batches(ones, ones, ones, 2) == r2_score(ones, ones) == 1.0
     assert r2_in_batches(2 * ones, ones, ones, 2) == r2_score(ones, 2 * ones) == 0.0
+
+
+@pytest.mark.parametrize(("constant", "count"), [(0.3, 37), (0.1, 7), (1e6 / 3, 1001), (-0.0471, 53)])
+def test_r2_of_equal_targets_does_not_divide_by_the_rounding_of_their_mean(constant, count):
+    targets = np.full(count, constant, np.float32)
+    ones, outputs = np.ones(count, np.float32), np.linspace(0, 1, count, dtype=np.float32)
+    assert r2_in_batches(outputs, targets, ones, 5) == r2_in_batches(outputs, targets, ones, count) == 0.0
+    assert r2_in_batches(targets, targets, ones, 5) == 1.0
+
+
+def test_r2_of_targets_far_from_zero_that_hardly_vary_is_scikit_learns():
+    # torchmetrics, issue 1573. Means of 5.16 are rounded to 5e-7, a two-hundredth of the deviations of 1e-4.
+    outputs = np.array([-3.9865, -5.4648, -5.0238, -4.3899, -5.6672, -4.7336], np.float32)
+    targets = np.array([-5.1608, -5.1609, -5.1608, -5.1608, -5.1608, -5.1608], np.float32)
+    expected = r2_score(targets.astype(float), outputs.astype(float))
+    assert r2_in_batches(outputs, targets, np.ones(6, np.float32), 2) == pytest.approx(expected, rel=5e-3)
+
+
+def value_of(metric, outputs, targets, weights=None):
+    outputs, none = jnp.asarray(outputs, jnp.float32), jnp.zeros(len(targets))
+    batch = {"targets": jnp.asarray(targets)} | ({} if weights is None else {"weights": jnp.asarray(weights)})
+    return float(metric.compute(metric.measure(outputs, batch, none, none)))
+
+
+@pytest.mark.parametrize("metric", [objectives.Accuracy(), objectives.TopKAccuracy(1), objectives.F1()], ids=repr)
+def test_classes_of_nan_are_wrong(metric):
+    assert value_of(metric, np.full((2, 2), np.nan), [0, 1]) == 0.0
+    assert value_of(metric, [[np.nan, 1.0], [0.0, 1.0]], [1, 1]) == pytest.approx({"F1": 2 / 3}.get(
+        type(metric).__name__, 0.5
+    ))  # fmt: skip
+
+
+def test_labels_of_nan_are_wrong():
+    assert value_of(objectives.BinaryAccuracy(), [np.nan, np.nan], [0, 1]) == 0.0
+
+
+METRICS = {
+    "accuracy": (objectives.Accuracy, accuracy_score), "f1": (objectives.F1, f1_score),
+    "macro f1": (partial(objectives.F1, average="macro"), partial(f1_score, average="macro")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_counts_examples_once_unless_it_is_told_to_weigh_them(name):
+    ours, reference = METRICS[name]
+    generator = np.random.default_rng(0)
+    targets = (generator.random(400) < 0.1).astype(np.int32)
+    logits = generator.normal(size=(400, 2)) + 1.2 * np.eye(2)[targets]
+    weights = np.where(targets == 1, 19.0, 1.0) * (np.arange(400) < 390)  # the last ten are not there
+    known = {"y_true": targets[:390], "y_pred": logits[:390].argmax(1)}
+    alike, weighed = reference(**known), reference(**known, sample_weight=weights[:390])
+    assert value_of(ours(), logits, targets, weights) == pytest.approx(alike, rel=1e-6)
+    assert value_of(ours(weighted=True), logits, targets, weights) == pytest.approx(weighed, rel=1e-6)
+    assert abs(alike - weighed) > 0.005
+
+
+def test_f1_of_several_classes_is_scikit_learns_however_batches_are_cut():
+    generator, metric = np.random.default_rng(1), objectives.F1(5, "macro")
+    targets = generator.integers(0, 4, 50)  # class 4 never occurs; it is predicted
+    logits = generator.normal(size=(50, 5)) + np.eye(5)[targets]
+    state, none = metric.empty(), jnp.zeros(1)
+    for rows in (slice(0, 7), slice(7, 50)):
+        part = metric.measure(jnp.asarray(logits[rows]), {"targets": jnp.asarray(targets[rows])}, none, none)
+        state = metric.merge(state, part)
+    assert float(metric.compute(state)) == pytest.approx(f1_score(targets, logits.argmax(1), average="macro"), rel=1e-6)
+
+
+def test_f1_says_what_does_not_fit():
+    with pytest.raises(UserError, match="expected 2, or more with average='macro'"):
+        objectives.F1(3)
+    with pytest.raises(UserError, match=r"F1 of 3 classes: outputs have shape \(2, 2\)"):
+        value_of(objectives.F1(3, "macro"), np.zeros((2, 2)), [0, 1])
 
 
 def test_counts_of_whole_examples_are_exact():

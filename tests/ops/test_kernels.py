@@ -175,6 +175,9 @@ def test_tanh_and_sigmoid_are_right_everywhere():
     )[0]
     # Two units in the last place of a float32 are 2.4e-7.
     np.testing.assert_allclose(tanh.ravel(), np.tanh(np.asarray(x, np.float64)), rtol=3e-7)
+    # Where float32's nearest to tanh(x) is 1, it is 1, and nothing is beyond.
+    np.testing.assert_array_equal(tanh.ravel()[np.abs(x) > 9.02], np.sign(x[np.abs(x) > 9.02]))
+    assert np.nanmax(np.abs(tanh)) == 1
     gates = jnp.zeros((1, x.size, 4)).at[0, :, 3].set(x).at[0, :, 0].set(100.0).at[0, :, 2].set(100.0)
     first = (jnp.zeros((x.size, 1)),) * 2
     out = cells.scan_cell(cells.LSTM, False, gates, None, jnp.zeros((1, 4)), None, first, None)[0].ravel()

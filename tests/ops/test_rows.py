@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accelnet.errors import UserError
 from accelnet.ops import kernels, lstm, take_rows
 
 
@@ -21,6 +22,19 @@ def test_rows_of_every_type_are_those_of_take(dtype, shape, count):
     taken = jax.jit(take_rows)(table, numbers)
     assert taken.dtype == table.dtype
     np.testing.assert_array_equal(taken, jnp.take(table, numbers, axis=0, mode="clip"))
+
+
+def test_numbers_beyond_what_32_bits_hold_name_the_last_row():
+    taken = take_rows(jnp.arange(5.0), jnp.asarray(np.array([3_000_000_000, 2, 2**32 - 1], np.uint32)))
+    assert taken.tolist() == [4.0, 2.0, 4.0]
+    with jax.enable_x64(True):
+        numbers = jnp.asarray(np.array([2**40, -(2**40), 2**32 + 1, 3], np.int64))
+        assert take_rows(jnp.arange(5.0), numbers).tolist() == [4.0, 0.0, 4.0, 3.0]
+
+
+def test_numbers_that_are_no_integers_are_refused():
+    with pytest.raises(UserError, match="float32, expected integers"):
+        take_rows(jnp.arange(5.0), jnp.array([1.0]))
 
 
 def test_nothing_is_taken_of_nothing():
