@@ -16,7 +16,7 @@ from accelnet.data.feed import AbstractFeed, DeviceFeed
 from accelnet.errors import UserCodeError, UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import SAME
-from accelnet.training.program import Program, make_eval_chunk
+from accelnet.training.program import Program, make_eval_chunk, make_weights
 from accelnet.training.progress import Progress
 from accelnet.training.state import TrainState, init_state
 from accelnet.training.step import make_train_step
@@ -75,9 +75,10 @@ def make_advance(
             return Wave(wave.step + 1, failed, states)
 
         def evaluate(values: Tree, state: TrainState) -> Any:
-            chunk = make_eval_chunk(make(values), feed)
-            weights = state.params, state.opt_state, state.model_state
-            _, computed = chunk(*weights, objective.empty(), operand, jnp.int32(0), *rows)
+            experiment = make(values)
+            weights = make_weights(experiment, feed)(state, operand)
+            chunk = make_eval_chunk(experiment, feed)
+            _, computed = chunk(weights, objective.empty(), operand, jnp.int32(0), *rows)
             return computed
 
         shared_seed = jnp.uint32(example.seed)

@@ -8,10 +8,9 @@ from accelnet.terminal import show
 def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
     """Show layers, shapes, parameters and FLOPs; with --mesh also what lies where."""
     from accelnet.models.summary import summary
-    from accelnet.training.state import sample_inputs
 
     experiment = script.experiment(config)
-    show(summary(experiment.model, sample_inputs(experiment)))
+    show(summary(experiment.model, experiment.sample_inputs()))
     if devices.mesh is not None:
         import jax
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from accelnet.evaluating.predictions import make_forward
 from accelnet.experiment import Experiment
-from accelnet.parallel.layout import whole
 from accelnet.training.loop import fit
 from accelnet.training.run import Run
 
@@ -40,7 +39,7 @@ def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECO
     """
     data, forward = run.experiment.data, make_forward(run.experiment)
     program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
-    weights = jax.device_put((run.params, whole(run.state.model_state)))
+    weights = jax.device_put((run.params, run.model_state))
     return [_timed(program, weights, _batch(data, size), size, seconds) for size in batch_sizes]
 
 

@@ -11,10 +11,9 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.objectives.objective import Task
-from accelnet.parallel.layout import whole
 from accelnet.report.progress import Progress
 from accelnet.training.run import Run
-from accelnet.training.step import with_precision
+from accelnet.training.step import BoundModel, prepared, with_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +77,21 @@ def _columns(array: Any) -> tuple[int, ...]:
 
 def make_forward(experiment: Experiment) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
     """Return `forward(params, model_state, batch) -> (outputs, prepared batch)`, as evaluation computes them."""
+    forward = _make_forward(experiment)
+    return lambda *args: forward(*args)[:2]
+
+
+def _make_forward(experiment: Experiment) -> Callable[[Any, Any, Any], tuple[Any, Any, dict[str, Any]]]:
+    """Return the same with what a loss may ask for beside outputs and batch, as the end of the run has it."""
     apply = with_precision(experiment.pure_model.apply, experiment.precision)
 
-    def forward(params: Any, model_state: Any, batch: Any) -> tuple[Any, Any]:
-        batch = experiment.data.prepare(batch)
-        outputs, _ = apply(params, model_state, batch["inputs"], key=jax.random.key(0), train=False)
-        return outputs, batch
+    def forward(params: Any, model_state: Any, batch: Any) -> tuple[Any, Any, dict[str, Any]]:
+        step, key = jnp.int32(experiment.total_steps), jax.random.key(0)
+        given = {"step": step, "progress": experiment.progress(step)}
+        batch = prepared(experiment, batch)
+        outputs, _, sown = apply(params, model_state, batch["inputs"], key=key, train=False, sown=True, **given)
+        model = BoundModel(apply, params, model_state, key, False, given)
+        return outputs, batch, {**given, "model": model, "params": params, "key": key, "train": False, "sown": sown}
 
     return forward
 
@@ -107,23 +115,23 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
     if not len(rows):
         raise UserError(f"data {data.name!r} has no split {split!r}, only: {', '.join(data.splits)}")
     size = min(experiment.resolved_eval_batch_size, len(rows))
-    forward, weights = make_forward(experiment), (run.params, whole(run.state.model_state))
+    forward, weights = _make_forward(experiment), (run.params, run.model_state)
 
     def batch_of(first: int) -> Any:
-        # The last batch is filled up with its own first row, which counts nowhere there.
-        index = np.arange(first, first + size)
+        # The last batch is filled up with its own first row, which counts nowhere there; where it would, it is smaller.
+        index = np.arange(first, min(first + size, len(rows)) if experiment.couples_padding else first + size)
         mask = index < len(rows)
         return {**data.take(rows.start + np.where(mask, index, first)), "mask": mask}
 
-    outputs, prepared = jax.eval_shape(forward, *weights, batch_of(0))
-    kind, targets = experiment.objective.task, prepared.get("targets")
+    outputs, targets = jax.eval_shape(_outputs_and_targets(forward), *weights, batch_of(0))
+    kind = experiment.objective.task
     described = is_described(kind, outputs, targets)
     one_hot = described and kind == "classes" and outputs.shape == targets.shape
 
     def reduced(params: Any, model_state: Any, batch: Any) -> Any:
-        outputs, batch = forward(params, model_state, batch)
-        kept = (_kept(kind, outputs), batch["targets"]) if described else (None, jnp.zeros(size))
-        return *kept, experiment.objective.examples(outputs, batch)
+        outputs, batch, offered = forward(params, model_state, batch)
+        kept = (_kept(kind, outputs), batch["targets"]) if described else (None, jnp.zeros(len(batch["mask"])))
+        return *kept, experiment.objective.examples(outputs, batch, **offered)
 
     program, parts = jax.jit(reduced), []
     for first in range(0, len(rows), size):
@@ -144,6 +152,14 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
         kept, targets = (kept, targets.argmax(axis=1)) if described else (None, targets)
     sums = {name: _sums(*pair) for name, pair in examples.items()}
     return Predictions(kind, described, rows, kept, targets, losses, weight, sums)
+
+
+def _outputs_and_targets(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def of(*args: Any) -> Any:
+        outputs, batch, _ = forward(*args)
+        return outputs, batch.get("targets")
+
+    return of
 
 
 def _kept(kind: Task, outputs: Any) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 
 from accelnet.data.vocabulary import decode
 from accelnet.evaluating.predictions import Predictions
-from accelnet.parallel.layout import whole
 from accelnet.training.run import Run
 from accelnet.training.step import with_precision
 
@@ -80,6 +79,6 @@ def continuation(
         return jax.lax.scan(draw, tokens, keys)[1]
 
     keys = jax.random.split(jax.random.key(seed), num_characters)
-    drawn = jax.jit(text)(run.params, whole(run.state.model_state), tokens, keys)
+    drawn = jax.jit(text)(run.params, run.model_state, tokens, keys)
     vocabulary = data.info["vocabulary"]
     return {"beginning": decode(tokens[0], vocabulary), "text": decode(drawn, vocabulary)}

@@ -1,3 +1,4 @@
+from accelnet.models.adapter import per_mode as per_mode
 from accelnet.models.cnn import CNN as CNN
 from accelnet.models.mlp import MLP as MLP
 from accelnet.models.resnet import ResNet as ResNet

@@ -121,6 +121,32 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
     return adapt_nnx(model, frozen, construct=True)
 
 
+def per_mode(*, training: Any, evaluation: Any) -> PureModel:
+    """Make a model of two modules of the same variables, one for each mode.
+
+    For modules whose configuration says the mode, as `deterministic` in that of many Linen Transformers.
+
+    Args:
+        training: as of `adapt`; it makes the variables.
+        evaluation: likewise.
+
+    Returns:
+        The `PureModel`, which `Experiment(model=...)` takes.
+
+    Example:
+        >>> one, other = (linen.Dropout(0.5, deterministic=flag) for flag in (False, True))
+        >>> pure = per_mode(training=one, evaluation=other)
+        >>> pure.apply({}, {}, jnp.ones(3), key=jax.random.key(0), train=False)[0].tolist()
+        [1.0, 1.0, 1.0]
+    """
+    first, second = adapt(training), adapt(evaluation)
+
+    def apply(*args: Any, train: bool, **settings: Any) -> Any:
+        return (first if train else second).apply(*args, train=train, **settings)
+
+    return PureModel(first.init, apply, second.module, first.rules)
+
+
 def call_arguments(
     call: Callable[..., Any], inputs: Any, *, train: bool, key: jax.Array, offered: Mapping[str, Any], bound: bool
 ) -> tuple[list[Any], dict[str, Any]]:

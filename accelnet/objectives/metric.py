@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -181,12 +181,13 @@ class Loss(Mean):
 
 @dataclass(frozen=True)
 class FunctionMean(Mean):
-    """Average what a function returns for each example, by the mask and the data's weights.
+    """Average what a function returns for each example, by the mask.
 
     Args:
         function: from (outputs, batch) to values, [B] or [B, ...]. It may ask for `losses` and `weights`.
         lower_is_better: direction of the metric.
         on: as of `Metric`.
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Raises:
         UserError: when used, if it does not return one value for each example.
@@ -201,6 +202,7 @@ class FunctionMean(Mean):
     function: Callable[..., Any]
     lower_is_better: bool | None = None
     on: str | None = None
+    weighted: bool = False
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the function's values, and the weights of the examples."""
@@ -211,7 +213,7 @@ class FunctionMean(Mean):
                 f"the metric, {name_of(self.function)}, returned {described([values])} for {num_examples} examples: "
                 "expected one value for each"
             )
-        return jnp.asarray(values, jnp.float32), example_weights(batch, jnp.shape(values))
+        return jnp.asarray(values, jnp.float32), metric_weights(batch, jnp.shape(values), weighted=self.weighted)
 
 
 def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -17,14 +17,26 @@ from accelnet.objectives.metric import Batch, Loss, Mean, Metric, State, metric_
 from accelnet.objectives.regression import paired
 
 
+def class_numbers(outputs: Any, targets: Any) -> jax.Array:
+    """Return the classes of targets, int32[B, ...]: their numbers, or, of shares [B, ..., C], the largest share's.
+
+    Example:
+        >>> class_numbers(jnp.zeros((2, 3)), jnp.array([[0.0, 1.0, 0.0], [0.7, 0.0, 0.3]])).tolist()
+        [1, 0]
+    """
+    return (jnp.argmax(targets, axis=-1) if targets.shape == outputs.shape else targets).astype(jnp.int32)
+
+
 @dataclass(frozen=True)
 class Accuracy(Mean):
     """Count how often the largest output is the target's; the first of equals wins.
 
-    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...]. Outputs with a NaN are wrong.
+    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...], or shares of the outputs' shape, whose largest
+    counts. Outputs with a NaN are wrong.
 
     Args:
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Example:
         >>> metric = Accuracy()
@@ -37,11 +49,12 @@ class Accuracy(Mean):
     is_share = True
 
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where the largest output is the target's, else 0."""
         del losses, weights
-        targets = batch["targets"].astype(jnp.int32)
+        targets = class_numbers(outputs, batch["targets"])
         right = (jnp.argmax(outputs, axis=-1).astype(jnp.int32) == targets) & ~jnp.isnan(jnp.max(outputs, axis=-1))
         return right.astype(jnp.float32), metric_weights(batch, targets.shape, weighted=self.weighted)
 
@@ -50,11 +63,13 @@ class Accuracy(Mean):
 class TopKAccuracy(Mean):
     """Count how often the target is among the k largest outputs; of equals the first rank higher.
 
-    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...]. Outputs with a NaN are wrong.
+    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...], or shares of the outputs' shape, whose largest
+    counts. Outputs with a NaN are wrong.
 
     Args:
         k: at least 1 and at most C; 1 is `Accuracy`.
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Raises:
         UserError: k is out of that range.
@@ -71,6 +86,7 @@ class TopKAccuracy(Mean):
 
     k: int
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -83,7 +99,7 @@ class TopKAccuracy(Mean):
         if self.k > num_classes:
             raise UserError(f"TopKAccuracy: k is {self.k}, but the outputs have only {num_classes} classes")
         # Ranks need one comparison per class; a sort of every row costs more on all platforms.
-        targets = batch["targets"].astype(jnp.int32)[..., None]
+        targets = class_numbers(outputs, batch["targets"])[..., None]
         outputs = outputs.astype(jnp.float32)
         index = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
         own = jnp.sum(jnp.where(index == targets, outputs, 0.0), axis=-1, keepdims=True)
@@ -104,6 +120,7 @@ class F1(Metric):
         average: "binary", of two classes: the F1 of class 1; "macro": the mean over the classes that occur or are
             predicted.
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Raises:
         UserError: an argument is out of its range, or, when used, shapes do not fit.
@@ -122,6 +139,7 @@ class F1(Metric):
     num_classes: int = 2
     average: Literal["binary", "macro"] = "binary"
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.average not in ("binary", "macro"):

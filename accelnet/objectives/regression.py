@@ -52,6 +52,7 @@ class BinaryAccuracy(Mean):
 
     Args:
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Example:
         >>> metric = BinaryAccuracy()
@@ -64,6 +65,7 @@ class BinaryAccuracy(Mean):
     is_share = True
 
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the share of an example's labels that are right."""
@@ -82,6 +84,7 @@ class RoundedAccuracy(Mean):
 
     Args:
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Example:
         >>> metric = RoundedAccuracy()
@@ -94,6 +97,7 @@ class RoundedAccuracy(Mean):
     is_share = True
 
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return 1 where all rounded outputs equal the targets, else 0."""
@@ -111,6 +115,7 @@ class MeanAbsoluteError(Mean):
 
     Args:
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Example:
         >>> metric = MeanAbsoluteError()
@@ -122,6 +127,7 @@ class MeanAbsoluteError(Mean):
     lower_is_better = True
 
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the mean absolute difference per example."""
@@ -146,6 +152,7 @@ class R2(Metric):
     Args:
         num_outputs: K of outputs and targets [B, K]; 1 for [B].
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: as of `Metric`.
 
     Raises:
         UserError: num_outputs is below 1, or the outputs have another number.
@@ -164,6 +171,7 @@ class R2(Metric):
 
     num_outputs: int = 1
     weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:

@@ -17,7 +17,7 @@ from accelnet.planning.compile import CompileJob, compile_all
 from accelnet.planning.export import ExportedProgram, export_program
 from accelnet.planning.process import run_worker
 from accelnet.planning.targets import find_target
-from accelnet.training.program import prepare
+from accelnet.training.program import Weights, prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # One target of each family.
@@ -97,7 +97,7 @@ def prove(
         operands = {
             "train": (state, feed.train_operand(0, length), np.int32(length), np.bool_(True)),
             "eval": (
-                state.params, state.opt_state, state.model_state, experiment.objective.empty(),
+                Weights(state.params, state.frozen, state.model_state, state.step), experiment.objective.empty(),
                 feed.eval_operand(rows, 0, 1), np.int32(0), np.int32(1), np.int32(rows.start), np.int32(rows.stop),
             ),
         }  # fmt: skip

@@ -11,7 +11,7 @@ from jax.extend.core import Jaxpr
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.training.state import TrainState, abstract_state
-from accelnet.training.step import make_gradient, make_loss, make_update
+from accelnet.training.step import make_gradient, make_loss, make_update, prepared
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,10 @@ def trace_step(
     } | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
     loss = make_loss(experiment)
 
-    def forward(params: Any, model_state: Any, batch: Any) -> Any:
+    def forward(params: Any, frozen: Any, model_state: Any, batch: Any) -> Any:
         # A key made here: as an argument it would be one more thing to describe.
-        return loss(params, model_state, experiment.data.prepare(batch), key=jax.random.key(0), train=True)
+        settings = {"key": jax.random.key(0), "train": True, "frozen": frozen}
+        return loss(params, model_state, prepared(experiment, batch), **settings)
 
     def whole(operand: Any, _number: Any, _part: Any) -> Any:
         return operand
@@ -152,10 +153,17 @@ def trace_step(
     gradient, results = jax.make_jaxpr(lambda state, batch: gradients(state, whole, batch), return_shape=True)(
         state, batch
     )
+
+    def update(state: TrainState, batch: Any, results: Any) -> Any:
+        def of(params: Any) -> Any:
+            return gradients(state.replace(params=params), whole, batch)
+
+        return make_update(experiment)(state, *results, of)
+
     return TracedStep(
-        jax.make_jaxpr(forward)(state.params, state.model_state, batch).jaxpr,
+        jax.make_jaxpr(forward)(state.params, state.frozen, state.model_state, batch).jaxpr,
         gradient.jaxpr,
-        jax.make_jaxpr(make_update(experiment))(state, *results).jaxpr,
+        jax.make_jaxpr(update)(state, batch, results).jaxpr,
         order.num_microbatches,
     )
 
