@@ -1,6 +1,8 @@
 """Averages of the weights to evaluate with."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from accelnet.errors import UserError
-from accelnet.optim.hyperparams import check_hyperparam
+from accelnet.optim.ranges import Range, check_number
 
 
 class AverageState(NamedTuple):
@@ -17,12 +19,22 @@ class AverageState(NamedTuple):
     Example:
         >>> AverageState(num_updates=jnp.zeros((), jnp.int32), average=jnp.zeros(3)).average.shape
         (3,)
-
-    Source: original.
     """
 
     num_updates: jax.Array
     average: Any
+
+
+class SlowParamsState(NamedTuple):
+    """The state of an `optax.lookahead` in `adapt_optimizer`, which keeps the slow weights.
+
+    Attributes:
+        slow: pytree like the params.
+        inner: state of the optimizer itself.
+    """
+
+    slow: Any
+    inner: Any
 
 
 def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArgs:
@@ -52,7 +64,7 @@ def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArg
 
     Source: Kingma and Ba, "Adam: a method for stochastic optimization", 2015, section 7.2.
     """
-    decay = check_hyperparam("decay", decay)
+    decay = check_number("decay", decay, Range.parse("[0, 1)"))
     log_decay = math.log(decay) if decay > 0.0 else -math.inf
 
     def init(params: Any) -> AverageState:
@@ -79,9 +91,12 @@ def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArg
 def eval_params(opt_state: Any, params: Any) -> Any:
     """Return the params to evaluate with: their average if the optimizer keeps one, else themselves.
 
+    These are, by falling priority: an average by `average_params`, the slow weights of `optax.lookahead`, the average
+    of `optax.contrib.schedule_free`, and the weights that `optax.contrib.sam` looks around from.
+
     Args:
-        opt_state: of any chain or nesting. An average by `average_params` comes before a schedule-free one.
-        params: that are trained.
+        opt_state: state of any chain or nesting. An average of some of the parameters counts for these.
+        params: pytree of arrays that are trained.
 
     Returns:
         A tree like params, of the same dtypes.
@@ -92,16 +107,42 @@ def eval_params(opt_state: Any, params: Any) -> Any:
         >>> eval_params(sgd(0.1).init(params), params) is params
         True
 
-    Source: original; for schedule-free, Defazio et al., "The road less scheduled", 2024, x of algorithm 1.
+    Source: for schedule-free, Defazio et al., "The road less scheduled", 2024, x of algorithm 1; for lookahead, Zhang
+    et al., "Lookahead optimizer: k steps forward, 1 step back", 2019.
     """
-    kinds = (AverageState, optax.contrib.ScheduleFreeState)
-    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kinds))
-    averages = [leaf.average for leaf in leaves if isinstance(leaf, AverageState)]
-    averages += [
-        optax.contrib.schedule_free_eval_params(leaf, params)
-        for leaf in leaves
-        if isinstance(leaf, optax.contrib.ScheduleFreeState)
-    ]
-    if not averages:
-        return params
-    return jax.tree.map(lambda average, p: average.astype(p.dtype), averages[0], params)
+    found = params
+    # The last one counts.
+    for kind, field, evaluated in _KEPT:
+        for state in reversed(_states(opt_state, kind)):
+            if (kept := getattr(state, field)) is not None:
+                found = jax.tree.map(
+                    partial(_evaluated, partial(evaluated, state)), kept, params, found, is_leaf=_is_masked
+                )
+    return found
+
+
+def _evaluated(evaluated: Any, kept: Any, param: jax.Array, found: jax.Array) -> jax.Array:
+    return found if _is_masked(kept) else evaluated(kept, param).astype(param.dtype)
+
+
+def _before_sam(state: Any, cache: jax.Array, param: jax.Array) -> jax.Array:
+    # In between, the params are those of the adversary.
+    return jnp.where(state.steps_since_sync == 0, param, cache)
+
+
+# State, its field that holds weights, and what they and the params say of the weights to evaluate with.
+_KEPT: tuple[tuple[type, str, Callable[[Any, jax.Array, jax.Array], jax.Array]], ...] = (
+    (optax.contrib.SAMState, "cache", _before_sam),
+    (optax.contrib.ScheduleFreeState, "z", lambda state, z, y: (y - (1.0 - state.b1) * z) / state.b1),
+    (SlowParamsState, "slow", lambda _, slow, __: slow),
+    (AverageState, "average", lambda _, average, __: average),
+)
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _states(opt_state: Any, kind: type) -> list[Any]:
+    leaves = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return [leaf for leaf in leaves if isinstance(leaf, kind)]

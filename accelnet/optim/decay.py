@@ -28,8 +28,6 @@ def decayed(params: Any) -> Any:
     Example:
         >>> decayed({"dense": {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}, "norm": {"scale": jnp.ones(4)}})
         {'dense': {'bias': False, 'kernel': True}, 'norm': {'scale': False}}
-
-    Source: original.
     """
 
     def is_weight(path: tuple[Any, ...], leaf: Any) -> bool:
@@ -46,8 +44,6 @@ def names(path: tuple[Any, ...]) -> list[str]:
         >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"Embed_0": {"embedding": 1.0}})
         >>> names(path)
         ['embed_0', 'embedding']
-
-    Source: original.
     """
     return [jax.tree_util.keystr((key,), simple=True).lower() for key in path]
 

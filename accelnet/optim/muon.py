@@ -9,8 +9,8 @@ import optax
 
 from accelnet.errors import UserError
 from accelnet.optim.decay import Mask, decayed, descend, names
-from accelnet.optim.hyperparams import check_hyperparam, inject
-from accelnet.optim.schedules import CONSTANT
+from accelnet.optim.declare import CONSTANT, algorithm
+from accelnet.optim.schedules import Schedule
 
 # Of AdamW's updates, measured in its Source: with it one rate and one decay suit both kinds of parameters.
 _UPDATE_RMS = 0.2
@@ -36,7 +36,7 @@ def matrices(params: Any) -> Any:
         >>> matrices({"conv": {"kernel": jnp.zeros((3, 3, 8, 16)), "bias": jnp.zeros(16)}})
         {'conv': {'bias': False, 'kernel': True}}
 
-    Source: original, after Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+    Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
     """
 
     def is_matrix(path: tuple[Any, ...], leaf: Any, weight: bool) -> bool:
@@ -45,10 +45,11 @@ def matrices(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(is_matrix, params, decayed(params))
 
 
+@algorithm(momentum="[0, 1)", weight_decay="[0, inf)", b1="[0, 1)", fixed={"b2": "[0, 1)", "eps": "[0, inf)"})
 def muon(
     learning_rate: Any,
     *,
-    schedule: optax.Schedule = CONSTANT,
+    schedule: Schedule = CONSTANT,
     momentum: Any = 0.95,
     weight_decay: Any = 0.01,
     decay_mask: Mask = decayed,
@@ -56,29 +57,13 @@ def muon(
     b1: Any = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
-) -> optax.GradientTransformationExtraArgs:
+) -> optax.GradientTransformation:
     """Step by the orthogonal part of the momentum: `U V^T` where it is `U S V^T`.
 
     Five Newton-Schulz steps approach it. `p = p - rate (0.2 sqrt(max(in, out)) U V^T + weight_decay * p)`:
     the factor gives the update the size of AdamW's, so rate and decay are AdamW's. The momentum is
-    Nesterov's, freed of its start at 0 as in `nadam`.
-
-    Args:
-        learning_rate: the peak, at least 0; an operand. Also of the parameters that AdamW updates.
-        schedule: from step to a factor of the rate.
-        momentum: in [0, 1); an operand.
-        weight_decay: at least 0; an operand. Each update subtracts rate * weight_decay * weight.
-        decay_mask: which parameters it applies to, as a pytree of bools or a function of the params.
-        muon_mask: from params to a pytree of bools: which ones, of two axes or more, Muon updates.
-        b1: of AdamW, in [0, 1); an operand.
-        b2: of AdamW, in [0, 1).
-        eps: of AdamW, at least 0.
-
-    Returns:
-        The transformation. It needs the params in update.
-
-    Raises:
-        UserError: an argument is out of its range.
+    Nesterov's, freed of its start at 0 as in `nadam`. muon_mask, from params to a pytree of bools, says which
+    parameters, of two axes or more, Muon updates; AdamW updates the others with b1, b2 and eps.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,40 +75,32 @@ def muon(
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon
     is scalable for LLM training", 2025, equation 4 for the factor.
     """
-    check_hyperparam("b2", b2)
-    check_hyperparam("eps", eps)
+    orthogonal = optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=_axes)
+    directions: dict[Hashable, optax.GradientTransformation] = {
+        "muon": optax.chain(orthogonal, optax.stateless(_size_like_adam)),
+        "adam": optax.scale_by_adam(b1, b2, eps),
+    }
+    direction = optax.partition(directions, lambda params: _labels(params, muon_mask(params)))
+    return descend(direction, learning_rate * schedule, weight_decay, decay_mask)
 
-    def axes(params: Any) -> Any:
-        return jax.tree.map(
-            lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1),
-            params,
-        )
 
-    def labels(params: Any) -> Any:
-        def label(path: tuple[Any, ...], leaf: Any, chosen: bool) -> str:
-            if chosen and leaf.ndim < 2:
-                raise UserError(
-                    f"muon_mask chose {'/'.join(names(path))} of shape {leaf.shape}, expected 2 or more axes"
-                )
-            return "muon" if chosen else "adam"
+def _axes(params: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1), params
+    )
 
-        return jax.tree_util.tree_map_with_path(label, params, muon_mask(params))
 
-    def size_like_adam(updates: Any, _: Any) -> Any:
-        def scale(leaf: jax.Array) -> jax.Array:
-            return leaf * (_UPDATE_RMS * math.sqrt(max(math.prod(leaf.shape[:-1]), leaf.shape[-1])))
+def _labels(params: Any, chosen: Any) -> Any:
+    def label(path: tuple[Any, ...], leaf: Any, chosen: bool) -> str:
+        if chosen and leaf.ndim < 2:
+            raise UserError(f"muon_mask chose {'/'.join(names(path))} of shape {leaf.shape}, expected 2 or more axes")
+        return "muon" if chosen else "adam"
 
-        return jax.tree.map(scale, updates)
+    return jax.tree_util.tree_map_with_path(label, params, chosen)
 
-    def make(
-        learning_rate: Any, schedule: Any, momentum: Any, weight_decay: Any, b1: Any
-    ) -> optax.GradientTransformation:
-        orthogonal = optax.contrib.scale_by_muon(beta=momentum, weight_dimension_numbers=axes)
-        directions: dict[Hashable, optax.GradientTransformation] = {
-            "muon": optax.chain(orthogonal, optax.stateless(size_like_adam)),
-            "adam": optax.scale_by_adam(b1, b2, eps),
-        }
-        direction = optax.partition(directions, labels)
-        return descend(direction, learning_rate * schedule, weight_decay, decay_mask)
 
-    return inject(make, learning_rate, schedule, momentum=momentum, weight_decay=weight_decay, b1=b1)
+def _size_like_adam(updates: Any, _: Any) -> Any:
+    def scale(leaf: jax.Array) -> jax.Array:
+        return leaf * (_UPDATE_RMS * math.sqrt(max(math.prod(leaf.shape[:-1]), leaf.shape[-1])))
+
+    return jax.tree.map(scale, updates)

@@ -5,7 +5,7 @@ from typing import Any
 import optax
 
 from accelnet.errors import UserError
-from accelnet.optim.hyperparams import in_float32
+from accelnet.optim.declare import in_float32
 
 
 def reduce_on_plateau(
@@ -18,8 +18,9 @@ def reduce_on_plateau(
 ) -> optax.GradientTransformationExtraArgs:
     """Multiply updates by `factor`, once more each time the loss stopped improving.
 
-    Better means lower by more than 1 in 10,000. It stands after the algorithm in a chain and looks at
-    `value`, the training loss, in `update(grads, opt_state, params, value=loss)`.
+    Better means lower by more than 1 in 10,000: the rule is that of `optax.contrib.reduce_on_plateau`. It stands
+    after the algorithm in a chain and looks at `value`, the training loss, in `update(grads, opt_state, params,
+    value=loss)`.
 
     Args:
         factor: in (0, 1).
@@ -45,8 +46,6 @@ def reduce_on_plateau(
         ...     _, state = optimizer.update(params, state, params, value=loss)
         >>> float(learning_rate(state))
         0.25
-
-    Source: original; the rule is that of `optax.contrib.reduce_on_plateau`.
     """
     if not 0.0 < factor < 1.0:
         raise UserError(f"factor is {factor}, expected a number in (0, 1)")

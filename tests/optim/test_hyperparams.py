@@ -9,27 +9,6 @@ from accelnet.errors import UserError
 PARAMS = {"kernel": jnp.ones((2, 2))}
 
 
-def test_the_rate_in_effect_is_the_peak_times_the_schedule_of_the_last_update():
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optim.adam(0.5, schedule=optim.schedules.warmup_stable_decay(10, warmup_steps=4)),
-    )
-    state = optimizer.init(PARAMS)
-    rates = [float(optim.learning_rate(state))]
-    for _ in range(6):
-        _, state = optimizer.update(PARAMS, state, PARAMS)
-        rates.append(float(optim.learning_rate(state)))
-    assert rates == [0.0, 0.0, 0.125, 0.25, 0.375, 0.5, 0.5]
-
-
-def test_the_rate_in_effect_is_the_one_that_updates_have():
-    optimizer = optim.sgd(0.5, schedule=optim.schedules.cosine(10))
-    state = optimizer.init(PARAMS)
-    for _ in range(4):
-        updates, state = optimizer.update(PARAMS, state, PARAMS)
-        assert optim.learning_rate(state) == -updates["kernel"][0, 0]
-
-
 def test_an_optimizer_without_a_rate_in_its_state_has_none():
     assert optim.learning_rate(optax.sgd(0.1).init(PARAMS)) is None
     assert optim.hyperparams(optax.sgd(0.1).init(PARAMS)) == {}

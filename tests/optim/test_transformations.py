@@ -8,7 +8,7 @@ import pytest
 
 from accelnet import optim
 
-SCHEDULE = optim.schedules.warmup_cosine(10, warmup_steps=2)
+SCHEDULE = optim.schedules.warmup_cosine(warmup=0.2)
 OPTIMIZERS = {name: (lambda rate, make=make: make(rate, schedule=SCHEDULE)) for name, make in optim.algorithms.items()}
 OPTIMIZERS["chain"] = lambda rate: optax.chain(
     optax.clip_by_global_norm(1.0),
@@ -31,11 +31,9 @@ def loss_of(params):
 
 
 def step_with(optimizer):
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def step(params, state):
+    def step(params, state, progress=0.1):
         loss, gradients = jax.value_and_grad(loss_of)(params)
-        updates, state = optimizer.update(gradients, state, params, value=loss)
+        updates, state = optimizer.update(gradients, state, params, value=loss, progress=progress)
         return optax.apply_updates(params, updates), state
 
     return step
