@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +16,10 @@ from accelnet.choosing.population import Population
 from accelnet.choosing.results import PopulationRun
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
+from accelnet.experiment import Experiment
+from accelnet.objectives.metric import lower_is_better
 from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.report.progress import Progress
-from accelnet.training.events import is_lower_better
 from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report
 
@@ -65,22 +66,18 @@ def compare(
     Raises:
         UserError: if candidates or seeds are too few, a rate is not above 0, the metric is unknown, or all trainings of
             a candidate diverge.
-
-    Source: original.
     """
     seeds = _check(candidates, seeds, rates, tuning_seeds, alpha)
     examples = {one.name: without_test(one.function)(one.config) for one in candidates}
     first = examples[candidates[0].name]
     metric = first.best_metric if metric is None else metric
-    for name, example in examples.items():
-        if metric not in example.objective.metrics:
-            raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")
-    lower, say = is_lower_better(metric), Progress(progress)
+    lower, say = _direction(examples, metric), Progress(progress)
     split = "validation" if first.data.num_examples("validation") else "train"
     runs, tuned = {}, {}
     for one in candidates:
         say(f"{one.name}: {len(rates)} learning rates, {tuning_seeds} seeds each")
-        tuned[one.name] = _tune(one, rates, tuning_seeds, metric, split, _folder(workdir, one, "tuning"), progress)
+        folder = _folder(workdir, one, "tuning")
+        tuned[one.name] = _tune(one, rates, tuning_seeds, metric, lower, split, folder, progress)
         say(f"{one.name}: {seeds} seeds at a learning rate of {tuned[one.name]['learning_rate']:g}")
         runs[one.name] = _train(one, tuned, range(seeds), _folder(workdir, one, "seeds"), progress)
     finals = _finals(runs, metric, split, lower)
@@ -88,7 +85,8 @@ def compare(
     winner = (min if lower else max)(finals, key=lambda name: finals[name].mean())
     goal = _goal(runs, metric, lower) if target is None else target
     described = [
-        _describe(one, runs[one.name], tuned[one.name], finals[one.name], metric, goal, say) for one in candidates
+        _describe(one, runs[one.name], tuned[one.name], finals[one.name], metric, lower, goal, say)
+        for one in candidates
     ]
     say(f"{winner}: the test split")
     test = _test(next(one for one in candidates if one.name == winner), tuned, seeds, workdir, progress)
@@ -103,6 +101,19 @@ def compare(
     if workdir is not None:
         write_comparison(values, workdir)
     return values
+
+
+def _direction(examples: Mapping[str, Experiment], metric: str) -> bool:
+    """Return whether less of the metric is better, as the metrics of all candidates say."""
+    said = {}
+    for name, example in examples.items():
+        if metric not in example.objective.metrics:
+            raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")
+        said[name] = lower_is_better(example.objective.metrics, metric)
+    if len(set(said.values())) > 1:
+        listed = ", ".join(f"{name}: {'lower' if lower else 'higher'}" for name, lower in said.items())
+        raise UserError(f"the candidates' metrics {metric!r} disagree on which is better ({listed}): compare another")
+    return next(iter(said.values()))
 
 
 def _check(
@@ -135,12 +146,18 @@ def _folder(workdir: str | Path | None, one: Candidate, part: str) -> Path | Non
 
 
 def _tune(
-    one: Candidate, rates: Sequence[float], seeds: int, metric: str, split: str, folder: Path | None, progress: bool
+    one: Candidate,
+    rates: Sequence[float],
+    seeds: int,
+    metric: str,
+    lower: bool,
+    split: str,
+    folder: Path | None,
+    progress: bool,
 ) -> dict[str, Any]:
     members = grid(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + seeds), learning_rate=rates)
     population = Population(without_test(one.function), one.config, members, splits=(split,))
     run = population.train(workdir=folder, progress=progress)
-    lower = is_lower_better(metric)
     worst = math.inf if lower else -math.inf
     values = np.where(_good(run, metric, split), run.metrics[split][metric], worst).reshape(len(rates), seeds)
     means = values.mean(axis=1)
@@ -227,9 +244,15 @@ def steps_to(steps: np.ndarray, values: np.ndarray, target: float, lower: bool) 
 
 
 def _describe(
-    one: Candidate, run: PopulationRun, tuned: Any, final: np.ndarray, metric: str, goal: float, say: Progress
+    one: Candidate,
+    run: PopulationRun,
+    tuned: Any,
+    final: np.ndarray,
+    metric: str,
+    lower: bool,
+    goal: float,
+    say: Progress,
 ) -> dict[str, Any]:
-    lower = is_lower_better(metric)
     config = dataclasses.replace(one.config, learning_rate=tuned["learning_rate"])
     example = without_test(one.function)(config)
     say(f"{one.name}: parameters, FLOPs, latency and time of a step")

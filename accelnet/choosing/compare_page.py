@@ -20,8 +20,6 @@ def comparison_page(values: Mapping[str, Any]) -> str:
 
     Returns:
         A whole HTML document; what comes from settings is escaped.
-
-    Source: original.
     """
     candidates = values["candidates"]
     colors = {one["name"]: f"c{place % NUM_COLORS}" for place, one in enumerate(candidates)}
@@ -56,7 +54,7 @@ def _finals(candidates: Sequence[Mapping[str, Any]], metric: str, colors: Mappin
         shapes += ranges(x, y, [(place + 0.15, final["low"], final["high"])], kind)
         shapes += dots(x, y, [(place + 0.15, final["mean"])], kind, 4.0)
         words.append(f"{one['name']}: {number(final['mean'])}, {number(final['low'])} to {number(final['high'])}")
-    caption = "Each point is a seed; beside them the mean with its 95 % bootstrap interval."
+    caption = "Each point is a seed; beside them the mean with its 95 % interval (Student's)."
     return figure(metric[0].upper() + metric[1:], chart(metric, "; ".join(words), x, y, shapes), caption=caption)
 
 

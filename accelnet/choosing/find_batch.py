@@ -137,7 +137,8 @@ def noise_scales(experiment: Experiment, points: int, *, progress: bool = True) 
                 if report["failure"].happened:
                     raise UserError(f"the training diverged before step {done}: tune the learning rate first")
             gram = np.asarray(products(state, operand), np.float64)
-            scales.append(noise_scale(gram, experiment.order.batch_size, int(step)))
+            order = experiment.order
+            scales.append(noise_scale(gram, order.batch_size, int(step), num_examples=order.num_examples))
     finally:
         display.close()
         feed.close()
@@ -166,28 +167,33 @@ def make_products(experiment: Experiment, feed: AbstractFeed) -> Any:
     return products
 
 
-def noise_scale(gram: np.ndarray, batch_size: int, step: int = 0) -> NoiseScale:
+def noise_scale(gram: np.ndarray, batch_size: int, step: int = 0, *, num_examples: int | None = None) -> NoiseScale:
     """Return the noise scale from the inner products of n batches' gradients.
 
-    |G|^2 is the mean product of two different gradients, tr(S) / b what the squares are above that; both without bias.
-    The interval is the jackknife's, of the logarithm.
+    |G|^2 is the mean product of two different gradients, without bias. What the squares are above that is
+    `tr(S) / b (N - b) / (N - 1)`, since no batch holds an example twice: one of all N has no noise. The interval is the
+    jackknife's, of the logarithm.
 
     Args:
         gram: float [n, n].
         batch_size: b, examples of each batch.
         step: that it is of.
+        num_examples: N, of which each batch is drawn. None: so many that no example is drawn twice anyway.
 
     Example:
         >>> scale = noise_scale(np.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 2.0]]), 8)
         >>> scale.value
         8.0
+
+    Source: Cochran, "Sampling techniques", 1977, theorem 2.2, for batches without repetition.
     """
+    size = batch_size if num_examples is None else batch_size * (num_examples - 1) / (num_examples - batch_size)
 
     def ratio(gram: np.ndarray) -> float:
         number = len(gram)
         signal = (gram.sum() - np.trace(gram)) / (number * (number - 1))
         noise = np.trace(gram) / number - signal
-        return batch_size * noise / signal if signal > 0 and noise > 0 else math.nan
+        return size * noise / signal if signal > 0 and noise > 0 else math.nan
 
     number, value = len(gram), ratio(gram)
     left = np.log([ratio(np.delete(np.delete(gram, i, 0), i, 1)) for i in range(number)])

@@ -16,7 +16,6 @@ ALPHA = 0.02
 _EXACT = 14  # seeds up to which all signs are tried
 _DRAWS = 1 << 16
 _PART = 1 << 12
-_RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -158,27 +157,55 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def mean_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
-    """Return the bootstrap interval of a mean over seeds, corrected for bias and skew (BCa).
+    """Return Student's interval of a mean over seeds, `mean +- t s / sqrt(S)`, t of S - 1 degrees of freedom.
+
+    A bootstrap of few values is too narrow: of 5 normal ones, at 95 %, it holds the mean in 79 of 100 cases.
 
     Args:
         values: float [S].
         level: above 0 and below 1.
 
-    Source: Efron, "Better bootstrap confidence intervals", 1987.
+    Returns:
+        (low, high); of a single value infinite.
+
+    Example:
+        >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])]
+        [-0.484, 4.484]
+
+    Source: Student, "The probable error of a mean", 1908.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import t
 
     values = np.asarray(values, np.float64)
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    found = bootstrap((values,), np.mean, confidence_level=level, n_resamples=_RESAMPLES, method="BCa", rng=0)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    if len(values) < 2:
+        return -math.inf, math.inf
+    half = t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    # Rounding gives equal values a spread.
+    half = 0.0 if np.ptp(values) == 0 else half
+    return float(values.mean() - half), float(values.mean() + half)
 
 
 def median_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of a median over seeds; values may be infinite."""
-    values, rng = np.asarray(values, np.float64), np.random.default_rng(0)
-    medians = np.median(values[rng.integers(0, len(values), (_RESAMPLES, len(values)))], axis=1)
-    tail = (1 - level) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail], method="nearest")
-    return float(low), float(high)
+    """Return the interval of a median over seeds that ends at values themselves, whatever their distribution.
+
+    The k-th lowest and the k-th highest of S values hold the median between them with a chance of `1 - 2 P(B < k)`, B
+    being binomial of S and 1/2; k is the largest for which that is at least the level.
+
+    Args:
+        values: float [S], may be infinite.
+        level: above 0 and below 1.
+
+    Returns:
+        (low, high); of fewer values than the level needs, 6 for 95 %, the lowest and the highest.
+
+    Example:
+        >>> median_interval([5.0, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0])
+        (2.0, 8.0)
+
+    Source: Thompson, "On confidence ranges for the median and other expectation distributions", 1936.
+    """
+    from scipy.stats import binom
+
+    values = np.sort(np.asarray(values, np.float64))
+    place = max(1, int(binom.ppf((1 - level) / 2, len(values), 0.5)))
+    return float(values[place - 1]), float(values[-place])

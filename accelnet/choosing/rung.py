@@ -8,7 +8,6 @@ import numpy as np
 
 from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.statistics import Contest, compete
-from accelnet.training.events import is_lower_better
 
 # A training loss has noise, and with dropout it is the higher one.
 _WORSE = 0.25
@@ -21,6 +20,7 @@ class Rung:
     Attributes:
         share: of the steps of a whole training.
         metric: that is compared.
+        lower_is_better: its direction.
         settings: [G] numbers by field, in the grid's order.
         losses: of each setting, float [S] by seed at the end, NaN for members that diverged.
         before: of each setting, float [S] with the weights before training.
@@ -29,6 +29,7 @@ class Rung:
 
     share: float
     metric: str
+    lower_is_better: bool
     settings: tuple[Mapping[str, float], ...]
     losses: tuple[np.ndarray, ...]
     before: tuple[np.ndarray, ...]
@@ -56,13 +57,13 @@ class Rung:
 
     def leading(self) -> list[int]:
         """Return the settings without a seed that diverged, that with the best mean loss first."""
-        sign = 1 if is_lower_better(self.metric) else -1
+        sign = 1 if self.lower_is_better else -1
         return [int(index) for index in np.argsort(sign * self.means) if np.isfinite(self.means[index])]
 
     @property
     def scale(self) -> str:
         """What a contest compares: logarithms ("log"), losses where some are not above 0 ("plain"), or "negative"."""
-        if not is_lower_better(self.metric):
+        if not self.lower_is_better:
             return "negative"
         return "plain" if any((losses <= 0).any() for losses in self.losses) else "log"
 
@@ -80,7 +81,7 @@ class Rung:
         return np.exp(values) if self.scale == "log" else -values if self.scale == "negative" else values
 
 
-def make_rung(runs: Sequence[PopulationRun], share: float, metric: str) -> Rung:
+def make_rung(runs: Sequence[PopulationRun], share: float, metric: str, lower_is_better: bool) -> Rung:
     """Put the members of populations together by their settings, and say which diverged.
 
     A member has diverged if a loss was not finite, or if its training loss in the last part of the training was well
@@ -102,6 +103,7 @@ def make_rung(runs: Sequence[PopulationRun], share: float, metric: str) -> Rung:
     return Rung(
         share=share,
         metric=metric,
+        lower_is_better=lower_is_better,
         settings=tuple(members[own[0]].fields for own in found),
         losses=tuple(losses[own] for own in found),
         before=tuple(before[own] for own in found),

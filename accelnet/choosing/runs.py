@@ -1,15 +1,15 @@
 """Runs side by side, from what they left in their work directories: nothing of theirs is executed."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.terminal import rendered
-from accelnet.training.events import is_lower_better
 from accelnet.training.record import ROW_FIELDS, plain_value, write_report
-from accelnet.training.workdir import read_config, read_description
+from accelnet.training.workdir import CONFIG, read_config, read_description
 
 _MOST_POINTS = 300  # of a curve
 SPLITS = ("test", "validation", "train")
@@ -23,14 +23,15 @@ def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
 
     Returns:
         JSON values: "runs", each with "name", "experiment", "finished", "step", "epochs", "parameters", "metrics" (by
-        split), "best" (the best validation value of each metric, with its step), "seconds", "examples_per_second",
-        "devices", "seed" and "curves" (by metric and split, of [step, seconds, value]); "differing", settings with
-        their values by run; "left_out".
+        split), "directions" (by metric, whether lower is better, where the run says it), "best" (the best validation
+        value of each metric whose direction is known, with its step), "seconds", "examples_per_second", "devices",
+        "seed" and "curves" (by metric and split, of [step, seconds, value]); "winners" (by split and metric, the names
+        of the runs with the best value); "differing", settings with their values by run; "left_out".
+
+    A value is the best among runs of the same data and objective alone, and only where a metric says which is better.
 
     Raises:
         UserError: if none of them holds a run, or a file of one cannot be understood.
-
-    Source: original.
     """
     if not paths:
         raise UserError("no runs were given: name their work directories, such as runs/*")
@@ -43,8 +44,10 @@ def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
         )
     names = _names(with_runs)
     settings = {names[path]: {**(read_description(path) or {}), **(found[path] or {})} for path in with_runs}
+    runs = [{"name": names[path], **_read(path)} for path in with_runs]
     return plain_value({
-        "runs": [{"name": names[path], **_read(path)} for path in with_runs],
+        "runs": runs,
+        "winners": {split: _winners(runs, split) for split in SPLITS},
         "differing": _differing(settings),
         "left_out": [str(path) for path, config in found.items() if config is None],
     })  # fmt: skip
@@ -68,6 +71,9 @@ def _read(path: Path) -> dict[str, Any]:
     metrics = result.get("metrics") or {split: _metrics(row) for split, row in last.items()}
     timing = result.get("timing") or {}
     description = read_description(path) or {}
+    said = {**_said(path), **{name: result[name] for name in ("directions", "objective") if result.get(name)}}
+    told = said.get("directions")
+    directions = {name: lower for name, lower in told.items() if lower is not None} if isinstance(told, dict) else {}
     validation = [row for row in rows if row["split"] == "validation"]
     return {
         "experiment": description.get("experiment", ""),
@@ -76,7 +82,14 @@ def _read(path: Path) -> dict[str, Any]:
         "epochs": result.get("epochs") or max((row.get("epoch") or 0.0 for row in rows), default=0.0),
         "parameters": result.get("parameters"),
         "metrics": {split: values for split, values in metrics.items() if values},
-        "best": {name: _best(validation, name) for row in validation[-1:] for name in _metrics(row)},
+        "directions": directions,
+        "task": [description.get("data"), description.get("objective")],
+        "best": {
+            name: _best(validation, name, directions[name])
+            for row in validation[-1:]
+            for name in _metrics(row)
+            if name in directions
+        },
         "seconds": timing.get("total_seconds") or max((row.get("seconds") or 0.0 for row in rows), default=None),
         "examples_per_second": timing.get("examples_per_second"),
         "devices": result.get("devices"),
@@ -90,7 +103,8 @@ def _result(path: Path) -> dict[str, Any]:
     try:
         result = dict(json.loads(file.read_text()))
         _check_result(result)
-        return result
+        metrics = {split: dict(values) for split, values in dict(result.get("metrics") or {}).items()}
+        return {**result, "metrics": metrics, "timing": dict(result.get("timing") or {})}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -140,12 +154,40 @@ def _metrics(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in ROW_FIELDS}
 
 
-def _best(rows: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any] | None:
-    known = [row for row in rows if row.get(name) is not None]
+def _best(rows: Sequence[Mapping[str, Any]], name: str, lower: bool) -> dict[str, Any] | None:
+    known = [row for row in rows if _is_number(row.get(name))]
     if not known:
         return None
-    best = (min if is_lower_better(name) else max)(known, key=lambda row: row[name])
+    best = (min if lower else max)(known, key=lambda row: row[name])
     return {"value": best[name], "step": best["step"]}
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _winners(runs: Sequence[Mapping[str, Any]], split: str) -> dict[str, list[str]]:
+    """Return by metric the names of the runs that no comparable run beats, where there are at least two of a kind."""
+    found: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for run in runs for name in run["metrics"].get(split, ())):
+        kinds: dict[str, list[Any]] = {}
+        for run in runs:
+            # What a run does not say of itself is like nothing else.
+            told = run["directions"].get(name) is not None and None not in run["task"]
+            if told and _is_number(run["metrics"].get(split, {}).get(name)):
+                kinds.setdefault(json.dumps([run["task"], run["directions"][name]]), []).append(run)
+        for alike in kinds.values():
+            values = [run["metrics"][split][name] for run in alike]
+            best = (min if alike[0]["directions"][name] else max)(values)
+            if len(alike) > 1:
+                found.setdefault(name, []).extend(run["name"] for run in alike if run["metrics"][split][name] == best)
+    return found
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """Return what config.json says of the run's metrics, nothing of a run that was made before they said it."""
+    content = json.loads((path / CONFIG).read_text())
+    return {name: content[name] for name in ("directions", "objective") if content.get(name)}
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:

@@ -9,7 +9,6 @@ from accelnet.report.charts import ACROSS, Axis, chart, linear_axis, log_axis, p
 from accelnet.report.document import NUM_COLORS, document
 from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
 from accelnet.report.numbers import duration, number, short
-from accelnet.training.events import is_lower_better
 
 # Beyond this ratio a linear axis hides the small values.
 _DECADES = 30.0
@@ -23,8 +22,6 @@ def runs_page(values: Mapping[str, Any]) -> str:
 
     Returns:
         A whole HTML document; what comes from the runs is escaped.
-
-    Source: original.
     """
     runs = values["runs"]
     names = [run["name"] for run in runs]
@@ -35,7 +32,7 @@ def runs_page(values: Mapping[str, Any]) -> str:
     body = [
         tag("h1", "Runs side by side"),
         tag("p", told + left_out),
-        section("Results", *(_results(runs, split) for split in SPLITS)),
+        section("Results", *(_results(runs, split, values["winners"][split]) for split in SPLITS)),
         section("What differs", _differing(values["differing"], names)),
         section("Best on the way", _best(runs)),
         section("Curves", *_curves(runs, metrics)),
@@ -48,22 +45,21 @@ def _name(run: Mapping[str, Any]) -> str:
     return run["name"] if run["finished"] else noted(run["name"], "unfinished")
 
 
-def _results(runs: Sequence[Mapping[str, Any]], split: str) -> Markup:
+def _results(runs: Sequence[Mapping[str, Any]], split: str, winners: Mapping[str, Sequence[str]]) -> Markup:
     metrics = list(dict.fromkeys(name for run in runs for name in run["metrics"].get(split, ())))
     if not metrics:
         return Markup()
-    best = {}
-    for name in metrics:
-        known = [run["metrics"][split][name] for run in runs if run["metrics"].get(split, {}).get(name) is not None]
-        best[name] = (min if is_lower_better(name) else max)(known) if len(known) > 1 else None
 
     def cell(run: Mapping[str, Any], name: str) -> str:
-        value = run["metrics"].get(split, {}).get(name)
-        text = number(value)
-        return tag("span", f"✓ {text}", class_="good") if value is not None and value == best[name] else text
+        values = run["metrics"].get(split, {})
+        text = "" if name not in values else "undefined" if values[name] is None else number(values[name])
+        return tag("span", f"✓ {text}", class_="good") if run["name"] in winners.get(name, ()) else text
 
     rows = [(_name(run), *(cell(run, name) for name in metrics)) for run in runs]
-    caption = f"Of the split {split}, after the last step; ✓ the best. Without repetitions, that is no proof."
+    caption = (
+        f"Of the split {split}, after the last step; ✓ the best of runs with the same data and objective. Without "
+        "repetitions, that is no proof."
+    )
     return table(caption, ("run", *(name.replace("_", " ") for name in metrics)), rows)
 
 
@@ -88,7 +84,11 @@ def _best(runs: Sequence[Mapping[str, Any]]) -> Markup:
         return "" if found is None else noted(number(found["value"]), f"step {found['step']:,}")
 
     rows = [(_name(run), *(cell(run["best"].get(name)) for name in metrics)) for run in runs]
-    return table("Of the validation split.", ("run", *(name.replace("_", " ") for name in metrics)), rows)
+    return table(
+        "Of the validation split, of metrics that say which is better.",
+        ("run", *(name.replace("_", " ") for name in metrics)),
+        rows,
+    )
 
 
 def _curves(runs: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Iterable[Markup]:

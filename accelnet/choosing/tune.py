@@ -19,7 +19,7 @@ from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.rung import Rung, make_rung
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.training.events import is_lower_better
+from accelnet.objectives.metric import lower_is_better
 from accelnet.training.record import plain_value, write_atomically
 
 EVALUATIONS = 4
@@ -164,8 +164,7 @@ def tune(
         budget = min(max(BUDGET, (_MIN_STEPS + 0.5) / whole.total_steps), 0.5)  # half a step for rounding
     _check(spans, points, num_seeds, budget)
     folder = None if workdir is None else Path(workdir)
-    if metric not in whole.objective.metrics:
-        raise UserError(f"the metric is {metric!r}, expected one of {', '.join(whole.objective.metrics)}")
+    is_lower = lower_is_better(whole.objective.metrics, metric)
     start = time.perf_counter()
     first_seed = getattr(config, "seed", 0)
 
@@ -177,7 +176,7 @@ def tune(
     def train_all(settings: Sequence[Mapping[str, float]], name: str) -> Rung:
         seeds = range(first_seed, first_seed + num_seeds)
         run = train([Member(seed, setting) for setting in settings for seed in seeds], budget, name)
-        return make_rung([run], budget, metric)
+        return make_rung([run], budget, metric, is_lower)
 
     def train_in_full(wanted: Sequence[tuple[Mapping[str, float], int]], number: int) -> PopulationRun:
         return train([Member(first_seed + nth, setting) for setting, nth in wanted], 1.0, f"full-{number}")
@@ -320,7 +319,7 @@ def search(
     runs: list[PopulationRun] = []
     while True:
         runs.append(train(wanted, len(runs) + 1))
-        full = make_rung(runs, 1.0, short.metric)
+        full = make_rung(runs, 1.0, short.metric, short.lower_is_better)
         order, left = full.leading(), total - full.num_members
         if order and left <= 0 and max(map(len, full.losses)) > 1:  # without a second seed nothing could be told
             return full
@@ -375,7 +374,7 @@ def _check_learning(rung: Rung) -> None:
         # As the settings are compared: one seed of a high loss is no noise.
         gain, whole = np.log(before) - np.log(after), 1.0
     else:
-        gain, whole = (before - after if is_lower_better(rung.metric) else after - before), np.abs(before).mean()
+        gain, whole = (before - after if rung.lower_is_better else after - before), np.abs(before).mean()
     noise = gain.std(ddof=1) / math.sqrt(len(gain))
     if not gain.mean() > max(noise * stats.t.ppf(0.95, len(gain) - 1), _LEAST_GAIN * whole):
         raise UserError(

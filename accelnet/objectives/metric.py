@@ -124,6 +124,30 @@ class Metric(ABC):
         """Return the metric, a float32 scalar; 0 (a perplexity of 1) where nothing was seen."""
 
 
+def lower_is_better(metrics: Mapping[str, Metric], name: str) -> bool:
+    """Say whether a metric is the better the lower it is, which only the metric itself knows.
+
+    Args:
+        metrics: of an objective.
+        name: of one of them.
+
+    Raises:
+        UserError: if there is no such metric, or it does not say.
+
+    Example:
+        >>> lower_is_better({"loss": Loss()}, "loss")
+        True
+    """
+    if name not in metrics:
+        raise UserError(f"there is no metric {name!r}, only: {', '.join(metrics)}")
+    lower = metrics[name].lower_is_better
+    if lower is None:
+        raise UserError(
+            f"metric {name!r} does not say whether lower is better: give its class lower_is_better = True or False"
+        )
+    return lower
+
+
 class Mean(Metric):
     """Average one value per example or step: `sum(w v) / sum(w)`. A base class: it lacks `values`.
 

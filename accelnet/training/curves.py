@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from accelnet.terminal import visible
-from accelnet.training.events import is_lower_better
 from accelnet.training.record import ROW_FIELDS, write_atomically
 
 # Blue, orange and green of Okabe and Ito's palette, which differ for colour-blind people too.
@@ -23,15 +22,20 @@ _MANY_POINTS = 200
 _DECADES_RATIO = 30.0
 
 
-def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
+Directions = Mapping[str, bool | None]
+_LOSS_ALONE: Directions = {"loss": True}
+
+
+def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Directions = _LOSS_ALONE) -> Any:
     """Draw the loss, every other metric and the learning rate against steps.
 
     Training and validation share a panel. The best value (of validation, where there is any) is marked and
-    written down; a test result is a star. Values that are None or not finite leave a gap and a mark.
+    written down where the metric's direction is known; a test result is a star. Values that are None or not finite leave a gap and a mark.
 
     Args:
         rows: as in metrics.jsonl, in order of steps.
         title: of the figure.
+        directions: by metric, whether lower is better, or None.
 
     Returns:
         A `matplotlib.figure.Figure`, which notebooks show and `savefig` saves. No window is opened.
@@ -40,8 +44,6 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
         >>> rows = [{"step": s, "split": "train", "loss": 1 / s, "learning_rate": 1e-3} for s in (1, 2, 3)]
         >>> [axes.get_title() for axes in curves(rows).axes]
         ['Loss', 'Learning rate']
-
-    Source: original.
     """
     # Figure alone: importing pyplot takes half a second and may look for a display. But it is pyplot that teaches
     # notebooks to show figures, so this one says itself how it looks.
@@ -63,7 +65,7 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
         figure.suptitle(visible(title), fontsize=13, color=_INK, parse_math=False)
     panels = figure.subplots(num_lines, num_columns, squeeze=False).flat
     for name in names:
-        _draw_metric(next(panels), rows, name)
+        _draw_metric(next(panels), rows, name, directions.get(name))
     if len(rates[0]):
         _draw_rate(next(panels), *rates)
     for unused in panels:
@@ -71,13 +73,19 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     return figure
 
 
-def write_curves(workdir: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], title: str = "") -> Path:
+def write_curves(
+    workdir: str | os.PathLike[str],
+    rows: Sequence[Mapping[str, Any]],
+    title: str = "",
+    directions: Directions = _LOSS_ALONE,
+) -> Path:
     """Write curves.png into the work directory, atomically.
 
     Args:
         workdir: the directory.
         rows: as for `curves`.
         title: of the figure.
+        directions: as for `curves`.
 
     Returns:
         The file's path.
@@ -89,11 +97,9 @@ def write_curves(workdir: str | os.PathLike[str], rows: Sequence[Mapping[str, An
         >>> import tempfile
         >>> write_curves(tempfile.mkdtemp(), [{"step": 1, "split": "train", "loss": 2.0}]).name
         'curves.png'
-
-    Source: original.
     """
     path = Path(workdir) / "curves.png"
-    write_atomically(path, to_png(curves(rows, title)))
+    write_atomically(path, to_png(curves(rows, title, directions)))
     return path
 
 
@@ -128,7 +134,7 @@ def _series(rows: Sequence[Mapping[str, Any]], name: str, split: str | None) -> 
     return np.array([step for step, _ in pairs], float), values
 
 
-def _draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+def _draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, lower_is_better: bool | None) -> None:
     label = visible(name).replace("_", " ")
     axes.set_title(label[:1].upper() + label[1:] if name != "r2" else "R²", color=_INK, parse_math=False)
     series = {split: _series(rows, name, split) for split in _COLORS}
@@ -138,10 +144,11 @@ def _draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> Non
         axes.plot(step, value, "*", color=_COLORS["test"], markersize=11, label=f"test: {value:.4g}", zorder=5)
     values = np.concatenate([values for _, values in series.values()])
     finite = values[np.isfinite(values)]
-    if is_lower_better(name) and len(finite) and finite.min() > 0:
+    if lower_is_better and len(finite) and finite.min() > 0:
         _use_decades_for(axes, finite.max() / finite.min())
     best_of = "validation" if np.isfinite(series["validation"][1]).any() else "train"
-    _mark_best(axes, *series[best_of], best_of, is_lower_better(name))
+    if lower_is_better is not None:
+        _mark_best(axes, *series[best_of], best_of, lower_is_better)
     _mark_lost(axes, *(np.concatenate(parts) for parts in zip(*series.values(), strict=True)))
     _finish(axes)
 

@@ -61,6 +61,19 @@ def test_the_interval_covers_the_truth_in_95_of_100_repetitions():
     assert 0.90 < hits / num < 0.99
 
 
+@pytest.mark.parametrize("batch_size", [20, 200, 1000])
+def test_batches_that_hold_no_example_twice_are_allowed_for(batch_size):
+    rng = np.random.default_rng(0)
+    examples = 1.0 + rng.normal(scale=4.0, size=(2000, 40))
+    truth = examples.var(axis=0, ddof=0).sum() / np.sum(examples.mean(axis=0) ** 2)
+    batches = [examples[rng.permutation(2000)[:batch_size]].mean(axis=0) for _ in range(400)]
+    gram = np.array(batches) @ np.array(batches).T
+    scale = noise_scale(gram, batch_size, num_examples=2000)
+    # Four standard errors of 400 batches; without the factor half of the truth would come out at 1,000.
+    assert scale.value == pytest.approx(truth, rel=0.06)
+    assert noise_scale(gram, batch_size).value == pytest.approx(truth * (2000 - batch_size) / 1999, rel=0.06)
+
+
 @pytest.mark.slow
 def test_the_largest_batch_fits_and_a_larger_one_does_not():
     made = experiment()

@@ -78,12 +78,35 @@ def test_several_comparisons_need_more_than_one():
         compare_paired({"a": np.zeros(12)}, lower_is_better=True)
 
 
-def test_intervals_of_means_hold_the_truth():
+@pytest.mark.parametrize("num_seeds", [2, 5, 7, 10, 20])
+def test_intervals_of_means_hold_the_truth_as_often_as_they_say(num_seeds):
     rng, held = np.random.default_rng(0), 0
-    for _ in range(100):
-        low, high = mean_interval(rng.normal(size=12))
+    for _ in range(1000):
+        low, high = mean_interval(rng.normal(size=num_seeds))
         held += low <= 0 <= high
-    assert held >= 85  # of 12 values, a bootstrap interval of 95 % holds a little less often than that
+    assert held / 1000 == pytest.approx(0.95, abs=0.025)  # BCa: 0.79 of 5, 0.91 of 20
+
+
+def test_the_interval_of_a_mean_is_that_of_scipy():
+    values = np.random.default_rng(0).exponential(size=9)
+    other = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(0.98)
+    assert mean_interval(values, 0.98) == pytest.approx((other.low, other.high))
+    assert mean_interval([0.1] * 7) == (pytest.approx(0.1),) * 2
+    assert mean_interval([1.0]) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize("num_seeds", [6, 7, 10, 12, 20])
+def test_intervals_of_medians_hold_the_truth_at_least_as_often_as_they_say(num_seeds):
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(1000):
+        low, high = median_interval(rng.exponential(size=num_seeds))
+        held += low <= np.log(2) <= high
+    assert 0.935 <= held / 1000 <= 0.995  # ends are values: the next ones further in would be below 0.95
+    reference = scipy.stats.quantile_test(np.arange(num_seeds), p=0.5).confidence_interval(0.95)
+    assert median_interval(np.arange(num_seeds)) == (reference.low, reference.high)
+
+
+def test_a_median_that_may_never_be_reached_has_an_end_at_infinity():
     assert median_interval(np.array([1.0, 2.0, np.inf, np.inf, 3.0]))[1] == np.inf
 
 

@@ -12,10 +12,26 @@ from tests.pages import needs_browser, needs_nothing, shows
 HOSTILE = """<script>alert("x")</script>"""
 
 
-def write_run(path, rate, *, finished=True, loss=0.5, name="digits", rows=40):
+DIRECTIONS = {"loss": True, "accuracy": False}
+
+
+def write_run(
+    path,
+    rate,
+    *,
+    finished=True,
+    loss=0.5,
+    name="digits",
+    rows=40,
+    data="3a",
+    objective="softmax",
+    directions=DIRECTIONS,
+):
     path.mkdir(parents=True)
-    description = {"experiment": name, "steps": rows, "seed": 0, "learning_rate": rate}
-    (path / "config.json").write_text(json.dumps({"description": description, "config": {"learning_rate": rate}}))
+    description = {"experiment": name, "data": data, "steps": rows, "seed": 0, "learning_rate": rate}
+    said = {} if directions is None else {"directions": directions, "objective": objective}
+    config = {"description": description, "config": {"learning_rate": rate}, **said}
+    (path / "config.json").write_text(json.dumps(config))
     lines = []
     for step in range(1, rows + 1):
         row = {"step": step, "epoch": step / 10, "seconds": 0.1 * step, "learning_rate": rate}
@@ -51,6 +67,48 @@ def test_results_settings_and_curves_come_from_the_files(three):
     assert values["left_out"] == [str(three[-1])]
     shown = runs_table(values)
     assert "b " in shown and "0.3" in shown and "unfinished" in shown and "learning_rate" in shown
+
+
+def test_the_best_is_marked_where_a_metric_says_which_it_is(tmp_path):
+    directions = {"loss": True, "accuracy": None}
+    runs = [write_run(tmp_path / n, 0.1, loss=v, directions=directions) for n, v in (("a", 0.5), ("b", 0.3))]
+    values = compare_runs(runs)
+    assert values["winners"]["test"] == {"loss": ["b"]}
+    assert set(values["runs"][0]["best"]) == {"loss"}
+    # Of runs that were made before they said it, nothing is known.
+    old = [write_run(tmp_path / n, 0.1, loss=v, directions=None) for n, v in (("c", 0.5), ("d", 0.3))]
+    values = compare_runs(old)
+    assert values["winners"]["test"] == {} and values["runs"][0]["best"] == {}
+    assert "✓ 0" not in runs_page(values)
+
+
+def test_a_higher_value_wins_where_higher_is_better_whatever_the_name(tmp_path):
+    directions = {"loss": False, "accuracy": True}
+    runs = [write_run(tmp_path / n, 0.1, loss=v, directions=directions) for n, v in (("a", 0.5), ("b", 0.3))]
+    values = compare_runs(runs)
+    assert values["winners"]["test"] == {"loss": ["a"], "accuracy": ["a"]}
+    assert values["runs"][0]["best"]["loss"]["step"] == 40
+
+
+@pytest.mark.parametrize("other", [{"objective": "squared error"}, {"data": "4b"}])
+def test_runs_of_another_objective_or_other_data_are_never_ranked_against_each_other(tmp_path, other):
+    runs = [write_run(tmp_path / "a", 0.1), write_run(tmp_path / "b", 0.1, loss=0.1, **other)]
+    assert compare_runs(runs)["winners"]["test"] == {}
+    runs.append(write_run(tmp_path / "c", 0.1, loss=0.4))
+    values = compare_runs(runs)
+    assert values["winners"]["test"] == {"loss": ["c"], "accuracy": ["c"]}
+    assert "✓ 0.4" in needs_nothing(runs_page(values)).text
+
+
+def test_values_that_are_undefined_or_not_finite_never_win(tmp_path):
+    runs = [write_run(tmp_path / name, 0.1, loss=0.5) for name in "abc"]
+    for run, value in zip(runs, (None, float("nan"), 0.9), strict=True):
+        result = json.loads((run / "result.json").read_text())
+        result["metrics"]["test"]["loss"] = value
+        (run / "result.json").write_text(json.dumps(result))
+    values = compare_runs(runs)
+    assert "loss" not in values["winners"]["test"]  # one value alone is no best
+    assert "undefined" in needs_nothing(runs_page(values)).text
 
 
 def test_long_curves_are_thinned_and_keep_their_end(tmp_path):
@@ -97,6 +155,11 @@ def test_what_is_no_run_is_told(tmp_path):
     (run / "metrics.jsonl").write_text("no row\n" * 2)
     with pytest.raises(an.UserError, match="line 1 is no row of metrics"):
         compare_runs([run])
+    (run / "metrics.jsonl").unlink()
+    for text in ("{", '{"metrics": 5}', '{"metrics": {"test": 5}}', "[" * 100_000):
+        (run / "result.json").write_text(text)
+        with pytest.raises(an.UserError, match="cannot be read as a run's result"):
+            compare_runs([run])
     (run / "result.json").write_text("{")
     with pytest.raises(an.UserError, match="cannot be read as a run's result"):
         compare_runs([run])

@@ -134,7 +134,7 @@ def test_where_all_diverge_the_range_that_did_not_is_given():
         ({"learning_rate": None}, {"points": 1}, "points is 1"),
         ({"learning_rate": None}, {"budget": 1.5}, "expected a share of the training"),
         ({"learning_rate": None}, {"budget": 1e-3}, "too few for any statement"),
-        ({"learning_rate": None}, {"metric": "f1"}, "expected one of loss"),
+        ({"learning_rate": None}, {"metric": "f1"}, "there is no metric 'f1', only: loss"),
         ({}, {}, "0 fields are to be tuned"),
     ],
 )
@@ -166,7 +166,7 @@ RATES = {"rate": [2.0**n for n in range(8)]}
 def make_rung(settings, means, noise=0.01):
     seeds = noise * np.array([-1.0, 1.0, 0.0])
     losses = tuple(np.exp(mean + np.roll(seeds, index)) for index, mean in enumerate(means))
-    return Rung(0.25, "loss", tuple(settings), losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
+    return Rung(0.25, "loss", True, tuple(settings), losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
 
 
 def one_field(means, noise=0.01):
@@ -241,7 +241,7 @@ def test_a_setting_that_diverges_in_full_does_not_lead_and_all_that_do_are_a_mis
     assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and not rung.contest.contenders[-1]
     rung, trained = search([[2.0] * 9, *[[np.nan] * 9] * 7])
     assert trained[1:3] == [[(0, 0)], [(1, 0)]] and rung.settings[rung.leading()[0]] == {"rate": 1.0}
-    alone = Rung(1.0, "loss", rung.settings[:2], (np.array([2.0]), np.array([3.0])), rung.before[:2], rung.runs)
+    alone = Rung(1.0, "loss", True, rung.settings[:2], (np.array([2.0]), np.array([3.0])), rung.before[:2], rung.runs)
     bad = dataclasses.replace(alone, settings=rung.settings[:3], losses=(*alone.losses, np.array([np.nan] * 2)))
     np.testing.assert_allclose(curve(bad, "rate"), [(1.0, 2.0, 2.0, 2.0), (2.0, 3.0, 3.0, 3.0)])
     with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 1, rate 4, rate 8, rate 32\): give a lower"):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import accelnet as an
 from accelnet.data.dataset import Data
@@ -103,7 +104,7 @@ def test_metrics_are_the_exact_ones_with_intervals_around_them(kind, runs, asses
         assert found["low"] <= found["value"] <= found["high"]
     json.dumps(values, allow_nan=False)
     expected = {"binary": "labels"}.get(kind, kind)
-    assert values["kind"] == expected
+    assert (values["kind"], values["described"]) == (expected, kind != "other")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -153,9 +154,94 @@ def test_slices_add_up_to_the_whole(classified, assessments):
     for parts in found.values():
         assert sum(part["examples"] for part in parts) == 97
     weights, rows = classified.experiment.data.arrays["weights"][143:], np.arange(143, 240)
-    shares = [weights[rows % 2 == camera].sum() for camera in (0, 1)]
+    shares = [np.count_nonzero(weights[rows % 2 == camera]) for camera in (0, 1)]
     whole = np.average([part["metrics"]["accuracy"]["value"] for part in found["camera"]], weights=shares)
     assert whole == pytest.approx(classified.metrics["test"]["accuracy"], rel=1e-5)
+
+
+def test_every_example_counts_once_or_by_its_weight_in_all_that_is_described(classified):
+    once, weighed = (assess(classified, latency=False, weighted=choice) for choice in (False, True))
+    weights = classified.experiment.data.arrays["weights"][143:]
+    for found, total in ((once, np.count_nonzero(weights)), (weighed, weights.sum())):
+        counted = np.array(found.values["confusion"])
+        assert counted.sum() == sum(one["support"] for one in found.values["classes"]) == total
+        recall = [one["recall"]["value"] for one in found.values["classes"]]
+        assert recall == pytest.approx(np.diag(counted) / counted.sum(axis=1))
+    assert "Each example counts once" in once.page() and "Examples count by their weights" in weighed.page()
+    # The objective's own accuracy is that of training, in both.
+    assert once.values["metrics"]["accuracy"] == weighed.values["metrics"]["accuracy"]
+
+
+def yes_to_all(rngs):
+    class Yes(nnx.Module):
+        def __init__(self):
+            self.weight = nnx.Param(jnp.ones(()))
+
+        def __call__(self, inputs):
+            return 3.0 * self.weight.get_value() + 0.0 * inputs[:, :1]
+
+    return Yes()
+
+
+def test_integers_for_one_logit_are_labels_and_a_split_of_one_class_has_no_ranks():
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(80, 2)).astype(np.float32), np.arange(80) % 2
+    data = an.data.from_arrays(inputs, targets, test=(inputs[:30], np.zeros(30, int)))
+    run = train(data, 1, an.objectives.sigmoid_cross_entropy(), model=yes_to_all)
+    assert assess(run, "train", latency=False).values["kind"] == "labels"
+    found = assess(run, latency=False)
+    metrics = found.values["metrics"]
+    assert metrics["accuracy"]["value"] == 0 and metrics["accuracy"]["high"] < 0.12
+    assert [one["f1"]["value"] for one in found.values["classes"]] == [0, 0]
+    for name in ("roc_auc", "average_precision"):
+        assert metrics[name] == {"value": None, "low": None, "high": None}
+    assert "undefined" in needs_nothing(found.page()).text
+
+
+def test_undefined_values_are_printed_as_such(capsys):
+    from accelnet.cli.output import print_intervals
+
+    metrics = {"loss": {"value": 0.5, "low": 0.4, "high": 0.6}, "roc_auc": {"value": None, "low": None, "high": None}}
+    print_intervals({"split": "test", "examples": 30, "metrics": metrics})
+    out = capsys.readouterr().out
+    assert "with 95 % intervals" in out and "roc_auc  undefined" in out
+
+
+def pixel_loss(outputs, batch):
+    losses = -jnp.take_along_axis(jax.nn.log_softmax(outputs), batch["targets"][..., None], axis=-1)[..., 0].mean(
+        (1, 2)
+    )
+    return losses, example_weights(batch, losses.shape)
+
+
+def test_one_class_for_each_pixel_is_described_by_class():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(120, 4, 5, 3)).astype(np.float32)
+    data = an.data.from_arrays(inputs, inputs.argmax(-1), test=0.3, normalize=False)
+    objective = an.objectives.Objective(pixel_loss, {"accuracy": an.objectives.Accuracy()}, task="classes")
+    run = train(data, 3, objective, model=lambda rngs: nnx.Linear(3, 3, rngs=rngs))
+    found = assess(run, latency=False)
+    assert found.values["described"] and np.sum(found.values["confusion"]) == 36 * 20
+    assert 0 < found.values["metrics"]["iou_macro"]["low"] < found.values["metrics"]["iou_macro"]["high"]
+    assert "Which for which" in needs_nothing(found.page()).text
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_one_hot_targets_are_classes_and_soft_ones_have_metrics_alone(soft):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(100, 3)).astype(np.float32)
+    targets = np.eye(3, dtype=np.float32)[inputs.argmax(axis=1)]
+    targets = 0.9 * targets + 0.1 / 3 if soft else targets
+
+    def loss(outputs, batch):
+        losses = -(batch["targets"] * jax.nn.log_softmax(outputs)).sum(-1)
+        return losses, example_weights(batch, losses.shape)
+
+    data = an.data.from_arrays(inputs, targets.astype(np.float32), test=0.4)
+    found = assess(train(data, 3, an.objectives.Objective(loss, task="classes")), latency=False)
+    assert found.values["described"] == (not soft)
+    assert set(found.values["metrics"]) >= ({"loss"} if soft else {"loss", "accuracy", "cross_entropy"})
+    assert ("metrics alone" in found.page()) == soft
 
 
 def test_a_column_of_many_values_is_cut_into_quarters(tmp_path):

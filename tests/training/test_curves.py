@@ -48,7 +48,13 @@ def test_the_best_value_of_validation_is_written_down(name, best):
     values = {10: 4.0, 20: 3.0, 30: math.nan, 40: 1.0, 50: 2.0}
     rows = make_rows(range(10, 60, 10), **{name: lambda _: 0.5})
     rows += make_rows(range(10, 60, 10), "validation", **{name: values.__getitem__})
-    assert best in legend(curves(rows).axes[0])
+    assert best in legend(curves(rows, directions={"loss": True, "accuracy": False}).axes[0])
+
+
+def test_nothing_is_best_of_a_metric_that_does_not_say_which_is():
+    rows = make_rows(range(1, 4), orbits_found=lambda step: 1.0 / step)
+    assert not any("best" in text for text in legend(curves(rows, directions={"orbits_found": None}).axes[0]))
+    assert "best train: 1 at step 1" in legend(curves(rows, directions={"orbits_found": False}).axes[0])
 
 
 def test_the_best_value_is_of_training_where_nothing_else_is():
