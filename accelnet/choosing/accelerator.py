@@ -171,16 +171,8 @@ def accelerator_table(values: Mapping[str, Any]) -> str:
     size = f"{values['steps']:,} steps of {values['batch_size']:,} examples"
     head = f"{values['experiment']}: {size}{limits_in_words(values)}"
     choice = [f"To rent: {values['choice']['reason']}."] if values["choice"] else []
-    return "\n".join(
-        [
-            head,
-            "",
-            *lines,
-            "",
-            "run, USD: compiling, steps, evaluation and input, at the typical time and list prices. ✓: within the limits.",
-            *choice,
-        ]
-    )
+    told = "run, USD: compiling, steps, evaluation and input, typical times and list prices. ✓: within the limits."
+    return "\n".join([head, "", *lines, "", told, *choice])
 
 
 def limits_in_words(values: Mapping[str, Any]) -> str:
