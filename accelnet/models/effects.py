@@ -20,9 +20,9 @@ _INTENDED = "effects_are_intended"
 _PATH = "_accelnet_path"
 _REMEDY = (
     "pass the flag on to the layer (def __call__(self, x, train): ... deterministic=not train, "
-    "use_running_average=not train), or let .train() and .eval() set it (nnx); where a module's configuration holds the "
-    "flag, give one module for each mode: an.models.per_mode(training=..., evaluation=...). If this is meant, give the "
-    f"layer's class, or that of a module around it, the attribute {_INTENDED} = True"
+    "use_running_average=not train), or let .train() and .eval() set it (nnx); where a module's configuration holds "
+    "the flag, give one module for each mode: an.models.per_mode(training=..., evaluation=...). If this is meant, give "
+    f"the layer's class, or that of a module around it, the attribute {_INTENDED} = True"
 )
 _ATTENTION = (nnx.MultiHeadAttention, linen.MultiHeadDotProductAttention)
 

@@ -29,8 +29,9 @@ _LOSS_ALONE: Directions = {"loss": True}
 def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Directions = _LOSS_ALONE) -> Any:
     """Draw the loss, every other metric and the learning rate against steps.
 
-    Training and validation share a panel. The best value (of validation, where there is any) is marked and
-    written down where the metric's direction is known; a test result is a star. Values that are None or not finite leave a gap and a mark.
+    Training and validation share a panel. The best value (of validation, where there is any) is marked and written down
+    where the metric's direction is known; a test result is a star. Values that are None or not finite leave a gap and a
+    mark.
 
     Args:
         rows: as in metrics.jsonl, in order of steps.

@@ -107,7 +107,7 @@ def test_wrong_files_are_refused_with_the_line(files, tmp_path, content, message
 
 def test_files_that_do_not_fit_together_are_refused(files, tmp_path):
     other = write(tmp_path / "other.ts", files[2], HEADER.replace("a b c", "a b c d"))
-    with pytest.raises(UserError, match="other.ts has labels 'a', 'b', 'c', 'd', expected 'a', 'b', 'c'"):
+    with pytest.raises(UserError, match=r"other.ts has labels 'a', 'b', 'c', 'd', expected 'a', 'b', 'c'"):
         ts(files[0], other)
     other = write(tmp_path / "other.ts", [(one[:, :1], label) for one, label in files[2]])
     with pytest.raises(UserError, match=r"2 dimensions, .* has 1"):
