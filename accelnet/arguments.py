@@ -70,7 +70,7 @@ def number(
         accelnet.errors.UserError: epochs is '3', expected a finite number above 0
     """
     good = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_) and math.isfinite(value)
-    if not good or not _within(value, low, high) or (above is not None and not value > above):
+    if not good or not _within(value, low, high) or (above is not None and not float(value) > above):
         bound = f" above {above}" if above is not None else ""
         raise UserError(f"{name} is {shown(value)}, expected a finite number{bound}{_range(low, high)}")
     return float(value)

@@ -69,6 +69,8 @@ def native(values: Any, path: str) -> np.ndarray:
         if np.ma.getmaskarray(values).any():
             raise UserError(f"{path} has masked values: remove or fill such rows")
         values = values.data
+    if isinstance(values, Mapping):
+        raise UserError(f"{path} is a dict, expected an array")
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except (TypeError, ValueError):
@@ -86,7 +88,7 @@ def native(values: Any, path: str) -> np.ndarray:
 
 
 def _advice(array: np.ndarray) -> str:
-    if array.dtype.kind in "US":
+    if array.dtype.kind in "UST":
         return ": encode names as numbers, or give them to from_arrays as targets"
     if array.dtype.kind in "Mm":
         return ": convert times to seconds as float64"

@@ -68,12 +68,13 @@ def text(
     """
     window, seed = arguments.whole("window", window, low=1), arguments.whole("seed", seed, low=0)
     arguments.word("held_out", held_out, ("end", "blocks"))
+    arguments.word("encoding", encoding)
     if path is None:
         from pydoc_data import topics
 
         name, content = "python_topics", "\n".join(topics.topics[topic] for topic in sorted(topics.topics))
     else:
-        name, content = (file := arguments.path("path", path)).stem, _read(file, arguments.word("encoding", encoding))
+        name, content = (file := arguments.path("path", path)).stem, _read(file, encoding)
     points = code_points(content)
     # One character is for the last target. Five windows: one per split and two between; or three blocks of two.
     num_windows, needed = (len(points) - 1) // window, 5 if held_out == "end" else 6

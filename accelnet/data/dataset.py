@@ -178,10 +178,10 @@ class Data:
         """
         if not isinstance(fitted, Mapping):
             raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
-        fitted = plain(fitted)
-        check_same_encoding(self.name, self.fitted, fitted)
+        values = plain(fitted)
+        check_same_encoding(self.name, self.fitted, values)
         data = copy.copy(self)  # the arrays were checked already
-        data._set_fitted(fitted)
+        data._set_fitted(values)
         return data
 
     def encode(self, inputs: Any) -> Any:

@@ -34,7 +34,7 @@ def encode_inputs(inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Map
         inputs = _encode_table(inputs, fitted["columns"])
     if "vocabulary" in fitted:
         inputs = _encode_texts(inputs, fitted["vocabulary"])
-    return _encode_array(inputs, held, coding.get("inputs", {}).get("offset"), "inputs")
+    return _encode_array(inputs, held, coding.get("inputs", {}).get("offset"), "inputs", len(fitted.get("mean", ())))
 
 
 def decode_outputs(outputs: Any, fitted: Mapping[str, Any]) -> Any:
@@ -95,7 +95,7 @@ def _encode_dict(inputs: Any, held: Mapping[str, Any], coding: Mapping[str, Any]
     return {
         key: _encode_dict(inputs[key], one, {})
         if isinstance(one, Mapping)
-        else _encode_array(inputs[key], one, offsets[key], f"inputs[{key!r}]")
+        else _encode_array(inputs[key], one, offsets[key], f"inputs[{key!r}]", len(offsets[key] or ()))
         for key, one in held.items()
     }
 
@@ -137,16 +137,16 @@ def _encode_texts(inputs: Any, vocabulary: str) -> Any:
     return np.stack([encode_text(one, vocabulary) for one in texts])
 
 
-def _encode_array(values: Any, held: np.ndarray, offset: Any, where: str) -> np.ndarray:
+def _encode_array(values: Any, held: np.ndarray, offset: Any, where: str, features: int) -> np.ndarray:
     array = native(values, where)
     if array.dtype.kind not in "biufcV":
         raise UserError(f"{where} have dtype {array.dtype}, expected numbers")
     if array.ndim != held.ndim or not len(array):
         shape = ", ".join(["B", *map(str, held.shape[1:])])
         raise UserError(f"{where} have shape {array.shape}, expected [{shape}] with B rows, at least one")
+    if features and array.ndim > 1 and array.shape[-1] != features:
+        raise UserError(f"{where} have {array.shape[-1]} features, expected {features}")
     if offset is not None:
-        if array.ndim > 1 and array.shape[-1] != len(offset):
-            raise UserError(f"{where} have {array.shape[-1]} features, expected {len(offset)}")
         array = array.astype(np.float64) - np.asarray(offset)
     with np.errstate(invalid="ignore", over="ignore"):
         cast = array.astype(held.dtype)

@@ -71,7 +71,8 @@ def check_same_encoding(name: str, own: Any, other: Any) -> None:
         return
     path, first, second = difference
     if first is None or second is None:
-        came = f"{'with' if second is None else 'without'} {path}, the values to take over are not"
+        come, have = ("with", "lack it") if second is None else ("without", "have it")
+        came = f"{come} {path}, and the values to take over {have}"
     else:
         came = f"with {path} {shown(first)}, the values to take over with {shown(second)}"
     raise UserError(

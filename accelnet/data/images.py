@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from accelnet import arguments
 from accelnet.cache import user_cache_directory
 from accelnet.data.dataset import Data
 from accelnet.data.normalize import fit, standardize
@@ -100,7 +101,7 @@ def fashion_mnist(directory: str | os.PathLike[str] | None = None, seed: int = 0
     if directory is None:
         found = DEBIAN_DIRECTORY if DEBIAN_DIRECTORY.is_dir() else download_fashion_mnist()
     else:
-        found = Path(directory)
+        found = arguments.path("directory", directory)
     if not found.is_dir():
         raise UserError(f"no directory {found}: expected one with train-images-idx3-ubyte.gz")
     parts = {}
@@ -178,7 +179,7 @@ def read_idx(path: str | os.PathLike[str], sha256: str | None = None) -> np.ndar
 
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database, section "File formats".
     """
-    content = _decompressed(Path(path))
+    content = _decompressed(arguments.path("path", path))
     if content[:3] != b"\x00\x00\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
         raise UserError(
             f"{path} starts with the bytes {content[:4].hex(' ') or 'none'}, expected an IDX file: 00 00 08"

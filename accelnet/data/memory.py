@@ -86,8 +86,6 @@ def from_arrays(
 
     own: dict[str, Any] = {} if class_names is None else {"class_names": class_names}
     arrays["targets"] = map_leaves(lambda array: _compact(array, f"{name}: targets"), arrays["targets"])
-    if weights is not None:
-        arrays["weights"] = arrays["weights"].astype(np.float32)
     values, prepare, coding = arrays["inputs"], with_cast_targets, {}
     if normalize and isinstance(values, np.ndarray) and (values.dtype.kind == "f" or values.dtype == np.uint8):
         offset = offsets_of(values, f"{name}: inputs")
@@ -126,16 +124,31 @@ def xor() -> Data:
 def _part(inputs: Any, targets: Any, weights: Any, where: str) -> dict[str, Any]:
     """Return the arrays of some rows; targets may be text."""
     part = {"inputs": as_numpy(inputs, f"{where}inputs")}
-    text = not isinstance(targets, Mapping) and native(targets, f"{where}targets").dtype.kind in "US"
-    part["targets"] = native(targets, f"{where}targets") if text else as_numpy(targets, f"{where}targets")
+    part["targets"] = _names(targets, f"{where}targets")
+    if part["targets"] is None:
+        part["targets"] = as_numpy(targets, f"{where}targets")
     if weights is not None:
         part["weights"] = as_numpy(weights, f"{where}weights")
         if isinstance(part["weights"], Mapping) or part["weights"].ndim != 1:
             raise UserError(f"{where}weights are {shown(weights)}, expected one number for each row")
+        part["weights"] = part["weights"].astype(np.float32)
     shapes = {path: array.shape for path, array in leaves(part)}
+    for path, shape in shapes.items():
+        if 0 in shape[1:]:
+            raise UserError(f"{where}{path} has shape {shape}, expected at least one value in each row")
     if any(not shape for shape in shapes.values()) or len({shape[0] for shape in shapes.values()}) != 1:
         raise UserError(f"{where}shapes {', '.join(map(str, shapes.values()))} have unequal numbers of rows")
     return part
+
+
+def _names(targets: Any, where: str) -> np.ndarray | None:
+    """Return targets that are text as an array of str, None for others."""
+    if isinstance(targets, Mapping):
+        return None
+    array = native(targets, where)
+    # Columns of a data frame are objects.
+    text = array.dtype.kind in "UST" or (array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat))
+    return array.astype(str) if text and array.size else None
 
 
 def _held_out_part(held_out: Sequence[Any], weighted: bool, where: str) -> dict[str, Any]:
@@ -157,12 +170,14 @@ def _fraction(name: str, split: str, value: Any) -> float:
 
 def _class_names(name: str, targets: Sequence[Any], fitted: Any) -> tuple[str, ...] | None:
     """Return the names that text targets have, in alphabetical order; those of an earlier run where they are given."""
-    texts = [one for one in targets if isinstance(one, np.ndarray) and one.dtype.kind in "US"]
+    texts = [one for one in targets if isinstance(one, np.ndarray) and one.dtype.kind == "U"]
     if not texts:
         return None
     if len(texts) < len(targets) or any(one.ndim != 1 for one in texts):
-        raise UserError(f"{name}: targets are text in one part of the data, expected one name for each row everywhere")
-    found = sorted({text for one in texts for text in map(str, np.unique(one.astype(str)))})
+        raise UserError(
+            f"{name}: some targets are text, expected one name for each row of every part of the data, or numbers"
+        )
+    found = sorted({text for one in texts for text in np.unique(one).tolist()})
     known = fitted.get("class_names") if isinstance(fitted, Mapping) else None
     if known is None:
         return tuple(found)
@@ -176,7 +191,7 @@ def _labels(name: str, targets: Any, num_classes: int, class_names: tuple[str, .
         raise UserError(f"{name}: num_classes={num_classes} needs an array of integer targets, they are a dict")
     if class_names is not None:
         number = {text: index for index, text in enumerate(class_names)}
-        return np.array([number[text] for text in targets.astype(str).tolist()], np.int32)
+        return np.array([number[text] for text in targets.tolist()], np.int32)
     if targets.dtype.kind in "iu":
         return targets
     whole_numbers = targets.dtype.kind == "b" or (targets.dtype.kind == "f" and bool((targets % 1 == 0).all()))

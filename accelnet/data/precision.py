@@ -44,8 +44,8 @@ def offsets_of(values: np.ndarray, where: str, names: Sequence[str] = ()) -> np.
     sample = _sorted_sample(values, channels)
     wanting = np.flatnonzero(_lost(sample, offsets) > _LOST)
     offsets[wanting] = sample[len(sample) // 2, wanting]
-    for channel in wanting[_lost(sample[:, wanting], offsets[wanting]) > _LOST]:
-        _refuse(sample[:, channel], offsets[channel], f"{where}{_channel_name(names, channel, channels)}")
+    for channel in wanting[_lost(sample[:, wanting], offsets[wanting]) > _LOST].tolist():
+        _refuse(sample[:, channel], float(offsets[channel]), f"{where}{_channel_name(names, channel, channels)}")
     return offsets
 
 
@@ -76,7 +76,7 @@ def check_kept_apart(values: np.ndarray, dtype: np.dtype, where: str) -> None:
         return
     channels = values.shape[-1] if values.ndim > 1 else 1
     sample = _sorted_sample(values, channels)
-    for channel in np.flatnonzero(_lost(sample, np.zeros(channels)) > _LOST):
+    for channel in np.flatnonzero(_lost(sample, np.zeros(channels)) > _LOST).tolist():
         _refuse(sample[:, channel], 0.0, f"{where}{_channel_name((), channel, channels)}")
 
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -18,19 +18,16 @@ from accelnet.data.columns import (
     input_names,
     names_of,
     number_column,
-    numbers,
     ordinal_column,
     shown_name,
-    to_number,
 )
 from accelnet.data.csv_file import NO_NAME, Table, read_table
 from accelnet.data.dataset import Data
 from accelnet.data.normalize import fit, standardize
 from accelnet.data.precision import offsets_of
 from accelnet.data.splits import cut, random_order, stratified_order
+from accelnet.data.targets import Task, classes_of, read_targets, standardized, task_of
 from accelnet.errors import UserError
-
-Task = Literal["numbers", "labels", "classes"]
 
 # Worst to best, from the description that ggplot2 gives of the data.
 DIAMONDS_ORDERS = {
@@ -104,16 +101,17 @@ def csv(
     table = read_table(arguments.path("path", path))
     columns = _columns(table, arguments.word("target", target), features, categorical, ordinal, known.get("columns"))
     inputs = encode_columns(columns, table.columns, table.place)
-    task = task if task is None else arguments.word("task", task, get_args(Task))
-    task = task or known.get("task") or ("numbers" if log_target else _task_of(table.columns[target]))
-    if log_target and task != "numbers":
-        raise UserError(f"log_target=True needs numbers to predict, and task is {task!r}")
-    class_names = known.get("class_names") if task == "classes" else None
-    if task == "classes" and class_names is None:
-        class_names = _class_names(target, table)
-    targets = _targets(table, target, task, log_target, class_names)
+    if task is not None:
+        arguments.word("task", task, get_args(Task))
+    kind: str = task or known.get("task") or ("numbers" if log_target else task_of(table.columns[target]))
+    if log_target and kind != "numbers":
+        raise UserError(f"log_target=True needs numbers to predict, and task is {kind!r}")
+    class_names = known.get("class_names") if kind == "classes" else None
+    if kind == "classes" and class_names is None:
+        class_names = classes_of(target, table)
+    targets = read_targets(table, target, kind, log_target, class_names)
 
-    order = stratified_order(targets, seed) if task == "classes" else random_order(len(targets), seed)
+    order = stratified_order(targets, seed) if kind == "classes" else random_order(len(targets), seed)
     splits = cut(len(targets), validation=validation, test=test)
     inputs, targets = inputs[order], targets[order]
     train = slice(len(splits["train"]))
@@ -123,23 +121,23 @@ def csv(
     kept = np.repeat(*np.array([(c["kind"] == "categories", _num_inputs(c)) for c in columns], int).T).astype(bool)
     statistics = fit(inputs[train], offset)
     own: dict[str, Any] = {
-        "task": task,
+        "task": kind,
         "columns": columns,
         "mean": np.where(kept, 0.0, statistics["mean"]),
         "std": np.where(kept, 1.0, statistics["std"]),
     }
     coding: dict[str, Any] = {"inputs": {"offset": offset}} if offset.any() else {}
-    if task == "numbers":
+    if kind == "numbers":
         if fitted is None and np.ptp(targets[train]) == 0:
             raise UserError(f"{table.path}: {shown_name(target)} is the same in all training rows: nothing to predict")
-        coding["targets"], targets = _standardized(targets, train, f"{table.path}, {shown_name(target)}")
+        coding["targets"], targets = standardized(targets, train, f"{table.path}, {shown_name(target)}")
         own["target"] = {**coding["targets"], "log": log_target}
     elif class_names is not None:
         own["class_names"] = class_names
     info: dict[str, Any] = {"input_names": input_names(columns)}
     info |= {} if class_names is None else {"num_classes": len(class_names)}
     data = Data(
-        name or table.path.name.removesuffix(".gz").removesuffix(".csv"),
+        name or Path(table.path.name.removesuffix(".gz")).stem,
         {"inputs": inputs, "targets": targets},
         splits,
         standardize,
@@ -260,66 +258,3 @@ def _known_columns(
 
 def _num_inputs(column: Column) -> int:
     return len(column["names"]) if column["kind"] == "categories" else 1
-
-
-def _task_of(texts: Sequence[str]) -> Task:
-    found = [to_number(text) for text in texts]
-    # An empty field is a number that is missing.
-    if not any(number is not None or not text.strip() for number, text in zip(found, texts, strict=True)):
-        return "classes"
-    return "labels" if set(found) == {0.0, 1.0} else "numbers"
-
-
-def _class_names(target: str, table: Table) -> tuple[str, ...]:
-    texts = names_of(target, table.columns[target], table.place)
-    names = sorted(sorted({_class_name(text) for text in texts}), key=_number_first)
-    if len(names) < 2:
-        raise UserError(f"{table.path}: {shown_name(target)} is {shown(names[0])} in all rows: nothing to predict")
-    return tuple(names)
-
-
-def _number_first(name: str) -> float:
-    number = to_number(name)
-    return number if number is not None and np.isfinite(number) else np.inf
-
-
-def _class_name(text: str) -> str:
-    """Return one spelling of a number: "1", "01" and "1.0" are one class."""
-    number = to_number(text)
-    if number is None or not np.isfinite(number):
-        return text.strip()
-    return str(int(number)) if number == int(number) else repr(number)
-
-
-def _targets(table: Table, target: str, task: str, log_target: bool, class_names: Sequence[str] | None) -> np.ndarray:
-    texts, shown_target = table.columns[target], shown_name(target)
-    if class_names is not None:
-        number = {name: index for index, name in enumerate(class_names)}
-        for row, text in enumerate(texts):
-            if _class_name(text) not in number:
-                raise UserError(
-                    f"{table.place(row)}: {shown_target} is {shown(text)}, expected one of {listed(number)}"
-                )
-        return np.array([number[_class_name(text)] for text in texts], np.int32)
-    try:
-        values = np.array(numbers(target, texts, table.place))
-    except UserError as error:
-        raise UserError(f'{error}, or task="classes" to predict names') from None
-    if task == "labels" and (wrong := np.flatnonzero((values != 0) & (values != 1))).size:
-        row = int(wrong[0])
-        raise UserError(f"{table.place(row)}: {shown_target} is {shown(texts[row])}, expected 0 or 1 for task='labels'")
-    if log_target:
-        if values.min() <= 0:
-            row = int(np.argmin(values))
-            raise UserError(
-                f"{table.place(row)}: {shown_target} is {values[row]}, expected above 0 for log_target=True"
-            )
-        values = np.log(values)
-    return values[:, None] if task == "numbers" else values[:, None].astype(np.float32)
-
-
-def _standardized(targets: np.ndarray, train: slice, where: str) -> tuple[dict[str, float], np.ndarray]:
-    offset = offsets_of(targets, where)
-    statistics = fit(targets[train] - offset, offset)
-    mean, std = float(statistics["mean"][0]), float(statistics["std"][0])
-    return {"mean": mean, "std": std}, ((targets - mean) / std).astype(np.float32)

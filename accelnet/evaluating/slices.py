@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.arguments import listed
 from accelnet.data.arrays import leaves
 from accelnet.data.dataset import Data
 from accelnet.errors import UserError
@@ -74,13 +75,15 @@ def slice_metrics(
 
 def labels_of(data: Data) -> dict[str, np.ndarray]:
     """Return what examples can be told apart by: arrays of one number per example, and the columns of a table."""
+    subtracted = any("offset" in one for one in data.coding.values())
+    arrays = data.raw(np.arange(data.num_rows)) if subtracted else data.arrays
     found = {
         path.removeprefix("inputs."): array
-        for path, array in leaves(data.arrays)
+        for path, array in leaves(arrays)
         if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
     }
     columns = data.info.get("input_names", ())
-    inputs = data.arrays["inputs"]
+    inputs = arrays["inputs"]
     if columns and isinstance(inputs, np.ndarray):
         found |= {name: inputs[:, index] for index, name in enumerate(columns)}
     return {name: array.reshape(len(array)) for name, array in found.items() if name != "weights"}
@@ -89,7 +92,7 @@ def labels_of(data: Data) -> dict[str, np.ndarray]:
 def _groups(data: Data, rows: range, name: str) -> list[tuple[str, np.ndarray]]:
     labels = labels_of(data)
     if name not in labels:
-        raise UserError(f"data {data.name!r} has no label {name!r} to slice by, only: {', '.join(labels) or 'none'}")
+        raise UserError(f"data {data.name!r} has no label {name!r} to slice by, only: {listed(labels)}")
     values = np.asarray(labels[name][rows.start : rows.stop])
     distinct = np.unique(values)
     if len(distinct) <= _MOST_VALUES:

@@ -80,7 +80,8 @@ def _shown(data: Data, row: int) -> dict[str, Any]:
         return {"text": decode(inputs[row], data.info["vocabulary"])}
     names = data.info.get("input_names", ())
     if inputs.ndim == 2 and len(names) == inputs.shape[1]:
-        return {"inputs": {name: float(value) for name, value in zip(names, inputs[row], strict=True)}}
+        values = data.raw(np.array([row]))["inputs"][0]
+        return {"inputs": {name: float(value) for name, value in zip(names, values, strict=True)}}
     return {}
 
 

@@ -119,3 +119,21 @@ def test_bad_text_files_give_one_message(tmp_path, content, kwargs, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=re.escape("nothing.txt cannot be read: No such file")):
         text(tmp_path / "nothing.txt")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"window": 1.5}, "window is 1.5, expected a whole number"),
+        ({"window": "8"}, "window is '8', expected a whole number"),
+        ({"window": True}, "window is True"),
+        ({"seed": "a"}, "seed is 'a'"),
+        ({"encoding": 5}, "encoding is 5"),
+        ({"path": 5}, "path is 5"),
+        ({"held_out": "ends"}, "held_out is 'ends', expected one of 'end', 'blocks'; did you mean 'end'?"),
+        ({"fitted": {"mean": 1.0}}, "with a vocabulary"),
+    ],
+)
+def test_arguments_of_a_wrong_kind_are_refused(kwargs, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        text(**kwargs)

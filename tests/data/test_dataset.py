@@ -45,6 +45,16 @@ def with_value(value):
         ({"inputs": np.array(["a"] * 10)}, "expected numbers or booleans"),
         ({"inputs": np.array([None] * 10)}, "expected numbers or booleans"),
         ({"inputs": {}}, "is empty"),
+        ({"inputs": {1: np.zeros(10)}}, "has the name 1, expected names that are text"),
+        ({"inputs": np.zeros((10, 0))}, "inputs has shape (10, 0), expected at least one value in each row"),
+        ({"splits": [range(3)]}, "splits is [range(0, 3)], expected a dict"),
+        ({"splits": {"train": np.arange(3)}}, "is an array of int64 [3], expected a range with step 1"),
+        ({"splits": {"train": range(3), 3: range(3, 4)}}, "has a split 3, expected names"),
+        ({"info": {"num_classes": 1.5}}, "num_classes is 1.5, expected a whole number"),
+        ({"info": {"num_classes": "3"}}, "num_classes is '3', expected a whole number"),
+        ({"info": None}, "info is None, expected a dict"),
+        ({"prepare": 3}, "prepare is 3, expected a function of a batch"),
+        ({"augment": 5}, "augment is 5, expected a function (key, batch)"),
     ],
 )
 def test_wrong_data_is_refused_with_a_message_that_says_what_is_wrong(kwargs, message):
@@ -59,6 +69,54 @@ def test_missing_and_reserved_arrays_are_refused():
         Data("toy", dict.fromkeys(("inputs", "targets", "mask"), np.zeros(3)), {"train": range(3)})
 
 
+@pytest.mark.parametrize(
+    ("split", "meant"),
+    [("valid", "validation"), ("val", "validation"), ("dev", "validation"), ("vaildation", "validation"),
+     ("Validation", "validation"), ("tets", "test"), ("Test", "test"), ("testing", "test"), ("training", "train")],
+)  # fmt: skip
+def test_a_split_that_is_meant_as_another_is_refused(split, meant):
+    with pytest.raises(UserError, match=f"has a split '{split}'; did you mean '{meant}'?"):
+        make(splits={"train": range(6), split: range(6, 8)})
+
+
+def test_splits_may_have_names_of_their_own():
+    data = make(splits={"train": range(4), "ood": range(4, 6), "test2": range(6, 8), "night": range(8, 10)})
+    assert data.num_examples("ood") == 2
+    with pytest.raises(UserError, match="splits is None, expected a dict"):
+        Data("toy", {"inputs": np.zeros(3), "targets": np.zeros(3)}, None)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.full(10, -1.0), "weights go down to -1.0, expected numbers of at least 0"),
+        (np.array([0] * 6 + [1] * 4), "weights are 0 in all training rows"),
+        (np.full(10, np.nan), "weights is NaN"),
+    ],
+)
+def test_weights_that_cannot_weigh_are_refused(weights, message):
+    with pytest.raises(UserError, match=message):
+        Data("toy", {"inputs": np.zeros(10), "targets": np.zeros(10), "weights": weights}, SPLITS)
+
+
+def test_the_range_of_targets_is_that_of_the_split(monkeypatch, tmp_path):
+    targets = {"digit": np.arange(10), "size": np.linspace(-1, 1, 10, dtype=np.float32)}
+    data = make(targets=targets)
+    assert data.target_range("test") == {"targets.digit": (8, 9), "targets.size": (pytest.approx(7 / 9), 1.0)}
+    assert data.target_range("other") == {}
+    np.save(tmp_path / "y.npy", np.zeros(10))
+    monkeypatch.setattr(arrays_module, "CHECKED_MEMMAP_BYTES", 8)
+    assert make(targets=np.load(tmp_path / "y.npy", mmap_mode="r")).target_range() == {}
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", ">i4", np.longdouble])
+def test_arrays_of_another_machine_are_converted(dtype):
+    data = make(inputs=np.arange(10).astype(dtype))
+    assert data.arrays["inputs"].dtype.isnative
+    assert data.arrays["inputs"].dtype.itemsize <= 8
+    assert data.arrays["inputs"].tolist() == list(range(10))
+
+
 def test_splits_may_leave_out_rows_and_be_empty():
     data = make(splits={"train": range(2, 5), "validation": range(0), "test": range(9, 10)})
     assert [data.num_examples(split) for split in ("train", "validation", "test", "other")] == [3, 0, 1, 0]
@@ -70,7 +128,10 @@ def test_steps_are_counted_with_a_partial_last_batch_per_epoch():
     assert data.num_steps(0.5, 1) == 3
 
 
-@pytest.mark.parametrize(("epochs", "size"), [(1, 7), (1, 0), (1, -2), (0, 1), (-1, 1), (float("inf"), 1)])
+@pytest.mark.parametrize(
+    ("epochs", "size"),
+    [("3", 2), (True, 2), (1, 2.0), (float("nan"), 2), (1, 7), (1, 0), (1, -2), (0, 1), (-1, 1), (float("inf"), 1)],
+)
 def test_steps_of_impossible_batches_or_epochs_are_refused(epochs, size):
     with pytest.raises(UserError, match="expected"):
         make().num_steps(epochs, size)

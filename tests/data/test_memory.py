@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from accelnet.data import from_arrays, npz, xor
+from accelnet.data import from_arrays, xor
 from accelnet.errors import UserError
 
 
@@ -90,6 +90,29 @@ def test_a_dict_of_inputs_is_passed_on():
         (np.zeros((5, 1)), np.zeros(5), {"test": (np.zeros((2, 1)), np.zeros(3))}, "unequal numbers of rows"),
         (np.zeros((5, 1)), np.zeros(5), {"test": (np.zeros((2, 1)),)}, "has 1 parts"),
         (np.zeros((0, 1)), np.zeros(0), {"validation": 0, "test": 0}, "leave none for training"),
+        ([[1.0, 2.0], [3.0]], [0, 1], {}, "rows of unequal lengths?"),
+        (np.zeros((5, 0)), np.zeros(5), {}, "inputs has shape (5, 0), expected at least one value in each row"),
+        ({1: np.zeros(5)}, np.zeros(5), {}, "inputs has the name 1, expected names that are text"),
+        ({}, np.zeros(5), {}, "inputs is empty"),
+        (None, np.zeros(5), {}, "dtype object"),
+        (np.ma.masked_array(np.zeros((5, 1)), True), np.zeros(5), {}, "masked values"),
+        (np.zeros((5, 1)), np.array([["a"]] * 5), {}, "expected one name for each row"),
+        (np.zeros((5, 1)), ["a"] * 5, {"num_classes": 2}, "num_classes is 2, but targets name 'a'"),
+        (np.zeros((5, 1)), np.zeros(5), {"num_classes": 1.5}, "num_classes is 1.5, expected a whole number"),
+        (np.zeros((5, 1)), np.zeros(5), {"num_classes": "2"}, "num_classes is '2', expected a whole number"),
+        (np.zeros((5, 1)), np.zeros(5), {"num_classes": True}, "num_classes is True, expected a whole number"),
+        (np.zeros((5, 1)), {"a": np.zeros(5, int)}, {"num_classes": 2}, "they are a dict"),
+        (np.zeros((5, 1)), np.zeros(5), {"weights": -np.ones(5)}, "weights go down to -1.0"),
+        (np.zeros((5, 1)), np.zeros(5), {"weights": np.zeros(5)}, "weights are 0 in all training rows"),
+        (np.zeros((5, 1)), np.zeros(5), {"weights": np.full(5, np.nan)}, "weights is NaN"),
+        (np.zeros((5, 1)), np.zeros(5), {"weights": np.ones(4)}, "unequal numbers of rows"),
+        (np.zeros((5, 1)), np.zeros(5), {"weights": np.ones((5, 1))}, "expected one number for each row"),
+        (np.zeros((5, 1)), np.zeros(5), {"validation": None}, "validation is None, expected a fraction"),
+        (np.zeros((5, 1)), np.zeros(5), {"test": "a"}, "test is 'a', expected a fraction"),
+        (np.zeros((5, 1)), np.zeros(5), {"test": True}, "test is True, expected a fraction"),
+        (np.zeros((5, 1)), np.zeros(5), {"seed": 1.5}, "seed is 1.5, expected a whole number"),
+        (np.zeros((5, 1)), np.zeros(5), {"normalize": "no"}, "normalize is 'no', expected True or False"),
+        (np.zeros((5, 1)), np.zeros(5), {"name": None}, "name is None, expected text"),
     ],
 )
 def test_wrong_arrays_are_refused(inputs, targets, kwargs, message):
@@ -97,42 +120,75 @@ def test_wrong_arrays_are_refused(inputs, targets, kwargs, message):
         from_arrays(inputs, targets, **kwargs)
 
 
-def test_npz_equals_the_arrays_in_it(tmp_path):
-    inputs, targets = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30) % 3
-    np.savez(tmp_path / "a.npz", inputs=inputs, targets=targets, x_test=inputs[:5], y_test=targets[:5])
-    assert (
-        npz(tmp_path / "a.npz", num_classes=3).fingerprint()
-        == from_arrays(inputs, targets, num_classes=3).fingerprint()
+@pytest.mark.parametrize(
+    ("change", "dtype"),
+    [
+        (lambda x: x.astype(">f8"), np.float32),
+        (lambda x: x.astype(">f4"), np.float32),
+        (lambda x: x.astype(np.longdouble), np.float32),
+        (np.asfortranarray, np.float32),
+        (lambda x: np.ascontiguousarray(x[:, ::-1])[:, ::-1], np.float32),
+        (lambda x: x[::-1][::-1], np.float32),
+        (lambda x: x.tolist(), np.float32),
+        (lambda x: np.ma.masked_array(x, np.zeros(x.shape, bool)), np.float32),
+        (lambda x: (np.abs(x) * 100).astype(">u2"), np.uint16),
+        (lambda x: (x * 100).astype(">i8"), np.int32),
+        (lambda x: x.astype(">f2"), np.float16),
+    ],
+)
+def test_arrays_of_any_layout_become_native_ones(change, dtype):
+    values = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32).astype(np.float64)
+    given = change(values)
+    data = from_arrays(given, (np.arange(30) % 2).astype(">i8"), num_classes=2)
+    native = from_arrays(
+        np.array(given).astype(np.array(given).dtype.newbyteorder("=")), np.arange(30) % 2, num_classes=2
     )
-    data = npz(tmp_path / "a.npz", test=("x_test", "y_test"))
-    assert np.array_equal(rows_of(data, "test")["targets"], targets[:5])
-    assert data.name == "a"
+    assert data.arrays["inputs"].dtype == dtype
+    assert data.arrays["inputs"].dtype.isnative
+    assert data.arrays["targets"].dtype == np.int32
+    assert data.fingerprint() == native.fingerprint()
+    batch = jax.device_put(data.take(np.arange(3)))
+    assert np.array_equal(batch["inputs"], data.arrays["inputs"][:3])
 
 
-def test_npz_files_that_are_missing_damaged_or_hold_objects_are_refused(tmp_path):
-    path = tmp_path / "a.npz"
-    with pytest.raises(UserError, match="cannot be read: No such file"):
-        npz(path)
-    for content in (b"", b"nonsense"):
-        path.write_bytes(content)
-        with pytest.raises(UserError, match="file or truncated"):
-            npz(path)
-    np.savez(path, inputs=np.zeros(3), other=np.zeros(3))
-    with pytest.raises(UserError, match="has arrays 'inputs', 'other', expected one 'targets'"):
-        npz(path)
-    good = path.read_bytes()
-    path.write_bytes(good[: len(good) // 2])
-    with pytest.raises(UserError, match="truncated"):
-        npz(path)
-    np.savez(path, inputs=np.array([{"a": 1}] * 3, dtype=object), targets=np.zeros(3))
-    with pytest.raises(UserError, match="file of numbers"):
-        npz(path)
-    np.savez(path, inputs=np.zeros(300), targets=np.zeros(300))
-    damaged = bytearray(path.read_bytes())
-    damaged[1000] ^= 255
-    path.write_bytes(damaged)
-    with pytest.raises(UserError, match="file of numbers"):
-        npz(path)
+def test_read_only_arrays_are_taken_and_left_alone():
+    values = np.random.default_rng(0).normal(size=(30, 4))
+    values.flags.writeable = False
+    assert from_arrays(values, np.zeros(30)).num_rows == 30
+
+
+def test_weights_go_with_their_rows():
+    inputs = np.arange(40.0)[:, None]
+    data = from_arrays(inputs, np.zeros(40), weights=np.arange(40) + 0.5, validation=0.2)
+    for split in ("train", "validation", "test"):
+        rows = rows_of(data, split)
+        assert np.array_equal(rows["inputs"][:, 0] + 0.5, rows["weights"])
+    held_out = (np.ones((3, 1)), np.zeros(3))
+    data = from_arrays(inputs, np.zeros(40), weights=np.full(40, 2), test=held_out, validation=(*held_out, [5, 6, 7]))
+    assert data.arrays["weights"].dtype == np.float32
+    assert rows_of(data, "validation")["weights"].tolist() == [5, 6, 7]
+    assert rows_of(data, "test")["weights"].tolist() == [1, 1, 1]
+    assert set(rows_of(data, "train")["weights"].tolist()) == {2}
+
+
+def test_labels_of_other_types_that_are_whole_numbers_are_labels():
+    inputs, labels = np.zeros((10, 1)), np.arange(10) % 2
+    expected = from_arrays(inputs, labels, num_classes=2).fingerprint()
+    for given in (labels == 1, labels.astype(float), labels.tolist(), labels.astype(np.int64)):
+        assert from_arrays(inputs, given, num_classes=2).fingerprint() == expected
+
+
+def test_names_as_targets_become_classes():
+    inputs, labels = np.arange(10.0)[:, None], np.arange(10) % 3
+    names = np.array(["b", "c", "a"])[labels]
+    for given in (names, names.tolist(), names.astype(object), names.astype("S")):
+        data = from_arrays(inputs, given, validation=0, test=0)
+        assert data.info["class_names"] == ("a", "b", "c")
+        assert data.info["num_classes"] == 3
+        found = dict(
+            zip(data.arrays["inputs"][:, 0].tolist(), data.decode(data.arrays["targets"]).tolist(), strict=True)
+        )
+        assert found == dict(enumerate(names.tolist()))
 
 
 def test_xor_has_four_training_rows_and_nothing_held_out():

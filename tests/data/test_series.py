@@ -94,6 +94,12 @@ def test_missing_values_become_training_means_where_allowed(files, tmp_path):
         (HEADER + "1,inf:3,4:a\n", "line 7: a value is infinite"),
         (HEADER + "1,2:3,4:a\n1,2:a\n", "line 8: 1 dimensions, expected 2"),
         (HEADER.replace("@timeStamps false", "@timeStamps true"), "time stamps"),
+        (HEADER.replace("@timeStamps false", "@timeStamps True"), "time stamps"),
+        (HEADER + "(0,1),(1,2):a\n", "line 7: a value is in brackets, as time stamps are"),
+        (HEADER.replace("@classLabel true a b c", "@targetLabel true"), "has numbers to predict (@targetLabel)"),
+        (HEADER.replace("a b c", "a b a"), "has 'a' more than once"),
+        (HEADER + "1,2:3,4:\x1b[31m\n", r"label '\x1b[31m', expected 'a', 'b', 'c'"),
+        (HEADER + "1,1e300:3,4:a\n", "line 7: a value is infinite or float32 cannot hold it"),
         (HEADER.replace("true a b c", "false"), "no class labels"),
         (HEADER.replace("@classLabel true a b c\n", ""), "no class labels"),
     ],
@@ -105,9 +111,34 @@ def test_wrong_files_are_refused_with_the_line(files, tmp_path, content, message
             ts(*pair)
 
 
+def test_a_byte_order_mark_is_read_and_labels_may_be_in_any_order(files, tmp_path):
+    other = write(tmp_path / "other.ts", files[3], "\ufeff" + HEADER.replace("a b c", "c b a").replace("\n", "\r\n"))
+    data = ts(files[0], other)
+    assert data.info["class_names"] == ("a", "b", "c")
+    assert data.fingerprint() == ts(*files[:2]).fingerprint()
+
+
+def test_series_without_any_value_are_refused(tmp_path):
+    (tmp_path / "a.ts").write_text(HEADER + "1,2:3,4:a\n?,?:?,?:b\n")
+    with pytest.raises(UserError, match="line 8: every value is missing"):
+        ts(tmp_path / "a.ts", tmp_path / "a.ts", allow_missing=True)
+
+
+def test_large_offsets_of_a_dimension_are_subtracted_in_float64(tmp_path):
+    rows = "".join(f"{1.7e12 + 60 * row},{1.7e12 + 60 * row + 7}:{row},{row}:{'ab'[row % 2]}\n" for row in range(20))
+    (tmp_path / "a.ts").write_text(HEADER.replace("a b c", "a b") + rows)
+    data = ts(tmp_path / "a.ts", tmp_path / "a.ts", validation=0)
+    batch = data.prepare(data.take(np.arange(20)))["inputs"]["inputs"]
+    assert len(np.unique(np.asarray(batch)[:, :, 0])) == 40
+    # float32 rounding.
+    np.testing.assert_allclose(batch.mean(axis=(0, 1)), 0, atol=1e-6)
+    raw = np.unique(data.raw(np.arange(40))["inputs"]["inputs"][:, :, 0])
+    assert raw.tolist() == sorted(1.7e12 + 60 * row + more for row in range(20) for more in (0, 7))
+
+
 def test_files_that_do_not_fit_together_are_refused(files, tmp_path):
     other = write(tmp_path / "other.ts", files[2], HEADER.replace("a b c", "a b c d"))
-    with pytest.raises(UserError, match=r"other.ts has labels 'a', 'b', 'c', 'd', expected 'a', 'b', 'c'"):
+    with pytest.raises(UserError, match=r"other\.ts has labels 'a', 'b', 'c', 'd', expected 'a', 'b', 'c'"):
         ts(files[0], other)
     other = write(tmp_path / "other.ts", [(one[:, :1], label) for one, label in files[2]])
     with pytest.raises(UserError, match=r"2 dimensions, .* has 1"):

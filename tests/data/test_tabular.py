@@ -1,3 +1,4 @@
+import gzip
 import re
 from importlib.util import find_spec
 
@@ -103,12 +104,124 @@ def test_quotes_blank_lines_and_byte_order_marks_are_read(tmp_path):
         (b"size,price\n\xff,2\n", {}, "not UTF-8"),
         (b'size,price\n"1,2\n', {}, "is not a CSV file"),
         (b"size,price\n1,2\n1,2\n", {"validation": 0.5, "test": 0.5}, "leave none for training"),
+        (b"price\n1\n2\n", {}, "no column to predict 'price' from"),
+        (b"size,price\n1,2\n", {"features": []}, "no column to predict 'price' from"),
+        (b"size,price\n1,2\n", {"features": "size"}, "features is 'size', expected a list of names"),
+        (b"size,price\n1,2\n", {"features": ["size", "size"]}, "features has 'size' more than once"),
+        (b"size,price\n1,2\n", {"categorical": "size"}, "categorical is 'size', expected a list of names"),
+        (b"size,price\n1,2\n", {"ordinal": ["size"]}, "ordinal is ['size'], expected a dict"),
+        (b"size,price\n1,2\n", {"ordinal": {"size": "12"}}, "expected a list of names"),
+        (b"size,price\n1,2\n", {"ordinal": {"size": ["1", "2", "1 "]}}, "has '1' more than once"),
+        (b"size,price\n1,2\n", {"categorical": ["size"], "ordinal": {"size": ["1"]}}, "categorical and ordinal"),
+        (b"size,price\n1,2\n", {"target": None}, "target is None, expected text"),
+        (b"size,price\n1,2\n", {"task": "number"}, "task is 'number', expected one of"),
+        (b"size,price\n1,2\n", {"log_target": 1}, "log_target is 1, expected True or False"),
+        (b"size,price\n1,2\n", {"fitted": 3}, "fitted is 3"),
+        (b"size,price\n1,2\n", {"seed": "a"}, "seed is 'a'"),
+        (b"size,price\n1,2\n", {"validation": "a"}, "validation is 'a', expected a fraction"),
+        (b"size,price\n1,2\n2,2\n3,2\n", {}, "price is the same in all training rows"),
+        (b"size,price\n1,a\n2,a\n", {}, "price is 'a' in all rows: nothing to predict"),
+        (b"size,price\n1,0\n2,1\n3,2\n", {"task": "labels"}, "line 4: price is '2', expected 0 or 1"),
+        (b"size,price\n1,a\n2,b\n", {"task": "classes", "log_target": True}, "needs numbers to predict"),
+        (b"size,price\n1,2\n1_000,2\n", {}, "line 3: size is '1_000', expected a finite number"),
+        ("size,price\n1,2\n\u0661,2\n".encode(), {}, "line 3: size is '\u0661', expected a finite number"),
+        (b'size,price\n1,2\n"1,000",2\n', {}, "without commas between thousands"),
+        (b"size;price\n1;2\n0,5;2\n", {}, "line 3: size is '0,5', expected a finite number: write it with a decimal"),
+        (b"size,price\n1,2\n5%,2\n", {}, "line 3: size is '5%'"),
+        (b"name,price\na,2\n ,2\n", {"categorical": ["name"]}, "line 3: name is empty, expected a name"),
+        (b"# made by x\nsize,price\n1,2\n", {}, "'# made by x': expected names separated by commas first"),
+        (b"a\x1b[31mb,price\n1,2\n", {"target": "z"}, r"It has 'a\x1b[31mb', 'price'"),
+        (b"size,price\nx\x1b[31m,2\n", {}, r"size is 'x\x1b[31m'"),
     ],
 )
 def test_wrong_tables_are_refused_with_the_line(tmp_path, content, kwargs, message):
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
         csv(tmp_path / "a.csv", **{"target": "price", **kwargs})
+    assert str(caught.value).isprintable()
+
+
+BODY = "".join(f"{row % 7}.5,{('red', 'blue')[row % 2]},{row}\n" for row in range(20))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "x,c,y\n" + BODY,
+        "\ufeff" + ("x,c,y\n" + BODY).replace("\n", "\r\n"),
+        ("x,c,y\n" + BODY).replace("\n", "\r"),
+        "x, c, y\n" + BODY.replace("red", " red ").replace("blue", ' "blue"'),
+        ("x,c,y\n" + BODY).replace(",", ";"),
+        ("x,c,y\n" + BODY).replace(",", "\t"),
+        "\nx,c,y\n" + BODY + "\n  \n",
+    ],
+)
+def test_the_same_table_as_other_programs_write_it_is_the_same(tmp_path, content):
+    (tmp_path / "a.csv").write_text("x,c,y\n" + BODY)
+    expected = csv(tmp_path / "a.csv", target="y", categorical=["c"])
+    (tmp_path / "b.csv").write_bytes(content.encode())
+    with gzip.open(tmp_path / "c.csv.gz", "wb") as file:
+        file.write(content.encode())
+    for name in ("b.csv", "c.csv.gz"):
+        data = csv(tmp_path / name, target="y", categorical=["c"])
+        assert data.info == expected.info
+        assert data.fingerprint() == expected.fingerprint()
+        assert data.name == name[0]
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0"])
+def test_an_index_that_pandas_wrote_is_left_out_and_that_is_said(tmp_path, name):
+    lines = [f"{row},{row % 3},{row * 2}" for row in range(20)]
+    (tmp_path / "a.csv").write_text("\n".join([f"{name},x,y", *lines]))
+    with pytest.warns(UserWarning, match="'Unnamed: 0' left out"):
+        data = csv(tmp_path / "a.csv", target="y")
+    assert data.info["input_names"] == ("x",)
+    assert csv(tmp_path / "a.csv", target="y", features=["Unnamed: 0"]).info["input_names"] == ("Unnamed: 0",)
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"x,y\n1,2\n" * 1000)[:-20])
+    with pytest.raises(UserError, match="damaged or truncated gzip"):
+        csv(tmp_path / "a.csv.gz", target="y")
+
+
+def test_a_column_of_0_and_1_is_kept_for_a_sigmoid(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{row},{row % 2}\n" for row in range(40)))
+    data = csv(tmp_path / "a.csv", target="y")
+    assert data.target_range("train") == {"targets": (0.0, 1.0)}
+    assert (data.arrays["targets"].shape, data.arrays["targets"].dtype) == ((40, 1), np.float32)
+    assert np.array_equal(data.arrays["targets"][:, 0], data.arrays["inputs"][:, 0] % 2)
+    assert np.array_equal(data.prepare(data.take(np.arange(40)))["targets"], data.arrays["targets"])
+    assert "target" not in data.info
+    numbers = csv(tmp_path / "a.csv", target="y", task="numbers")
+    assert numbers.target_range("train")["targets"][0] < 0
+    assert "target" in numbers.info
+
+
+@pytest.mark.parametrize("task", [None, "classes"])
+def test_a_column_of_names_becomes_classes(tmp_path, task):
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{row},{('b', ' a ')[row % 2]}\n" for row in range(40)))
+    data = csv(tmp_path / "a.csv", target="y", task=task)
+    assert (data.info["num_classes"], data.info["class_names"]) == (2, ("a", "b"))
+    assert data.arrays["targets"].dtype == np.int32
+    got = dict(zip(data.arrays["inputs"][:, 0].tolist(), data.decode(data.arrays["targets"]).tolist(), strict=True))
+    assert got == {row: "ba"[row % 2] for row in range(40)}
+    validation = data.splits["validation"]
+    assert np.bincount(data.arrays["targets"][validation.start : validation.stop]).tolist() == [2, 2]
+
+
+def test_numbers_as_classes_are_in_their_order_and_of_one_spelling(tmp_path):
+    spelled = ("10", "2", "2.0", "02", "1.5")
+    (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{row},{spelled[row % 5]}\n" for row in range(40)))
+    data = csv(tmp_path / "a.csv", target="y", task="classes")
+    assert data.info["class_names"] == ("1.5", "2", "10")
+
+
+def test_a_prepared_table_takes_targets_in_a_dict(tmp_path):
+    data = csv(write(tmp_path / "a.csv"), **OPTIONS)
+    batch = {"inputs": data.arrays["inputs"][:2], "targets": {"a": np.zeros(2, np.uint8), "b": np.ones(2, np.float32)}}
+    got = data.prepare(batch)["targets"]
+    assert (got["a"].dtype, got["b"].tolist()) == (np.int32, [1.0, 1.0])
 
 
 def test_a_missing_file_or_package_is_named(tmp_path, monkeypatch):

@@ -257,7 +257,7 @@ def test_a_column_of_many_values_is_cut_into_quarters(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"slices": ("colour",)}, "no label 'colour' to slice by, only: camera, targets"),
+        ({"slices": ("colour",)}, "no label 'colour' to slice by, only: 'camera', 'targets'"),
         ({"split": "tset"}, "no split 'tset', only: train, validation, test"),
     ],
 )
