@@ -169,3 +169,30 @@ print(heavy, xla_bridge.backends_are_initialized())
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[] False"
+
+
+def printing(source: str) -> list[str]:
+    """Return the uses of print and of the process's streams, docstrings left out."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        ast.unparse(call.func)
+        for call in calls
+        if ast.unparse(call.func) == "print"
+        or ast.unparse(call.func) in {f"sys.{name}.write" for name in ("stdout", "stderr")}
+        or ast.unparse(call.func).endswith("Console")
+    ]
+
+
+def test_one_module_prints():
+    found = {
+        str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py") if printing(path.read_text(encoding="utf-8"))
+    }
+    assert found <= {"terminal.py", "training/loop.py"}
+
+
+def test_a_print_is_found():
+    assert printing("import sys\nprint(1)\nsys.stderr.write('a')\nrich.console.Console()\nsay(1)\n") == [
+        "print",
+        "sys.stderr.write",
+        "rich.console.Console",
+    ]

@@ -119,7 +119,14 @@ class _Command:
 def _with_absolute_workdir(options: Any) -> Any:
     """Keep to one directory, wherever the user's own code goes."""
     workdir = getattr(options, "workdir", None)
-    return dataclasses.replace(options, workdir=workdir.absolute()) if isinstance(workdir, Path) else options
+    if not isinstance(workdir, Path):
+        return options
+    workdir = workdir.absolute()
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the work directory {workdir} has a name that is no UTF-8: give another --workdir") from None
+    return dataclasses.replace(options, workdir=workdir)
 
 
 def _choose_devices(arguments: Iterable[Any]) -> None:

@@ -66,7 +66,7 @@ def write_stacks(directory: Path | None, rank: int, reason: str) -> str:
         path = directory / "stacks" / f"rank-{rank}.txt"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("w") as file:
+            with path.open("w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{reason}\n\n")
                 file.flush()
                 faulthandler.dump_traceback(file, all_threads=True)

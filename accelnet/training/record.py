@@ -38,7 +38,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     Source: original.
     """
     path = Path(path)
-    data = content.encode() if isinstance(content, str) else content
+    # Names of files that are no UTF-8 have characters that cannot be encoded.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     # In the same directory, since a rename is atomic within a file system only.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:

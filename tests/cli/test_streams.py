@@ -187,3 +187,14 @@ def test_an_interrupt_after_a_checkpoint_says_how_to_go_on(command, monkeypatch,
     done = command(interrupt, "train", "--resume", "--workdir", run)
     assert done.code == 130
     assert done.err == f"interrupted: the state of step 4 is saved in {run}, go on with --resume\n"
+
+
+def test_a_directory_whose_name_is_no_utf8_is_refused_for_work_and_read_for_reports(command, tmp_path):
+    odd, run, page = tmp_path / os.fsdecode(b"caf\xe9"), tmp_path / "run", tmp_path / "page"
+    done = command(small, "train", "--quiet", "--workdir", str(odd))
+    assert done.code == 2 and "caf\\udce9 has a name that is no UTF-8" in done.err and not odd.exists()
+    assert command(small, "train", "--quiet", "--workdir", str(run)).code == 0
+    run.rename(odd)
+    done = command(small, "compare-runs", str(odd), "--workdir", str(page))
+    assert done.code == 0 and "caf\\udce9" in done.out
+    assert "caf\\udce9" in (page / "report.html").read_text()
