@@ -28,7 +28,8 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Direc
     """Draw the loss, every other metric and the learning rate against steps.
 
     Training and validation share a panel. The best value (of validation, where there is any) is marked and
-    written down where the metric's direction is known; a test result is a star. Values that are None or not finite leave a gap and a mark.
+    written down where the metric's direction is known; a test result is a star. Values that are None or not finite
+    leave a gap and a mark.
 
     Args:
         rows: as in metrics.jsonl, in order of steps.
