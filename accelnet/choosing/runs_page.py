@@ -8,7 +8,7 @@ from accelnet.choosing.runs import SPLITS
 from accelnet.report.charts import ACROSS, Axis, chart, linear_axis, log_axis, path
 from accelnet.report.document import NUM_COLORS, document
 from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
-from accelnet.report.numbers import duration, number, short
+from accelnet.report.numbers import duration, number, short, shown
 
 # Beyond this ratio a linear axis hides the small values.
 _DECADES = 30.0
@@ -52,7 +52,7 @@ def _results(runs: Sequence[Mapping[str, Any]], split: str, winners: Mapping[str
 
     def cell(run: Mapping[str, Any], name: str) -> str:
         values = run["metrics"].get(split, {})
-        text = "" if name not in values else "undefined" if values[name] is None else number(values[name])
+        text = shown(values[name]) if name in values else ""
         return tag("span", f"✓ {text}", class_="good") if run["name"] in winners.get(name, ()) else text
 
     rows = [(_name(run), *(cell(run, name) for name in metrics)) for run in runs]

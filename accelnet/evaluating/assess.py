@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from accelnet.errors import UserError
-from accelnet.evaluating.classes import class_names, describe_classes
-from accelnet.evaluating.labels import describe_labels
+from accelnet.evaluating.classes import class_names, describe_classes, describe_labels
 from accelnet.evaluating.latency import measure_latency
 from accelnet.evaluating.numbers import describe_numbers
 from accelnet.evaluating.pixels import describe_pixels

@@ -1,16 +1,15 @@
-"""What can be said of predicted classes: right, how sure, and which for which."""
+"""What can be said of predicted classes, and of answers yes or no: right, how sure, and which for which."""
 
 from typing import Any
 
 import numpy as np
 
-from accelnet.evaluating.bootstrap import Statistic, ratio, resampled
+from accelnet.evaluating.bootstrap import Statistic, mean_known, ratio, resampled
+from accelnet.evaluating.confusion import class_table
 from accelnet.evaluating.ranking import ranked, ranking_curves
 from accelnet.evaluating.shares import Found, entries, f1_interval, macro_interval, mean_share, share_interval
 
 BINS = 15  # of confidence
-_MOST_CLASSES = 50  # whose confusion matrix is kept whole
-_PAIRS = 20  # most confused
 
 
 def describe_classes(
@@ -67,67 +66,86 @@ def describe_classes(
     return described
 
 
+def describe_labels(
+    logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """Describe K answers yes or no; one of them as two classes.
+
+    A label that never is yes has no recall, and one that is always yes or always no has no area under the ROC curve:
+    these are None, and left out of the means over the labels.
+
+    Args:
+        logits: of yes, float [N, K].
+        targets: 0 or 1, [N] or [N, K], integers too; above 0.5 is yes.
+        weights: float [N], of the examples.
+        names: of the K labels.
+
+    Returns:
+        As of `describe_classes` for one label; else "metrics" (means over the labels) and "classes".
+
+    Example:
+        >>> yes = np.array([[2.0, -1.0], [-3.0, 0.5]])
+        >>> [c["f1"]["value"] for c in describe_labels(yes, yes > 0, np.ones(2), ("a", "b"))["classes"]]
+        [1.0, 1.0]
+    """
+    logits = np.asarray(logits, np.float64)
+    answers = np.asarray(targets, np.float64).reshape(logits.shape) > 0.5
+    if logits.shape[1] == 1:
+        pair = np.concatenate([np.zeros_like(logits), logits], axis=1)
+        return describe_classes(pair, answers[:, 0].astype(np.int64), weights, ("no", "yes"))
+    predicted = logits > 0
+    parts = {"hits": answers & predicted, "targets": answers, "claimed": predicted, "either": answers | predicted}
+    columns = {name: part.astype(np.float64) for name, part in parts.items()}
+    rankings = [ranked(logits[:, k], answers[:, k]) for k in range(logits.shape[1])]
+
+    def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
+        hits, true, claimed = (weights @ columns[name] for name in ("hits", "targets", "claimed"))
+        every = [ranking(weights) for ranking in rankings]
+        found = {
+            "precision": np.where((claimed == 0) & (true > 0), 0.0, ratio(hits, claimed, np.nan)),
+            "recall": ratio(hits, true, np.nan),
+            "f1": ratio(2 * hits, true + claimed, np.nan),
+            **{name: np.stack([one[name] for one in every], axis=1) for name in ("roc_auc", "average_precision")},
+        }
+        return found | {f"{name}_macro": mean_known(value, axis=1) for name, value in found.items()}
+
+    found = resampled(statistic, weights)
+    sums = {name: weights @ column for name, column in columns.items()}
+    squares = {name: weights**2 @ column for name, column in columns.items()}
+    shares = {
+        "precision": share_interval(sums["hits"], sums["claimed"], squares["claimed"]),
+        "recall": share_interval(sums["hits"], sums["targets"], squares["targets"]),
+        "f1": f1_interval(sums["hits"], sums["targets"], sums["claimed"], squares["either"]),
+    }
+    np.copyto(shares["precision"][0], 0.0, where=(sums["claimed"] == 0) & (sums["targets"] > 0))
+    for name, (value, low, high) in shares.items():
+        # Resamples know how labels go together, but not that a share of 1 may be chance.
+        alone, macro = macro_interval(value, low, high, shared=1.0), found[f"{name}_macro"]
+        if macro["low"] is not None:
+            macro["low"], macro["high"] = min(macro["low"], alone["low"]), max(macro["high"], alone["high"])
+    by_label = {name: entries(*share) for name, share in shares.items()}
+    for name in ("precision", "recall", "f1", "roc_auc", "average_precision"):
+        listed = found.pop(name)
+        if name not in by_label:
+            by_label[name] = [
+                {end: None if values is None else values[k] for end, values in listed.items()}
+                for k in range(len(names))
+            ]
+    whole = bool((weights == np.round(weights)).all())
+    return {
+        "metrics": found,
+        "classes": [
+            {"name": name, "support": int(sums["targets"][k]) if whole else float(sums["targets"][k])}
+            | {key: column[k] for key, column in by_label.items()}
+            for k, name in enumerate(names)
+        ],
+    }
+
+
 def class_names(info: Any, num_classes: int) -> tuple[str, ...]:
     """Return what the data calls its classes, else their numbers."""
     names = tuple(map(str, info.get("class_names", ())))
     return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
-
-
-def class_table(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, names: tuple[str, ...]) -> Any:
-    """Count which classes came out as which, and say how well each is predicted.
-
-    Precision is 0 for a class that occurs and is never predicted, as scikit-learn has it; it and F1 are undefined for a
-    class that neither occurs nor is predicted, and recall for one that does not occur.
-
-    Args:
-        labels: int [N], the true classes.
-        predicted: int [N].
-        weights: float [N].
-        names: of the C classes.
-
-    Returns:
-        "metrics" ("f1_macro"), "classes", "confusion" and "confused", as of `describe_classes`.
-    """
-    num_classes = len(names)
-    pairs, where = np.unique(labels * num_classes + predicted, return_inverse=True)
-    counts = np.bincount(where, weights=weights, minlength=len(pairs))
-    squares = np.bincount(where, weights=weights**2, minlength=len(pairs))
-    true, called = np.divmod(pairs, num_classes)
-
-    def summed(values: np.ndarray, index: np.ndarray) -> np.ndarray:
-        return np.bincount(index, weights=values, minlength=num_classes)
-
-    correct = true == called
-    hits, support, claimed = summed(counts * correct, true), summed(counts, true), summed(counts, called)
-    f1 = f1_interval(hits, support, claimed, summed(squares, true) + summed(squares * ~correct, called))
-    # An example counts in at most two classes: its own, and that which it was taken for.
-    values = {
-        "precision": share_interval(hits, claimed, summed(squares, called)),
-        "recall": share_interval(hits, support, summed(squares, true)),
-        "f1": f1,
-    }
-    np.copyto(values["precision"][0], 0.0, where=(claimed == 0) & (support > 0))
-    whole = bool((weights == np.round(weights)).all())
-    count = int if whole else float
-    columns = {name: entries(*value) for name, value in values.items()}
-    wrong = [index for index in np.argsort(-counts, kind="stable") if counts[index] > 0 and not correct[index]]
-    matrix = None
-    if num_classes <= _MOST_CLASSES:
-        matrix = np.zeros((num_classes, num_classes), int if whole else float)
-        matrix[true, called] = counts
-    return {
-        "metrics": {"f1_macro": macro_interval(*f1, shared=2.0)},
-        "classes": [
-            {"name": name, "support": count(support[c]), **{key: column[c] for key, column in columns.items()}}
-            for c, name in enumerate(names)
-        ],
-        "confusion": None if matrix is None else matrix.tolist(),
-        "confused": [
-            {"true": names[true[i]], "predicted": names[called[i]], "count": count(counts[i]),
-             "share": counts[i] / support[true[i]]}
-            for i in wrong[:_PAIRS]
-        ],
-    }  # fmt: skip
 
 
 def _top(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, Found]:

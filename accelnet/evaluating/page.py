@@ -6,7 +6,7 @@ from typing import Any
 from accelnet.report.charts import ACROSS, UP, Axis, chart, dots, histogram, linear_axis, lines, matrix, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, grid, joined, section, table, tag
-from accelnet.report.numbers import duration, number, percent, short
+from accelnet.report.numbers import duration, number, percent, short, shown
 
 _KINDS = {
     "classes": "one class of several", "labels": "answers yes or no", "tokens": "the next of many symbols",
@@ -54,11 +54,6 @@ def interval(found: Mapping[str, Any]) -> str:
     if found["low"] is None or found["high"] is None:
         return ""
     return f"{number(found['low'])} to {number(found['high'])}"
-
-
-def shown(value: float | None) -> str:
-    """Return a value in words, also one that is undefined, as the area under the ROC curve of a single class."""
-    return "undefined" if value is None else number(value)
 
 
 def _words(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from accelnet.evaluating.bootstrap import mean_known, ratio, resampled
-from accelnet.evaluating.classes import class_table
+from accelnet.evaluating.confusion import class_table
 
 
 def describe_pixels(

@@ -111,7 +111,8 @@ def _explicit(precision: Any) -> Any:
     """Name the precision itself, hashable: the gradient may be traced where another default holds."""
     if isinstance(precision, (tuple, list)):
         return tuple(_explicit(part) for part in precision)
-    precision = jax.config.jax_default_matmul_precision if precision is None else precision
+    if precision is None:
+        precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
     if precision in _EXACT_ALGORITHMS:
         return lax.Precision.HIGHEST
     is_name = isinstance(precision, str) and precision not in lax.DotAlgorithmPreset.__members__

@@ -75,3 +75,13 @@ def number(value: float | None) -> str:
         ('0.1235', '12,804', '')
     """
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def shown(value: float | None) -> str:
+    """Return a measured number as `number` does, and say of None that it is undefined.
+
+    Example:
+        >>> shown(0.123456), shown(None)
+        ('0.1235', 'undefined')
+    """
+    return "undefined" if value is None else number(value)

@@ -167,6 +167,36 @@ def test_a_mistake_is_told_before_anything_is_trained(settings, words):
         compare(candidates, progress=False, **settings)
 
 
+class Orbits(an.objectives.Mean):
+    def values(self, outputs, batch, losses, weights):
+        return outputs[:, 0], weights
+
+
+class ManyOrbits(Orbits):
+    lower_is_better = False
+
+
+class FewOrbits(Orbits):
+    lower_is_better = True
+
+
+def with_orbits(metric):
+    objective = an.objectives.softmax_cross_entropy(metrics={"orbits": metric})
+    return lambda config: experiment(config).replace(objective=objective)
+
+
+def test_a_metric_that_does_not_say_which_is_better_orders_nothing():
+    candidates = [Candidate(name, with_orbits(Orbits()), Config()) for name in "ab"]
+    with pytest.raises(an.UserError, match="metric 'orbits' does not say whether lower is better: give its class"):
+        compare(candidates, metric="orbits", progress=False)
+    candidates = [
+        Candidate("a", with_orbits(ManyOrbits()), Config()),
+        Candidate("b", with_orbits(FewOrbits()), Config()),
+    ]
+    with pytest.raises(an.UserError, match="disagree on which is better"):
+        compare(candidates, metric="orbits", progress=False)
+
+
 @pytest.mark.slow
 def test_where_all_rates_diverge_it_says_so():
     (sgd, other) = optimizer_candidates(experiment, Config(), ["sgd", "momentum"])

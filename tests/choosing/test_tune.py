@@ -143,6 +143,14 @@ def test_a_mistake_is_one_message(ranges, settings, words):
         tune(experiment, Config(), ranges, progress=False, **settings)
 
 
+@pytest.mark.parametrize(("lower", "best"), [(True, 0), (False, 1)])
+def test_the_metric_says_which_setting_leads_and_nan_never_does(lower, best):
+    losses = (np.array([1.0, 1.1]), np.array([2.0, 2.1]), np.array([np.nan, 3.0]))
+    settings = ({"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3})
+    rung = Rung(1.0, "wer", lower, settings, losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
+    assert rung.leading() == [best, 1 - best] and rung.contest.best == best
+
+
 @pytest.mark.slow
 def test_a_budget_in_which_nothing_is_learned_is_refused():
     with pytest.raises(an.UserError, match="nothing shows that anything was learned"):

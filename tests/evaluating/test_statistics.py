@@ -6,8 +6,7 @@ import scipy.stats
 import sklearn.metrics as reference
 
 from accelnet.evaluating.bootstrap import LEAST_EXAMPLES, resampled
-from accelnet.evaluating.classes import describe_classes
-from accelnet.evaluating.labels import describe_labels
+from accelnet.evaluating.classes import describe_classes, describe_labels
 from accelnet.evaluating.numbers import describe_numbers
 from accelnet.evaluating.pixels import describe_pixels
 from accelnet.evaluating.shares import mean_share, wilson
