@@ -13,6 +13,7 @@ import optax
 
 from accelnet.errors import UserError
 from accelnet.optim.averages import SlowParamsState
+from accelnet.optim.declare import PROGRESS
 from accelnet.optim.plain import plain, with_keys
 
 # What a training step has for an optimizer's update.
@@ -108,12 +109,15 @@ class _Adapted:
 
     def _update(self, updates: Any, state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
         given = {name: value for name, value in extra_args.items() if name in self.accepted or name not in EXTRAS}
+        progress = PROGRESS.set(extra_args.get("progress", PROGRESS.get()))
         try:
             updates, state = self.inner.update(updates, with_keys(state), params, **given)
         except TypeError as error:
             if missing := _MISSING.search(str(error)):
                 raise UserError(_needs(missing[1].replace("'", ""), given, set(EXTRAS) - self.accepted)) from error
             raise
+        finally:
+            PROGRESS.reset(progress)
         return updates, plain(state)
 
     def _stable_dtypes(self, params: Any, state: Any) -> list[Any]:
