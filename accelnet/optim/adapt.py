@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.optim.averages import SlowParamsState
@@ -89,8 +90,9 @@ class _Adapted:
         dtypes = self._stable_dtypes(_shapes(params), _shapes(state))
         taken = {id(leaf) for leaf in jax.tree.leaves(params)}
         for index, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True)):
-            # One buffer at two places, here or in the params, could not be donated.
-            leaves[index] = jnp.array(leaf, dtype, copy=True) if id(leaf) in taken else leaf.astype(dtype)
+            # One buffer at two places could not be donated, and one of the caller's, such as a key, would be lost.
+            shared = id(leaf) in taken or not isinstance(leaf, Tracer)
+            leaves[index] = jnp.array(leaf, dtype, copy=True) if shared else leaf.astype(dtype)
             taken.add(id(leaf))
         state = jax.tree.unflatten(structure, leaves)
         if not _has_lookahead(state):
