@@ -80,7 +80,7 @@ def _table(optimizer: Any, num_steps: int, params: Any) -> np.ndarray:
     gradients = jax.tree.map(lambda p: 2.0 - p, params)
 
     def loss(params: Any) -> jax.Array:
-        return sum(jnp.vdot(g, p) for g, p in zip(jax.tree.leaves(gradients), jax.tree.leaves(params), strict=True))
+        return jnp.asarray(optax.tree.vdot(gradients, params), jnp.float32)
 
     def after(number: Any) -> tuple[Any, Any]:
         updates, new = adapted.update(
@@ -125,7 +125,7 @@ def _effect(update: Any, steps: jax.Array) -> np.ndarray:
 
     def compare(number: jax.Array) -> tuple[jax.Array, jax.Array]:
         updates = update(number)
-        factor = optax.tree.vdot(updates, largest) / norm
+        factor = jnp.asarray(optax.tree.vdot(updates, largest) / norm, jnp.float32)
         off = jax.tree.map(lambda one, other: jnp.max(jnp.abs(one - factor * other)), updates, largest)
         return factor, jnp.max(jnp.stack(jax.tree.leaves(off)))
 

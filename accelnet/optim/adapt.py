@@ -18,7 +18,7 @@ from accelnet.optim.declare import PROGRESS
 from accelnet.optim.plain import plain, with_keys
 
 # What a training step has for an optimizer's update.
-EXTRAS = ("value", "grad", "value_fn", "grad_fn", "obj_fn", "key", "step", "progress")
+EXTRAS: tuple[str, ...] = ("value", "grad", "value_fn", "grad_fn", "obj_fn", "key", "step", "progress")
 
 # How Python, and Optax's line searches, name the keyword arguments that they do not take or that they miss.
 _REFUSED = re.compile(r"unexpected keyword argument '(\w+)'|not consumed by `value_fn`: \[([^]]*)\]")
@@ -106,6 +106,7 @@ class _Adapted:
             self._stable_dtypes(_shapes(params), _shapes(inner))
         if slow is None:
             return self._update(updates, inner, params, extra_args)
+        assert params is not None
         updates, inner = self._update(updates, inner, optax.LookaheadParams(params, slow), extra_args)
         return updates.fast, SlowParamsState(optax.apply_updates(slow, updates.slow), inner)
 
