@@ -50,7 +50,6 @@ class Config:
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
     data = an.data.text(config.data, window=config.window, held_out=config.held_out)
-    num_steps = data.num_steps(config.epochs, config.batch_size)
     num_symbols = len(data.info["vocabulary"])
     return an.Experiment(
         data=data,
@@ -68,9 +67,7 @@ def experiment(config: Config) -> an.Experiment:
         optimizer=optax.chain(
             optax.clip_by_global_norm(1.0),
             an.optim.adamw(
-                config.learning_rate,
-                weight_decay=config.weight_decay,
-                schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+                config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.warmup_cosine()
             ),
         ),
         objective=an.objectives.token_cross_entropy(),

@@ -35,7 +35,6 @@ class Config:
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
     data = an.data.diamonds(config.data)
-    num_steps = data.num_steps(config.epochs, config.batch_size)
     num_features = data.arrays["inputs"].shape[1]
     return an.Experiment(
         data=data,
@@ -43,9 +42,7 @@ def experiment(config: Config) -> an.Experiment:
             num_features, config.hidden_features, 1, activation=nnx.silu, residual=True, rngs=rngs
         ),
         optimizer=an.optim.adamw(
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+            config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.warmup_cosine()
         ),
         objective=an.objectives.squared_error(),
         batch_size=config.batch_size,

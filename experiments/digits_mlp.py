@@ -32,15 +32,11 @@ class Config:
 
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
-    data = dataclasses.replace(an.data.digits(), augment=an.data.random_crop(1))
-    num_steps = data.num_steps(config.epochs, config.batch_size)
     return an.Experiment(
-        data=data,
+        data=dataclasses.replace(an.data.digits(), augment=an.data.random_crop(1)),
         model=lambda rngs: an.models.MLP(64, config.hidden_features, 10, dropout=config.dropout, rngs=rngs),
         optimizer=an.optim.adamw(
-            config.learning_rate,
-            weight_decay=config.weight_decay,
-            schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+            config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.warmup_cosine()
         ),
         objective=an.objectives.softmax_cross_entropy(),
         batch_size=config.batch_size,

@@ -50,7 +50,6 @@ def experiment(config: Config) -> an.Experiment:
     if config.crop:
         augment = an.data.compose(an.data.random_crop(config.crop), augment)
     data = dataclasses.replace(data, augment=augment)
-    num_steps = data.num_steps(config.epochs, config.batch_size)
     return an.Experiment(
         data=data,
         model=lambda rngs: an.models.CNN(
@@ -66,9 +65,7 @@ def experiment(config: Config) -> an.Experiment:
         ),
         optimizer=optax.chain(
             an.optim.adamw(
-                config.learning_rate,
-                weight_decay=config.weight_decay,
-                schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+                config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.warmup_cosine()
             ),
             an.optim.average_params(0.998),
         ),

@@ -40,19 +40,15 @@ class Config:
 
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
-    data = dataclasses.replace(an.data.fashion_mnist(config.data), augment=an.data.random_flip())
-    num_steps = data.num_steps(config.epochs, config.batch_size)
     return an.Experiment(
-        data=data,
+        data=dataclasses.replace(an.data.fashion_mnist(config.data), augment=an.data.random_flip()),
         model=lambda rngs: an.models.RNN(
             28, config.hidden_features, 10, cell=config.cell, dropout=config.dropout, rngs=rngs
         ),
         optimizer=optax.chain(
             optax.clip_by_global_norm(1.0),
             an.optim.adamw(
-                config.learning_rate,
-                weight_decay=config.weight_decay,
-                schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+                config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.warmup_cosine()
             ),
             an.optim.average_params(0.998),
         ),

@@ -36,10 +36,8 @@ class Config:
 
 def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config."""
-    data = an.data.japanese_vowels()
-    num_steps = data.num_steps(config.epochs, config.batch_size)
     return an.Experiment(
-        data=data,
+        data=an.data.japanese_vowels(),
         model=lambda rngs: an.models.RNN(
             12,
             config.hidden_features,
@@ -53,9 +51,7 @@ def experiment(config: Config) -> an.Experiment:
         optimizer=optax.chain(
             optax.clip_by_global_norm(1.0),
             an.optim.adamw(
-                config.learning_rate,
-                weight_decay=config.weight_decay,
-                schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
+                config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.warmup_cosine()
             ),
         ),
         objective=an.objectives.softmax_cross_entropy(),

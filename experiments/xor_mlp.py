@@ -49,7 +49,6 @@ def experiment(config: Config) -> an.Experiment:
         batch_size="full",
         steps=config.steps,
         seed=config.seed,
-        log_every=an.Every(steps=max(1, config.steps // 20)),
     )
 
 

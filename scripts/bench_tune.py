@@ -60,14 +60,9 @@ def make_function(name: str, optimizer: str) -> tuple[Callable[[Any], an.Experim
 
     def experiment(config: Any) -> an.Experiment:
         made = module.experiment(config)
-        num_steps = made.total_steps
         if name == "fashion_cnn":
             made = made.replace(data=_subsampled(made.data))
-            num_steps = made.total_steps
-        algorithm = an.optim.algorithms[optimizer](  # type: ignore[index]
-            config.learning_rate,
-            schedule=an.optim.schedules.warmup_cosine(num_steps, warmup_steps=num_steps // 20),
-        )
+        algorithm = an.optim.algorithms[optimizer](config.learning_rate, schedule=an.optim.schedules.warmup_cosine())
         return made.replace(optimizer=algorithm, name=name)
 
     return experiment, config_type(**EXPERIMENTS[name])

@@ -4,16 +4,14 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-
+from accelnet.choosing.schedule_of import schedule_of
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.optim import AlgorithmName, algorithms, hyperparams, learning_rate
+from accelnet.optim import algorithms
+from accelnet.optim.schedules import Schedule
+from accelnet.training.state import abstract_state
 
 ExperimentFunction = Callable[[Any], Experiment]
 
@@ -45,62 +43,29 @@ def optimizer_candidates(function: ExperimentFunction, config: Any, names: Seque
         names: of algorithms, as in `accelnet.optim.algorithms`.
 
     Raises:
-        UserError: if a name is unknown.
+        UserError: if a name is unknown, or, when used, the schedule of the script's optimizer cannot be told.
     """
     unknown = [name for name in names if name not in algorithms]
     if unknown:
-        raise UserError(f"{', '.join(unknown)} is no optimizer, expected some of {', '.join(get_args(AlgorithmName))}")
-    return [Candidate(name, _with_optimizer(function, cast(AlgorithmName, name)), config) for name in names]
+        raise UserError(f"{', '.join(unknown)} is no optimizer, expected some of {', '.join(sorted(algorithms))}")
+    return [Candidate(name, _with_optimizer(function, name), config) for name in names]
 
 
-def _with_optimizer(function: ExperimentFunction, name: AlgorithmName) -> ExperimentFunction:
-    make, schedules = algorithms[name], dict[int, optax.Schedule]()
+def _with_optimizer(function: ExperimentFunction, name: str) -> ExperimentFunction:
+    make, schedules = algorithms[name], dict[int, Schedule]()
 
     def changed(config: Any) -> Experiment:
         made = function(config)
         if made.total_steps not in schedules:
             # With a rate that is a number: this one may be traced.
             plain = function(dataclasses.replace(config, learning_rate=1.0))
-            schedules[made.total_steps] = schedule_of(plain.optimizer, made.total_steps)
-        settings = {"schedule": schedules[made.total_steps]}
+            schedules[made.total_steps] = schedule_of(plain.optimizer, made.total_steps, abstract_state(plain).params)
+        settings: dict[str, Any] = {"schedule": schedules[made.total_steps]}
         if hasattr(config, "weight_decay") and "weight_decay" in inspect.signature(make).parameters:
             settings["weight_decay"] = config.weight_decay
         return made.replace(optimizer=make(config.learning_rate, **settings))
 
     return changed
-
-
-def schedule_of(optimizer: optax.GradientTransformation, num_steps: int) -> optax.Schedule:
-    """Return the schedule that an optimizer follows, as a table of what it did to its learning rate.
-
-    Args:
-        optimizer: any chain; one without a learning rate in its state follows none.
-        num_steps: of the run.
-
-    Example:
-        >>> from accelnet.optim import adam, schedules
-        >>> schedule = schedule_of(adam(0.1, schedule=schedules.cosine(100)), 100)
-        >>> [round(float(schedule(step)), 4) for step in (0, 50, 99)]
-        [1.0, 0.5, 0.0002]
-    """
-
-    def factors() -> Any:
-        params = {"kernel": jnp.zeros((2, 2))}
-
-        def body(state: Any, _: Any) -> Any:
-            _, state = optimizer.update(params, state, params)
-            rate = learning_rate(state)
-            return state, jnp.float32(1) if rate is None else rate / hyperparams(state)["learning_rate"]
-
-        return jax.lax.scan(body, optimizer.init(params), length=num_steps)[1]
-
-    with jax.ensure_compile_time_eval():
-        table = np.asarray(jax.jit(factors)(), np.float32)
-
-    def schedule(step: Any) -> Any:
-        return jnp.asarray(table)[jnp.clip(step, 0, num_steps - 1)]
-
-    return schedule
 
 
 def without_test(function: ExperimentFunction) -> ExperimentFunction:

@@ -10,13 +10,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.optim.averages import SlowParamsState
+from accelnet.optim.declare import PROGRESS
 from accelnet.optim.plain import plain, with_keys
 
 # What a training step has for an optimizer's update.
-EXTRAS = ("value", "grad", "value_fn", "grad_fn", "obj_fn", "key", "step", "progress")
+EXTRAS: tuple[str, ...] = ("value", "grad", "value_fn", "grad_fn", "obj_fn", "key", "step", "progress")
 
 # How Python, and Optax's line searches, name the keyword arguments that they do not take or that they miss.
 _REFUSED = re.compile(r"unexpected keyword argument '(\w+)'|not consumed by `value_fn`: \[([^]]*)\]")
@@ -88,8 +90,9 @@ class _Adapted:
         dtypes = self._stable_dtypes(_shapes(params), _shapes(state))
         taken = {id(leaf) for leaf in jax.tree.leaves(params)}
         for index, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True)):
-            # One buffer at two places, here or in the params, could not be donated.
-            leaves[index] = jnp.array(leaf, dtype, copy=True) if id(leaf) in taken else leaf.astype(dtype)
+            # One buffer at two places could not be donated, and one of the caller's, such as a key, would be lost.
+            shared = id(leaf) in taken or not isinstance(leaf, Tracer)
+            leaves[index] = jnp.array(leaf, dtype, copy=True) if shared else leaf.astype(dtype)
             taken.add(id(leaf))
         state = jax.tree.unflatten(structure, leaves)
         if not _has_lookahead(state):
@@ -103,17 +106,21 @@ class _Adapted:
             self._stable_dtypes(_shapes(params), _shapes(inner))
         if slow is None:
             return self._update(updates, inner, params, extra_args)
+        assert params is not None
         updates, inner = self._update(updates, inner, optax.LookaheadParams(params, slow), extra_args)
         return updates.fast, SlowParamsState(optax.apply_updates(slow, updates.slow), inner)
 
     def _update(self, updates: Any, state: Any, params: Any, extra_args: Any) -> tuple[Any, Any]:
         given = {name: value for name, value in extra_args.items() if name in self.accepted or name not in EXTRAS}
+        progress = PROGRESS.set(extra_args.get("progress", PROGRESS.get()))
         try:
             updates, state = self.inner.update(updates, with_keys(state), params, **given)
         except TypeError as error:
             if missing := _MISSING.search(str(error)):
                 raise UserError(_needs(missing[1].replace("'", ""), given, set(EXTRAS) - self.accepted)) from error
             raise
+        finally:
+            PROGRESS.reset(progress)
         return updates, plain(state)
 
     def _stable_dtypes(self, params: Any, state: Any) -> list[Any]:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ParamSpec
@@ -38,6 +39,9 @@ class ScheduleState:
     count: jax.Array
     ranges: tuple[tuple[str, Range], ...] = field(metadata={"static": True})
 
+
+# Progress of the update that is being traced: some of Optax's wrappers, as lookahead and sam, do not pass it on.
+PROGRESS: ContextVar[Any] = ContextVar("progress", default=None)
 
 # By name; a module that declares one adds it.
 _declared: dict[str, Callable[..., optax.GradientTransformationExtraArgs]] = {}
@@ -127,9 +131,11 @@ class _Factor:
         return self._at(jnp.asarray(extra_args.get("progress", 0.0), jnp.float32) if self.of_progress else state.count)
 
     def told(self, inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
-        """Refuse an update without the progress, where the schedule needs it."""
+        """Find the progress of an update; refuse one without it, where the schedule needs it."""
 
         def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+            if "progress" not in extra_args and (outer := PROGRESS.get()) is not None:
+                extra_args["progress"] = outer
             if self.needs_progress and "progress" not in extra_args:
                 raise UserError(
                     "the schedule is a function of the progress of the run: call "

@@ -52,7 +52,7 @@ def learning_rates(opt_state: Any) -> dict[str, jax.Array]:
     return {"/".join(["learning_rate", *filter(None, [group])]): rate * scale for group, rate in sorted(rates.items())}
 
 
-def _rates(state: Any) -> tuple[dict[str, jax.Array], jax.Array | float]:
+def _rates(state: Any) -> tuple[dict[str, jax.Array], Any]:
     """Return the rates of a state by group, and what plateaus within it leave of all rates beside it."""
     if isinstance(state, optax.contrib.ReduceLROnPlateauState):
         return {}, state.scale
@@ -66,7 +66,7 @@ def _rates(state: Any) -> tuple[dict[str, jax.Array], jax.Array | float]:
         rate = jnp.asarray(state.hyperparams["learning_rate"] * state.hyperparams.get("schedule", 1.0), jnp.float32)
         return {"": rate}, 1.0
     merged: dict[str, jax.Array] = {}
-    scale: jax.Array | float = 1.0
+    scale: Any = 1.0
     for inner in _parts(state):
         rates, left = _rates(inner)
         merged, scale = rates | merged, scale * left

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import accelnet as an
 from accelnet.choosing import compare as module
-from accelnet.choosing.candidates import Candidate, optimizer_candidates, schedule_of, without_test
+from accelnet.choosing.candidates import Candidate, optimizer_candidates, without_test
 from accelnet.choosing.compare import compare
 from accelnet.choosing.compare_page import comparison_page
 from tests.pages import needs_browser, needs_nothing, shows
@@ -33,7 +34,7 @@ def experiment(config):
         data=an.data.from_arrays(inputs, labels, num_classes=2, test=0.2, validation=0.2),
         model=lambda rngs: an.models.MLP(4, config.hidden_features, 2, rngs=rngs),
         optimizer=an.optim.adamw(
-            config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.cosine(config.steps)
+            config.learning_rate, weight_decay=config.weight_decay, schedule=an.optim.schedules.cosine()
         ),
         objective=an.objectives.softmax_cross_entropy(),
         batch_size=16,
@@ -48,16 +49,24 @@ def test_an_optimizer_takes_the_scripts_schedule_and_decay():
     assert an.optim.hyperparams(state).keys() == {"learning_rate", "weight_decay"}
     assert float(an.optim.hyperparams(state)["weight_decay"]) == pytest.approx(0.1)
     for step in range(20):
-        _, state = made.optimizer.update({"w": jnp.ones((2, 2))}, state, {"w": jnp.ones((2, 2))})
-        expected = 0.5 * float(an.optim.schedules.cosine(24)(step))
+        _, state = made.optimizer.update({"w": jnp.ones((2, 2))}, state, {"w": jnp.ones((2, 2))}, progress=step / 24)
+        expected = 0.5 * float(an.optim.schedules.cosine()(step / 24))
         assert float(an.optim.learning_rate(state)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_optimizer_without_a_schedule_follows_none():
-    import optax
+def test_the_schedule_of_a_plain_optax_chain_is_kept():
+    def plain(config):
+        rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+        chain = optax.chain(optax.clip(1.0), optax.adamw(rate, mask=an.optim.decayed))
+        return experiment(config).replace(optimizer=chain)
 
-    for optimizer in (an.optim.sgd(0.1), optax.sgd(0.1)):
-        assert schedule_of(optimizer, 5)(jnp.arange(5)).tolist() == [1.0] * 5
+    (adam,) = optimizer_candidates(plain, Config(), ["adam"])
+    optimizer = adam.function(Config(learning_rate=0.5)).optimizer
+    state = optimizer.init({"w": jnp.ones(2)})
+    for step in range(24):
+        _, state = optimizer.update({"w": jnp.ones(2)}, state, {"w": jnp.ones(2)})
+        expected = float(optax.cosine_decay_schedule(0.5, 24)(step))
+        assert float(an.optim.learning_rate(state)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_no_test_split_is_left():
