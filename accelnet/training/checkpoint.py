@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from accelnet.data.order import mix
 from accelnet.errors import UserError
+from accelnet.terminal import say
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
 
@@ -57,7 +58,7 @@ class Checkpoints:
         keep_best: int = 1,
         best_metric: str = "loss",
         lower_is_better: bool = True,
-        note: Callable[[str], None] = print,
+        note: Callable[[str], None] = say,
         read_only: bool = False,
     ) -> None:
         self.directory = Path(workdir).absolute() / DIRECTORY

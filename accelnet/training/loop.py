@@ -1,6 +1,5 @@
 """The loop: chunks of steps, and what happens on the host between them."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.signature import call
+from accelnet.terminal import say
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event, Every, Moment, rank
@@ -174,7 +174,7 @@ def evaluate(
     with together(None, hang_timeout) as hosts:
         checkpoints = Checkpoints(
             workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,
-            note=_say, read_only=True,
+            note=say, read_only=True,
         )  # fmt: skip
         feed = None
         try:
@@ -218,11 +218,7 @@ def _open_workdir(
         if resume:
             raise UserError("resume=True needs a workdir, the directory of the run to go on with")
         return Workdir()
-    return DiskWorkdir(path, experiment, hosts, resume=resume, allow_change=allow_change, note=_say)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    return DiskWorkdir(path, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
 
 
 def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:

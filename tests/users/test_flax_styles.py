@@ -11,7 +11,6 @@ from flax import linen as nn
 from flax import nnx, struct
 
 import accelnet as an
-
 from tests.users import toy
 
 # nnx
@@ -132,15 +131,6 @@ class Recurrent(nnx.Module):
 
     def __call__(self, x):
         return self.head(self.rnn(x[..., 0])[:, -1])
-
-
-class SpectrallyNormal(nnx.Module):
-    def __init__(self, rngs):
-        self.norm = nnx.SpectralNorm(nnx.Linear(8, 8, rngs=rngs), rngs=rngs)
-        self.head = nnx.LoRALinear(8, 2, lora_rank=2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.head(self.norm(x, update_stats=not self.norm.deterministic if hasattr(self.norm, "deterministic") else True))
 
 
 NNX: dict[str, tuple[Any, Any, Any]] = {
