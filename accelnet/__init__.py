@@ -10,6 +10,7 @@ from accelnet.cli import main as main
 from accelnet.errors import DivergenceError as DivergenceError
 from accelnet.errors import LostProcessError as LostProcessError
 from accelnet.errors import PreemptedError as PreemptedError
+from accelnet.errors import UserCodeError as UserCodeError
 from accelnet.errors import UserError as UserError
 from accelnet.evaluating.assess import assess as assess
 from accelnet.experiment import Experiment as Experiment
@@ -19,6 +20,7 @@ from accelnet.small_loops import compile_small_loops as compile_small_loops
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event
 from accelnet.training.events import Every as Every
+from accelnet.training.initial import Initial as Initial
 from accelnet.training.loop import evaluate as evaluate
 from accelnet.training.loop import fit as fit
 from accelnet.training.run import Run as Run

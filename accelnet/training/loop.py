@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from accelnet.arguments import path, word
+from accelnet.arguments import number, path, word
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, PreemptedError, UserError
 from accelnet.experiment import Experiment
@@ -99,6 +99,7 @@ def fit(
     timing = Timing()
     enable_compilation_cache()
     experiment = experiment.replace(events=(*experiment.events, *events))
+    number("hang_timeout", hang_timeout, above=0)
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
     work, display, feed = Workdir(), None, None
