@@ -235,11 +235,12 @@ def metric_columns(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def run_cells(run: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
     """Return name, steps, time and metrics of a run, in words."""
-    from accelnet.report.numbers import duration, number
+    from accelnet.report.numbers import duration, shown
 
     time = "" if run["seconds"] is None else duration(run["seconds"])
     unfinished = "" if run["finished"] else ", unfinished"
-    metrics = (number(run["metrics"].get(split, {}).get(name)) for split, name in columns)
+    found = (run["metrics"].get(split, {}) for split, _ in columns)
+    metrics = (shown(own[name]) if name in own else "" for own, (_, name) in zip(found, columns, strict=True))
     return [run["name"] + unfinished, f"{run['step']:,}", time, *metrics]
 
 
