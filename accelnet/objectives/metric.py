@@ -143,7 +143,8 @@ def lower_is_better(metrics: Mapping[str, Metric], name: str) -> bool:
     lower = metrics[name].lower_is_better
     if lower is None:
         raise UserError(
-            f"metric {name!r} does not say whether lower is better: give its class lower_is_better = True or False"
+            f"metric {name!r} does not say whether lower is better: give its class lower_is_better = True or False; of "
+            "a function, FunctionMean(function, lower_is_better=...)"
         )
     return lower
 

@@ -16,6 +16,7 @@ from accelnet.objectives.metric import (
     Metric,
     State,
     example_weights,
+    lower_is_better,
     safe_ratio,
     weighted_sum,
 )
@@ -233,15 +234,12 @@ class Objective:
             >>> Objective(lambda outputs, batch: outputs).lower_is_better("loss")
             True
         """
-        if name not in self.metrics:
-            raise UserError(f"there is no metric {name!r}, only: {', '.join(self.metrics)}")
-        lower = self.metrics[name].lower_is_better
-        if lower is None:
-            raise UserError(
-                f"metric {name!r} does not say whether lower is better: give its class lower_is_better = True or "
-                "False (a function: objectives.FunctionMean(function, lower_is_better=...))"
-            )
-        return lower
+        return lower_is_better(self.metrics, name)
+
+    @property
+    def directions(self) -> dict[str, bool | None]:
+        """Whether lower is better, by metric; None where nobody said."""
+        return {name: metric.lower_is_better for name, metric in self.metrics.items()}
 
     def empty(self) -> States:
         """Return the states of all metrics that have seen nothing."""

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
+from accelnet.arguments import shown
 from accelnet.errors import UserError
 
 # What the axes mean. A batch lies in parts on "data" and "fsdp"; "fsdp" also cuts the weights, "model" the layers.
@@ -34,6 +35,8 @@ def parse_mesh(text: str) -> dict[str, int]:
 
     Source: original.
     """
+    if not isinstance(text, str):
+        raise UserError(f"mesh is {shown(text)}, expected text such as 'data=8', a jax.sharding.Mesh, or None")
     axes: dict[str, int] = {}
     for part in text.split(","):
         found = re.fullmatch(r"\s*([A-Za-z_]\w*)\s*=\s*(-1|\d+)\s*", part)

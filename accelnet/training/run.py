@@ -105,7 +105,7 @@ class Run:
 
     def plot(self) -> Any:
         """Return the curves of the run: loss, metrics and learning rate against steps (a Matplotlib figure)."""
-        return curves(self.rows, title=self.experiment.name)
+        return curves(self.rows, title=self.experiment.name, directions=self.experiment.objective.directions)
 
 
 def forward_of(experiment: Experiment) -> Callable[..., Any]:

@@ -194,7 +194,7 @@ class DiskWorkdir(Workdir):
                 "description": experiment.description(),
                 "config": experiment.config,
                 "fitted": experiment.data.fitted,
-                "directions": {name: metric.lower_is_better for name, metric in experiment.objective.metrics.items()},
+                "directions": experiment.objective.directions,
             }
         )
 
@@ -246,7 +246,9 @@ class DiskWorkdir(Workdir):
         """Write the result, the last of all files, and the curves."""
         if not self.hosts.is_first:
             return
-        write_curves(self.directory, self.rows, title=self.experiment.name)
+        write_curves(
+            self.directory, self.rows, title=self.experiment.name, directions=self.experiment.objective.directions
+        )
         write_result(self.directory, result)
 
     def close(self) -> None:
