@@ -1,7 +1,7 @@
 """What one step of a compiled program starts: its kernels and exchanges, each with how often.
 
-Of a chunk of steps one trip through the outermost loop is one step. A loop inside it whose length is not known counts as
-one trip. What runs outside that loop, once per chunk, is left out.
+Of a chunk of steps one trip through the outermost loop is one step. A loop inside it whose length is not known counts
+as one trip. What runs outside that loop, once per chunk, is left out.
 """
 
 import re
