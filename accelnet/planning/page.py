@@ -119,16 +119,7 @@ def _targets(targets: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> M
             "" if target["usd_per_run"] is None else noted(_usd(target["usd_per_run"]), "list price"),
             "" if target["mfu"] is None else noted(percent(target["mfu"]), "modelled"),
         ))  # fmt: skip
-    head = (
-        "target",
-        "fits",
-        "memory of limit",
-        "step, bound to expected",
-        "limited by",
-        "run",
-        "USD",
-        "MFU of the steps",
-    )
+    head = ("target", "fits", "memory of limit", "step, bound to expected", "limited by", "run", "USD", "MFU of steps")
     caption = (
         "Memory is of one device. The bound is what the device's peaks allow, the expected time what such programs "
         "reach."

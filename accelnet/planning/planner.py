@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from accelnet.experiment import Experiment
+from accelnet.ops.kernels import load
 from accelnet.parallel.layout import AbsentDevices, Layout
 from accelnet.planning.abstract import AbstractStep
 from accelnet.planning.calibration import load_model
@@ -141,6 +142,8 @@ class Planner:
 
     def _export(self, case: Case, platform: str) -> tuple[ExportedProgram, ...]:
         axes, on_device = case.layout.axes, case.step.feed.max_steps
+        if platform == "cpu":
+            load()  # may compile the C++ kernels, once for all runs on this machine
         exported = []
         for program in (case.programs.train, case.programs.evaluate):
             key = (case.experiment, program.name, platform, tuple(axes.items()), on_device)

@@ -1,7 +1,7 @@
 """What one step of a compiled program starts: its kernels and exchanges, each with how often.
 
-Of a chunk of steps one trip through the outermost loop is one step; loops inside it have a known length. What runs
-outside that loop, once per chunk, is left out.
+Of a chunk of steps one trip through the outermost loop is one step. A loop inside it whose length is not known counts
+as one trip. What runs outside that loop, once per chunk, is left out.
 """
 
 import re
@@ -70,7 +70,7 @@ def _walk_branch(module: HloModule, instruction: Instruction, count: int) -> Ite
 
 
 def custom_calls(module: HloModule) -> list[str]:
-    """Return the names of what the program calls outside itmodule."""
+    """Return the names of what the program calls outside itself."""
     calls = {
         target_of(instruction)
         for computation in module.computations.values()

@@ -76,6 +76,7 @@ def sample():
         kernels=rows, bottleneck="compute-bound: 9 % in blocks/0/conv_0", mfu=0.412, run_seconds=5400.0,
         collectives=[{"kind": "all-reduce", "bytes": 408_000_000, "count": 1, "devices": 4}], usd_per_hour=4.8,
         price="on demand, us-central1, 2026-09-17", usd_per_run=7.2, compile_seconds=41.0, eval_batch_seconds=0.004,
+        run_parts={"compile_seconds": 41.0, "train_seconds": 5329.0, "evaluation_seconds": 30.0, "input_seconds": None},
         peaks={"flops": 197e12, "bytes_per_second": 819e9},
     )  # fmt: skip
     slower = [row | {"seconds": 1.3 * row["seconds"]} for row in rows]
@@ -96,6 +97,7 @@ def sample():
     failed = target("h1000", reason="'h1000' is no target that is known, expected one such as v5e:2x2 or h100:8")
     return {
         "experiment": "imagenet_cnn", "steps": 112_600, "batch_size": 1024, "targets": [fits, small, failed],
+        "run_leaves_out": ["checkpoints"],
         "flops": {"forward": 4.2e12, "backward": 8.3e12, "optimizer": 2e9, "matrix_products": 12e12, "products": []},
         "scaling": [
             {"accelerator": "v5e", "from": "v5e:2x2", "correction": 1.12, "points": [*map(point, (1, 4, 16, 64, 256))],
@@ -154,6 +156,7 @@ def test_every_target_is_told_with_where_its_numbers_come_from():
         "is no target that is known", "compiled are memory", "counted them: v5e:2x2.", "timed: rtx4090.",
         "on demand, us-central1, 2026-09-17", "0.62 times", "precision='bfloat16'", "batch_size=128",
         "802,816 × 576 by 576 × 64, bfloat16", "all-reduce", "no compiler for CUDA",
+        "modelled: compile 41 s + train 1.5 h + evaluation 30 s", "The run leaves out checkpoints.", "MFU of steps",
     ):  # fmt: skip
         assert words in text, words
     assert "microbatch_size" not in text
