@@ -224,7 +224,8 @@ def make_update(experiment: Experiment) -> Callable[..., TrainState]:
     optimizer = optax.with_extra_args_support(experiment.optimizer)
 
     def update(state: TrainState, grads: Tree, loss: jax.Array, states: Tree, model_state: Tree) -> TrainState:
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
+        progress = state.step / experiment.total_steps
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss, progress=progress)
         new = state.replace(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
