@@ -15,7 +15,7 @@ from jax.core import Tracer
 from accelnet.errors import UserError
 from accelnet.optim.averages import SlowParamsState
 from accelnet.optim.declare import PROGRESS
-from accelnet.optim.plain import plain, with_keys
+from accelnet.optim.plain import check_shapes, plain, shapes, with_keys
 
 # What a training step has for an optimizer's update.
 EXTRAS: tuple[str, ...] = ("value", "grad", "value_fn", "grad_fn", "obj_fn", "key", "step", "progress")
@@ -70,7 +70,7 @@ def uses_progress(optimizer: Any, params: Any) -> bool:
         [True, False]
     """
     init: Any = adapt_optimizer(optimizer).init
-    jax.eval_shape(init, _shapes(params))
+    jax.eval_shape(init, shapes(params))
     return init.__self__.reads_progress
 
 
@@ -87,7 +87,7 @@ class _Adapted:
         with _without_lookaheads_warning():
             state = plain(self.inner.init(params))
         leaves, structure = jax.tree.flatten(state)
-        dtypes = self._stable_dtypes(_shapes(params), _shapes(state))
+        dtypes = self._stable_dtypes(shapes(params), shapes(state))
         taken = {id(leaf) for leaf in jax.tree.leaves(params)}
         for index, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True)):
             # One buffer at two places could not be donated, and one of the caller's, such as a key, would be lost.
@@ -103,7 +103,7 @@ class _Adapted:
         slow = state.slow if isinstance(state, SlowParamsState) else None
         inner = state if slow is None else state.inner
         if params is not None:
-            self._stable_dtypes(_shapes(params), _shapes(inner))
+            self._stable_dtypes(shapes(params), shapes(inner))
         if slow is None:
             return self._update(updates, inner, params, extra_args)
         assert params is not None
@@ -131,7 +131,7 @@ class _Adapted:
             if known in self.looked_at:
                 break
             after = self._look(params, state)
-            _check_shapes(state, after)
+            check_shapes(state, after)
             wider = jax.tree.map(
                 lambda old, new: jax.ShapeDtypeStruct(old.shape, jnp.promote_types(old.dtype, new.dtype)), state, after
             )
@@ -239,24 +239,6 @@ def _failed(error: Exception, state: Any) -> UserError:
     first = str(error).strip().partition("\n")[0]
     hint = f" ({_LOOKAHEAD})" if _has_lookahead(state) else ""
     return UserError(f"the optimizer's update fails with {type(error).__name__}: {first}{hint}")
-
-
-def _check_shapes(before: Any, after: Any) -> None:
-    if jax.tree.structure(before) != jax.tree.structure(after):
-        raise UserError(
-            "the optimizer's update returns a state of another structure than its init, so no loop can carry it: "
-            f"{jax.tree.structure(before)} becomes {jax.tree.structure(after)}"
-        )
-    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
-        if old.shape != new.shape:
-            raise UserError(
-                f"the optimizer's update turns {jax.tree_util.keystr(path)} of its state from shape {old.shape} into "
-                f"{new.shape}, so no loop can carry it"
-            )
-
-
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _has_lookahead(state: Any) -> bool:

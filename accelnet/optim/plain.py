@@ -48,6 +48,42 @@ def with_keys(state: Any) -> Any:
     return jax.tree.map(whole, state, is_leaf=lambda node: isinstance(node, KeyData))
 
 
+def shapes(tree: Any) -> Any:
+    """Return the shapes and dtypes of a pytree of arrays.
+
+    Example:
+        >>> shapes({"bias": jnp.zeros(3)})
+        {'bias': ShapeDtypeStruct(shape=(3,), dtype=float32)}
+    """
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+
+def check_shapes(before: Any, after: Any) -> None:
+    """Refuse a state that no loop can carry.
+
+    Args:
+        before: pytree of arrays or shapes, the state given to an update.
+        after: the state that it returned.
+
+    Raises:
+        UserError: the structures or shapes differ.
+
+    Example:
+        >>> check_shapes({"sum": jnp.zeros(2)}, {"sum": jnp.ones(2)})
+    """
+    if jax.tree.structure(before) != jax.tree.structure(after):
+        raise UserError(
+            "the optimizer's update returns a state of another structure than its init, so no loop can carry it: "
+            f"{jax.tree.structure(before)} becomes {jax.tree.structure(after)}"
+        )
+    for (path, old), new in zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True):
+        if old.shape != new.shape:
+            raise UserError(
+                f"the optimizer's update turns {jax.tree_util.keystr(path)} of its state from shape {old.shape} into "
+                f"{new.shape}, so no loop can carry it"
+            )
+
+
 def _plain(path: Any, leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return KeyData(jax.random.key_data(leaf), str(jax.random.key_impl(leaf)))

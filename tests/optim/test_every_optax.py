@@ -201,5 +201,5 @@ def test_bfloat16_params_train_too(name):
 
 def test_what_wants_one_gradient_for_each_example_is_refused_in_words():
     optimizer = optim.adapt_optimizer(C.differentially_private_aggregate(1.0, 0.1, key=0))
-    with pytest.raises(UserError, match=r"the optimizer's update fails with ValueError: .*per-example"):
+    with pytest.raises(UserError, match=r"the optimizer's update fails with ValueError: .* to have a batch dimension"):
         optimizer.init(make_params())

@@ -104,3 +104,20 @@ def test_a_change_that_cannot_be_made_is_named(values, message):
     state = optim.adamw(0.1).init(PARAMS)
     with pytest.raises(UserError, match=message):
         optim.with_hyperparams(state, **values)
+
+
+def test_what_optax_injected_can_all_be_given_back():
+    state = optax.inject_hyperparams(optax.adamw)(learning_rate=0.25, weight_decay=-0.5).init(PARAMS)
+    assert {"eps_root", "weight_decay"} <= set(optim.hyperparams(state))
+    again = optim.with_hyperparams(state, **optim.hyperparams(state))
+    assert jax.tree.map(float, optim.hyperparams(again)) == jax.tree.map(float, optim.hyperparams(state))
+
+
+def test_a_whole_number_stays_one():
+    def rule(learning_rate, warmup):
+        return optax.sgd(jnp.where(warmup > 2, 0.0, learning_rate))
+
+    state = optax.inject_hyperparams(rule)(0.1, 3).init(PARAMS)
+    assert int(optim.hyperparams(optim.with_hyperparams(state, warmup=4.0))["warmup"]) == 4
+    with pytest.raises(UserError, match=r"warmup is 1.5, expected a whole number"):
+        optim.with_hyperparams(state, warmup=1.5)

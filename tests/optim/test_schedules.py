@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+import accelnet as an
 from accelnet import optim
 from accelnet.errors import UserError
 from accelnet.optim import schedules
@@ -175,3 +176,22 @@ def test_a_failing_schedule_keeps_its_own_frames():
     with pytest.raises(UserError, match="schedule raised KeyError: 'mine'") as caught:
         optim.adam(0.1, schedule=broken)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_shorter_run_ends_its_cosine_at_zero():
+    data = an.data.from_arrays(np.eye(20, 3, dtype=np.float32), np.arange(20) % 2, num_classes=2)
+    experiment = an.Experiment(
+        data=data,
+        model=lambda rngs: an.models.MLP(3, (4,), 2, rngs=rngs),
+        optimizer=optim.adam(0.5, schedule=schedules.cosine()),
+        objective=an.objectives.softmax_cross_entropy(),
+        batch_size=4,
+        epochs=60,
+        log_every=an.Every(steps=1),
+    )
+    for epochs in (60, 3):
+        run = an.fit(experiment.replace(epochs=epochs), progress=False)
+        rates = [row["learning_rate"] for row in run.rows if row["split"] == "train"]
+        total = run.experiment.total_steps
+        expected = [0.25 * (1 + math.cos(math.pi * step / total)) for step in range(total)]
+        np.testing.assert_allclose(rates, expected, atol=1e-6)
