@@ -26,7 +26,7 @@ from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
 from accelnet.optim import adapt_optimizer, uses_progress
 from accelnet.parallel.rules import Rule
-from accelnet.signature import described
+from accelnet.signature import described, wants
 from accelnet.training.events import EarlyStopping, Event, Every
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -227,10 +227,23 @@ class Experiment:
     @cached_property
     def couples_padding(self) -> bool:
         """Whether the loss is one number for a batch, of which padding cannot be taken out."""
-        if self.objective.loss.__module__.startswith("accelnet."):
+        loss = self.objective.loss
+        if "mask" in wants(loss).names or (getattr(loss, "__module__", "") or "").startswith("accelnet."):
             return False
-        outputs, batch, offered = self.abstract_outputs(train=True)
-        return self.objective.couples_padding(outputs, batch, **offered)
+        return jax.eval_shape(self._sample_loss).ndim == 0
+
+    def _sample_loss(self) -> jax.Array:
+        """Compute the loss of one example of zeros in training; only its shape matters."""
+        pure, key, batch = self.pure_model, jax.random.key(0), self._sample_batch()
+        given = {"step": jnp.int32(0), "progress": jnp.float32(0)}
+        params, state = pure.init(key, batch["inputs"])
+
+        def model(inputs: Any, *, params: Any = params, train: bool = True, method: str | None = None) -> Any:
+            return pure.apply(params, state, inputs, key=key, train=train, method=method, **given)[0]
+
+        outputs, _, sown = pure.apply(params, state, batch["inputs"], key=key, train=True, sown=True, **given)
+        offered = {"model": model, "params": params, "key": key, "train": True, "sown": sown, **given}
+        return self.objective.raw(outputs, batch, offered)[0]
 
     def sample_inputs(self) -> Any:
         """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""
@@ -243,26 +256,6 @@ class Experiment:
         batch |= {"mask": jnp.ones((1,), bool)}
         with user_code("prepare", described([batch])):
             return self.data.prepared(batch)
-
-    def abstract_outputs(self, *, train: bool) -> tuple[Any, Any, dict[str, Any]]:
-        """Return shapes of the model's outputs for one example, of its prepared batch, and what a loss is offered."""
-        pure, key = self.pure_model, jax.random.key(0)
-
-        def forward() -> Any:
-            batch = self._sample_batch()
-            params, state = pure.init(key, batch["inputs"])
-            offered = {"step": jnp.int32(0), "progress": jnp.float32(0)}
-            outputs, _, sown = pure.apply(params, state, batch["inputs"], key=key, train=train, sown=True, **offered)
-            return outputs, batch, {**offered, "params": params, "sown": sown}, state
-
-        outputs, batch, offered, state = jax.eval_shape(forward)
-
-        def model(inputs: Any, *, params: Any = None, train: bool = train, method: str | None = None) -> Any:
-            params = offered["params"] if params is None else params
-            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (params, state))
-            return pure.apply(*zeros, inputs, key=key, train=train, method=method)[0]
-
-        return outputs, batch, {**offered, "model": model, "key": key, "train": train}
 
     def check_outputs(self, outputs: Any, batch: Any) -> None:
         """Refuse outputs and targets that do not suit the task, by their shapes and the data's ranges."""

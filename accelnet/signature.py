@@ -31,7 +31,9 @@ class Wants:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         try:
-            parameters = list(inspect.signature(function).parameters.values())
+            # Of a class its constructor's, which a metaclass may hide.
+            target = function.__init__ if inspect.isclass(function) else function
+            parameters = list(inspect.signature(target).parameters.values())[int(target is not function) :]
         except (TypeError, ValueError):
             parameters = [inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)]
         kinds = inspect.Parameter

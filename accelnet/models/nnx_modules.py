@@ -1,6 +1,7 @@
 """An nnx module as pure functions."""
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,9 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
     def build(key: jax.Array) -> nnx.Module:
         if not construct:
             return model
+        # An array that a constructor makes is traced here, and what it holds must not count as a static attribute.
+        for array in (jnp.zeros(()), jax.random.key_data(key)):
+            nnx.register_data_type(type(array))
         # Without it, partitioned initializers ask for a mesh where the module is made.
         with user_code("the model's constructor"), nnx.use_eager_sharding(False):
             module = model(rngs=nnx.Rngs(key))
@@ -59,8 +63,7 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
     template = dict(zip(paths, like, strict=True))
     kinds = {path: _kind(leaf) for path, leaf in template.items()}
 
-    def plain(state: Any) -> tuple[Params, ModelState]:
-        flat = dict(nnx.to_flat_state(state))
+    def plain(flat: dict[Path, Leaf]) -> tuple[Params, ModelState]:
         return tuple(  # type: ignore[return-value]
             unflatten_dict({_names(path): _value(flat[path]) for path in paths if kinds[path] == kind})
             for kind in ("params", "model_state")
@@ -84,7 +87,7 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
         return nnx.merge(graphdef, nnx.from_flat_state(filled), copy=True)
 
     def init(key: jax.Array, _inputs: Any = None) -> tuple[Params, ModelState]:
-        return jax.tree.map(jnp.array, plain(nnx.split(build(key))[1]))
+        return jax.tree.map(jnp.array, plain(dict(nnx.to_flat_state(nnx.split(build(key))[1]))))
 
     def apply(
         params: Params,
@@ -113,11 +116,15 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
                     layer.momentum = 0.0
         call = _method(module, method)
         given, named = call_arguments(call, inputs, train=train, key=key, offered=offered, bound=True)
-        with watched(train):
+        with watched(train), warnings.catch_warnings():
+            # Whatever type of variable is sown: nnx.capture asks for the types.
+            warnings.filterwarnings("ignore", r"Using 'Module\.sow\(\)' outside", DeprecationWarning)
             outputs = call_module(call, given, named)
-        left = nnx.pop(module, nnx.Intermediate)
-        after = model_state if not train else _after(module, template, kinds, plain)
-        return (outputs, after, _plain_sown(left)) if sown else (outputs, after)
+        flat = dict(nnx.to_flat_state(nnx.split(module)[1]))
+        after = _after(flat, template, kinds, plain) if train else model_state
+        # What the call made anew lives for this call alone: what was sown, among it.
+        left = {_names(path): _value(leaf) for path, leaf in flat.items() if path not in template}
+        return (outputs, after, unflatten_dict(left)) if sown else (outputs, after)
 
     def live(params: Params, model_state: ModelState) -> nnx.Module:
         module = merge(params, model_state, jax.random.key(0))
@@ -171,10 +178,10 @@ def _method(module: nnx.Module, name: str | None) -> Callable[..., Any]:
     return call
 
 
-def _after(module: nnx.Module, template: dict[Path, Leaf], kinds: dict[Path, str], plain: Callable[..., Any]) -> Any:
+def _after(
+    flat: dict[Path, Leaf], template: dict[Path, Leaf], kinds: dict[Path, str], plain: Callable[..., Any]
+) -> Any:
     """Return the model's state after a call, or say what of it cannot be kept."""
-    state = nnx.split(module)[1]
-    flat = dict(nnx.to_flat_state(state))
     for path, leaf in flat.items():
         if path not in template and isinstance(leaf, nnx.Param):
             raise UserError(
@@ -192,9 +199,4 @@ def _after(module: nnx.Module, template: dict[Path, Leaf], kinds: dict[Path, str
                 f"the model's call changed its variable {'.'.join(_names(path))} from {old.dtype}{list(old.shape)} to "
                 f"{jnp.result_type(new)}{list(np.shape(new))}: a variable that lasts keeps its shape and dtype"
             )
-    # What the call made anew lives for this call alone.
-    return plain(state)[1]
-
-
-def _plain_sown(state: Any) -> dict[str, Any]:
-    return unflatten_dict({_names(path): _value(leaf) for path, leaf in nnx.to_flat_state(state)})
+    return plain(flat)[1]

@@ -173,19 +173,6 @@ class Objective:
             )
         return jnp.asarray(losses, jnp.float32), None if own is None else jnp.asarray(own, jnp.float32)
 
-    def couples_padding(self, outputs: Any, batch: Batch, **offered: Any) -> bool:
-        """Say whether the loss gives one number for a batch without a look at the mask: padding cannot be taken out.
-
-        Args:
-            outputs: as for `totals`; shapes are enough.
-            batch: as for `totals`.
-            **offered: as for `totals`.
-        """
-        if "mask" in wants(self.loss).names:
-            return False
-        shape = jax.eval_shape(lambda outputs, batch: self.raw(outputs, batch, offered)[0], outputs, dict(batch))
-        return shape.ndim == 0
-
     def examples(self, outputs: Any, batch: Batch, **offered: Any) -> dict[str, tuple[jax.Array, jax.Array]]:
         """Return what each example adds to the metrics that are means, "loss" among them.
 

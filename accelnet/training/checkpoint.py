@@ -81,8 +81,8 @@ class Checkpoints:
             logging.getLogger("absl").setLevel(logging.ERROR)
             last, best = self._keep
 
-            def score(metrics: dict[str, float]) -> float:
-                return rank(metrics[self.best_metric], self.lower_is_better)
+            def score(metrics: dict[str, float]) -> tuple[float, float]:
+                return self._score(metrics)
 
             keep: list[Any] = [policies.LatestN(last)]
             if best:
@@ -120,11 +120,14 @@ class Checkpoints:
         for step in self._on_first(self.steps):
             metrics = self._open().metrics(step)
             if metrics and self.best_metric in metrics:
-                scored[step] = metrics[self.best_metric]
+                scored[step] = self._score(metrics)
         if not scored:
             return None
-        # Of equals the earliest, which took less training.
-        return min(sorted(scored), key=lambda step: rank(scored[step], self.lower_is_better))
+        return min(scored, key=scored.__getitem__)
+
+    def _score(self, metrics: dict[str, float]) -> tuple[float, float]:
+        """Return what is the smaller the better; of equals the earliest, which took less training."""
+        return rank(metrics[self.best_metric], self.lower_is_better), metrics["step"]
 
     def save(self, state: Tree, record: Record, metrics: dict[str, float] | None = None) -> None:
         """Begin to write a checkpoint of the state as it is now.
@@ -148,7 +151,8 @@ class Checkpoints:
             signatures = {name: _signature(array, int(checksums[name])) for name, array in arrays.items()}
             content = ocp.args.JsonSave(record | {"arrays": signatures})
             state_and_record = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=content)
-            self._open().save(step, metrics=metrics, args=state_and_record, force=True)
+            scored = None if metrics is None else {**metrics, "step": step}
+            self._open().save(step, metrics=scored, args=state_and_record, force=True)
 
         step = int(state.step)
         if jax.process_count() == 1 and _is_on_cpu(arrays):

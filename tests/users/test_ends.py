@@ -274,7 +274,7 @@ def test_averaged_weights_are_evaluated_with_statistics_of_their_own():
     )
     np.testing.assert_allclose(run.model_state["norm"]["var"], np.mean([h.var(0) for h in hidden], 0), rtol=1e-4)
     assert not np.allclose(run.model_state["norm"]["mean"], run.state.model_state["norm"]["mean"])
-    cut = an.fit(run.experiment, mesh="data=4", progress=False)
+    cut = an.fit(run.experiment, mesh="data=8", progress=False)
     assert cut.metrics["test"]["loss"] == pytest.approx(run.metrics["test"]["loss"], rel=1e-4)
 
 

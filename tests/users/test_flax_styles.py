@@ -143,11 +143,6 @@ NNX: dict[str, tuple[Any, Any, Any]] = {
     "sow": (Sown, toy.ROW_DATA, None),
     "lists, dicts and NumPy arrays": (WithContainers, toy.ROW_DATA, None),
     "nnx.RNN": (Recurrent, toy.IMAGE_DATA, None),
-    "Sequential with dropout without rngs": (
-        lambda rngs: nnx.Sequential(nnx.Linear(8, 8, rngs=rngs), nnx.Dropout(0.5), nnx.Linear(8, 2, rngs=rngs)),
-        toy.ROW_DATA,
-        None,
-    ),
     "bridge.ToNNX": (
         lambda rngs: nnx.bridge.ToNNX(nn.Dense(2), rngs=rngs).lazy_init(jnp.zeros((1, 8))),
         toy.ROW_DATA,
@@ -328,7 +323,6 @@ def test_a_module_as_flax_writes_it_trains_and_is_evaluated(name):
         (FlagByName, toy.X),
         (Scanned, toy.X),
         (Encoder, toy.TOKENS[:, :-1]),
-        (NNX["Sequential with dropout without rngs"][0], toy.X),
         (LinenVae(), toy.X),
         (LinenScan(), toy.X),
         (NoiseIfThereIs(), toy.X),
@@ -337,9 +331,9 @@ def test_a_module_as_flax_writes_it_trains_and_is_evaluated(name):
     ids=lambda value: getattr(value, "__name__", type(value).__name__),
 )
 def test_noise_is_drawn_in_training_anew_from_each_key(model, inputs):
-    one, again, other = (jax.tree.leaves(toy.applied(model, inputs, train=True, seed=s)[0])[0] for s in (1, 1, 2))
-    np.testing.assert_array_equal(one, again)
-    assert not np.array_equal(one, other)
+    one, again, other = (jax.tree.leaves(toy.applied(model, inputs, train=True, seed=s)[0]) for s in (1, 1, 2))
+    assert all(map(np.array_equal, one, again))
+    assert not all(map(np.array_equal, one, other))
 
 
 @pytest.mark.parametrize("model", [MnistTutorial, Scanned, LinenScan(), NoiseIfThereIs()])
@@ -384,7 +378,7 @@ def test_partitioned_initializers_are_sharding_rules():
 
     for model in (Columns(), NnxColumns):
         whole = an.fit(toy.experiment(model), progress=False)
-        cut = an.fit(toy.experiment(model), mesh="data=2,model=2", progress=False)
+        cut = an.fit(toy.experiment(model), mesh="data=4,model=2", progress=False)
         name = "Dense_0" if isinstance(model, nn.Module) else "dense"
         assert tuple(cut.state.params[name]["kernel"].sharding.spec) == (None, "model")
         assert cut.metrics["train"]["loss"] == pytest.approx(whole.metrics["train"]["loss"], rel=1e-5)

@@ -144,7 +144,7 @@ def test_a_frozen_run_resumes_and_goes_on_in_another_layout(tmp_path):
     experiment = toy.experiment(Net, frozen=["backbone.*"], steps=6)
     whole = an.fit(experiment, progress=False)
     an.fit(experiment.replace(steps=3), workdir=tmp_path, progress=False)
-    run = an.fit(experiment, workdir=tmp_path, resume=True, mesh="data=2,fsdp=2", progress=False)
+    run = an.fit(experiment, workdir=tmp_path, resume=True, mesh="data=2,fsdp=4", progress=False)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, whole.params)
     with pytest.raises(an.UserError, match="frozen is another"):
         an.fit(toy.experiment(Net, steps=8), workdir=tmp_path, resume=True, progress=False)

@@ -70,9 +70,15 @@ def meaning_of(kernel: Kernel, *operands: Array) -> list[Array]:
 
 
 @kernel_p.def_impl
-@functools.partial(jax.jit, static_argnames="kernel")
 def _evaluate(*operands: Array, kernel: Kernel) -> list[Array]:
     """Compute outside a program, as the gradients of a program's own inputs are."""
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        return meaning_of(kernel, *operands)
+    return _evaluate_compiled(*operands, kernel=kernel)
+
+
+@functools.partial(jax.jit, static_argnames="kernel")
+def _evaluate_compiled(*operands: Array, kernel: Kernel) -> list[Array]:
     return kernel_p.bind(*operands, kernel=kernel)
 
 
