@@ -25,7 +25,7 @@ from accelnet.models.adapter import PureModel, adapt
 from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
 from accelnet.optim import adapt_optimizer, uses_progress
-from accelnet.parallel.rules import Rule
+from accelnet.parallel.rules import ModelRule, Rule
 from accelnet.signature import described, wants
 from accelnet.training.events import EarlyStopping, Event, Every
 
@@ -78,8 +78,9 @@ class Experiment:
             gradient and no optimizer state.
         on_device: whether the data is kept on the device. None: if it fits.
         sharding_rules: which mesh axis cuts which parameter: pairs of a regular expression for a parameter's whole
-            path, such as "layers.0.linear.kernel", and a `jax.sharding.PartitionSpec`. They come before the default
-            rules, and the first that matches counts. Without a mesh they mean nothing.
+            path, such as "layers.0.linear.kernel", and a `jax.sharding.PartitionSpec`. They come before those that the
+            model brings along (accelnet's models, partitioned initializers, or a class attribute `sharding_rules` of
+            an nnx module), and the first that matches counts. Without a mesh they mean nothing.
         name: of the experiment, in results.
         config: what the script's settings were, recorded with the results and compared on resuming.
 
@@ -293,6 +294,12 @@ class Experiment:
         key = jax.random.key(0)
         params, _ = jax.eval_shape(lambda: self.pure_model.init(key, self.sample_inputs()))
         return uses_progress(self.optimizer, params)
+
+    @cached_property
+    def placement_rules(self) -> tuple[Rule, ...]:
+        """The user's sharding rules, and then those that the model brings along."""
+        own = self.pure_model.rules(self.sample_inputs())
+        return (*self.sharding_rules, *(ModelRule(pattern, spec) for pattern, spec in own))
 
     def progress(self, step: Any) -> jax.Array:
         """Return the share of the run that is done after a number of updates, float32."""

@@ -14,6 +14,7 @@ from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.training.cache import enable_compilation_cache
+from accelnet.training.initial import initial_arrays
 from accelnet.training.program import Program, prepare
 from accelnet.training.progress import make_progress
 from accelnet.training.record import plain_value, write_report
@@ -125,7 +126,8 @@ def noise_scales(experiment: Experiment, points: int, *, progress: bool = True) 
     steps = np.unique(np.linspace(0, total, points + 1).astype(int)[:-1])
     display = make_progress(experiment.name, total, show=progress)
     try:
-        state, operand = programs.init(np.uint32(experiment.seed)), feed.train_operand(0, 1)
+        start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+        state, operand = start(np.uint32(experiment.seed)), feed.train_operand(0, 1)
         products = Program("noise", make_products(experiment, feed), (programs.abstract_state, feed.abstract()[0]))
         scales, done = [], 0
         for step in steps:

@@ -16,9 +16,10 @@ from accelnet.data.feed import AbstractFeed, DeviceFeed
 from accelnet.errors import UserCodeError, UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import SAME
+from accelnet.training.initial import initial_arrays
 from accelnet.training.program import Program, make_eval_chunk, make_weights
 from accelnet.training.progress import Progress
-from accelnet.training.state import TrainState, init_state
+from accelnet.training.state import TrainState, abstract_state, init_state
 from accelnet.training.step import make_train_step
 
 Batches = Literal["own", "shared"]
@@ -168,6 +169,7 @@ def _make(batches: Batches, family: Family, devices: list[Any], num_members: int
         name: abstract((num_members,), column.dtype, cut, weak_type=True) for name, column in family.values().items()
     }
     seeds, number = abstract((num_members,), jnp.uint32, cut), abstract((), jnp.int32)
+    initial = initial_arrays(example, abstract_state(example)) if example.initial is not None else {}
 
     def programs(plain: bool) -> tuple[Program, Program]:
         def make(values: Tree) -> Experiment:
@@ -176,7 +178,7 @@ def _make(batches: Batches, family: Family, devices: list[Any], num_members: int
         def init(seeds: jax.Array, values: Tree) -> Wave:
             # One member after the other: jaxlib's LAPACK kernels wait for threads of the pool that they run on, so that
             # two that factorize many matrices, as orthogonal weights need, wait for ever (jaxlib 0.10.2).
-            states = jax.lax.map(lambda member: init_state(make(member[1]), member[0]), (seeds, values))
+            states = jax.lax.map(lambda member: init_state(make(member[1]), member[0], initial), (seeds, values))
             return Wave(jnp.int32(0), jnp.full(seeds.shape, -1, jnp.int32), states)
 
         specs, shardings = Wave(SAME, MEMBERS, MEMBERS), Wave(whole, cut, cut)

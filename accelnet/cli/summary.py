@@ -19,6 +19,6 @@ def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
         from accelnet.training.state import init_state
 
         state = jax.eval_shape(lambda: init_state(experiment, experiment.seed))
-        layout = abstract_layout(devices.mesh, devices.strategy, experiment.sharding_rules)
+        layout = abstract_layout(devices.mesh, devices.strategy, experiment.placement_rules)
         layout.check(state)
         show(placement_table(layout, state))

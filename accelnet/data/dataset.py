@@ -3,7 +3,6 @@
 import copy
 import functools
 import hashlib
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from accelnet.data.checks import (
 from accelnet.data.encoding import decode_outputs, encode_inputs
 from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, plain
 from accelnet.errors import UserError
+from accelnet.signature import wants
 
 Arrays = Mapping[str, Any]
 
@@ -50,13 +50,6 @@ def unchanged(batch: Arrays) -> Arrays:
 
 class _Prepare(functools.partial[Any]):
     """A `prepare` that has what it names beside the batch."""
-
-
-def _names(function: Callable[..., Any], name: str) -> bool:
-    try:
-        return name in inspect.signature(function).parameters
-    except ValueError:  # of some builtins
-        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +127,11 @@ class Data:
         object.__setattr__(self, "fitted", fitted)
         object.__setattr__(self, "info", {**self.info, **shared})
         function = self.prepare.func if isinstance(self.prepare, _Prepare) else self.prepare
-        named = {name: value for name, value in (("fitted", fitted), ("coding", self.coding)) if _names(function, name)}
+        named = {
+            name: value
+            for name, value in (("fitted", fitted), ("coding", self.coding))
+            if name in wants(function).names
+        }
         object.__setattr__(self, "prepare", _Prepare(function, **named) if named else function)
 
     def prepared(self, batch: Any) -> Any:

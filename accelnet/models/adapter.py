@@ -23,6 +23,7 @@ ModelState = dict[str, Any]
 
 TRAIN_FLAGS = ("train", "training", "is_training", "is_train")
 EVAL_FLAGS = ("deterministic", "use_running_average", "evaluate")
+FLAGS = (*TRAIN_FLAGS, *EVAL_FLAGS)
 _KEYS = ("key", "rng", "prng_key")
 _KEY_ENDINGS = ("_key", "_rng")
 
@@ -38,24 +39,28 @@ class PureModel:
     Attributes:
         init: `init(key, inputs) -> (params, model_state)`. `inputs` as for `apply`; only shapes and dtypes matter.
         apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=(), batch_statistics=False,
-            method=None, sown=False, **offered) -> (outputs, model_state)`, with `sown=True` `(outputs, model_state,
-            sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train` is a Python
+            mask=None, method=None, sown=False, **offered) -> (outputs, model_state)`, with `sown=True` `(outputs,
+            model_state, sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train` is a Python
             bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers which do not say
             their own: without it, float32 batch statistics would make all that comes after them float32. `axes` names
             the mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics over all of them.
-            `batch_statistics` makes BatchNorm's running averages those of this batch alone. `method` is another method
+            `batch_statistics` makes BatchNorm's running averages those of this batch alone. `mask`, bool[B], is False
+            for padding, which accelnet's BatchNorm leaves out of its statistics. `method` is another method
             than the module's call. `sown` is what the module's `sow` left behind, as nested dicts. `offered` holds
             further values that the call may ask for by name.
         module: `module(params, model_state)` gives the live `nnx` module in evaluation mode, or a bound
             Linen module.
         rules: `rules(inputs)` gives the sharding rules that the module's partitioned initializers make: pairs of a
-            regular expression for a parameter's path and a `PartitionSpec`.
+            regular expression for a parameter's path and a `PartitionSpec`; so does a class attribute `sharding_rules`
+            of an nnx module, for paths below the module.
+        source: the Flax module, or what makes it, in evaluation mode.
     """
 
     init: Callable[..., tuple[Params, ModelState]]
     apply: Callable[..., Any]
     module: Callable[[Params, ModelState], Any]
     rules: Callable[[Any], Sequence[tuple[str, PartitionSpec]]] = _no_rules
+    source: Any = None
 
 
 def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
@@ -118,7 +123,7 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
             f"model is {name_of(model)}, which also requires {', '.join(other)}: pass "
             f"`lambda rngs: {name_of(model)}({', '.join(f'{name}=...' for name in other)}, rngs=rngs)`"
         )
-    return adapt_nnx(model, frozen, construct=True)
+    return adapt_nnx(model, frozen)
 
 
 def per_mode(*, training: Any, evaluation: Any) -> PureModel:
@@ -144,7 +149,7 @@ def per_mode(*, training: Any, evaluation: Any) -> PureModel:
     def apply(*args: Any, train: bool, **settings: Any) -> Any:
         return (first if train else second).apply(*args, train=train, **settings)
 
-    return PureModel(first.init, apply, second.module, first.rules)
+    return PureModel(first.init, apply, second.module, first.rules, second.source)
 
 
 def call_arguments(

@@ -14,6 +14,7 @@ from accelnet import ops
 from accelnet.errors import UserError
 from accelnet.models.initialization import he_normal
 from accelnet.models.normalization import Norm, Normalization
+from accelnet.models.sharding import SHARDING_RULES
 
 
 class CNN(nnx.Module):
@@ -52,6 +53,8 @@ class CNN(nnx.Module):
 
     Source: LeCun et al. 1998, section II; separable: Howard et al. 2017, figure 3.
     """
+
+    sharding_rules = SHARDING_RULES
 
     def __init__(
         self,

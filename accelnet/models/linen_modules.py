@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError
 from accelnet.models.adapter import (
+    FLAGS,
     ModelState,
     Params,
     PureModel,
@@ -27,6 +28,7 @@ from accelnet.models.adapter import (
     merged,
 )
 from accelnet.models.effects import watch_linen, watched
+from accelnet.models.normalization import without_padding
 
 _lock = threading.RLock()
 # What a call may ask for when its parameters are made.
@@ -93,9 +95,14 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
     given: Mapping[str, Any] | None = None
     if model.scope is not None:
         model, given = model.unbind()
-    # An attribute of the same name (`deterministic` on the module) is the author's choice, not ours.
     names = {"dropout"}
     call = type(model).__call__
+
+    def arguments(function: Any, inputs: Any, **settings: Any) -> tuple[list[Any], dict[str, Any]]:
+        given, named = call_arguments(function, inputs, bound=False, **settings)
+        # An attribute of the same name (`deterministic` of the module) is the author's choice, and linen refuses both.
+        chosen = [name for name in named if name in FLAGS and getattr(model, name, None) is not None]
+        return given, {name: value for name, value in named.items() if name not in chosen}
 
     def streams(key: jax.Array) -> dict[str, jax.Array]:
         fixed = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
@@ -112,7 +119,7 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
             names.update(asked.streams - {"params"})
 
     def variables_of(key: jax.Array, inputs: Any) -> dict[str, Any]:
-        args, kwargs = call_arguments(call, inputs, train=False, key=key, offered=_AT_START, bound=False)
+        args, kwargs = arguments(call, inputs, train=False, key=key, offered=_AT_START)
 
         def made(rngs: dict[str, jax.Array]) -> Any:
             return call_module(lambda *a, **k: model.init(rngs, *a, **k), args, kwargs)
@@ -139,6 +146,7 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
         dtype: Any = None,
         axes: tuple[str, ...] = (),
         batch_statistics: bool = False,
+        mask: Any = None,
         method: str | None = None,
         sown: bool = False,
         **offered: Any,
@@ -146,7 +154,7 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
         function = call if method is None else getattr(type(model), method, None)
         if function is None:
             raise UserError(f"the model, {type(model).__name__}, has no method {method!r}")
-        args, kwargs = call_arguments(function, inputs, train=train, key=key, offered=offered, bound=False)
+        args, kwargs = arguments(function, inputs, train=train, key=key, offered=offered)
         variables = merged({"params": params}, model_state)
 
         def adjust(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
@@ -167,7 +175,12 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
                 mutable = DenyList(("params",))
                 return model.apply(variables, *args, rngs=rngs, mutable=mutable, method=method, **kwargs)
 
-            with watched(train), linen.intercept_methods(watch_linen(frozen)), linen.intercept_methods(adjust):
+            with (
+                watched(train),
+                without_padding(mask),
+                linen.intercept_methods(watch_linen(frozen)),
+                linen.intercept_methods(adjust),
+            ):
                 return call_module(bound, args, kwargs)
 
         (outputs, after), asked = traced(applied, key, noise=train)
@@ -183,7 +196,7 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
         flat = flatten_dict(_plain(linen.get_partition_spec(variables).get("params", {})))
         return [(re.escape(".".join(path)), spec) for path, spec in flat.items() if spec is not None and any(spec)]
 
-    return PureModel(init, apply, live, rules)
+    return PureModel(init, apply, live, rules, model)
 
 
 def _plain(tree: Any) -> Any:

@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.errors import UserError
 from accelnet.models.normalization import Normalization
+from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops import dot_general
 
 
@@ -42,6 +43,8 @@ class MLP(nnx.Module):
 
     Source: residual form: He et al. 2015, equation 1.
     """
+
+    sharding_rules = SHARDING_RULES
 
     def __init__(
         self,

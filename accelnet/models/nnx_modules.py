@@ -15,52 +15,75 @@ from jax.sharding import PartitionSpec
 from accelnet.errors import UserError, user_code
 from accelnet.models.adapter import ModelState, Params, PureModel, call_arguments, call_module, is_trained
 from accelnet.models.effects import watch_layers, watched
+from accelnet.models.normalization import without_padding
 from accelnet.signature import described
 
 Path = tuple[Any, ...]
 Leaf = Any  # an nnx.Variable, or an array that a module holds as an attribute
 
 
-def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False) -> PureModel:
-    """Give the pure functions of an nnx module, or of a callable that makes one.
+def _built(model: Any, key: jax.Array) -> nnx.Module:
+    if isinstance(model, nnx.Module):
+        return model
+    # An array that a constructor makes is traced here, and what it holds must not count as a static attribute.
+    for array in (jnp.zeros(()), jax.random.key_data(key)):
+        nnx.register_data_type(type(array))
+    # Without it, partitioned initializers ask for a mesh where the module is made.
+    with user_code("the model's constructor"), nnx.use_eager_sharding(False):
+        module = model(rngs=nnx.Rngs(key))
+    if not isinstance(module, nnx.Module):
+        raise UserError(
+            f"model(rngs=...) returned {described([module])}, expected an nnx.Module: pass "
+            "`lambda rngs: MyModule(..., rngs=rngs)`"
+        )
+    return module
+
+
+def abstract_split(model: Any) -> tuple[Any, nnx.State]:
+    """Split an nnx module, or what a callable makes, into its structure and the shapes of its state.
 
     Args:
-        model: the module, whose own values are the initial ones, or `model(rngs=...)`.
-        frozen: as of `adapt`.
-        construct: whether `model` is such a callable.
+        model: the module, or `model(rngs=...)`.
 
     Raises:
         UserError: if what is made is no nnx module.
+
+    Example:
+        >>> _, state = abstract_split(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
+        >>> state["kernel"].get_value().shape
+        (3, 2)
     """
-
-    def build(key: jax.Array) -> nnx.Module:
-        if not construct:
-            return model
-        # An array that a constructor makes is traced here, and what it holds must not count as a static attribute.
-        for array in (jnp.zeros(()), jax.random.key_data(key)):
-            nnx.register_data_type(type(array))
-        # Without it, partitioned initializers ask for a mesh where the module is made.
-        with user_code("the model's constructor"), nnx.use_eager_sharding(False):
-            module = model(rngs=nnx.Rngs(key))
-        if not isinstance(module, nnx.Module):
-            raise UserError(
-                f"model(rngs=...) returned {described([module])}, expected an nnx.Module: pass "
-                "`lambda rngs: MyModule(..., rngs=rngs)`"
-            )
-        return module
-
     graphs: list[Any] = []
 
     def leaves() -> list[Leaf]:
         # Split where it is made: what the trace of another function made cannot be told from a static attribute.
-        graphdef, state = nnx.split(build(jax.random.key(0)))
+        graphdef, state = nnx.split(_built(model, jax.random.key(0)))
         flat = nnx.to_flat_state(state)
         graphs.append((graphdef, [path for path, _ in flat]))
         return [leaf for _, leaf in flat]
 
     like = jax.eval_shape(leaves)
     graphdef, paths = graphs[-1]
-    template = dict(zip(paths, like, strict=True))
+    return graphdef, nnx.from_flat_state(list(zip(paths, like, strict=True)))
+
+
+def adapt_nnx(model: Any, frozen: Sequence[str] = ()) -> PureModel:
+    """Give the pure functions of an nnx module, or of a callable that makes one.
+
+    Args:
+        model: the module, whose own values are the initial ones, or `model(rngs=...)`.
+        frozen: as of `adapt`.
+
+    Raises:
+        UserError: if what is made is no nnx module.
+    """
+
+    def build(key: jax.Array) -> nnx.Module:
+        return _built(model, key)
+
+    graphdef, state = abstract_split(model)
+    template = dict(nnx.to_flat_state(state))
+    paths = list(template)
     kinds = {path: _kind(leaf) for path, leaf in template.items()}
 
     def plain(flat: dict[Path, Leaf]) -> tuple[Params, ModelState]:
@@ -99,6 +122,7 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
         dtype: Any = None,
         axes: tuple[str, ...] = (),
         batch_statistics: bool = False,
+        mask: Any = None,
         method: str | None = None,
         sown: bool = False,
         **offered: Any,
@@ -116,7 +140,7 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
                     layer.momentum = 0.0
         call = _method(module, method)
         given, named = call_arguments(call, inputs, train=train, key=key, offered=offered, bound=True)
-        with watched(train), warnings.catch_warnings():
+        with watched(train), without_padding(mask), warnings.catch_warnings():
             # Whatever type of variable is sown: nnx.capture asks for the types.
             warnings.filterwarnings("ignore", r"Using 'Module\.sow\(\)' outside", DeprecationWarning)
             outputs = call_module(call, given, named)
@@ -137,9 +161,13 @@ def adapt_nnx(model: Any, frozen: Sequence[str] = (), *, construct: bool = False
             names = leaf.get_metadata().get("out_sharding") if isinstance(leaf, nnx.Variable) else None
             if names:
                 found.append((re.escape(".".join(_names(path))), PartitionSpec(*names)))
+        module = nnx.merge(graphdef, nnx.from_flat_state(list(template.items())))
+        for path, part in nnx.iter_modules(module):
+            before = "".join(re.escape(f"{name}.") for name in _names(path))
+            found += [(before + pattern, spec) for pattern, spec in getattr(part, "sharding_rules", ())]
         return found
 
-    return PureModel(init, apply, live, rules)
+    return PureModel(init, apply, live, rules, model)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -1,7 +1,10 @@
 """The choice of a normalization by name."""
 
 import math
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +57,33 @@ class Normalization(nnx.Module):
         return self.layer(x).astype(x.dtype)
 
 
+_mask: ContextVar[Array | None] = ContextVar("mask", default=None)
+
+
+@contextmanager
+def without_padding(mask: Array | None) -> Iterator[None]:
+    """Let the batch normalizations that are called inside leave out the examples where `mask`, bool[B], is False."""
+    token = _mask.set(mask)
+    try:
+        yield
+    finally:
+        _mask.reset(token)
+
+
+def _moments(x: Array, mask: Array | None, axis_name: Any) -> Array:
+    """Return the means of x, [B, ..., C], and of its square over all axes but the last, [2, C]."""
+    axes = tuple(range(x.ndim - 1))
+    if mask is None or len(mask) != len(x):  # the first axis is not that of the examples
+        moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
+        return moments if axis_name is None else jax.lax.pmean(moments, axis_name)
+    x = jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
+    count = jnp.sum(mask) * (math.prod(x.shape[:-1]) // len(mask))
+    sums = jnp.stack([x.sum(axes), jnp.square(x).sum(axes)])
+    if axis_name is not None:
+        sums, count = jax.lax.psum((sums, count), axis_name)
+    return sums / jnp.maximum(count, 1)
+
+
 class BatchNorm(nnx.BatchNorm):
     """Flax's batch normalization with fewer passes over the activations.
 
@@ -67,7 +97,7 @@ class BatchNorm(nnx.BatchNorm):
     relative to the mean.
 
     Args: those of `flax.nnx.BatchNorm`, whose variables it has; the channels are the last axis, and statistics those of
-        all examples: no `mask`, no `axis_index_groups`.
+        all examples but padding (see `without_padding`): no `mask`, no `axis_index_groups`.
 
     Example:
         >>> layer = BatchNorm(1, rngs=nnx.Rngs(0))
@@ -84,10 +114,7 @@ class BatchNorm(nnx.BatchNorm):
         if average:
             mean, variance = self.mean[...], self.var[...]
         else:
-            axes = tuple(range(x.ndim - 1))
-            moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
-            if self.axis_name is not None:
-                moments = jax.lax.pmean(moments, self.axis_name)
+            moments = _moments(x, _mask.get(), self.axis_name)
             mean = moments[0]
             variance = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
             for kept, new in ((self.mean, mean), (self.var, variance)):

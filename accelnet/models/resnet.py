@@ -12,6 +12,7 @@ from accelnet import ops
 from accelnet.errors import UserError
 from accelnet.models.initialization import he_normal
 from accelnet.models.normalization import Norm, Normalization
+from accelnet.models.sharding import SHARDING_RULES
 
 
 class ResNet(nnx.Module):
@@ -45,6 +46,8 @@ class ResNet(nnx.Module):
 
     Source: He et al. 2015, section 4.2.
     """
+
+    sharding_rules = SHARDING_RULES
 
     def __init__(
         self,

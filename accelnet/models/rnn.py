@@ -9,6 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.errors import UserError
+from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops.linear_recurrence import min_gru
 from accelnet.ops.product import dot_general
 from accelnet.ops.recurrence import gru, lstm, simple_rnn, valid_steps
@@ -178,6 +179,8 @@ class RNN(nnx.Module):
 
     Source: Press and Wolf (2017) for the tied embedding; for the cells see `accelnet.ops.recurrence`.
     """
+
+    sharding_rules = SHARDING_RULES
 
     def __init__(
         self,

@@ -2,9 +2,8 @@
 
 import contextlib
 import functools
-import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,18 +14,11 @@ import rich.table
 from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 
-from accelnet.errors import UserError
+from accelnet.models.adapter import PureModel, adapt, call_arguments
+from accelnet.models.nnx_modules import abstract_split
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.terminal import rendered
 
-_EVAL_FLAGS = {
-    "train": False,
-    "training": False,
-    "is_training": False,
-    "deterministic": True,
-    "use_running_average": True,
-    "evaluate": True,
-}
 _SCOPE = "accelnet-layer-"
 _TAG = "_accelnet_layer"
 
@@ -147,19 +139,13 @@ def summary(model: Any, inputs: Any) -> Summary:
 
     Source: original.
     """
+    if isinstance(model, PureModel):
+        model = model.source
     if isinstance(model, linen.Module):
-        layers, entries, flops = _describe_linen(model, inputs)
+        layers, entries, flops = _describe_linen(model if model.scope is None else model.unbind()[0], inputs)
     else:
-        if not isinstance(model, nnx.Module):
-            if not callable(model):
-                raise UserError(
-                    f"model is of type {type(model).__name__}, expected a callable that takes rngs= and "
-                    "returns an nnx.Module, an nnx.Module, or a Linen module"
-                )
-            model = nnx.eval_shape(lambda: model(rngs=nnx.Rngs(0)))
-            if not isinstance(model, nnx.Module):
-                raise UserError(f"model(rngs=...) returned {type(model).__name__}, expected an nnx.Module")
-        layers, entries, flops = _describe_nnx(model, inputs)
+        adapt(model)  # says what is wrong with it
+        layers, entries, flops = _describe_nnx(*abstract_split(model), inputs)
     seen: set[int] = set()
     for scope, count in flops.scopes.items():
         calls = [int(name.removeprefix(_SCOPE)) for name in scope if name.startswith(_SCOPE)]
@@ -181,8 +167,7 @@ def summary(model: Any, inputs: Any) -> Summary:
     )
 
 
-def _describe_nnx(model: nnx.Module, inputs: Any) -> tuple[list[Layer], list[int], Flops]:
-    graphdef, state = nnx.split(model)
+def _describe_nnx(graphdef: Any, state: nnx.State, inputs: Any) -> tuple[list[Layer], list[int], Flops]:
     layers: list[Layer] = []
     entries: list[int] = []
     classes: set[type] = set()
@@ -196,15 +181,16 @@ def _describe_nnx(model: nnx.Module, inputs: Any) -> tuple[list[Layer], list[int
             classes.add(type(submodule))
         module.eval()
         with _patched_calls(classes, layers, entries):
-            outputs = _call(module, arrays, _flags(type(module).__call__, arrays))
-        return outputs
+            given, named = _arguments(module.__call__, arrays, bound=True)
+            return module(*given, **named)
 
     flops = _trace(forward, inputs, state)
     paths = {tuple(layer.path.split(".")) if layer.path else (): layer for layer in layers}
     for path, variable in nnx.to_flat_state(state):
         if not isinstance(variable, nnx.RngState):
             owner = next(paths[p] for p in _prefixes(tuple(map(str, path))) if p in paths)
-            _add_variable(owner, variable.get_value(), trainable=isinstance(variable, nnx.Param))
+            value = variable.get_value() if isinstance(variable, nnx.Variable) else variable
+            _add_variable(owner, value, trainable=isinstance(variable, nnx.Param))
     return layers, entries, flops
 
 
@@ -251,12 +237,15 @@ def _call_of(cls: type) -> Callable[..., Any] | None:
 
 
 def _describe_linen(model: linen.Module, inputs: Any) -> tuple[list[Layer], list[int], Flops]:
-    flags = _flags(type(model).__call__, inputs)
+    call = type(model).__call__
     arrays, rebuild = _split_arrays(inputs)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    variables = jax.eval_shape(
-        lambda arrays: _call(functools.partial(model.init, keys), rebuild(arrays), flags), arrays
-    )
+
+    def init(arrays: Any) -> Any:
+        given, named = _arguments(call, rebuild(arrays), bound=False)
+        return model.init(keys, *given, **named)
+
+    variables = jax.eval_shape(init, arrays)
     layers = [Layer("", type(model).__name__)]
     indices: dict[Path, int] = {(): 0}
     entries: list[int] = []
@@ -278,7 +267,8 @@ def _describe_linen(model: linen.Module, inputs: Any) -> tuple[list[Layer], list
 
     def forward(variables: Any, arrays: Any) -> Any:
         with linen.intercept_methods(intercept):
-            return _call(functools.partial(model.apply, variables, rngs=keys, mutable=True), arrays, flags)[0]
+            given, named = _arguments(call, arrays, bound=False)
+            return model.apply(variables, *given, rngs=keys, mutable=True, **named)[0]
 
     flops = _trace(forward, inputs, variables)
     for (collection, *path), value in flatten_dict(linen.meta.unbox(variables)).items():
@@ -317,17 +307,9 @@ def _split_arrays(inputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     return arrays, rebuild
 
 
-def _call(function: Callable[..., Any], inputs: Any, flags: dict[str, bool]) -> Any:
-    if isinstance(inputs, Mapping):
-        return function(**{**flags, **inputs})
-    return function(inputs, **flags)
-
-
-def _flags(call: Callable[..., Any], inputs: Any) -> dict[str, bool]:
-    """Give the evaluation-mode arguments that this call has."""
-    given = inputs if isinstance(inputs, Mapping) else {}
-    names = inspect.signature(call).parameters
-    return {name: value for name, value in _EVAL_FLAGS.items() if name in names and name not in given}
+def _arguments(call: Callable[..., Any], inputs: Any, *, bound: bool) -> tuple[list[Any], dict[str, Any]]:
+    offered = {"step": 0, "progress": 0.0}
+    return call_arguments(call, inputs, train=False, key=jax.random.key(0), offered=offered, bound=bound)
 
 
 def _record(layer: Layer, outputs: Any) -> None:

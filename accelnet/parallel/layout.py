@@ -19,7 +19,6 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from accelnet.errors import UserError
 from accelnet.parallel.mesh import AXES, BATCH_AXES, make_mesh, parse_mesh, resolve_axes
 from accelnet.parallel.rules import (
-    DEFAULT_RULES,
     Placement,
     Rule,
     check_rules,
@@ -42,7 +41,7 @@ class Layout:
     Args:
         mesh: the devices, None for the default device alone.
         strategy: "jit" for a partitioned program, "pmap" for a replicated one.
-        rules: the user's sharding rules, before the default ones.
+        rules: the user's sharding rules, then those that the model brings along.
 
     Raises:
         UserError: if pmap is asked for with a mesh that has another axis than "data".
@@ -103,7 +102,7 @@ class Layout:
 
     def placements(self, params: Tree) -> Tree:
         """Return the `Placement` of every parameter (or of the model's state): a tree like it."""
-        return placements(params, self.axes, (*self.rules, *DEFAULT_RULES))
+        return placements(params, self.axes, self.rules)
 
     def state_placements(self, state: Any) -> Any:
         """Return the `Placement` of everything in a `TrainState` of shapes."""

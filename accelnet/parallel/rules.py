@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import PartitionSpec
@@ -17,26 +17,21 @@ Tree = Any
 # A parameter below this is not worth a collective of its own: 16 KiB of float32.
 MIN_FSDP_SIZE = 4096
 
-_EVEN, _ODD = r"\d*[02468]", r"\d*[13579]"
-_COLUMN, _ROW, _EACH = PartitionSpec(None, "model"), PartitionSpec("model", None), PartitionSpec("model")
-_VECTORS = r"(bias|norm\.layer\.\w+)"
 
-# Regular expressions of whole paths, the first that matches counts. Neighbouring layers of an MLP are cut by columns
-# and by rows in turn: between the two, nothing has to be exchanged (Shoeybi et al., "Megatron-LM", 2019, section 3).
-DEFAULT_RULES: tuple[Rule, ...] = (
-    (rf"layers\.{_EVEN}\.linear\.kernel", _COLUMN),
-    (rf"layers\.{_EVEN}\.(linear\.bias|norm\.layer\.\w+)", _EACH),
-    (rf"layers\.{_ODD}\.linear\.kernel", _ROW),
-    (rf"dense\.{_EVEN}\.kernel", _COLUMN),
-    (rf"dense\.{_EVEN}\.bias", _EACH),
-    (rf"dense\.{_ODD}\.kernel", _ROW),
-    (r"(head|output|output_layer)\.kernel", _ROW),
-    (r"(.*\.)?(conv|Conv)(_?\d+)?\.kernel", PartitionSpec(None, None, None, "model")),
-    (rf"(.*\.)?(conv|Conv)(_?\d+)?\.{_VECTORS}", _EACH),
-    (rf"(.*\.)?(stages|stem|blocks|depthwise|pointwise|first|second)\.(.*\.)?{_VECTORS}", _EACH),
-    (r"(.*\.)?(forward|backward)\.(input|recurrent)_kernel", _COLUMN),
-    (r"(.*\.)?(forward|backward)\.(recurrent_)?bias", _EACH),
-)
+class ModelRule(NamedTuple):
+    """A rule that a model brings along. A user's rule comes before it, and it passes over arrays of too few axes.
+
+    Attributes:
+        pattern: regular expression for a parameter's whole path.
+        spec: mesh axes of the array's axes.
+
+    Example:
+        >>> ModelRule("head.kernel", PartitionSpec("model", None)).pattern
+        'head.kernel'
+    """
+
+    pattern: str
+    spec: PartitionSpec
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,7 @@ class Placement:
         reason: why, in a few words.
 
     Example:
-        >>> tuple(Placement(PartitionSpec("model"), "default rule").spec)
+        >>> tuple(Placement(PartitionSpec("model"), "the model's rule").spec)
         ('model',)
     """
 
@@ -56,9 +51,7 @@ class Placement:
     reason: str
 
 
-def place(
-    path: str, shape: tuple[int, ...], axes: Mapping[str, int], rules: Sequence[Rule] = DEFAULT_RULES
-) -> Placement:
+def place(path: str, shape: tuple[int, ...], axes: Mapping[str, int], rules: Sequence[Rule] = ()) -> Placement:
     """Decide where one array lies.
 
     The first rule that matches names axes; those that the mesh lacks, or by which the array does not divide, are left
@@ -77,7 +70,8 @@ def place(
         UserError: if a rule has more axes than an array that it matches.
 
     Example:
-        >>> tuple(place("layers.0.linear.kernel", (64, 32), {"data": 2, "model": 4}).spec)
+        >>> rules = [ModelRule("layers.0.linear.kernel", PartitionSpec(None, "model"))]
+        >>> tuple(place("layers.0.linear.kernel", (64, 32), {"data": 2, "model": 4}, rules).spec)
         (None, 'model')
         >>> place("head.bias", (10,), {"model": 4}).reason
         'no rule names it'
@@ -104,12 +98,12 @@ def _by_rule(
     path: str, shape: tuple[int, ...], axes: Mapping[str, int], rules: Sequence[Rule]
 ) -> tuple[list[Any], str]:
     nothing: list[Any] = [None] * len(shape)
-    for pattern, spec in rules:
+    for given in rules:
+        pattern, spec = given
         if re.fullmatch(pattern, path) is None:
             continue
-        is_default = (pattern, spec) in DEFAULT_RULES
         if len(spec) > len(shape):
-            if is_default:
+            if isinstance(given, ModelRule):
                 continue
             raise UserError(
                 f"sharding rule {pattern!r} cuts {len(spec)} axes, and {path} has shape {list(shape)}: give it "
@@ -126,7 +120,7 @@ def _by_rule(
         if not any(_names(names) for names in spec):
             return placed, f"rule {pattern}"
         if any(placed) or reasons:
-            rule = "default rule" if is_default else f"rule {pattern}"
+            rule = "the model's rule" if isinstance(given, ModelRule) else f"rule {pattern}"
             return placed, "; ".join([rule] * any(placed) + reasons)
         return placed, "its rule names no axis of this mesh"
     return nothing, "no rule names it"
@@ -208,7 +202,10 @@ def check_rules(rules: Sequence[Rule], paths: Sequence[str], axes: Mapping[str, 
     Example:
         >>> check_rules([("head.*", PartitionSpec("model"))], ["head.bias"], {"model": 2}, ("model",))
     """
-    for pattern, _ in rules:
+    for given in rules:
+        if isinstance(given, ModelRule):
+            continue
+        pattern, _ = given
         try:
             matches = [path for path in paths if re.fullmatch(pattern, path)]
         except re.error as error:

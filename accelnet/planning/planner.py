@@ -69,7 +69,7 @@ class Planner:
         experiment = experiment or self.experiment
         absent = AbsentDevices(target.num_devices, target.accelerator.usable_bytes)
         feed, programs = prepare(experiment, mesh or self.mesh, absent=absent, shapes=self._shapes(experiment))
-        layout = Layout(feed.mesh, "jit", experiment.sharding_rules)
+        layout = Layout(feed.mesh, "jit", experiment.placement_rules)
         platform = target.accelerator.platform
         step = AbstractStep(experiment, layout, feed, programs.abstract_state, platform, self.trace)
         return Case(experiment, target, layout, step, programs)

@@ -9,8 +9,6 @@ from accelnet.training.events import Every
 
 # As the training loop has it where the experiment says nothing: each epoch, but at most so often.
 _EVALUATIONS_PER_RUN = 50
-# What the training loop evaluates at the end.
-_FINAL_SPLITS = ("train", "validation", "test")
 # Bytes/s from a host to one of its devices: a general figure for PCIe (JAX Scaling Book), a stated model.
 _HOST_RATE = 15e9
 NOT_COUNTED = (
@@ -97,7 +95,7 @@ def num_evaluation_batches(experiment: Experiment, eval_batch_size: int, train_s
         return math.ceil(len(experiment.data.splits.get(split, range(0))) / eval_batch_size)
 
     validations = num_validations(experiment, train_seconds) if batches("validation") else 0
-    return validations * batches("validation") + sum(map(batches, _FINAL_SPLITS))
+    return validations * batches("validation") + sum(map(batches, experiment.final_splits))
 
 
 def num_validations(experiment: Experiment, train_seconds: float) -> int:

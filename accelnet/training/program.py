@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -111,6 +111,11 @@ class Program:
             )
         try:
             return self._run(compiled, operands)
+        except FloatingPointError as error:  # of jax_debug_nans
+            raise FloatingPointError(
+                f"program {self.name!r} made a NaN. With JAX_DISABLE_JIT=1 beside JAX_DEBUG_NANS=1 it runs operation "
+                "by operation, slowly, and the traceback names the one that made it"
+            ) from error
         except ValueError as error:  # a sharding or layout that is not the compiled one
             raise RecompilationError(f"program {self.name!r} would have to be compiled again:\n  {error}") from error
 
@@ -542,10 +547,9 @@ def prepare(
     """
     shapes = abstract_state(experiment) if shapes is None else shapes
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    rules = experiment.sharding_rules
-    if mesh is not None or absent is not None or strategy != "jit":
-        rules = (*rules, *experiment.pure_model.rules(experiment.sample_inputs()))
-    layout = make_layout(mesh, strategy, rules, state_bytes=state_bytes, absent=absent)
+    layout = make_layout(mesh, strategy, state_bytes=state_bytes, absent=absent)
+    if layout.mesh is not None:
+        layout = replace(layout, rules=experiment.placement_rules)
     parts = layout.num_parts
     whole = experiment.batch_size == "full" and experiment.microbatch_size is None
     feed = make_feed(

@@ -136,9 +136,11 @@ def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..
         params: Tree, model_state: Tree, batch: Batch, *, key: jax.Array, train: bool, frozen: Any = None, step: Any = 0
     ) -> Any:
         offered = {"step": step, "progress": experiment.progress(step)}
+        # Where no batch is partial nothing has to be masked.
+        mask = batch["mask"] if train and experiment.order.has_padding else None
 
         def forward(params: Tree, model_state: Tree, inputs: Tree) -> Any:
-            return apply(params, model_state, inputs, key=key, train=train, axes=axes, sown=True, **offered)
+            return apply(params, model_state, inputs, key=key, train=train, axes=axes, mask=mask, sown=True, **offered)
 
         forward = with_remat(forward, experiment.remat) if train else forward
         params = merged(params, frozen) if frozen else params
@@ -146,7 +148,7 @@ def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..
         experiment.check_outputs(outputs, batch)
 
         def again() -> BoundModel:
-            settings = {"axes": axes, **offered}
+            settings = {"axes": axes, "mask": mask, **offered}
             return BoundModel(apply, params, model_state, jax.random.fold_in(key, _AGAIN_KEY), train, settings)
 
         total, weight, states = objective.totals(

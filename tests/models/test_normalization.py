@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import accelnet as an
+from accelnet.models.adapter import adapt
 from accelnet.models.normalization import BatchNorm
 
 
@@ -53,3 +55,36 @@ def test_statistics_of_bfloat16_are_those_of_float32():
     layer = made(BatchNorm, x)
     layer(x, use_running_average=False)
     np.testing.assert_allclose(layer.mean[...], 0.1 * x.astype(jnp.float32).mean(0), rtol=1e-5)
+
+
+def test_padding_is_left_out_of_batch_statistics():
+    pure = adapt(lambda rngs: an.models.CNN((4, 4, 1), (3,), 2, norm="batch", rngs=rngs))
+    images = jax.random.normal(jax.random.key(0), (6, 4, 4, 1))
+    padded = jnp.concatenate([images, jnp.full((3, 4, 4, 1), 50.0)])
+    params, state = pure.init(jax.random.key(1), images)
+    settings = {"key": jax.random.key(2), "train": True}
+    outputs, after = pure.apply(params, state, images, **settings)
+    with_mask, masked = pure.apply(params, state, padded, mask=jnp.arange(9) < 6, **settings)
+    np.testing.assert_allclose(with_mask[:6], outputs, rtol=1e-5, atol=1e-6)  # sums of another length
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), masked, after)
+    _, seen = pure.apply(params, state, padded, **settings)
+    assert not np.allclose(jax.tree.leaves(seen)[0], jax.tree.leaves(after)[0])
+
+
+def test_statistics_without_padding_are_the_same_on_any_number_of_devices():
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.normal(size=(24, 4, 4, 1)).astype(np.float32), np.arange(24) % 2
+    data = an.data.Data("toy", {"inputs": inputs, "targets": targets.astype(np.int32)}, {"train": range(24)})
+    experiment = an.Experiment(
+        data=data,
+        model=lambda rngs: an.models.CNN((4, 4, 1), (3,), 2, norm="batch", rngs=rngs),
+        optimizer=an.optim.sgd(0.1),
+        objective=an.objectives.softmax_cross_entropy(),
+        batch_size=16,  # the second batch is half padding: whole parts of it
+        steps=4,
+    )
+    one, eight = (an.fit(experiment, mesh=mesh, progress=False) for mesh in (None, "data=8"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.params, eight.params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.model_state, eight.model_state
+    )
