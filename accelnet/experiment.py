@@ -192,7 +192,8 @@ class Experiment:
         for name, choices in (("precision", Precision), ("remat", Remat)):
             word(name, getattr(self, name), get_args(choices))
         if isinstance(self.batch_size, str):
-            word("batch_size", self.batch_size, ("full",))
+            if self.batch_size != "full":
+                raise UserError(f'batch_size is {self.batch_size!r}, expected a whole number or "full"')
         else:
             whole("batch_size", self.batch_size, 1)
 
@@ -354,4 +355,6 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(name, str) and _is_plain(one) for name, one in value.items())
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | PurePath | np.generic | Enum)
+    # Of a population's experiments, numbers that differ between members are traced.
+    traced = isinstance(value, jax.core.Tracer) or hasattr(value, "__jax_array__")
+    return traced or value is None or isinstance(value, bool | int | float | str | PurePath | np.generic | Enum)

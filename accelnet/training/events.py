@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from accelnet.arguments import number, shown, whole, word
 from accelnet.errors import UserError
+from accelnet.signature import arguments, name_of
 
 
 def rank(value: float | None, lower_is_better: bool) -> float:
@@ -133,6 +134,19 @@ class Moment:
     def stop(self) -> None:
         """End the training after this moment."""
         self.actions["stop"]()
+
+
+def act(event: Event, moment: Moment) -> Any:
+    """Let an event happen, and return what its action returns.
+
+    Its exceptions pass as they are, since some are raised on purpose, to give a trial up; a note says where from.
+    """
+    given, named = arguments("an event", event.action, [moment], {})
+    try:
+        return event.action(*given, **named)
+    except Exception as error:
+        error.add_note(f"raised by an event, {name_of(event.action)}, at step {moment.step}")
+        raise
 
 
 @dataclass(frozen=True)

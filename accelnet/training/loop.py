@@ -16,11 +16,10 @@ from accelnet.errors import DivergenceError, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
-from accelnet.signature import call
 from accelnet.terminal import say
 from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.events import Event, Every, Moment, rank
+from accelnet.training.events import Event, Every, Moment, act, rank
 from accelnet.training.hosts import Hosts, together
 from accelnet.training.initial import initial_arrays
 from accelnet.training.program import Program, Programs, Weights, num_statistics_batches, prepare
@@ -467,7 +466,7 @@ class _Loop:
             "stop": self._stop,
         }  # fmt: skip
         moment = Moment(self.step, self.step / self.steps_per_epoch, state, self.work.rows, actions)
-        if call("an event", event.action, moment):
+        if act(event, moment):
             self._stop()
 
     def _stop(self) -> None:

@@ -300,7 +300,7 @@ def _read_config(path: str | Path) -> dict[str, Any] | None:
         return {
             "description": dict(content["description"]),
             "config": dict(content["config"]),
-            "fitted": dict(content["fitted"]),
+            "fitted": dict(content.get("fitted") or {}),
         }
     except (FileNotFoundError, NotADirectoryError):
         return None

@@ -199,10 +199,10 @@ def test_integers_for_one_logit_are_labels_and_a_split_of_one_class_has_no_ranks
 
 
 def test_undefined_values_are_printed_as_such(capsys):
-    from accelnet.cli.output import print_intervals
+    from accelnet.cli.output import show_intervals
 
     metrics = {"loss": {"value": 0.5, "low": 0.4, "high": 0.6}, "roc_auc": {"value": None, "low": None, "high": None}}
-    print_intervals({"split": "test", "examples": 30, "metrics": metrics})
+    show_intervals({"split": "test", "examples": 30, "metrics": metrics})
     out = capsys.readouterr().out
     assert "with 95 % intervals" in out and "roc_auc  undefined" in out
 
@@ -268,7 +268,7 @@ def test_a_mistake_is_told_with_what_there_is(settings, words, classified):
 
 def test_outputs_that_are_not_finite_are_refused(classified):
     spoiled = jax.tree.map(lambda leaf: leaf * jnp.nan, classified.state.params)
-    run = replace(classified, state=classified.state.replace(params=spoiled))
+    run = replace(classified, weights=None, state=classified.state.replace(params=spoiled))
     with pytest.raises(an.UserError, match="not finite"):
         assess(run, latency=False)
 

@@ -48,7 +48,7 @@ def test_streamed_data_trains_the_same_bits_as_data_on_the_device(make_experimen
 
 def test_a_run_compiles_one_train_chunk_and_one_eval_chunk(make_experiment):
     run = fit(make_experiment())
-    assert run.result["compiles"] == {"train": 1, "eval": 1}
+    assert run.result["compiles"] == {"train": 1, "eval": 1, "weights": 1}
     assert len(run.rows) > 10
 
 
@@ -68,7 +68,7 @@ def test_changing_the_learning_rate_compiles_nothing(make_experiment):
         state = programs.init(np.uint32(0))
         state = state.replace(opt_state=an.optim.with_hyperparams(state.opt_state, learning_rate=rate))
         state, report = programs.train(state, feed.train_operand(0, 5), np.int32(5), np.bool_(False))
-        assert float(report["learning_rate"]) == pytest.approx(rate)
+        assert float(report["rates"]["learning_rate"]) == pytest.approx(rate)
         results.append(state.params["last"]["kernel"])
     assert programs.train.compiles == 1
     assert not np.array_equal(*results)
@@ -214,15 +214,15 @@ def test_a_run_without_held_out_data_works(make_experiment):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "epochs is 0, expected a number above 0"),
-        ({"epochs": None, "steps": 0}, "steps is 0, expected at least 1"),
+        ({"epochs": 0}, "epochs is 0, expected a finite number above 0"),
+        ({"epochs": None, "steps": 0}, "steps is 0, expected a whole number from 1 to 2147483647"),
         ({"epochs": None}, "give exactly one"),
         ({"batch_size": 51}, "batch_size 51 is larger than the training split of 50"),
         ({"batch_size": 8, "microbatch_size": 9}, "microbatch_size 9 is larger than batch_size 8"),
-        ({"batch_size": "all"}, 'expected a number or "full"'),
+        ({"batch_size": "all"}, 'expected a whole number or "full"'),
         ({"seed": -1}, "seed is -1"),
-        ({"precision": "float8"}, "precision is 'float8', expected one of float32"),
-        ({"best_metric": "acuracy"}, "best_metric is 'acuracy', expected one of loss, accuracy"),
+        ({"precision": "float8"}, "precision is 'float8', expected one of 'float32'"),
+        ({"best_metric": "acuracy"}, "best_metric is 'acuracy', expected one of 'loss', 'accuracy'; did you mean"),
         ({"keep_last": 0}, "keep_last is 0"),
     ],
 )

@@ -20,7 +20,7 @@ SLIPS = [
     ({"batch_size": 64.0}, "batch_size is 64.0, expected a whole number"),
     ({"batch_size": 0}, "batch_size is 0, expected a whole number of at least 1"),
     ({"batch_size": None}, "batch_size is None"),
-    ({"batch_size": "ful"}, "batch_size is 'ful', expected one of 'full'"),
+    ({"batch_size": "ful"}, 'batch_size is .ful., expected a whole number or "full"'),
     ({"batch_size": 10**10}, "batch_size 10000000000 is larger"),
     ({"microbatch_size": 0}, "microbatch_size is 0"),
     ({"microbatch_size": 9}, "microbatch_size 9 is larger than batch_size 8"),
