@@ -83,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
         "parameters": result.get("parameters"),
         "metrics": {split: values for split, values in metrics.items() if values},
         "directions": directions,
-        "task": [description.get("data"), description.get("objective")],
+        "task": [description.get("data"), said.get("objective")],
         "best": {
             name: _best(validation, name, directions[name])
             for row in validation[-1:]

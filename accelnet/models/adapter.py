@@ -40,8 +40,8 @@ class PureModel:
         init: `init(key, inputs) -> (params, model_state)`. `inputs` as for `apply`; only shapes and dtypes matter.
         apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=(), batch_statistics=False,
             mask=None, method=None, sown=False, **offered) -> (outputs, model_state)`, with `sown=True` `(outputs,
-            model_state, sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train` is a Python
-            bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers which do not say
+            model_state, sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train` is
+            a Python bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers which do not say
             their own: without it, float32 batch statistics would make all that comes after them float32. `axes` names
             the mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics over all of them.
             `batch_statistics` makes BatchNorm's running averages those of this batch alone. `mask`, bool[B], is False

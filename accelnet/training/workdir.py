@@ -10,6 +10,7 @@ from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.fingerprint import fingerprint
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.curves import write_curves
 from accelnet.training.hosts import Hosts
@@ -194,6 +195,7 @@ class DiskWorkdir(Workdir):
                 "description": experiment.description(),
                 "config": experiment.config,
                 "fitted": experiment.data.fitted,
+                "objective": fingerprint(experiment.objective),
                 "directions": experiment.objective.directions,
             }
         )

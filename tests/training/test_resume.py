@@ -269,7 +269,7 @@ def test_two_processes_do_not_share_a_work_directory(make_experiment, tmp_path):
 
 def test_a_checkpoint_of_another_model_is_refused_by_what_differs(make_experiment, plain_model, tmp_path):
     fit(make_experiment(steps=2), workdir=tmp_path / "run")
-    with pytest.raises(an.UserError, match="changed: model is another. Give the old values, or --allow-change"):
+    with pytest.raises(an.UserError, match=r"changed: model is another\. Give the old values, or --allow-change"):
         fit(make_experiment(steps=4, model=plain_model), workdir=tmp_path / "run", resume=True)
     with pytest.raises(an.UserError, match="is of another model or optimizer: it and the experiment differ in"):
         fit(make_experiment(steps=4, model=plain_model), workdir=tmp_path / "run", resume=True, allow_change=True)
