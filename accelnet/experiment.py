@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.sharding import PartitionSpec
 
 from accelnet import objectives
@@ -356,5 +357,5 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     # Of a population's experiments, numbers that differ between members are traced.
-    traced = isinstance(value, jax.core.Tracer) or hasattr(value, "__jax_array__")
+    traced = isinstance(value, Tracer) or hasattr(value, "__jax_array__")
     return traced or value is None or isinstance(value, bool | int | float | str | PurePath | np.generic | Enum)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 _DIGITS = 16
 _MOST_BYTES = 1 << 24  # of an array
@@ -48,7 +50,7 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
         return
     seen[id(value)] = value  # kept, so that its id stays its own
     yield type(value).__qualname__.encode()
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         yield str(value.aval).encode()
     elif isinstance(value, np.ndarray | np.generic | jax.Array):
         yield from _of_array(value)
@@ -90,7 +92,7 @@ def _of_items(values: Mapping[Any, Any], seen: dict[int, Any]) -> Iterator[bytes
 
 
 def _of_array(value: Any) -> Iterator[bytes]:
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     array = np.asarray(value)
     yield f"{array.dtype} {array.shape}".encode()

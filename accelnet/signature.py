@@ -150,7 +150,7 @@ def name_of(function: Callable[..., Any]) -> str:
     """
     if inspect.ismethod(function) and not inspect.isclass(function.__self__):
         return f"{type(function.__self__).__name__}.{function.__name__}"
-    return getattr(function, "__qualname__", None) or type(function).__name__
+    return str(getattr(function, "__qualname__", None) or type(function).__name__)
 
 
 def described(values: Sequence[Any]) -> str:

@@ -40,14 +40,14 @@ class PureModel:
         init: `init(key, inputs) -> (params, model_state)`. `inputs` as for `apply`; only shapes and dtypes matter.
         apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=(), batch_statistics=False,
             mask=None, method=None, sown=False, **offered) -> (outputs, model_state)`, with `sown=True` `(outputs,
-            model_state, sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train` is
-            a Python bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers which do not say
-            their own: without it, float32 batch statistics would make all that comes after them float32. `axes` names
-            the mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics over all of them.
-            `batch_statistics` makes BatchNorm's running averages those of this batch alone. `mask`, bool[B], is False
-            for padding, which accelnet's BatchNorm leaves out of its statistics. `method` is another method
-            than the module's call. `sown` is what the module's `sow` left behind, as nested dicts. `offered` holds
-            further values that the call may ask for by name.
+            model_state, sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train`
+            is a Python bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers
+            which do not say their own: without it, float32 batch statistics would make all that comes after them
+            float32. `axes` names the mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics
+            over all of them. `batch_statistics` makes BatchNorm's running averages those of this batch alone. `mask`,
+            bool[B], is False for padding, which accelnet's BatchNorm leaves out of its statistics. `method` is
+            another method than the module's call. `sown` is what the module's `sow` left behind, as nested dicts.
+            `offered` holds further values that the call may ask for by name.
         module: `module(params, model_state)` gives the live `nnx` module in evaluation mode, or a bound
             Linen module.
         rules: `rules(inputs)` gives the sharding rules that the module's partitioned initializers make: pairs of a

@@ -141,11 +141,12 @@ def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
     """Return an interceptor, as of `flax.linen.intercept_methods`, that reports what layers do."""
 
     def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        watch, layer = _watch.get(), context.module
+        watch = _watch.get()
+        layer: Any = context.module
         kinds = (linen.Dropout, linen.BatchNorm, *_ATTENTION)
         if watch is None or context.method_name != "__call__" or not isinstance(layer, kinds) or _is_intended(layer):
             return next_call(*args, **kwargs)
-        path, kind = ".".join(layer.path) or "the model", type(layer).__name__
+        path, kind = ".".join(context.module.path) or "the model", type(layer).__name__
         if isinstance(layer, linen.BatchNorm):
             if is_frozen(path, frozen) or layer.is_initializing():
                 return next_call(*args, **kwargs)

@@ -193,7 +193,7 @@ def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
 
     def rules(inputs: Any) -> list[tuple[str, PartitionSpec]]:
         variables = jax.eval_shape(lambda inputs: variables_of(jax.random.key(0), inputs), inputs)
-        flat = flatten_dict(_plain(linen.get_partition_spec(variables).get("params", {})))
+        flat: dict[Any, Any] = flatten_dict(_plain(linen.get_partition_spec(variables).get("params", {})))
         return [(re.escape(".".join(path)), spec) for path, spec in flat.items() if spec is not None and any(spec)]
 
     return PureModel(init, apply, live, rules, model)

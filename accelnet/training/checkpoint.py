@@ -7,7 +7,6 @@ every array, so damage is found when a run resumes and not in its results.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -81,7 +80,7 @@ class Checkpoints:
             logging.getLogger("absl").setLevel(logging.ERROR)
             last, best = self._keep
 
-            def score(metrics: dict[str, float]) -> tuple[float, float]:
+            def score(metrics: dict[str, float]) -> Any:
                 return self._score(metrics)
 
             keep: list[Any] = [policies.LatestN(last)]
@@ -311,7 +310,7 @@ class _Reporting:
             ) from error
 
 
-def stored_weights(workdir: str | os.PathLike[str], *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the weights of a run without its experiment.
 
     Args:

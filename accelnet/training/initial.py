@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -80,7 +81,7 @@ def _read(one: Initial, experiment: Experiment, wanted: Mapping[str, Any]) -> tu
     """Return the params and the model's state of a source, by path."""
     source = one.source
     if isinstance(source, str | os.PathLike):
-        return stored_weights(source, best=one.best)
+        return stored_weights(Path(source), best=one.best)
     if hasattr(source, "params") and hasattr(source, "model_state"):  # a Run
         return _flat(source.params), _flat(source.model_state)
     if callable(source):

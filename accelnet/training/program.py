@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
 import flax.struct
 import jax
@@ -457,7 +457,7 @@ def make_programs(
         return init_state(experiment, seed, initial)
 
     seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
-    shapes = jax.eval_shape(init, seed) if shapes is None else shapes
+    shapes = cast(TrainState, jax.eval_shape(init, seed)) if shapes is None else shapes
     layout.check(shapes)
     state = layout.placed(shapes)
     train_operand, _ = feed.abstract()

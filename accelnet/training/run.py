@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
@@ -128,7 +129,7 @@ def raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:
         UserError: if the inputs are of other shapes or kinds than the data's.
     """
     arrays = dict(experiment.data.arrays)
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(inputs)):  # under jit: as the arrays
+    if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs)):  # under jit: as the arrays
         inputs = experiment.data.encode(inputs)
     expected, given = _shapes(arrays["inputs"]), _shapes(inputs)
     lengths = {shape[:1] for shape in given.values()}
