@@ -20,7 +20,7 @@ from accelnet import objectives
 from accelnet.arguments import check_patterns, names, number, shown, whole, word
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order
-from accelnet.errors import UserError, user_code
+from accelnet.errors import UserCodeError, UserError, user_code
 from accelnet.fingerprint import fingerprint
 from accelnet.models.adapter import PureModel, adapt
 from accelnet.objectives.checks import check_outputs
@@ -140,7 +140,7 @@ class Experiment:
         self._check_kinds()
         self._check_lengths()
         self._check_names()
-        _ = self.order, self.transformation  # they check sizes and the optimizer
+        _ = self._padded_order, self.transformation  # they check sizes and the optimizer
 
     def _check_kinds(self) -> None:
         for name, kind, expected in (
@@ -216,6 +216,11 @@ class Experiment:
     @cached_property
     def order(self) -> Order:
         """The batches of the training split."""
+        order = self._padded_order
+        return replace(order, whole_batches=True) if order.has_padding and self.couples_padding else order
+
+    @cached_property
+    def _padded_order(self) -> Order:
         rows = self.data.splits["train"]
         full = self.batch_size == "full"
         batch_size = len(rows) if isinstance(self.batch_size, str) else self.batch_size
@@ -224,20 +229,46 @@ class Experiment:
             raise UserError(
                 f"microbatch_size {microbatch_size} is larger than batch_size {batch_size}: take at most the batch size"
             )
-        order = Order(len(rows), batch_size, microbatch_size, rows.start)
-        return replace(order, whole_batches=True) if order.has_padding and self.couples_padding else order
+        return Order(len(rows), batch_size, microbatch_size, rows.start)
 
     @cached_property
     def couples_padding(self) -> bool:
-        """Whether the loss is one number for a batch, of which padding cannot be taken out."""
-        loss = self.objective.loss
-        if "mask" in wants(loss).names or (getattr(loss, "__module__", "") or "").startswith("accelnet."):
-            return False
-        return jax.eval_shape(self._sample_loss).ndim == 0
+        """Whether padding cannot be taken out of the loss: one number for a batch, or examples that see each other.
 
-    def _sample_loss(self) -> jax.Array:
-        """Compute the loss of one example of zeros in training; only its shape matters."""
-        pure, key, batch = self.pure_model, jax.random.key(0), self._sample_batch()
+        A loss that asks for `mask` sees to it itself. Whether a loss of each example depends on the others is found by
+        its effect, on random outputs; one that also asks for the model or its params is taken at its word.
+        """
+        asked = wants(self.objective.loss).names
+        if "mask" in asked or (getattr(self.objective.loss, "__module__", "") or "").startswith("accelnet."):
+            return False
+        outputs, loss = jax.eval_shape(self._sample_loss)
+        if loss.ndim == 0:
+            return True
+        try:
+            return not asked & {"model", "params", "sown"} and self._sees_others(outputs)
+        except UserCodeError:  # the step will say so, with the shapes that it has there
+            return False
+
+    def _sees_others(self, like: Any) -> bool:
+        rng = np.random.default_rng(0)
+        rows = self.data.splits["train"][: len(jax.tree.leaves(like)[0])]
+        batch = self.data.prepared({**self.data.take(np.array(rows)), "mask": np.ones(len(rows), bool)})
+        given = {"key": jax.random.key(0), "step": jnp.int32(0), "progress": jnp.float32(0)}
+
+        def drawn(leaf: Any) -> Any:
+            both = rng.normal(size=(2, *leaf.shape)).astype(np.float32)
+            both[1, :-1] = both[0, :-1]  # the last example alone differs
+            return jnp.asarray(both, leaf.dtype)
+
+        outputs = jax.tree.map(drawn, like)
+        losses = jax.jit(jax.vmap(lambda one: self.objective.raw(one, batch, {**given, "train": True})[0]))(outputs)
+        first, second = np.asarray(losses[:, : len(rows) - 1])
+        return not np.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+    def _sample_loss(self) -> tuple[Any, jax.Array]:
+        """Compute outputs and loss of a few examples of zeros in training; only their shapes matter."""
+        pure, key = self.pure_model, jax.random.key(0)
+        batch = self._sample_batch(min(4, self.data.num_examples("train")))
         given = {"step": jnp.int32(0), "progress": jnp.float32(0)}
         params, state = pure.init(key, batch["inputs"])
 
@@ -246,17 +277,17 @@ class Experiment:
 
         outputs, _, sown = pure.apply(params, state, batch["inputs"], key=key, train=True, sown=True, **given)
         offered = {"model": model, "params": params, "key": key, "train": True, "sown": sown, **given}
-        return self.objective.raw(outputs, batch, offered)[0]
+        return outputs, self.objective.raw(outputs, batch, offered)[0]
 
     def sample_inputs(self) -> Any:
         """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""
-        return self._sample_batch()["inputs"]
+        return self._sample_batch(1)["inputs"]
 
-    def _sample_batch(self) -> Any:
+    def _sample_batch(self, rows: int) -> Any:
         batch = jax.tree.map(
-            lambda a: jnp.zeros((1, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), dict(self.data.arrays)
+            lambda a: jnp.zeros((rows, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype)), dict(self.data.arrays)
         )
-        batch |= {"mask": jnp.ones((1,), bool)}
+        batch |= {"mask": jnp.ones((rows,), bool)}
         with user_code("prepare", described([batch])):
             return self.data.prepared(batch)
 

@@ -118,6 +118,8 @@ class Family:
         experiment = self._experiment(fields)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(dict(experiment.data.arrays))):
             raise UserError(f"{' and '.join(self.names)} changes the data, which all members have in common")
+        # What is found by running a loss cannot be found while it is traced, and is the same for all.
+        vars(experiment).update(order=self.example.order, couples_padding=self.example.couples_padding)
         return experiment
 
     def check_models(self) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.signature import arguments, call, described, name_of
+from accelnet.signature import call, described, name_of, wants
 
 State = dict[str, jax.Array]
 Batch = Mapping[str, Any]
@@ -73,6 +73,22 @@ def _spread(name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
             f"give {name} of shape {shape[:1]}" + (f" or {shape}" if len(shape) > 1 else "")
         )
     return jnp.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
+
+
+def measured(role: str, function: Callable[..., Any], outputs: Any, batch: Any, losses: Any, weights: Any) -> Any:
+    """Call what measures a batch: a function of (outputs, batch) that may ask for `losses` and `weights`.
+
+    One of four positional arguments gets these in this order, whatever they are called.
+
+    Example:
+        >>> measured("the metric", lambda o, b, l, w: l * w, None, {}, 2.0, 3.0)
+        6.0
+        >>> measured("the metric", lambda outputs, batch, weights: weights, None, {}, 2.0, 3.0)
+        3.0
+    """
+    if len(wants(function).positional) == 4:
+        return call(role, function, outputs, batch, losses, weights)
+    return call(role, function, outputs, batch, losses=losses, weights=weights)
 
 
 class Metric(ABC):
@@ -177,8 +193,7 @@ class Mean(Metric):
 
     def measure(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> State:
         """Return the sums of one batch."""
-        given, named = arguments("the metric", self.values, [outputs, batch], {"losses": losses, "weights": weights})
-        total, weight = weighted_sum(*self.values(*given, **named))
+        total, weight = weighted_sum(*measured("the metric", self.values, outputs, batch, losses, weights))
         return {"total": total, "weight": weight}
 
     def compute(self, state: State) -> jax.Array:
@@ -231,7 +246,7 @@ class FunctionMean(Mean):
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the function's values, and the weights of the examples."""
-        values = call("the metric", self.function, outputs, batch, losses=losses, weights=weights)
+        values = measured("the metric", self.function, outputs, batch, losses, weights)
         num_examples = len(jax.tree.leaves(outputs)[0])
         if jnp.shape(values)[:1] != (num_examples,):
             raise UserError(

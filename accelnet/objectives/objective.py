@@ -17,6 +17,7 @@ from accelnet.objectives.metric import (
     State,
     example_weights,
     lower_is_better,
+    measured,
     safe_ratio,
     weighted_sum,
 )
@@ -258,7 +259,7 @@ def _measure(
         outputs, targets = _selected(name, metric.on, outputs), _selected(name, metric.on, batch.get("targets"))
         batch = {**batch, "targets": targets}
     function = metric.values if of_examples and isinstance(metric, Mean) else metric.measure
-    return call(f"the metric {name!r}", function, outputs, batch, losses=losses, weights=weights)
+    return measured(f"the metric {name!r}", function, outputs, batch, losses, weights)
 
 
 def _selected(name: str, on: str, tree: Any) -> Any:

@@ -97,7 +97,8 @@ def fit(
     """
     timing = Timing()
     enable_compilation_cache()
-    experiment = experiment.replace(events=(*experiment.events, *events))
+    if events:
+        experiment = experiment.replace(events=(*experiment.events, *events))
     number("hang_timeout", hang_timeout, above=0)
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory

@@ -102,6 +102,31 @@ def test_a_contrastive_loss_with_its_mask_is_that_of_the_real_rows_alone():
     assert float(real) == pytest.approx(2.08, abs=0.01)  # 2.52 with the padding among the negatives
 
 
+def test_a_loss_whose_examples_see_each_other_is_kept_from_padding_by_its_effect():
+    def coupled(outputs, batch):
+        similarity = outputs @ outputs.T / 0.2 - 1e9 * jnp.eye(len(outputs))
+        return jax.nn.logsumexp(similarity, axis=1)
+
+    assert toy.experiment(linear, objective=coupled).couples_padding
+    assert not toy.experiment(linear, objective=contrastive).couples_padding  # it asks for the mask
+    assert not toy.experiment(linear, objective=cross_entropy).couples_padding
+    run = toy.fit(linear, objective=coupled, batch_size=8, eval_batch_size=5)
+    # 8 test rows, in batches of 5 and 3 of their own.
+    outputs = run.predict(toy.X[32:])
+    parts = [coupled(outputs[:5], {}), coupled(outputs[5:], {})]
+    assert run.metrics["test"]["loss"] == pytest.approx(float(jnp.concatenate(parts).mean()), rel=1e-5)
+
+
+def test_a_metric_of_four_positional_arguments_may_call_them_anything():
+    class Beta(an.objectives.Mean):
+        def values(self, o, b, v, w):
+            return 2.0 * v, w
+
+    run = toy.fit(linear, objective=Objective(cross_entropy, {"twice": Beta(), "again": lambda o, b, v, w: v}))
+    assert run.metrics["test"]["twice"] == pytest.approx(2 * run.metrics["test"]["loss"], rel=1e-6)
+    assert run.metrics["test"]["again"] == pytest.approx(run.metrics["test"]["loss"], rel=1e-6)
+
+
 def test_a_loss_gets_what_it_names_and_nothing_else():
     seen = {}
 
