@@ -426,7 +426,9 @@ class _Loop:
         due = {name: self._is_due(name, self.step) for name in self.rhythms}
         if due["log"] or at_end:
             values = {name: float(value) for name, value in report["metrics"].items()}
-            extra = {name: float(value) for name, value in report["rates"].items()} | {"examples_per_second": rate}
+            # None where no part of the optimizer's state shows a rate, or several groups have one each.
+            extra: dict[str, Any] = {"learning_rate": None, "examples_per_second": rate}
+            extra |= {name: float(value) for name, value in report["rates"].items()}
             self.work.log(self._row() | {"split": "train"} | values | extra)
         if told:
             self._end(state)
