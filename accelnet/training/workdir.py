@@ -22,6 +22,8 @@ Row = dict[str, Any]
 Tree = Any
 
 CONFIG = "config.json"
+# TensorStore takes them for a pattern, and for a separator.
+_UNREADABLE = "[]\\"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class DiskWorkdir(Workdir):
         note: Callable[[str], None],
     ) -> None:
         super().__init__()
+        if wrong := sorted(set(str(path)) & set(_UNREADABLE)):
+            raise UserError(
+                f"the work directory {str(path)!r} has {' and '.join(map(repr, wrong))} in its path: Orbax cannot read a "
+                "checkpoint back from there, give another --workdir"
+            )
         self.path = self.directory = Path(path)
         self.experiment = experiment
         self.note = note

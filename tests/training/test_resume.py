@@ -281,6 +281,13 @@ def test_a_place_that_cannot_be_written_is_one_message(make_experiment, tmp_path
         fit(make_experiment(steps=2), workdir=tmp_path / "file" / "run")
 
 
+@pytest.mark.parametrize("name", ["a[1]", "a\\b"])
+def test_a_path_from_which_nothing_can_be_read_back_is_refused_before_the_first_step(make_experiment, tmp_path, name):
+    with pytest.raises(an.UserError, match="cannot read a checkpoint back"):
+        fit(make_experiment(steps=2), workdir=tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_the_compilation_cache_is_the_users_own(make_experiment, tmp_path):
     code = (
         "from accelnet.training.cache import enable_compilation_cache as enable; import jax;"
