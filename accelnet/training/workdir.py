@@ -118,8 +118,8 @@ class DiskWorkdir(Workdir):
         super().__init__()
         if wrong := sorted(set(str(path)) & set(_UNREADABLE)):
             raise UserError(
-                f"the work directory {str(path)!r} has {' and '.join(map(repr, wrong))} in its path: Orbax cannot read a "
-                "checkpoint back from there, give another --workdir"
+                f"the work directory {str(path)!r} has {' and '.join(map(repr, wrong))} in its path: Orbax cannot read "
+                "a checkpoint back from there, give another --workdir"
             )
         self.path = self.directory = Path(path)
         self.experiment = experiment
