@@ -245,8 +245,10 @@ class Experiment:
         if loss.ndim == 0:
             return True
         try:
-            return not asked & {"model", "params", "sown"} and self._sees_others(outputs)
-        except UserCodeError:  # the step will say so, with the shapes that it has there
+            with jax.ensure_compile_time_eval():
+                return not asked & {"model", "params", "sown"} and self._sees_others(outputs)
+        except (UserCodeError, jax.errors.JAXTypeError):
+            # It fails, which the step will say, with the shapes that it has there; or it closes over traced numbers.
             return False
 
     def _sees_others(self, like: Any) -> bool:
@@ -262,7 +264,7 @@ class Experiment:
 
         outputs = jax.tree.map(drawn, like)
         losses = jax.jit(jax.vmap(lambda one: self.objective.raw(one, batch, {**given, "train": True})[0]))(outputs)
-        first, second = np.asarray(losses[:, : len(rows) - 1])
+        first, second = np.asarray(losses)[:, : len(rows) - 1]
         return not np.allclose(first, second, rtol=1e-4, atol=1e-6, equal_nan=True)
 
     def _sample_loss(self) -> tuple[Any, jax.Array]:
@@ -374,7 +376,7 @@ class Experiment:
             "steps": self.total_steps,
             "seed": self.seed,
             "precision": self.precision,
-            **{name: fingerprint(part) for name, part in parts.items()},
+            **{name: fingerprint(part, self.config) for name, part in parts.items()},
         } | {name: value for name, value in self.config.items() if name not in ("batch_size", "steps", "seed")}
 
     def replace(self, **changes: Any) -> "Experiment":

@@ -18,7 +18,7 @@ _DIGITS = 16
 _MOST_BYTES = 1 << 24  # of an array
 
 
-def fingerprint(value: Any) -> str:
+def fingerprint(value: Any, known: Mapping[str, Any] | None = None) -> str:
     """Return 16 hexadecimal digits for a value.
 
     A function counts by its code and by what it closes over, an array by its numbers, one above 16 MiB by some of them.
@@ -27,6 +27,8 @@ def fingerprint(value: Any) -> str:
 
     Args:
         value: anything: numbers, text, arrays, functions, dataclasses, modules, nested in any way.
+        known: fields of a dataclass that are compared elsewhere, such as a script's settings: one that has these values
+            counts as itself, whatever they are.
 
     Example:
         >>> def scale(factor):
@@ -35,13 +37,13 @@ def fingerprint(value: Any) -> str:
         (True, False)
     """
     digest = hashlib.blake2b(digest_size=_DIGITS // 2)
-    for part in _parts(value, {}):
+    for part in _parts(value, {}, known or {}):
         digest.update(part)
         digest.update(b"\0")
     return digest.hexdigest()
 
 
-def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
+def _parts(value: Any, seen: dict[int, Any], known: Mapping[str, Any]) -> Iterator[bytes]:
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
         yield f"{type(value).__name__} {value!r}".encode()
         return
@@ -57,38 +59,46 @@ def _parts(value: Any, seen: dict[int, Any]) -> Iterator[bytes]:
     elif callable(getattr(value, "fingerprint", None)) and not isinstance(value, type):  # data
         yield str(value.fingerprint()).encode()
     elif isinstance(value, types.FunctionType):
-        yield from _of_function(value, seen)
+        yield from _of_function(value, seen, known)
     elif isinstance(value, types.MethodType):
-        yield from _parts(value.__func__, seen)
-        yield from _parts(value.__self__, seen)
+        yield from _parts(value.__func__, seen, known)
+        yield from _parts(value.__self__, seen, known)
     elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
         yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}".encode()
         if isinstance(value, type) and _is_of_user(value):
-            yield from _of_items({k: v for k, v in vars(value).items() if callable(v)}, seen)
+            yield from _of_items({k: v for k, v in vars(value).items() if callable(v)}, seen, known)
     elif isinstance(value, Mapping):
-        yield from _of_items(value, seen)
+        yield from _of_items(value, seen, known)
     elif isinstance(value, list | tuple | set | frozenset):
         for one in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
-            yield from _parts(one, seen)
+            yield from _parts(one, seen, known)
+    elif dataclasses.is_dataclass(value) and _is_known(value, known):
+        yield b"known"
     elif dataclasses.is_dataclass(value):
-        yield from _parts(type(value), seen)
+        yield from _parts(type(value), seen, known)
         for field in dataclasses.fields(value):
             yield field.name.encode()
-            yield from _parts(getattr(value, field.name, None), seen)
+            yield from _parts(getattr(value, field.name, None), seen, known)
     elif hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
-        yield from _parts((value.func, value.args, value.keywords), seen)
+        yield from _parts((value.func, value.args, value.keywords), seen, known)
     elif hasattr(value, "__wrapped__"):
-        yield from _parts(value.__wrapped__, seen)
+        yield from _parts(value.__wrapped__, seen, known)
     else:
-        yield from _parts(type(value), seen)
-        yield from _of_items(getattr(value, "__dict__", {}), seen)
+        yield from _parts(type(value), seen, known)
+        yield from _of_items(getattr(value, "__dict__", {}), seen, known)
 
 
-def _of_items(values: Mapping[Any, Any], seen: dict[int, Any]) -> Iterator[bytes]:
+def _is_known(value: Any, known: Mapping[str, Any]) -> bool:
+    fields = [field.name for field in dataclasses.fields(value)]
+    same = bool(known) and set(fields) == set(known)
+    return same and all(repr(getattr(value, name)) == repr(known[name]) for name in fields)
+
+
+def _of_items(values: Mapping[Any, Any], seen: dict[int, Any], known: Mapping[str, Any]) -> Iterator[bytes]:
     for name in sorted(values, key=str):
         if not str(name).startswith(("__", "_pytree")):  # flax keeps there which trace made an object
             yield str(name).encode()
-            yield from _parts(values[name], seen)
+            yield from _parts(values[name], seen, known)
 
 
 def _of_array(value: Any) -> Iterator[bytes]:
@@ -100,7 +110,7 @@ def _of_array(value: Any) -> Iterator[bytes]:
     yield hashlib.blake2b(np.ascontiguousarray(some).tobytes(), digest_size=16).digest()
 
 
-def _of_function(function: types.FunctionType, seen: dict[int, Any]) -> Iterator[bytes]:
+def _of_function(function: types.FunctionType, seen: dict[int, Any], known: Mapping[str, Any]) -> Iterator[bytes]:
     yield f"{function.__module__}.{function.__qualname__}".encode()
     if _is_of_user(function):
         yield from _of_code(function.__code__)
@@ -108,12 +118,12 @@ def _of_function(function: types.FunctionType, seen: dict[int, Any]) -> Iterator
         named = {
             name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__
         }
-        yield from _of_items({n: v for n, v in named.items() if not isinstance(v, types.ModuleType)}, seen)
+        yield from _of_items({n: v for n, v in named.items() if not isinstance(v, types.ModuleType)}, seen, known)
     for part in (function.__defaults__, function.__kwdefaults__):
-        yield from _parts(part, seen)
+        yield from _parts(part, seen, known)
     for cell in function.__closure__ or ():
         try:
-            yield from _parts(cell.cell_contents, seen)
+            yield from _parts(cell.cell_contents, seen, known)
         except ValueError:  # not bound yet
             yield b"empty"
 

@@ -42,7 +42,10 @@ def test_train_resume_evaluate_and_summary_go_together(tmp_path):
     assert "Traceback" not in again.stderr
 
     # The run's own settings are the defaults now: only the number of epochs is given.
-    more = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", "--json")
+    # Its learning rate follows the run's progress: another length is another training.
+    longer = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", "--json")
+    assert longer.returncode == 2 and "epochs was 2.0 and is 3.0" in longer.stderr and "model" not in longer.stderr
+    more = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", "--allow-change", "--json")
     assert more.returncode == 0, more.stderr
     resumed = json.loads(more.stdout.splitlines()[-1])
     assert resumed["epochs"] == 3 and resumed["config"] == result["config"] | {"epochs": 3.0}
@@ -74,7 +77,7 @@ def test_a_mesh_of_simulated_devices_trains_resumes_and_is_evaluated_elsewhere(t
     assert first.returncode == 0, first.stderr
     assert len(json.loads(first.stdout.splitlines()[-1])["devices"]) == 8
     pmap = ("--cpu-devices", "4", "--strategy", "pmap")
-    more = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", *pmap, "--json")
+    more = command(DIGITS, "train", "--workdir", run, "--resume", "--epochs", "3", "--allow-change", *pmap, "--json")
     assert more.returncode == 0, more.stderr
     done = command(DIGITS, "evaluate", "--workdir", run, "--json")
     assert done.returncode == 0, done.stderr

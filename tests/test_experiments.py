@@ -90,7 +90,7 @@ def test_every_experiment_trains_evaluates_and_leaves_its_results(run, files, tm
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["experiment"] == name and result["step"] >= 2 and result["compiles"] == {"train": 1, "eval": 1}
+    assert result["experiment"] == name and result["step"] >= 2 and set(result["compiles"].values()) == {1}
     assert np.isfinite(result["metrics"]["train"]["loss"])
     assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
 
