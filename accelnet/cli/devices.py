@@ -1,13 +1,16 @@
 """Which devices and processes compute: the options, and what they set up before anything touches a device."""
 
 import contextlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from accelnet.errors import UserError
+from accelnet.terminal import say
 
 # 1,024 start within a second; 4,096 take twenty.
 _MOST_CPU_DEVICES = 1024
@@ -77,16 +80,22 @@ def choose_population_devices(cpu_devices: int | None) -> None:
 def check_platform() -> None:
     """Start the platform on which everything is computed.
 
+    A plugin of jax that cannot start is one line of the error, or a warning where another platform serves.
+
     Raises:
         UserError: if it is not there.
     """
     import jax
 
+    failures: list[str] = []
     try:
-        jax.devices()
+        with _plugin_failures(failures):
+            jax.devices()
+        for failure in failures:
+            say(f"warning: a plugin of jax could not start: {failure}")
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin found no device and said so to the log
         asked = getattr(jax.config, "jax_platforms", None)
-        said = str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()
+        said = failures or str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()
         reason = f" ({said[0]})" if said else ""
         raise UserError(
             f"JAX_PLATFORMS is {asked!r}, and there is no such device or no plugin of jax for it{reason}: set "
@@ -94,6 +103,25 @@ def check_platform() -> None:
             if asked
             else f"jax finds no device{reason}: JAX_PLATFORMS=cpu takes the CPU"
         ) from error
+
+
+@contextlib.contextmanager
+def _plugin_failures(failures: list[str]) -> Iterator[None]:
+    """Collect why plugins of jax cannot start, instead of the tracebacks that jax logs."""
+
+    def collect(record: logging.LogRecord) -> bool:
+        if not str(record.msg).startswith("Jax plugin configuration error"):
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        failures.append(str(error or record.msg).strip().splitlines()[0])
+        return False
+
+    logger = logging.getLogger("jax._src.xla_bridge")
+    logger.addFilter(collect)
+    try:
+        yield
+    finally:
+        logger.removeFilter(collect)
 
 
 def _set_num_cpu_devices(number: int) -> None:

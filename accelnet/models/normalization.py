@@ -73,15 +73,18 @@ def without_padding(mask: Array | None) -> Iterator[None]:
 def _moments(x: Array, mask: Array | None, axis_name: Any) -> Array:
     """Return the means of x, [B, ..., C], and of its square over all axes but the last, [2, C]."""
     axes = tuple(range(x.ndim - 1))
-    if mask is None or len(mask) != len(x):  # the first axis is not that of the examples
-        moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
-        return moments if axis_name is None else jax.lax.pmean(moments, axis_name)
-    x = jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
-    count = jnp.sum(mask) * (math.prod(x.shape[:-1]) // len(mask))
-    sums = jnp.stack([x.sum(axes), jnp.square(x).sum(axes)])
+    has_padding = mask is not None and len(mask) == len(x)  # else the first axis is not that of the examples
+    if has_padding:
+        x = jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
+    moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
     if axis_name is not None:
-        sums, count = jax.lax.psum((sums, count), axis_name)
-    return sums / jnp.maximum(count, 1)
+        moments = jax.lax.pmean(moments, axis_name)
+    if not has_padding:
+        return moments
+    share = jnp.mean(mask, dtype=jnp.float32)  # exactly 1 where no example is padding: the bits of no mask
+    if axis_name is not None:
+        share = jax.lax.pmean(share, axis_name)
+    return moments / jnp.where(share > 0, share, 1.0)
 
 
 class BatchNorm(nnx.BatchNorm):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from accelnet.planning import prove as proving
-from accelnet.planning.prove import Proof, _same_bits, load_arrays, prove, save_arrays
+from accelnet.planning.prove import Proof, _difference, _same_bits, load_arrays, prove, save_arrays
 from tests.planning.conftest import make_experiment, needs
 
 
@@ -37,9 +37,19 @@ def test_a_bit_that_differs_is_seen():
     assert not _same_bits(ours, [changed, ours[1]])
     assert not _same_bits(ours, [ours[0], ours[1].astype(np.int32)])
     assert not _same_bits(ours, ours[:1])
-    proof = Proof("x", {"train": 1}, {"train": False}, {})
+    proof = Proof("x", {"train": 1}, {"train": False}, {"train": 0.0}, {})
     assert not proof.holds
     assert "OTHER BITS" in str(proof)
+
+
+def test_a_program_that_computes_something_else_is_seen():
+    ours = [np.arange(4, dtype=np.float32), np.array([2.0])]
+    assert _difference(ours, ours) == 0
+    assert _difference(ours, [ours[0], np.array([2.5])]) == pytest.approx(0.5 / np.sqrt(18))
+    assert _difference(ours, [ours[0], np.array([np.nan])]) == _difference(ours, ours[:1]) == np.inf
+    proof = Proof("x", {"train": 1}, {"train": True}, {"train": 0.1}, {})
+    assert not proof.holds
+    assert "ANOTHER RESULT" in str(proof)
 
 
 @pytest.mark.plan
@@ -48,6 +58,7 @@ def test_a_bit_that_differs_is_seen():
 def test_every_family_is_portable(family):
     proof = prove(make_experiment(family))
     assert proof.equal == {"train": True, "eval": True}
+    assert max(proof.difference.values()) < 1e-6
     assert proof.compiled == {platform: {"train": "ok", "eval": "ok"} for platform in ("cpu", "cuda", "tpu")}
     assert proof.holds
     assert dataclasses.asdict(proof)["artifact_bytes"]["train"] > 1000
