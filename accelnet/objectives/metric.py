@@ -62,8 +62,9 @@ def metric_weights(batch: Batch, shape: tuple[int, ...], *, weighted: bool) -> j
         >>> metric_weights(batch, (3,), weighted=False).tolist(), metric_weights(batch, (3,), weighted=True).tolist()
         ([1.0, 1.0, 0.0], [0.5, 3.0, 0.0])
     """
-    weights = example_weights(batch, shape)
-    return weights if weighted else (weights != 0).astype(jnp.float32)
+    if not weighted and batch.get("weights") is not None:
+        batch = {**batch, "weights": jnp.asarray(batch["weights"]) != 0}
+    return example_weights(batch, shape)
 
 
 def _spread(name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
