@@ -22,7 +22,8 @@ from accelnet.data.dataset import Data
 from accelnet.data.order import Order
 from accelnet.errors import UserCodeError, UserError, user_code
 from accelnet.fingerprint import fingerprint
-from accelnet.models.adapter import PureModel, adapt
+from accelnet.models.adapter import adapt
+from accelnet.models.pure import PureModel
 from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
 from accelnet.optim import adapt_optimizer, uses_progress

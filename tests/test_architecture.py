@@ -73,6 +73,37 @@ def upward_arrows(package: Path) -> list[str]:
     return arrows
 
 
+def circles(package: Path) -> list[tuple[str, ...]]:
+    """Return the modules that import each other, imports in functions and under TYPE_CHECKING included."""
+    modules = {
+        ".".join(("accelnet", *path.relative_to(package).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in package.rglob("*.py")
+    }
+
+    def module_of(name: str) -> str:
+        """Return the module that an imported name is, or stands in."""
+        while name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = {name for name, _ in imported_names(ast.parse(path.read_text())) if name.split(".")[0] == "accelnet"}
+        graph[module] = {module_of(name) for name in names} - {module}
+
+    def reached(start: str) -> set[str]:
+        found: set[str] = set()
+        left = [start]
+        while left:
+            new = graph[left.pop()] - found
+            found |= new
+            left += new
+        return found
+
+    reach = {module: reached(module) for module in graph}
+    return sorted({tuple(sorted({a} | {b for b in reach[a] if a in reach[b]})) for a in graph if a in reach[a]})
+
+
 def unsafe_uses(source: str) -> list[str]:
     tree = ast.parse(source)
     found = [
@@ -115,6 +146,18 @@ def test_an_arrow_that_goes_up_is_found(tmp_path):
         "ops/conv.py:2 imports accelnet.models.cnn",
         "ops/pool.py:1 imports accelnet",
     ]
+
+
+def test_no_modules_import_each_other():
+    assert circles(PACKAGE) == []
+
+
+def test_a_circle_is_found(tmp_path):
+    (tmp_path / "__init__.py").write_text("")
+    (tmp_path / "plan.py").write_text("def f():\n    from accelnet.page import draw\n")
+    (tmp_path / "page.py").write_text("if TYPE_CHECKING:\n    from accelnet.plan import Plan\n")
+    (tmp_path / "other.py").write_text("import accelnet.page\n")
+    assert circles(tmp_path) == [("accelnet.page", "accelnet.plan")]
 
 
 def test_no_room_is_a_drawer_for_leftovers():

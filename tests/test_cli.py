@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import accelnet as an
+from accelnet.cli.plan import _with_tuned
+from accelnet.cli.script import Script
+from experiments import xor_mlp
+
 ROOT = Path(__file__).parents[1]
 XOR = str(ROOT / "experiments" / "xor_mlp.py")
 DIGITS = str(ROOT / "experiments" / "digits_mlp.py")
@@ -99,9 +104,9 @@ def test_a_rate_is_tuned_and_the_hardware_chosen_for_it(tmp_path):
     assert low <= values["recommended"]["learning_rate"] <= high
     assert sorted(path.name for path in (tmp_path / "tune").glob("*.*")) == ["report.html", "tune.json", "tune.png"]
     args = ("--tuned", str(tmp_path / "tune"), "--targets", "v5e:1x1,h100", "--deadline", "1h")
-    chosen = command(XOR, "accelerator", "--abstract", *args, "--workdir", str(tmp_path / "choice"), "--json")
+    chosen = command(XOR, "plan", "--abstract", *args, "--workdir", str(tmp_path / "choice"), "--json")
     assert chosen.returncode == 0, chosen.stderr
-    assert json.loads(chosen.stdout.splitlines()[-1]) == json.loads((tmp_path / "choice/accelerator.json").read_text())
+    assert json.loads(chosen.stdout.splitlines()[-1]) == json.loads((tmp_path / "choice/plan.json").read_text())
 
 
 def test_where_every_rate_diverges_the_exit_code_is_two(tmp_path):
@@ -160,3 +165,22 @@ def test_compilers_without_devices_are_not_asked_for_devices(tmp_path, monkeypat
     found["jax_plugins"] = None
     (tmp_path / "dev" / "nvidia0").unlink()
     assert not has_compilers_alone(tmp_path / "dev")
+
+
+def test_tuned_settings_are_those_recommended_or_the_winners(tmp_path):
+    script, config = Script(xor_mlp.experiment), xor_mlp.Config()
+
+    def rate():
+        return _with_tuned(script, config, tmp_path).learning_rate
+
+    candidates = [{"name": "a", "learning_rate": 0.1}, {"name": "b", "learning_rate": 0.2}]
+    (tmp_path / "compare.json").write_text(json.dumps({"winner": "b", "candidates": candidates}))
+    assert rate() == 0.2
+    (tmp_path / "tune.json").write_text(json.dumps({"recommended": {"learning_rate": 0.3}}))
+    assert rate() == 0.3
+    (tmp_path / "tune.json").write_text("[]")
+    with pytest.raises(an.UserError, match="cannot be understood"):
+        rate()
+    (tmp_path / "tune.json").write_text(json.dumps({"recommended": {"width": 3}}))
+    with pytest.raises(an.UserError, match="recommends width, which this script does not have"):
+        rate()

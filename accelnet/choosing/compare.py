@@ -10,6 +10,7 @@ from urllib.parse import quote
 import numpy as np
 
 from accelnet.choosing.candidates import Candidate, without_test
+from accelnet.choosing.compare_page import comparison_page
 from accelnet.choosing.members import check_field, grid
 from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
 from accelnet.choosing.population import Population
@@ -328,6 +329,4 @@ def write_comparison(values: dict[str, Any], workdir: str | Path) -> Path:
     Raises:
         UserError: if they cannot be written.
     """
-    from accelnet.choosing.compare_page import comparison_page
-
     return write_report(workdir, "compare", values, comparison_page(values))

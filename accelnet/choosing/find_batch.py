@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.choosing.find_batch_page import page
 from accelnet.choosing.waves import free_bytes
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
@@ -111,9 +112,7 @@ def find_batch(
         experiment.name, size, critical, scales, largest, needed, limit, _explain(scales, critical, size, largest)
     )
     if workdir is not None:
-        from accelnet.choosing.find_batch_page import page
-
-        write_report(workdir, "batch", found.to_dict(), page(found))
+        write_report(workdir, "batch", found.to_dict(), page(found.to_dict()))
     return found
 
 

@@ -1,23 +1,25 @@
 """What `find-batch` shows: report.html, the noise scale along the training."""
 
-import math
+from collections.abc import Mapping
+from typing import Any
 
-from accelnet.choosing.find_batch import BatchSizes
 from accelnet.report.charts import ACROSS, chart, dots, linear_axis, log_axis, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, legend, section, table, tag
 from accelnet.report.numbers import number, short, size
 
 
-def page(found: BatchSizes) -> str:
-    """Return the report as a page of its own."""
-    rows = [[f"{scale.step:,}", *map(short, (scale.value, scale.low, scale.high))] for scale in found.scales]
-    names = {"c0": "noise scale", "c1": f"the batch of {found.batch_size}"}
+def page(found: Mapping[str, Any]) -> str:
+    """Return the report as a page of its own, from the values of `BatchSizes.to_dict`."""
+    rows = [
+        [f"{scale['step']:,}", *(_shown(scale[name]) for name in ("value", "low", "high"))] for scale in found["scales"]
+    ]
+    names = {"c0": "noise scale", "c1": f"the batch of {found['batch_size']}"}
     return document(
-        f"Batch size of {found.experiment}",
+        f"Batch size of {found['experiment']}",
         [
-            tag("h1", f"Batch size of {found.experiment}"),
-            tag("p", found.reason),
+            tag("h1", f"Batch size of {found['experiment']}"),
+            tag("p", found["reason"]),
             *([figure("Gradient noise scale", _chart(found), legend(names))] if _known(found) else []),
             section(
                 "Along the training",
@@ -25,26 +27,31 @@ def page(found: BatchSizes) -> str:
             ),
             tag(
                 "p",
-                f"The largest batch that fits, {found.largest:,} examples, takes {size(found.largest_bytes)} of "
-                f"{size(found.limit_bytes)}.",
+                f"The largest batch that fits, {found['largest']:,} examples, takes {size(found['largest_bytes'])} of "
+                f"{size(found['limit_bytes'])}.",
             ),
         ],
     )
 
 
-def _known(found: BatchSizes) -> list[tuple[int, float, float, float]]:
-    return [(s.step, s.value, s.low, s.high) for s in found.scales if math.isfinite(s.value)]
+def _shown(examples: float | None) -> str:
+    return "unknown" if examples is None else short(examples)
 
 
-def _chart(found: BatchSizes) -> Markup:
+def _known(found: Mapping[str, Any]) -> list[tuple[int, float, float, float]]:
+    scales = [(s["step"], s["value"], s["low"], s["high"]) for s in found["scales"]]
+    return [scale for scale in scales if None not in scale]
+
+
+def _chart(found: Mapping[str, Any]) -> Markup:
     points = _known(found)
     x = linear_axis("step", [0, *(step for step, *_ in points)], number, ACROSS)
-    y = log_axis("examples", [found.batch_size, *(value for _, *values in points for value in values)], short)
+    y = log_axis("examples", [found["batch_size"], *(value for _, *values in points for value in values)], short)
     values = [(step, value) for step, value, _, _ in points]
     shapes = [
         *ranges(x, y, [(step, low, high) for step, _, low, high in points], "c0"),
         path(x, y, values, "line c0"),
         *dots(x, y, values, "c0", 3.5),
-        path(x, y, [(x.low, found.batch_size), (x.high, found.batch_size)], "line c1"),
+        path(x, y, [(end, found["batch_size"]) for end in (x.low, x.high)], "line c1"),
     ]
-    return chart("Gradient noise scale", found.reason, x, y, shapes)
+    return chart("Gradient noise scale", found["reason"], x, y, shapes)

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.statistics import Contest, compete
+from accelnet.training.record import plain_value
 
 # A training loss has noise, and with dropout it is the higher one.
 _WORSE = 0.25
@@ -79,6 +81,31 @@ class Rung:
     def level(self, values: np.ndarray) -> np.ndarray:
         """Return a contest's means or ends of intervals in the unit of the losses."""
         return np.exp(values) if self.scale == "log" else -values if self.scale == "negative" else values
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values.
+
+        Of a setting, "center" is the mean of what was compared, in the unit of the metric: the geometric mean where
+        "scale" is "log". "low" and "high" are the ends of its 95 % interval, null where there is none.
+        """
+        center, low, high = (self.level(v) for v in (self.contest.means, self.contest.low, self.contest.high))
+        rows = [
+            {
+                **setting,
+                "mean": self.means[index],
+                "center": center[index],
+                "low": low[index],
+                "high": high[index],
+                "contender": self.contest.contenders[index],
+                "diverged": self.diverged[index],
+                "seeds": self.losses[index],
+            }
+            for index, setting in enumerate(self.settings)
+        ]
+        compiles = [run.compiles["advance"] for run in self.runs]
+        return plain_value(
+            {"share": self.share, "steps": self.steps, "scale": self.scale, "compiles": compiles, "settings": rows}
+        )
 
 
 def make_rung(runs: Sequence[PopulationRun], share: float, metric: str, lower_is_better: bool) -> Rung:

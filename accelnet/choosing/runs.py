@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelnet.choosing.runs_page import SPLITS, runs_page
 from accelnet.errors import UserError
+from accelnet.report.numbers import duration, shown
 from accelnet.terminal import rendered
 from accelnet.training.record import ROW_FIELDS, plain_value, write_report
 from accelnet.training.workdir import CONFIG, read_config, read_description
 
 _MOST_POINTS = 300  # of a curve
-SPLITS = ("test", "validation", "train")
 
 
 def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
@@ -235,8 +236,6 @@ def metric_columns(values: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def run_cells(run: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
     """Return name, steps, time and metrics of a run, in words."""
-    from accelnet.report.numbers import duration, shown
-
     time = "" if run["seconds"] is None else duration(run["seconds"])
     unfinished = "" if run["finished"] else ", unfinished"
     found = (run["metrics"].get(split, {}) for split, _ in columns)
@@ -250,6 +249,4 @@ def write_runs(values: Mapping[str, Any], workdir: str | Path) -> Path:
     Raises:
         UserError: if they cannot be written.
     """
-    from accelnet.choosing.runs_page import runs_page
-
     return write_report(workdir, "compare-runs", values, runs_page(values))

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelnet.choosing.runs import SPLITS
 from accelnet.report.charts import ACROSS, Axis, chart, linear_axis, log_axis, path
 from accelnet.report.document import NUM_COLORS, document
 from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
 from accelnet.report.numbers import duration, number, short, shown
 
+# In this order.
+SPLITS = ("test", "validation", "train")
 # Beyond this ratio a linear axis hides the small values.
 _DECADES = 30.0
 

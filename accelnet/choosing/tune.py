@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import time
 import typing
@@ -17,10 +16,11 @@ from accelnet.choosing.members import ExperimentFunction, Member, check_field
 from accelnet.choosing.population import Population
 from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.rung import Rung, make_rung
+from accelnet.choosing.tune_page import page, picture
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.objectives.metric import lower_is_better
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.record import plain_value, write_atomically, write_report
 
 EVALUATIONS = 4
 BUDGET = 1 / 20
@@ -84,7 +84,9 @@ class Tuning:
             {
                 "experiment": self.experiment,
                 "metric": self.metric,
+                "lower_is_better": self.short.lower_is_better,
                 "split": self.split,
+                "fields": self.fields,
                 "recommended": self.recommended,
                 "basin": self.basin if one is None else list(self.basin[one]),
                 "edge": self.edge if one is None else self.edge[one],
@@ -92,26 +94,9 @@ class Tuning:
                 "trainings": self.cost,
                 "seconds": self.seconds,
                 "reason": self.reason,
-                "rungs": [_rung_to_dict(rung) for rung in self.rungs],
+                "rungs": [rung.to_dict() for rung in self.rungs],
             }
         )
-
-
-def _rung_to_dict(rung: Rung) -> dict[str, Any]:
-    rows = [
-        {
-            **setting,
-            "mean": rung.means[index],
-            "low": rung.level(rung.contest.low[index]),
-            "high": rung.level(rung.contest.high[index]),
-            "contender": rung.contest.contenders[index],
-            "diverged": rung.diverged[index],
-            "seeds": rung.losses[index],
-        }
-        for index, setting in enumerate(rung.settings)
-    ]
-    compiles = [run.compiles["advance"] for run in rung.runs]
-    return {"share": rung.share, "steps": rung.steps, "compiles": compiles, "settings": rows}
 
 
 def tune(
@@ -214,10 +199,9 @@ def tune(
     )
     tuning = dataclasses.replace(tuning, reason=explain(tuning, spans))
     if folder is not None:
-        from accelnet.choosing.tune_page import write_page
-
-        write_page(tuning, folder)
-        write_atomically(folder / "tune.json", json.dumps(tuning.to_dict(), indent=2) + "\n")
+        values = tuning.to_dict()
+        write_report(folder, "tune", values, page(values))
+        write_atomically(folder / "tune.png", picture(values))
     return tuning
 
 

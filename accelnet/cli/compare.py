@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import json
 import math
 import sys
 from collections.abc import Sequence
@@ -15,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import tyro
 
 from accelnet.cli.devices import check_platform, choose_platform
+from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import UserCodeError, UserError
-from accelnet.terminal import show
 
 if TYPE_CHECKING:
     from accelnet.choosing.candidates import Candidate
@@ -47,18 +46,14 @@ class CompareOptions:
     """Chance of claiming a difference where there is none, over all comparisons."""
     workdir: Path | None = None
     """Directory for compare.json, report.html and what is trained; what is finished there is not trained again."""
-    json: bool = False
-    """Print the comparison as the last line of standard output, as one JSON object."""
-    quiet: bool = False
-    """Show no progress."""
 
 
-def compare(script: Script, config: Config, options: CompareOptions) -> None:
+def compare(script: Script, config: Config, options: CompareOptions, output: Output) -> None:
     """Say which optimizer, variant or setting is better, and whether that is shown."""
-    choose_platform(None)
-    check_platform()
     if options.target is not None and not math.isfinite(options.target):
         raise UserError(f"--target is {options.target}, expected a number of the metric")
+    choose_platform(None)
+    check_platform()
     from accelnet.choosing.candidates import Candidate, optimizer_candidates
     from accelnet.choosing.compare import RATES, compare
 
@@ -83,13 +78,9 @@ def compare(script: Script, config: Config, options: CompareOptions) -> None:
         tuning_seeds=options.tuning_seeds,
         alpha=options.alpha,
         workdir=options.workdir,
-        progress=not options.quiet,
+        progress=not output.quiet,
     )
-    _print(values)
-    if options.workdir is not None:
-        show(f"kept in {options.workdir}/compare.json and {options.workdir}/report.html")
-    if options.json:
-        show(json.dumps(values))
+    finish(output, _table(values), values, options.workdir, "compare.json", "report.html")
 
 
 def changed(config: Any, text: str) -> Any:
@@ -173,24 +164,25 @@ def _execute(loader: Loader, module: ModuleType, path: Path) -> None:
         raise UserCodeError(f"the variant {path}", error) from error
 
 
-def _print(values: dict[str, Any]) -> None:
+def _table(values: dict[str, Any]) -> str:
     from accelnet.report.numbers import number
 
-    show(f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals")
+    lines = [f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals"]
     width = max(len(one["name"]) for one in values["candidates"])
     for one in values["candidates"]:
         final, reached = one["final"], one["steps_to_target"]
         steps = "not reached" if reached["median"] is None else f"after {reached['median']:,.0f} steps"
-        show(
+        lines.append(
             f"{one['name']:{width}}  {number(final['mean'])}  {number(final['low'])} to {number(final['high'])}  "
             f"learning rate {number(one['learning_rate'])}  {number(values['target'])} {steps}"
         )
-    show()
-    for one in values["comparisons"]:
-        show(
-            f"{one['first']} less {one['second']}: {number(one['difference'])}, {number(one['low'])} to "
-            f"{number(one['high'])}, corrected p {number(one['corrected'])}: {one['words']}"
-        )
-    show(f"\n{values['words']}.")
+    lines.append("")
+    lines += [
+        f"{one['first']} less {one['second']}: {number(one['difference'])}, {number(one['low'])} to "
+        f"{number(one['high'])}, corrected p {number(one['corrected'])}: {one['words']}"
+        for one in values["comparisons"]
+    ]
+    lines += ["", f"{values['words']}."]
     for name, found in values["test"].items():
-        show(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")
+        lines.append(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")
+    return "\n".join(lines)

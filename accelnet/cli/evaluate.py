@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
-from accelnet.cli.output import show_intervals, show_metrics
+from accelnet.cli.output import Output, show_intervals, show_metrics
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
 from accelnet.terminal import show
@@ -24,15 +24,12 @@ class EvaluateOptions:
     slices: str | None = None
     """Labels, with commas between them, by whose values the metrics are told apart: targets, a column of a table, an
     array of the data."""
-    json: bool = False
-    """Print the result as the last line of standard output, as one JSON object."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def evaluate(
     script: Script,
     options: EvaluateOptions,
+    output: Output,
     devices: DeviceOptions,
     processes: ClusterOptions,
 ) -> None:
@@ -59,13 +56,13 @@ def evaluate(
     show(f"{made.name}, step {run.step}")
     show_metrics(run.metrics)
     split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
-    say = Progress(not options.quiet)
+    say = Progress(not output.quiet)
     found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
     say.close()
     if jax.process_index() == 0:
         page = found.write(options.workdir)
         show_intervals(found.values)
         show(f"kept in {page.with_name('evaluate.json')} and {page}")
-    if options.json:
+    if output.json:
         result = {"experiment": made.name, "step": run.step, "metrics": run.metrics, "workdir": str(options.workdir)}
         show(json.dumps(result | {"split": split, "intervals": found.values["metrics"]}))

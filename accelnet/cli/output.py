@@ -1,8 +1,45 @@
-"""What several verbs show."""
+"""What several verbs show, and how each of them ends."""
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from accelnet.terminal import rendered, show
+
+
+@dataclass(frozen=True)
+class JsonOutput:
+    """How the answer is shown."""
+
+    json: bool = False
+    """Print the result as the last line of standard output, as one JSON object."""
+
+
+@dataclass(frozen=True)
+class Output(JsonOutput):
+    """How the answer is shown."""
+
+    quiet: bool = False
+    """Show no progress."""
+
+
+def finish(output: JsonOutput, text: object, values: Mapping[str, Any], workdir: Path | None, *files: str) -> None:
+    """Show an answer: as text, where it is kept, and as JSON where that is asked for.
+
+    Args:
+        output: of the command line.
+        text: the answer.
+        values: the answer as JSON values.
+        workdir: directory of the files; None if there are none.
+        files: names in it.
+    """
+    show(text)
+    if workdir is not None:
+        show(f"kept in {' and '.join(str(workdir / name) for name in files)}")
+    if output.json:
+        show(json.dumps(values))
 
 
 def show_metrics(metrics: Any) -> None:

@@ -1,10 +1,13 @@
 """The verbs `plan` and `targets`."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelnet.cli.devices import check_platform, choose_platform
+from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
 from accelnet.terminal import show
@@ -17,6 +20,8 @@ class PlanOptions:
     targets: str | None = None
     """Names with commas between them, such as v5e:2x2,h100:8,cpu; `targets` lists them, "here" is this machine. None:
     a spread of them."""
+    tuned: Path | None = None
+    """Work directory of `tune` or `compare`, whose recommended settings are taken."""
     mesh: str | None = None
     """As of `train`, with -1 for as many devices as a target has. None: data parallel over all of them."""
     budget: str | None = None
@@ -28,17 +33,13 @@ class PlanOptions:
     abstract: bool = False
     """Compile nothing: shapes and facts alone, in seconds."""
     measure: bool = False
-    """Measure the parts of a step on this machine first; what was measured is kept and used from then on."""
+    """Measure a step and its parts on this machine first; the parts are kept and used from then on."""
     prove: bool = False
     """Instead: export the programs for CPU, CUDA and TPU at once, run them from there bit for bit, compile each."""
     compile_seconds: float = 300.0
     """After which a compiler is given up."""
     targets_file: Path | None = None
     """TOML with facts and prices of your own; also $ACCELNET_TARGETS."""
-    json: bool = False
-    """Print the plan as the last line of standard output, as one JSON object."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,10 @@ class TargetsOptions:
     """TOML with facts and prices of your own; also $ACCELNET_TARGETS."""
 
 
-def plan(script: Script, config: Config, options: PlanOptions) -> None:
+def plan(script: Script, config: Config, options: PlanOptions, output: Output) -> None:
     """Say whether it fits on hardware that is not here, how fast it can be, and what it costs."""
-    choose_platform(None)
-    check_platform()
     from accelnet.parallel.mesh import parse_mesh
     from accelnet.planning.choice import parse_hours, parse_usd
-    from accelnet.planning.plan import find_targets, plan
-    from accelnet.report.progress import Progress
 
     if not options.compile_seconds > 0:
         raise UserError(f"--compile-seconds is {options.compile_seconds}, expected seconds above 0")
@@ -66,53 +63,76 @@ def plan(script: Script, config: Config, options: PlanOptions) -> None:
         parse_mesh(options.mesh)
     budget = None if options.budget is None else parse_usd(options.budget)
     deadline = None if options.deadline is None else parse_hours(options.deadline)
-    if not options.prove:
-        find_targets(options.targets, options.targets_file)  # a name that is none costs no minutes of measuring
-    experiment = script.experiment(config)
-    say = Progress(not options.quiet)
+    if options.tuned is not None:
+        config = _with_tuned(script, config, options.tuned)
     if options.prove:
-        others = ("targets", "mesh", "budget", "deadline", "workdir", "abstract", "measure", "targets_file")
-        given = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]
-        if given:
-            raise UserError(
-                f"--prove stands alone, without {', '.join(given)}: it runs on the CPU and needs no targets"
-            )
-        from accelnet.planning.prove import prove
-
-        proof = prove(experiment, compile_seconds=options.compile_seconds, say=say)
-        say.close()
-        show(proof)
-        if options.json:
-            show(json.dumps(proof.to_dict()))
-        if not proof.holds:
-            raise SystemExit(1)
+        _prove(script, config, options, output)
         return
-    if options.measure:
-        from accelnet.planning.machine import load_accelerators
-        from accelnet.planning.measure import measure
-        from accelnet.planning.targets import this_machine
+    choose_platform(None)
+    check_platform()
+    from accelnet.planning.plan import plan
 
-        here = this_machine(accelerators=load_accelerators(options.targets_file))
-        measured = measure(experiment, here, say=say)
-        say.close()
-        show(f"{measured}\n")
     made = plan(
-        experiment,
+        script.experiment(config),
         options.targets,
         mesh=options.mesh,
         budget_usd=budget,
         deadline_hours=deadline,
         workdir=options.workdir,
         compile=not options.abstract,
+        measure=options.measure,
         compile_seconds=options.compile_seconds,
         targets_file=options.targets_file,
-        progress=not options.quiet,
+        progress=not output.quiet,
     )
-    show(made)
-    if options.workdir is not None:
-        show(f"kept in {options.workdir}/plan.json and {options.workdir}/plan.html")
-    if options.json:
-        show(json.dumps(made.to_dict()))
+    finish(output, made, made.to_dict(), options.workdir, "plan.json", "plan.html")
+
+
+def _prove(script: Script, config: Config, options: PlanOptions, output: Output) -> None:
+    others = ("targets", "mesh", "budget", "deadline", "workdir", "abstract", "measure", "targets_file")
+    given = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]
+    if given:
+        raise UserError(f"--prove stands alone, without {', '.join(given)}: it runs on the CPU and needs no targets")
+    choose_platform(None)
+    check_platform()
+    from accelnet.planning.prove import prove
+    from accelnet.report.progress import Progress
+
+    say = Progress(not output.quiet)
+    proof = prove(script.experiment(config), compile_seconds=options.compile_seconds, say=say)
+    say.close()
+    finish(output, proof, proof.to_dict(), None)
+    if not proof.holds:
+        raise SystemExit(1)
+
+
+def _with_tuned(script: Script, config: Any, directory: Path) -> Any:
+    """Return the Config with the settings that tuning has recommended, or those of the winner of a comparison.
+
+    Args:
+        script: whose Config it is.
+        config: the others' values.
+        directory: with the tune.json of `tune`, or the compare.json of `compare`.
+
+    Raises:
+        UserError: if there is neither, it cannot be understood, or the Config has no such field.
+    """
+    found = [path for name in ("tune.json", "compare.json") if (path := directory / name).is_file()]
+    if not found:
+        raise UserError(f"{directory} holds neither tune.json nor compare.json: `tune --workdir {directory}` makes one")
+    try:
+        content = json.loads(found[0].read_text())
+        if found[0].name == "tune.json":
+            settings = dict(content["recommended"])
+        else:
+            rates = {one["name"]: one["learning_rate"] for one in content["candidates"]}
+            settings = {"learning_rate": float(rates[content["winner"]])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{found[0]} cannot be understood ({error}): give another directory") from error
+    unknown = set(settings) - {field.name for field in dataclasses.fields(script.config_type)}
+    if unknown:
+        raise UserError(f"{directory} recommends {', '.join(sorted(unknown))}, which this script does not have")
+    return dataclasses.replace(config, **settings)
 
 
 def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, as every verb

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
-from accelnet.cli.output import show_metrics
+from accelnet.cli.output import Output, show_metrics
 from accelnet.cli.script import Config, Script
 from accelnet.terminal import show
 
@@ -19,16 +19,13 @@ class TrainOptions:
     """Go on where the run in --workdir stopped, with its settings; from the start if there is nothing yet."""
     allow_change: bool = False
     """Resume although settings changed."""
-    json: bool = False
-    """Print the result as the last line of standard output, as one JSON object."""
-    quiet: bool = False
-    """Show no progress."""
 
 
 def train(
     script: Script,
     config: Config,
     options: TrainOptions,
+    output: Output,
     devices: DeviceOptions,
     processes: ClusterOptions,
 ) -> None:
@@ -43,7 +40,7 @@ def train(
         workdir=options.workdir,
         resume=options.resume,
         allow_change=options.allow_change,
-        progress=not options.quiet,
+        progress=not output.quiet,
         mesh=devices.mesh,
         strategy=devices.strategy,
         hang_timeout=processes.hang_timeout,
@@ -58,5 +55,5 @@ def train(
     if used is not None:
         show(used)
     script.call_after_train(run)
-    if options.json:
+    if output.json:
         show(result_line(run.result if used is None else {**run.result, "mfu": used.share}))

@@ -1,6 +1,5 @@
 """The verb `tune`."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import tyro
 
 from accelnet.cli.devices import choose_population_devices
+from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
-from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
@@ -35,17 +34,10 @@ class TuneOptions:
     nothing."""
     cpu_devices: int | None = None
     """Share the members among so many CPU devices. None: all accelerators, else a device per core."""
-    json: bool = False
-    """Print the result as the last line of standard output, as one JSON object."""
-    quiet: bool = False
-    """Show no progress."""
 
 
-def tune(script: Script, config: Config, options: TuneOptions) -> None:
+def tune(script: Script, config: Config, options: TuneOptions, output: Output) -> None:
     """Find a good learning rate, or other number, by training many at once."""
-    choose_population_devices(options.cpu_devices)
-    from accelnet.choosing.tune import tune
-
     fields = [name.replace("-", "_") for name in options.fields]
     if not fields:
         raise UserError("tune what? Give one or two fields, such as: tune learning_rate")
@@ -55,6 +47,9 @@ def tune(script: Script, config: Config, options: TuneOptions) -> None:
             "--range for each or none"
         )
     spans = [_span(text) for text in options.range] or [None] * len(fields)
+    choose_population_devices(options.cpu_devices)
+    from accelnet.choosing.tune import tune
+
     tuning = tune(
         script.experiment,
         config,
@@ -64,15 +59,12 @@ def tune(script: Script, config: Config, options: TuneOptions) -> None:
         budget=options.budget,
         metric=options.metric,
         workdir=options.workdir,
-        progress=not options.quiet,
+        progress=not output.quiet,
     )
-    show(tuning.reason)
-    show(
-        f"{tuning.cost:.3g} trainings' worth of steps in {tuning.seconds:.0f} s; "
-        + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
-    )
-    if options.json:
-        show(json.dumps(tuning.to_dict()))
+    cost = f"{tuning.cost:.3g} trainings' worth of steps in {tuning.seconds:.0f} s"
+    kept = "" if options.workdir else "; nothing was kept: --workdir names a place"
+    files = ("tune.json", "tune.png", "report.html")
+    finish(output, f"{tuning.reason}\n{cost}{kept}", tuning.to_dict(), options.workdir, *files)
 
 
 def _span(text: str) -> tuple[float, float]:

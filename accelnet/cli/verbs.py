@@ -1,6 +1,5 @@
 """The verbs, in the order in which --help lists them."""
 
-from accelnet.cli.accelerator import accelerator
 from accelnet.cli.compare import compare
 from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.evaluate import evaluate
@@ -10,4 +9,4 @@ from accelnet.cli.summary import summary
 from accelnet.cli.train import train
 from accelnet.cli.tune import tune
 
-VERBS = (train, evaluate, tune, find_batch, compare_runs, compare, accelerator, summary, plan, targets)
+VERBS = (train, evaluate, tune, find_batch, compare_runs, compare, summary, plan, targets)

@@ -17,7 +17,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError
-from accelnet.models.adapter import (
+from accelnet.models.effects import watch_linen, watched
+from accelnet.models.normalization import without_padding
+from accelnet.models.pure import (
     FLAGS,
     ModelState,
     Params,
@@ -27,8 +29,6 @@ from accelnet.models.adapter import (
     is_trained,
     merged,
 )
-from accelnet.models.effects import watch_linen, watched
-from accelnet.models.normalization import without_padding
 
 _lock = threading.RLock()
 # What a call may ask for when its parameters are made.

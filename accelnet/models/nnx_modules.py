@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError, user_code
-from accelnet.models.adapter import ModelState, Params, PureModel, call_arguments, call_module, is_trained
 from accelnet.models.effects import watch_layers, watched
 from accelnet.models.normalization import without_padding
+from accelnet.models.pure import ModelState, Params, PureModel, call_arguments, call_module, is_trained
 from accelnet.signature import described
 
 Path = tuple[Any, ...]

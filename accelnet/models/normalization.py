@@ -73,13 +73,14 @@ def without_padding(mask: Array | None) -> Iterator[None]:
 def _moments(x: Array, mask: Array | None, axis_name: Any) -> Array:
     """Return the means of x, [B, ..., C], and of its square over all axes but the last, [2, C]."""
     axes = tuple(range(x.ndim - 1))
-    has_padding = mask is not None and len(mask) == len(x)  # else the first axis is not that of the examples
-    if has_padding:
+    if mask is not None and len(mask) != len(x):
+        mask = None  # the first axis is not that of the examples
+    if mask is not None:
         x = jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
     moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
     if axis_name is not None:
         moments = jax.lax.pmean(moments, axis_name)
-    if not has_padding:
+    if mask is None:
         return moments
     share = jnp.mean(mask, dtype=jnp.float32)  # exactly 1 where no example is padding: the bits of no mask
     if axis_name is not None:

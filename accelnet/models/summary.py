@@ -14,8 +14,9 @@ import rich.table
 from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 
-from accelnet.models.adapter import PureModel, adapt, call_arguments
+from accelnet.models.adapter import adapt
 from accelnet.models.nnx_modules import abstract_split
+from accelnet.models.pure import PureModel, call_arguments
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.terminal import rendered
 

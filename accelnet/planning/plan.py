@@ -1,5 +1,6 @@
 """Plan: what an experiment would do on hardware that is not here."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,8 +10,12 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.planning.case import Case
 from accelnet.planning.choice import choose
+from accelnet.planning.measure import Measurement
+from accelnet.planning.measure import measure as measure_step
+from accelnet.planning.page import plan_page
 from accelnet.planning.planner import COMPILE_SECONDS, Planner
 from accelnet.planning.remedies import find_remedies
+from accelnet.planning.report import plan_table
 from accelnet.planning.rows import Row
 from accelnet.planning.run_time import NOT_COUNTED
 from accelnet.planning.scaling import scaling
@@ -31,6 +36,7 @@ class Plan:
         rows: one per target, in the order asked for.
         scaling: predictions over the sizes of the targets' families.
         choice: what to rent, where a budget or deadline was given.
+        measured: what was measured on this machine, where that was asked for.
     """
 
     experiment: str
@@ -40,6 +46,7 @@ class Plan:
     rows: tuple[Row, ...]
     scaling: tuple[dict[str, Any], ...] = ()
     choice: dict[str, Any] | None = None
+    measured: Measurement | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, of the schema that the README documents."""
@@ -52,12 +59,12 @@ class Plan:
             "run_leaves_out": list(NOT_COUNTED),
             "scaling": list(self.scaling),
             "choice": self.choice,
+            "measured": None if self.measured is None else self.measured.to_dict(),
         }
 
     def __str__(self) -> str:
-        from accelnet.planning.report import plan_table
-
-        return plan_table(self)
+        table = plan_table(self.to_dict())
+        return table if self.measured is None else f"{self.measured}\n\n{table}"
 
 
 def plan(
@@ -69,6 +76,7 @@ def plan(
     deadline_hours: float | None = None,
     workdir: str | Path | None = None,
     compile: bool = True,  # noqa: A002, the word for it
+    measure: bool = False,
     remedies: bool = True,
     compile_seconds: float = COMPILE_SECONDS,
     targets_file: str | Path | None = None,
@@ -89,6 +97,8 @@ def plan(
         deadline_hours: say what to rent to be done within this time.
         workdir: where plan.json and plan.html are written. None: nowhere.
         compile: False: shapes and facts alone, in seconds.
+        measure: measure a step and its parts on this machine first: that step's time is then this machine's, and the
+            parts' are kept and used from then on.
         remedies: where it does not fit, compile what would make it fit.
         compile_seconds: after which a compiler is given up.
         targets_file: facts and prices of your own, as of `load_accelerators`.
@@ -124,7 +134,11 @@ def plan(
         probe.unlink()
     say = Progress(progress)
     named = find_targets(targets, targets_file)
-    planner = Planner(experiment, mesh, compile=compile, compile_seconds=compile_seconds, say=say)
+    measured = None
+    if measure:
+        measured = measure_step(experiment, this_machine(accelerators=load_accelerators(targets_file)), say=say)
+    timed = {} if measured is None else {measured.device: measured.step_seconds}
+    planner = Planner(experiment, mesh, compile=compile, compile_seconds=compile_seconds, measured=timed, say=say)
     cases = [target if isinstance(target, Row) else _case(planner, target) for target in named]
     _refuse_if_none(cases)
     planner.compile([case for case in cases if isinstance(case, Case)])
@@ -141,12 +155,13 @@ def plan(
         tuple(rows),
         tuple(scaling(planner, [row for row in rows if row.time is not None])),
         None if budget_usd is None and deadline_hours is None else choose(rows, budget_usd, deadline_hours),
+        measured,
     )
     say.close()
     if workdir is not None:
-        from accelnet.planning.report import write_plan
-
-        write_plan(made, Path(workdir))
+        values = made.to_dict()
+        write_atomically(Path(workdir) / "plan.json", json.dumps(values, indent=1) + "\n")
+        write_atomically(Path(workdir) / "plan.html", plan_page(values))
     return made
 
 

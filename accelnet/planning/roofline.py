@@ -113,7 +113,8 @@ class StepTime:
         limits: expected seconds by what limits the kernels: these three, and "launch".
         labels: expected seconds by layer or part of the step.
         bottleneck: in words.
-        source: of the kernels: "compiled" or "modelled"; of the rates: "facts" or "measured".
+        source: of the kernels: "compiled" or "modelled"; of the rates: "facts" or "measured"; "timed" where `expected`
+            is a step that was timed on this machine.
     """
 
     bound: float

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from accelnet.allocator import return_freed_memory
 from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
-from accelnet.models.adapter import merged
+from accelnet.models.pure import merged
 from accelnet.optim import eval_params, learning_rates
 from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
 from accelnet.parallel.noise import shard_key

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.models.adapter import merged
+from accelnet.models.pure import merged
 from accelnet.parallel.layout import whole
 from accelnet.training.curves import curves
 from accelnet.training.program import Weights

@@ -11,7 +11,7 @@ import optax
 
 from accelnet.errors import user_code
 from accelnet.experiment import Experiment, Precision, Remat
-from accelnet.models.adapter import merged
+from accelnet.models.pure import merged
 from accelnet.objectives.metric import safe_ratio
 from accelnet.ops import kernels
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout

@@ -227,6 +227,7 @@ def search(losses):
             curves={"loss": np.stack([start, ends])},
             train={"loss": np.stack([start, ends])},
             failed=np.where(np.isnan(ends), 3, -1),
+            compiles={"advance": 1},
         )
 
     short = one_field([0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
@@ -252,6 +253,7 @@ def test_a_setting_that_diverges_in_full_does_not_lead_and_all_that_do_are_a_mis
     assert trained[1:3] == [[(0, 0)], [(1, 0)]] and rung.settings[rung.leading()[0]] == {"rate": 1.0}
     alone = Rung(1.0, "loss", True, rung.settings[:2], (np.array([2.0]), np.array([3.0])), rung.before[:2], rung.runs)
     bad = dataclasses.replace(alone, settings=rung.settings[:3], losses=(*alone.losses, np.array([np.nan] * 2)))
-    np.testing.assert_allclose(curve(bad, "rate"), [(1.0, 2.0, 2.0, 2.0), (2.0, 3.0, 3.0, 3.0)])
+    points = curve({"lower_is_better": True}, bad.to_dict(), "rate")
+    np.testing.assert_allclose(points, [(1.0, 2.0, 2.0, 2.0), (2.0, 3.0, 3.0, 3.0)])
     with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 1, rate 4, rate 8, rate 32\): give a lower"):
         search([[np.nan] * 9] * 8)

@@ -36,8 +36,8 @@ XOR_MISTAKES = [
     (("compare", "--set", "size=3"), "expected field=value of:"),
     (("compare", "--optimizers", "sgd,adam", "--seeds", "3"), "3 seeds cannot show any difference"),
     (("find-batch",), "a batch size of at most half the training split"),
-    (("accelerator", "--budget", "much"), "much"),
-    (("accelerator", "--abstract", "--targets", "v5f:2x2"), "v5f"),
+    (("plan", "--budget", "much"), "much"),
+    (("plan", "--abstract", "--measure", "--targets", "v5f:2x2"), "v5f"),
     (("compare-runs", "/nowhere/at/all"), "/nowhere/at/all"),
     (("plan", "--targets", "h1000"), "h1000"),
     (("plan", "--targets", "v5e:3x3"), "v5e"),
@@ -97,7 +97,7 @@ SMALL_MISTAKES = [
     (("targets", "--family", "zzz"), "'zzz' begins no name"),
     (("summary", "--mesh", "x"), "the mesh is 'x'"),
     (("evaluate",), "--workdir"),
-    (("accelerator", "--abstract", "--tuned", "/nowhere"), "holds neither tune.json nor compare.json"),
+    (("plan", "--abstract", "--tuned", "/nowhere"), "holds neither tune.json nor compare.json"),
 ]
 
 

@@ -30,7 +30,7 @@ def test_every_verb_that_shows_a_table_does_so_on_a_terminal_of_few_characters(m
         ("summary",),
         ("summary", "--mesh", "data=2,fsdp=2"),
         ("plan", "--abstract", "--targets", "v5e:2x2,cpu"),
-        ("accelerator", "--abstract", "--targets", "v5e:1x1", "--deadline", "1h"),
+        ("plan", "--abstract", "--targets", "v5e:1x1", "--deadline", "1h"),
         ("targets",),
         ("targets", "--family", "tpu"),
         ("compare-runs", run, "--workdir", str(tmp_path / "page")),

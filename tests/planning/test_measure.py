@@ -4,6 +4,7 @@ import pytest
 
 from accelnet.planning.calibration import load_calibration, load_model
 from accelnet.planning.measure import measure
+from accelnet.planning.page import plan_page
 from accelnet.planning.plan import plan
 from accelnet.planning.targets import this_machine
 
@@ -38,3 +39,13 @@ def test_nothing_is_kept_if_not_asked_for(experiment, quick, monkeypatch):
     monkeypatch.setattr("accelnet.planning.measure._MOST_PRODUCTS", 1)
     measure(experiment, this_machine(), keep=False)
     assert load_calibration("cpu") is None
+
+
+def test_a_plan_that_measures_gives_the_time_of_this_machines_own_step(experiment, quick):
+    made = plan(experiment, "here,h100", compile=False, measure=True, progress=False)
+    here, other = made.rows
+    assert made.measured is not None and here.time.expected == made.measured.step_seconds
+    assert here.time.source == "modelled, timed" and other.time.source == "modelled, facts"
+    assert here.run.train == pytest.approx(experiment.total_steps * made.measured.step_seconds)
+    assert "cpu: a step was timed on this machine" in str(made) and "predicted from the measured parts" in str(made)
+    assert "timed on this machine" in plan_page(made.to_dict())

@@ -343,3 +343,12 @@ def test_no_page_scrolls_sideways(browser, width):
     values["targets"][2] |= {"reason": 300 * "y"}
     values["experiment"] = 120 * "e"
     assert browser(plan_page(values), width, False, "--dump-dom").title == f"{width} wide, asks for nothing"
+
+
+def test_time_stands_against_cost_within_the_limits_and_beyond():
+    made = sample()
+    dear = made["targets"][0] | {"name": "v5e:4x4", "usd_per_run": 90.0, "run_seconds": 1000.0}
+    text = plan_page(made | {"targets": [*made["targets"], dear]})
+    (drawn,) = (part for part in text.split("<figure") if "Time against cost" in part)
+    assert drawn.count('<circle class="c0"') == drawn.count('<circle class="c7"') == 1
+    assert drawn.count('class="ideal"') == 1  # the budget; the deadline lies beyond both times

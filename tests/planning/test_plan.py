@@ -419,7 +419,7 @@ def test_a_target_that_does_not_exist_is_refused_before_anything_is_measured(cap
     from accelnet.cli import main
     from experiments.digits_mlp import experiment
 
-    monkeypatch.setattr("accelnet.planning.measure.measure", lambda *_args, **_named: pytest.fail("measured"))
+    monkeypatch.setattr("accelnet.planning.plan.measure_step", lambda *_args, **_named: pytest.fail("measured"))
     monkeypatch.setattr("accelnet.planning.plan.Planner", lambda *_args, **_named: pytest.fail("planned"))
     for options in ([], ["--measure"]):
         with pytest.raises(SystemExit) as ended:
