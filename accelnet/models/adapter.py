@@ -44,6 +44,7 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
             `effects_are_intended = True`.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> pure = adapt(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
         >>> params, model_state = pure.init(jax.random.key(0), jnp.zeros((1, 3)))
         >>> outputs, _ = pure.apply(params, model_state, jnp.ones((5, 3)), key=jax.random.key(1), train=True)
@@ -90,6 +91,7 @@ def per_mode(*, training: Any, evaluation: Any) -> PureModel:
         The `PureModel`, which `Experiment(model=...)` takes.
 
     Example:
+        >>> import jax, jax.numpy as jnp
         >>> one, other = (linen.Dropout(0.5, deterministic=flag) for flag in (False, True))
         >>> pure = per_mode(training=one, evaluation=other)
         >>> pure.apply({}, {}, jnp.ones(3), key=jax.random.key(0), train=False)[0].tolist()
