@@ -7,9 +7,10 @@ from pathlib import Path
 
 # ACCELNET_TEST_PLATFORMS=cuda,cpu bash scripts/test.sh tests/ops  runs the operations' tests on a GPU.
 os.environ["JAX_PLATFORMS"] = os.environ.get("ACCELNET_TEST_PLATFORMS", "cpu")
-# Nearly all of the time is compilation, and LLVM's optimization is most of that: without it the suite takes 8 minutes
-# and not 15. `XLA_FLAGS= bash scripts/test.sh` compiles as users do; .ci/run does so for the tests of resuming.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Nearly all of the time is compilation. Without LLVM's optimization that takes half, and without XLA's newer emitters of
+# fusions, which go through more passes, another fifth less. `XLA_FLAGS= bash scripts/test.sh` compiles as users do;
+# .ci/run does so for the tests of resuming.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 # Programs and kernels that earlier runs compiled are used again: a warm run takes a fraction of a cold one. The key is
 # what they depend on; $ACCELNET_TEST_CACHE names another directory.
 os.environ["XDG_CACHE_HOME"] = str(
