@@ -7,8 +7,8 @@ from pathlib import Path
 
 # ACCELNET_TEST_PLATFORMS=cuda,cpu bash scripts/test.sh tests/ops  runs the operations' tests on a GPU.
 os.environ["JAX_PLATFORMS"] = os.environ.get("ACCELNET_TEST_PLATFORMS", "cpu")
-# Nearly all of the time is compilation. Without LLVM's optimization that takes half, and without XLA's newer emitters of
-# fusions, which go through more passes, another fifth less. `XLA_FLAGS= bash scripts/test.sh` compiles as users do;
+# Nearly all of the time is compilation. Without LLVM's optimization that takes half, and without XLA's newer emitters
+# of fusions, which go through more passes, another fifth less. `XLA_FLAGS= bash scripts/test.sh` compiles as users do;
 # .ci/run does so for the tests of resuming.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 # Programs and kernels that earlier runs compiled are used again: a warm run takes a fraction of a cold one. The key is
@@ -21,13 +21,13 @@ os.environ["XDG_CACHE_HOME"] = str(
 import jax
 import pytest
 
-from accelnet.training.cache import enable_compilation_cache
+from accelnet import runtime
 
 jax.config.update("jax_num_cpu_devices", 8)
 if os.environ["JAX_PLATFORMS"] != "cpu":
     jax.config.update("jax_default_matmul_precision", "highest")  # not tf32 or bfloat16: references are float32
 jax.config.update("jax_numpy_rank_promotion", "raise")
-enable_compilation_cache()
+runtime.prepare()
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # thousands of small programs
 
 

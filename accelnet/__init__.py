@@ -5,7 +5,7 @@ from accelnet import models as models
 from accelnet import objectives as objectives
 from accelnet import ops as ops
 from accelnet import optim as optim
-from accelnet.allocator import keep_freed_memory as keep_freed_memory
+from accelnet import runtime as runtime
 from accelnet.cli import main as main
 from accelnet.errors import DivergenceError as DivergenceError
 from accelnet.errors import LostProcessError as LostProcessError
@@ -16,7 +16,6 @@ from accelnet.evaluating.assess import assess as assess
 from accelnet.experiment import Experiment as Experiment
 from accelnet.parallel import cluster as cluster
 from accelnet.planning.plan import plan as plan
-from accelnet.small_loops import compile_small_loops as compile_small_loops
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event
 from accelnet.training.events import Every as Every

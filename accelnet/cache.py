@@ -25,8 +25,6 @@ def private_directory(name: str) -> Path | None:
         >>> directory = private_directory("example")
         >>> directory is None or directory.is_dir()
         True
-
-    Source: original.
     """
     directory = user_cache_directory() / name
     try:

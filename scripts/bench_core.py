@@ -33,6 +33,8 @@ import accelnet as an
 from accelnet.ops.kernels import share
 from accelnet.training.program import prepare
 
+an.runtime.prepare()  # before the first array
+
 
 def overhead(rounds: int, steps: int = 400) -> str:
     """Compare accelnet's train chunk with a hand-written `fori_loop` of the same step, about 1 ms each."""

@@ -78,7 +78,7 @@ def _status(field: str) -> int:
 def in_process(what: str, name: str, platform: str) -> dict[str, Any]:
     """Run `measure_time` or `measure_memory` in a fresh process."""
     # Memory that the compiler freed would serve the program, and hide what it takes.
-    settings = {"JAX_PLATFORMS": platform} | ({"ACCELNET_MALLOC": "system"} if what == "memory" else {})
+    settings = {"JAX_PLATFORMS": platform} | ({"ACCELNET_RUNTIME": "plain"} if what == "memory" else {})
     with tempfile.TemporaryDirectory() as cache:
         from accelnet.ops.kernels import share
 

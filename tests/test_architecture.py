@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "allocator"}
+_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "runtime"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
@@ -22,8 +22,7 @@ MAY_IMPORT = {
     "fingerprint": set(),
     "terminal": set(),
     "cache": set(),
-    "allocator": set(),
-    "small_loops": set(),
+    "runtime": {"cache"},
     "ops": _GROUND,
     "models": _GROUND | {"ops"},
     "optim": _GROUND | {"ops"},
@@ -37,7 +36,7 @@ MAY_IMPORT = {
     "evaluating": _TRAINING | {"report"},
     "choosing": _TRAINING | {"report", "planning", "evaluating"},
     "cli": _TRAINING | {"report", "planning", "evaluating", "choosing"},
-    "__init__": _TRAINING | {"allocator", "small_loops", "planning", "evaluating", "choosing", "cli"},
+    "__init__": _TRAINING | {"planning", "evaluating", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet import runtime
 from accelnet.choosing.find_batch_page import page
 from accelnet.choosing.waves import free_bytes
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.initial import initial_arrays
 from accelnet.training.program import Program, prepare
 from accelnet.training.progress import make_progress
@@ -101,7 +101,7 @@ def find_batch(
             f"a batch has {experiment.order.batch_size} of {experiment.order.num_examples} examples, and the noise "
             "shows between batches: give a batch size of at most half the training split"
         )
-    enable_compilation_cache()
+    runtime.prepare()
     scales = noise_scales(experiment, points, progress=progress)
     known = [scale.value for scale in scales if math.isfinite(scale.value)]
     critical = float(np.exp(np.mean(np.log(known)))) if known else math.nan

@@ -38,8 +38,6 @@ def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Member, ...]:
     Example:
         >>> [(member.fields["learning_rate"], member.seed) for member in grid((0, 1), learning_rate=(0.1, 0.2))]
         [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
-
-    Source: original.
     """
     combinations = itertools.product(*values.values())
     return tuple(Member(seed, dict(zip(values, numbers, strict=True))) for numbers in combinations for seed in seeds)
@@ -57,8 +55,6 @@ class Family:
     Raises:
         UserError: if there is no member, members name different fields, a field is none of the Config's numbers, or
             the sizes of the experiments differ.
-
-    Source: original.
     """
 
     function: ExperimentFunction

@@ -29,8 +29,6 @@ class Operand:
         >>> rate > 0.3
         Traceback (most recent call last):
         accelnet.errors.UserError: dropout takes values from 0.1 to 0.5, and Python asks ...
-
-    Source: original.
     """
 
     __array_ufunc__ = None  # NumPy leaves `array * operand` to us

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from accelnet import runtime
 from accelnet.choosing.members import ExperimentFunction, Family, Member
 from accelnet.choosing.results import Keep, PopulationRun, to_arrays
 from accelnet.choosing.waves import MEMBERS, Batches, Compiled, Tree, Wave, compile_waves
 from accelnet.errors import PreemptedError, UserError
-from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.hosts import Hosts, together
 from accelnet.training.progress import Progress, make_progress
 
@@ -41,8 +41,6 @@ class Population:
 
     Raises:
         UserError: if a field cannot vary, or an argument is out of range.
-
-    Source: original.
     """
 
     function: ExperimentFunction
@@ -101,7 +99,7 @@ class Population:
             >>> run.metrics["train"]["loss"].shape, run.compiles
             ((6,), {'init': 1, 'advance': 1})
         """
-        enable_compilation_cache()
+        runtime.prepare()
         if self.evaluations < 1:
             raise UserError(f"evaluations is {self.evaluations}, expected at least 1")
         family = Family(self.function, self.config, tuple(self.members))

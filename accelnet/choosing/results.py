@@ -75,8 +75,6 @@ class Keep:
         population: a `Population`.
         example: of its experiments.
         workdir: where. None: nothing is kept.
-
-    Source: original.
     """
 
     def __init__(self, population: Any, example: Experiment, workdir: str | Path | None) -> None:

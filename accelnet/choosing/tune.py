@@ -139,7 +139,7 @@ def tune(
         UserError: if a field cannot vary, a range or number is out of range, all members diverge, or the budget is too
             small for anything to be learned.
 
-    Source: original; further seeds for the two that lead: Russo, "Simple Bayesian algorithms for best-arm
+    Source: further seeds for the two that lead: Russo, "Simple Bayesian algorithms for best-arm
     identification", 2020.
     """
     spans = {name: _span(config, name, span) for name, span in ranges.items()}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
@@ -98,6 +99,7 @@ class _Command:
                 verb, arguments = _parse(script, script.config_from_json(stored), args)
         arguments = {name: _with_absolute_workdir(value) for name, value in arguments.items()}
         self.options, self.is_training = arguments.get("options"), verb.__name__ == "train"
+        runtime.prepare()
         _choose_devices(arguments.values())
         verb(script, **arguments)
 

@@ -34,8 +34,6 @@ def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECO
 
     Returns:
         For each "batch_size", "calls", "p50", "p90", "p99" (seconds per call) and "examples_per_second" at the median.
-
-    Source: original.
     """
     data, forward = run.experiment.data, make_forward(run.experiment)
     program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
@@ -69,8 +67,6 @@ def measure_step(experiment: Experiment, seconds: float = _SECONDS) -> tuple[Run
 
     Returns:
         The `Run`, of few steps, and the seconds of one step.
-
-    Source: original.
     """
     splits = {name: rows for name, rows in experiment.data.splits.items() if name != "test"}
     data = dataclasses.replace(experiment.data, splits=splits)

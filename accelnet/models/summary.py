@@ -137,8 +137,6 @@ def summary(model: Any, inputs: Any) -> Summary:
         ────────────────────────────────────────────────────────────
         total                                      8    32 B      70
         8 trainable, 0 in other state; FLOPs of one forward pass
-
-    Source: original.
     """
     if isinstance(model, PureModel):
         model = model.source

@@ -159,8 +159,6 @@ def squared_error(*, num_outputs: int = 1, metrics: Metrics | None = None) -> Ob
         >>> mean, _ = objective.evaluate(jnp.array([[1.0], [2.0]]), {"targets": jnp.array([1.0, 4.0])})
         >>> float(mean)
         2.0
-
-    Source: original.
     """
 
     def loss(outputs: Any, batch: Batch) -> jax.Array:

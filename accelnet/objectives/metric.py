@@ -33,8 +33,6 @@ def example_weights(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
         >>> batch = {"mask": jnp.array([True, False]), "weights": jnp.array([0.5, 3.0])}
         >>> example_weights(batch, (2,)).tolist()
         [0.5, 0.0]
-
-    Source: original.
     """
     weights = jnp.ones(shape, jnp.float32)
     if batch.get("weights") is not None:
@@ -110,8 +108,6 @@ class Metric(ABC):
         >>> state = metric.merge(metric.empty(), metric.measure(None, {}, losses, weights))
         >>> float(metric.compute(state))
         2.0
-
-    Source: original.
     """
 
     lower_is_better: bool | None = None
@@ -271,8 +267,6 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.
         >>> total, weight = weighted_sum(jnp.array([2.0, jnp.nan]), jnp.array([3.0, 0.0]))
         >>> float(total), float(weight)
         (6.0, 3.0)
-
-    Source: original.
     """
     values, weights = values.astype(jnp.float32), weights.astype(jnp.float32)
     return jnp.sum(weights * jnp.where(weights != 0, values, 0.0)), jnp.sum(weights)
@@ -287,7 +281,5 @@ def safe_ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
         ...     float(safe_ratio(jnp.array(0.0), jnp.array(0.0))),
         ... )
         (1.5, 0.0)
-
-    Source: original.
     """
     return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1.0), 0.0)

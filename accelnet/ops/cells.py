@@ -77,8 +77,6 @@ def scan_cell(
         ... )
         >>> states.shape
         (5, 2, 4)
-
-    Source: original.
     """
     return _scan(cell, reverse, False, projected, tokens, kernel, bias, first, valid)[0]
 

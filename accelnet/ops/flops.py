@@ -104,8 +104,6 @@ def count_flops(function: Callable[..., Any], *args: Any, platform: str | None =
         Counter({Product(m=32, n=10, k=64, batch=1, dtype='float32'): 1})
         >>> flops.product_flops, flops.elementwise
         (40960, 320)
-
-    Source: original.
     """
     return count_jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr, platform=platform)
 

@@ -90,8 +90,6 @@ def convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
     Returns:
         [N, spatial..., C * multiplier]. Sums are kept in at least float32.
-
-    Source: original.
     """
     channels, features = lhs.shape[-1], rhs.shape[-1]
     out_dtype = geometry.preferred_element_type or lhs.dtype

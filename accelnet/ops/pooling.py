@@ -41,8 +41,6 @@ def max_pool(
     Example:
         >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2)).ravel().tolist()
         [5.0, 7.0, 13.0, 15.0]
-
-    Source: original.
     """
     return _max(inputs, _resolve(inputs.shape, window_shape, strides, padding))
 
@@ -71,8 +69,6 @@ def avg_pool(
     Example:
         >>> avg_pool(jnp.arange(16.0).reshape(1, 4, 4, 1), (2, 2), (2, 2)).ravel().tolist()
         [2.5, 4.5, 10.5, 12.5]
-
-    Source: original.
     """
     windows = _resolve(inputs.shape, window_shape, strides, padding)
     sums = _sum(inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32)), windows)

@@ -84,8 +84,6 @@ def dot_general(
     Example:
         >>> dot_general(jnp.ones((2, 3)), jnp.ones((3, 5)), (((1,), (0,)), ((), ()))).shape
         (2, 5)
-
-    Source: original.
     """
     native = functools.partial(
         lax.dot_general,
@@ -117,8 +115,6 @@ def transposed_product(lhs: Array, rhs: Array) -> Array:
     Example:
         >>> transposed_product(jnp.ones((3, 2)), jnp.ones((3, 4))).shape
         (2, 4)
-
-    Source: original.
     """
     multiply = _Multiply(True, False, None)
     return multiply.by_kernel(lhs, rhs) if lhs.dtype == rhs.dtype == jnp.float32 else multiply(lhs, rhs)[0]

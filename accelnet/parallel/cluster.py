@@ -56,8 +56,6 @@ def initialize(
     Example:
         >>> initialize()
         False
-
-    Source: original.
     """
     if stores.is_joined():
         return stores.connected() is not None
@@ -99,8 +97,6 @@ def gather(value: np.ndarray) -> np.ndarray:
     Example:
         >>> gather(np.array([1.0, 2.0])).shape
         (1, 2)
-
-    Source: original.
     """
     value = np.asarray(value)
     header = f"{value.dtype.str} {list(value.shape)}\n".encode()
@@ -123,8 +119,6 @@ def check_same(values: Mapping[str, str]) -> None:
 
     Example:
         >>> check_same(code_fingerprint())
-
-    Source: original.
     """
     mine = {"host": socket.gethostname(), "values": dict(values)}
     all_hosts, all_values = _decoded(exchange(json.dumps(mine).encode()))
@@ -168,8 +162,6 @@ def check_shared_directory(path: str | Path) -> None:
     Example:
         >>> import tempfile
         >>> check_shared_directory(tempfile.gettempdir())
-
-    Source: original.
     """
     store = stores.connected()
     if store is None:

@@ -26,8 +26,6 @@ class Membership:
     Example:
         >>> Membership("localhost:8476", 2, 0).local_devices is None
         True
-
-    Source: original.
     """
 
     address: str

@@ -97,8 +97,6 @@ def leave(error: BaseException, *, linger_seconds: float = 5.0) -> None:
 
     Example:
         >>> leave(UserError("no such file"))  # nobody to tell
-
-    Source: original.
     """
     store = stores.connected()
     if store is None:

@@ -59,8 +59,6 @@ def write_stacks(directory: Path | None, rank: int, reason: str) -> str:
         >>> import tempfile
         >>> write_stacks(Path(tempfile.mkdtemp()), 0, "no progress")
         'in .../stacks/rank-0.txt'
-
-    Source: original.
     """
     if directory is not None:
         path = directory / "stacks" / f"rank-{rank}.txt"

@@ -21,8 +21,6 @@ def code_fingerprint() -> dict[str, str]:
     Example:
         >>> sorted(code_fingerprint())
         ['accelnet', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'python', 'script']
-
-    Source: original.
     """
     package = Path(accelnet.errors.__file__).parent
     script = getattr(sys.modules.get("__main__"), "__file__", None)

@@ -50,8 +50,6 @@ class Layout:
         >>> layout = Layout(make_mesh({"data": 1}, jax.devices()[:1]))
         >>> layout.num_parts, layout.described
         (1, 'data=1')
-
-    Source: original.
     """
 
     mesh: Mesh | None = None
@@ -254,8 +252,6 @@ def make_layout(
     Example:
         >>> make_layout("data=1", devices=jax.devices()[:1]).described
         'data=1'
-
-    Source: original.
     """
     if isinstance(mesh, Mesh):
         return Layout(mesh, strategy, rules)
@@ -330,8 +326,6 @@ def abstract_layout(mesh: str, strategy: Strategy = "jit", rules: Sequence[Rule]
     Example:
         >>> abstract_layout("data=16,fsdp=16").num_devices
         256
-
-    Source: original.
     """
     axes = {} if mesh == "auto" else parse_mesh(mesh)
     if not axes or -1 in axes.values():

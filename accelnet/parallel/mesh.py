@@ -32,8 +32,6 @@ def parse_mesh(text: str) -> dict[str, int]:
     Example:
         >>> parse_mesh("data=2,fsdp=4")
         {'data': 2, 'fsdp': 4}
-
-    Source: original.
     """
     if not isinstance(text, str):
         raise UserError(f"mesh is {shown(text)}, expected text such as 'data=8', a jax.sharding.Mesh, or None")
@@ -71,8 +69,6 @@ def make_mesh(axes: dict[str, int], devices: Sequence[Any] | None = None) -> Mes
         >>> mesh = make_mesh({"data": -1}, jax.devices()[:1])
         >>> dict(mesh.shape)
         {'data': 1}
-
-    Source: original.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = resolve_axes(axes, len(devices), _described(devices))

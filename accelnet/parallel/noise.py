@@ -40,7 +40,7 @@ def shard_key(key: jax.Array, index: jax.Array, count: int, num_examples: int) -
         >>> (part == whole[2:4]).all().item()
         True
 
-    Source: original; the generator is Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011, whose
+    Source: the generator is Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011, whose
     numbers depend on the key and a counter alone.
     """
     if count == 1:

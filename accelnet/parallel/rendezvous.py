@@ -41,8 +41,6 @@ def meet(address: str, num_processes: int, rank: int, *, timeout_seconds: float)
     Example:
         >>> meet("localhost:8476", 2, 0, timeout_seconds=300)  # doctest: +SKIP
         ['host-a', 'host-b']
-
-    Source: original.
     """
     host, port = split_address(address)
     deadline = time.monotonic() + timeout_seconds

@@ -75,8 +75,6 @@ def place(path: str, shape: tuple[int, ...], axes: Mapping[str, int], rules: Seq
         (None, 'model')
         >>> place("head.bias", (10,), {"model": 4}).reason
         'no rule names it'
-
-    Source: original.
     """
     spec, reason = _by_rule(path, shape, axes, rules)
     size = axes.get("fsdp", 1)

@@ -41,8 +41,6 @@ class Store:
     Example:
         >>> connected() is None  # one process has nobody to show anything to
         True
-
-    Source: original.
     """
 
     client: Any
@@ -87,8 +85,6 @@ class Ending:
     Example:
         >>> Ending.from_bytes(Ending(2, "no such file", "a").to_bytes()).said_of(1)
         'rank 1 on a ended: no such file'
-
-    Source: original.
     """
 
     code: int

@@ -42,8 +42,6 @@ def placement_table(layout: Layout, state: Any) -> str:
 
     Returns:
         Text, at most 100 columns wide.
-
-    Source: original.
     """
     placed, axes = layout.state_placements(state), layout.axes
     table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)

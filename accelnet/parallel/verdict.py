@@ -21,8 +21,6 @@ class Beat:
     Example:
         >>> Beat(1, "a", 10, "train", 12, 0.5, 3).place
         'step 10, phase train'
-
-    Source: original.
     """
 
     rank: int

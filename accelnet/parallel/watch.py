@@ -75,8 +75,6 @@ def watch(
         >>> with watch(300.0) as doctor:
         ...     for step in range(3):
         ...         doctor.mark(step, "train")
-
-    Source: original.
     """
     if timeout_seconds <= 0:
         raise ValueError(f"timeout_seconds is {timeout_seconds}, expected more than 0")

@@ -73,7 +73,7 @@ def measured_model(values: dict[str, Any]) -> DeviceModel:
             [bytes, seconds] each, ascending), "element_seconds" and "transcendental_seconds" (of one thread),
             "launch_seconds", "dispatch_seconds", "trip_seconds" and "threads".
 
-    Source: original. A product whose shape was not measured takes the rate of the nearest that was, by the
+    A product whose shape was not measured takes the rate of the nearest that was, by the
     logarithms of its sides; a custom call that of the nearest of its target, by its operations.
     """
     measured = {Product(*row[:5]): row[5] for row in values["products"]}

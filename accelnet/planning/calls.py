@@ -46,8 +46,6 @@ def find_calls(*jaxprs: Jaxpr) -> dict[Call, Any]:
         >>> double = jax.ffi.ffi_call("double", jax.ShapeDtypeStruct((3,), jnp.float32))
         >>> list(find_calls(jax.make_jaxpr(lambda x: double(x) + 1)(jnp.ones(3)).jaxpr))
         [Call(target='double', operands=(('float32', (3,)),), results=(('float32', (3,)),))]
-
-    Source: original.
     """
     found: dict[Call, Any] = {}
     equation: Any

@@ -19,8 +19,6 @@ def choose(rows: Sequence[Row], budget_usd: float | None, deadline_hours: float 
     Returns:
         "cheapest" and "fastest" (names, None if nothing is within both limits), "pareto" (names, cheapest first: each
         is faster than all before it), "budget_usd", "deadline_hours" and "reason".
-
-    Source: original.
     """
     priced = [row for row in rows if row.status == "ok" and row.usd_per_run is not None and row.run_seconds is not None]
     within = [

@@ -103,7 +103,7 @@ class HloModule:
         >>> HloModule(compiled.as_text()).entry.startswith("main")
         True
 
-    Source: original; the format is XLA's `HloModule::ToString`.
+    Source: the format is XLA's `HloModule::ToString`.
     """
 
     def __init__(self, text: str) -> None:

@@ -27,8 +27,6 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
     Example:
         >>> print(targets_table(family="v5e"))
         name  sizes sold...
-
-    Source: original.
     """
     accelerators = load_accelerators() if accelerators is None else accelerators
     start = (family or "").strip().lower()

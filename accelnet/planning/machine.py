@@ -140,8 +140,6 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
     Example:
         >>> list(load_accelerators())[:4]
         ['v2', 'v3', 'v4', 'v5e']
-
-    Source: original.
     """
     own = resources.files("accelnet.planning") / "accelerators.toml"
     tables = read_tables(own.read_bytes(), own.name)

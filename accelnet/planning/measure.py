@@ -89,8 +89,6 @@ def measure(
 
     Raises:
         UserError: if the device's compiler fails.
-
-    Source: original.
     """
     accelerator = target.accelerator
     say("compiling the step")

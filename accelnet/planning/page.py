@@ -43,8 +43,6 @@ def plan_page(values: Mapping[str, Any]) -> str:
         >>> page = plan_page(values)
         >>> "<h1>&lt;x&gt;</h1>" in page, "3.00 GFLOP a step" in page
         (True, True)
-
-    Source: original.
     """
     targets = values["targets"]
     known = [target for target in targets if target["memory"] is not None and target["step_seconds"] is not None]

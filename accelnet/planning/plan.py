@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from accelnet import runtime
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.planning.case import Case
@@ -124,9 +125,8 @@ def plan(
         >>> made = plan(experiment, "h100", compile=False, progress=False)
         >>> made.rows[0].fits, made.rows[0].memory.source
         (True, 'modelled')
-
-    Source: original.
     """
+    runtime.prepare()
     if workdir is not None:
         # Before minutes of compiling, not after.
         probe = Path(workdir) / "plan.probe"

@@ -91,8 +91,6 @@ def prove(
 
     Raises:
         UserError: if the artifact cannot be made or read.
-
-    Source: original.
     """
     if jax.default_backend() != "cpu":
         raise UserError("the proof runs on the CPU: start it under JAX_PLATFORMS=cpu")

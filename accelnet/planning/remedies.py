@@ -26,8 +26,6 @@ def find_remedies(planner: Planner, case: Case) -> tuple[dict[str, Any], ...]:
         What fits, fastest per example first: "change" in words, "settings" (of `Experiment`, or "mesh"),
         "total_bytes", "limit_bytes", "source" of the two, and "slowdown", expected time per example over that of the
         case if it did fit. The largest batch that fits is among them.
-
-    Source: original.
     """
     # Without a compiler, or where it failed, shapes alone decide: an estimate, labelled as such in the row.
     variants = list(_variants(case))

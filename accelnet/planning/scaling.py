@@ -33,7 +33,7 @@ def scaling(planner: Planner, rows: Sequence[Row]) -> list[dict[str, Any]]:
         "fixed_per_device" ("seconds", "efficiency", "batch"), and "communication_batch", the batch per device below
         which exchanges take longer than everything else. Modelled.
 
-    Source: original; what "fixed" means: strong and weak scaling.
+    Source: what "fixed" means: strong and weak scaling.
     """
     found, seen = [], set[str]()
     for row in rows:

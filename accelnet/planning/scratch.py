@@ -28,8 +28,6 @@ def scratch_bytes(module: HloModule) -> int:
         >>> compiled = jax.jit(lambda x: x + 1).lower(jnp.ones(3)).compile()
         >>> scratch_bytes(HloModule(compiled.as_text())) == kernels.most_bytes()
         True
-
-    Source: original.
     """
     calls = {
         (call_of(computation, instruction), _numbers(instruction))

@@ -127,8 +127,6 @@ def find_target(name: str, accelerators: Mapping[str, Accelerator] | None = None
     Example:
         >>> [find_target(name).name for name in ("v5litepod-16", "V5p-8", "Ironwood", "8 x H100", "a100")]
         ['v5e:4x4', 'v5p:2x2x1', 'tpu7x:2x2x1', 'h100:8', 'a100-40']
-
-    Source: original.
     """
     accelerators = load_accelerators() if accelerators is None else accelerators
     names = {alias: known for known in accelerators.values() for alias in (known.name, *known.aliases)}
@@ -216,8 +214,6 @@ def this_machine(devices: Sequence[Any] | None = None, accelerators: Mapping[str
     Example:
         >>> this_machine().name
         'cpu'
-
-    Source: original.
     """
     import jax
 

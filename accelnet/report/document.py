@@ -62,8 +62,6 @@ def document(title: str, body: Iterable[str], style: str = "") -> str:
     Example:
         >>> "<body><main>1 &lt; 2</main></body>" in document("Less", ["1 < 2"])
         True
-
-    Source: original.
     """
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

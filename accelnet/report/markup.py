@@ -24,8 +24,6 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
     Example:
         >>> tag("p", "1 < 2", class_="note")
         '<p class="note">1 &lt; 2</p>'
-
-    Source: original.
     """
     told = "".join(
         f' {key.strip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
@@ -71,8 +69,6 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
         head: names of the columns.
         rows: cells, text or markup; the first of a row is its heading.
         words: columns that hold no numbers, the first aside.
-
-    Source: original.
     """
     kinds = ["w" if column in words else "n" if column else "" for column in range(len(head))]
     tags = [("td", {"class": kind}) if kind else ("th", {"scope": "row"}) for kind in kinds]

@@ -87,8 +87,6 @@ def step_flops(experiment: Experiment, platform: str | None = None, *, microbatc
         True
         >>> flops.backward.product_flops == 2 * 5 * (3 * 4 + 2 * 4 * 2)  # no gradient of the inputs
         True
-
-    Source: original.
     """
     return trace_step(experiment, microbatch_size).flops(platform)
 

@@ -24,8 +24,6 @@ class Hosts:
     Args:
         doctor: watches over the processes.
         preemption: knows whether this process was told to end.
-
-    Source: original.
     """
 
     def __init__(self, doctor: Doctor, preemption: Preemption) -> None:

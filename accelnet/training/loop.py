@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from accelnet import runtime
 from accelnet.arguments import number, path, word
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, PreemptedError, UserError
@@ -17,7 +18,6 @@ from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.terminal import say
-from accelnet.training.cache import enable_compilation_cache
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event, Every, Moment, act, rank
 from accelnet.training.hosts import Hosts, together
@@ -96,7 +96,7 @@ def fit(
 
     """
     timing = Timing()
-    enable_compilation_cache()
+    runtime.prepare()
     if events:
         experiment = experiment.replace(events=(*experiment.events, *events))
     number("hang_timeout", hang_timeout, above=0)
@@ -171,7 +171,7 @@ def evaluate(
     Raises:
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
-    enable_compilation_cache()
+    runtime.prepare()
     with together(None, hang_timeout) as hosts:
         checkpoints = Checkpoints(
             workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,

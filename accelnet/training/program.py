@@ -14,7 +14,7 @@ import optax
 from jax.core import ShapedArray
 from jax.sharding import Mesh, PartitionSpec
 
-from accelnet.allocator import return_freed_memory
+from accelnet import runtime
 from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
@@ -61,8 +61,6 @@ class Program:
         Traceback (most recent call last):
         accelnet.training.program.RecompilationError: program 'double' would have to be compiled again:
           argument 0: float32[3], compiled for float32[2]
-
-    Source: original.
     """
 
     name: str
@@ -87,9 +85,10 @@ class Program:
     @cached_property
     def compiled(self) -> Any:
         """The compiled program (`jax.stages.Compiled`)."""
+        runtime.prepare()
         start = time.perf_counter()
         compiled = self.lowered.compile()
-        return_freed_memory()
+        runtime.return_freed_memory()
         self.compile_seconds += time.perf_counter() - start
         self.compiles += 1
         return compiled
@@ -130,8 +129,6 @@ class PmapProgram(Program):
     Args:
         layout: with the mesh.
         cuts: by position, how the mesh cuts an argument; all others are the same on every device.
-
-    Source: original.
     """
 
     layout: Layout = ONE_DEVICE
@@ -449,8 +446,6 @@ def make_programs(
 
     Raises:
         UserError: if the sharding rules do not fit the model or the mesh.
-
-    Source: original.
     """
 
     def init(seed: jax.Array, initial: Any = None) -> TrainState:
@@ -542,8 +537,6 @@ def prepare(
 
     Raises:
         UserError: if mesh, batch and devices do not fit.
-
-    Source: original.
     """
     shapes = abstract_state(experiment) if shapes is None else shapes
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))

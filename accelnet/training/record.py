@@ -34,8 +34,6 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         >>> write_atomically(path, "kept")
         >>> path.read_text()
         'kept'
-
-    Source: original.
     """
     path = Path(path)
     # Names of files that are no UTF-8 have characters that cannot be encoded.
@@ -81,8 +79,6 @@ def raise_unwritable(path: Path, error: OSError) -> NoReturn:
         >>> raise_unwritable(Path("runs/a"), PermissionError(13, "Permission denied"))
         Traceback (most recent call last):
         accelnet.errors.UserError: cannot write runs/a: Permission denied. ...
-
-    Source: original.
     """
     # What is wrong with a directory above is said of that directory.
     culprit = f"{error.filename}: " if error.filename and Path(error.filename) in path.parents else ""
@@ -101,8 +97,6 @@ def plain_value(value: Any) -> Any:
         >>> import numpy as np
         >>> plain_value({"loss": np.float32(0.5), "r2": float("nan"), "shape": (1, 2)})
         {'loss': 0.5, 'r2': None, 'shape': [1, 2]}
-
-    Source: original.
     """
     if value is None or isinstance(value, str | bool | int):
         return value
@@ -137,8 +131,6 @@ class MetricsLog:
         ...     log.append({"step": 10, "split": "train", "loss": float("nan")})
         >>> path.read_text()
         '{"step": 10, "split": "train", "loss": null}\n'
-
-    Source: original.
     """
 
     def __init__(self, path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]] = ()) -> None:
@@ -203,8 +195,6 @@ class TensorBoardLog:
         >>> import tempfile
         >>> with TensorBoardLog(tempfile.mkdtemp()) as log:
         ...     log.append({"step": 10, "split": "train", "loss": 0.5, "learning_rate": 1e-3})
-
-    Source: original.
     """
 
     def __init__(self, directory: str | os.PathLike[str], purge_step: int = 0) -> None:
@@ -283,8 +273,6 @@ def write_report(directory: str | os.PathLike[str], name: str, values: Any, page
         >>> import tempfile
         >>> write_report(tempfile.mkdtemp(), "compare", {"loss": float("nan")}, "<!doctype html>").name
         'report.html'
-
-    Source: original.
     """
     path = Path(directory) / "report.html"
     write_atomically(path.with_name(f"{name}.json"), json.dumps(plain_value(values), indent=1, allow_nan=False) + "\n")

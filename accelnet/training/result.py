@@ -125,8 +125,6 @@ def result_line(result: Mapping[str, Any]) -> str:
         >>> result = dict.fromkeys(RESULT_FIELDS) | {"timing": dict.fromkeys(TIMING_FIELDS, 0.5)}
         >>> result_line(result)[:40]
         '{"experiment": null, "step": null, "epoc'
-
-    Source: original.
     """
     for where, given, expected in (
         ("result", result, RESULT_FIELDS),
@@ -156,8 +154,6 @@ def write_result(workdir: str | os.PathLike[str], result: Mapping[str, Any]) -> 
         >>> result = dict.fromkeys(RESULT_FIELDS) | {"timing": dict.fromkeys(TIMING_FIELDS, 0.5)}
         >>> write_result(tempfile.mkdtemp(), result).name
         'result.json'
-
-    Source: original.
     """
     path = Path(workdir) / "result.json"
     write_atomically(path, json.dumps(json.loads(result_line(result)), indent=2) + "\n")
@@ -173,8 +169,6 @@ def versions() -> dict[str, str]:
     Example:
         >>> sorted(versions())
         ['accelnet', 'flax', 'jax', 'jaxlib', 'numpy', 'optax', 'orbax-checkpoint', 'python']
-
-    Source: original.
     """
     packages = ("accelnet", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
     return {"python": platform.python_version()} | {name: _version(name) for name in packages}

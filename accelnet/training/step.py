@@ -290,8 +290,6 @@ def make_train_step(
     Returns:
         `step(state, microbatch, operand, spec) -> (state, loss, seen)`: the state after one update, the mean loss
         before it (float32 scalar), and what `observe` saw. For the arguments see `make_gradient`.
-
-    Source: original.
     """
     gradient, update = make_gradient(experiment, layout, num_microbatches), make_update(experiment)
 

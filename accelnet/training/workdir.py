@@ -42,10 +42,7 @@ class Restored:
 
 
 class Workdir:
-    """A run's rows in memory, and nothing on the disk.
-
-    Source: original.
-    """
+    """A run's rows in memory, and nothing on the disk."""
 
     def __init__(self) -> None:
         self.path: Path | None = None
@@ -101,8 +98,6 @@ class DiskWorkdir(Workdir):
     Raises:
         UserError: if it holds a run and `resume` is off, holds another experiment, cannot be written, or another
             process uses it.
-
-    Source: original.
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from accelnet.training.step import make_train_step
 from bench_systems.cases import Arrays, Case, forward_loss
 from bench_systems.system import System, timed
 
+an.runtime.prepare()  # before the first array
 _OBJECTIVES = {
     "softmax": an.objectives.softmax_cross_entropy,
     "token": an.objectives.token_cross_entropy,

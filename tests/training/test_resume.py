@@ -288,21 +288,6 @@ def test_a_path_from_which_nothing_can_be_read_back_is_refused_before_the_first_
     assert not (tmp_path / name).exists()
 
 
-def test_the_compilation_cache_is_the_users_own(make_experiment, tmp_path):
-    code = (
-        "from accelnet.training.cache import enable_compilation_cache as enable; import jax;"
-        "print(enable(), jax.config.jax_compilation_cache_dir)"
-    )
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
-    said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    directory = tmp_path / "accelnet" / "xla"
-    assert said.stdout.split() == [str(directory)] * 2
-    assert directory.stat().st_mode & 0o777 == 0o700
-    chosen = environment | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "mine")}
-    said = subprocess.run([sys.executable, "-c", code], env=chosen, capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["None", str(tmp_path / "mine")]
-
-
 def test_config_json_holds_what_was_run(make_experiment, tmp_path):
     fit(make_experiment(steps=2, config={"rate": 0.1, "path": Path("x")}), workdir=tmp_path / "run")
     content = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -53,8 +53,6 @@ def call(kernel: Kernel, *operands: Array) -> tuple[Array, ...]:
         >>> double = Kernel("accelnet_convolve", (), lambda x: (2 * x,))
         >>> jax.eval_shape(lambda x: call(double, x), jnp.ones(3))[0].shape
         (3,)
-
-    Source: original.
     """
     return tuple(result[0] for result in kernel_p.bind(*(operand[None] for operand in operands), kernel=kernel))
 

@@ -43,8 +43,6 @@ def load() -> bool:
     Example:
         >>> load() == (_library() is not None)
         True
-
-    Source: original.
     """
     return _library() is not None
 
@@ -89,8 +87,6 @@ def share(cache: str | os.PathLike[str]) -> None:
 
     Example:
         >>> share(tempfile.mkdtemp())
-
-    Source: original.
     """
     directory = private_directory("kernels")
     if load() and directory is not None:
