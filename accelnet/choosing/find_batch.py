@@ -15,8 +15,9 @@ from accelnet.choosing.waves import free_bytes
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.training.compiled import Program
 from accelnet.training.initial import initial_arrays
-from accelnet.training.program import Program, prepare
+from accelnet.training.program import prepare
 from accelnet.training.progress import make_progress
 from accelnet.training.record import plain_value, write_report
 from accelnet.training.step import make_gradient

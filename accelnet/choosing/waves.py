@@ -16,8 +16,9 @@ from accelnet.data.feed import AbstractFeed, DeviceFeed
 from accelnet.errors import UserCodeError, UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import SAME
+from accelnet.training.compiled import Program
+from accelnet.training.evaluation import make_eval_chunk, make_weights
 from accelnet.training.initial import initial_arrays
-from accelnet.training.program import Program, make_eval_chunk, make_weights
 from accelnet.training.progress import Progress
 from accelnet.training.state import TrainState, abstract_state, init_state
 from accelnet.training.step import make_train_step

@@ -10,7 +10,7 @@ from jax import export
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from accelnet.ops import kernels
-from accelnet.training.program import Program
+from accelnet.training.compiled import Program
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from accelnet.planning.compile import CompileJob, compile_all
 from accelnet.planning.export import ExportedProgram, export_program
 from accelnet.planning.process import run_worker
 from accelnet.planning.targets import find_target
-from accelnet.training.program import Weights, prepare
+from accelnet.training.evaluation import Weights
+from accelnet.training.program import prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # One target of each family.

@@ -19,10 +19,12 @@ from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.compiled import Program
+from accelnet.training.evaluation import Weights, num_statistics_batches
 from accelnet.training.events import Event, Every, Moment, act, rank
 from accelnet.training.hosts import Hosts, together
 from accelnet.training.initial import initial_arrays
-from accelnet.training.program import Program, Programs, Weights, num_statistics_batches, prepare
+from accelnet.training.program import Programs, prepare
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.record import ROW_FIELDS, plain_value
 from accelnet.training.result import Timing, make_result

@@ -15,7 +15,7 @@ from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
 from accelnet.parallel.layout import whole
 from accelnet.training.curves import curves
-from accelnet.training.program import Weights
+from accelnet.training.evaluation import Weights
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared, with_precision
 

@@ -13,8 +13,8 @@ from accelnet.experiment import Experiment
 from accelnet.fingerprint import fingerprint
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.curves import write_curves
+from accelnet.training.evaluation import keeps_average
 from accelnet.training.hosts import Hosts
-from accelnet.training.program import keeps_average
 from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
 from accelnet.training.result import write_result
 

@@ -12,7 +12,8 @@ from flax import nnx
 
 import accelnet as an
 from accelnet.training import loop
-from accelnet.training.program import RecompilationError, prepare
+from accelnet.training.compiled import RecompilationError
+from accelnet.training.program import prepare
 
 TIMES = ("seconds", "examples_per_second")
 

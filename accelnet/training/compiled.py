@@ -1,0 +1,178 @@
+"""A function that is compiled once, ahead of time, for fixed shapes."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import ShapedArray
+from jax.sharding import Mesh, PartitionSpec
+
+from accelnet import runtime
+from accelnet.parallel.layout import ONE_DEVICE, Layout
+
+Tree = Any
+
+
+class RecompilationError(RuntimeError):
+    """Report that a program got operands it was not compiled for."""
+
+
+@dataclass
+class Program:
+    """A function compiled once, ahead of time, for fixed shapes. A call with any others is an error.
+
+    Args:
+        name: for messages.
+        function: what to compile.
+        operands: its abstract arguments (`jax.ShapeDtypeStruct`s).
+        donate: positions of arguments whose buffers the program may reuse.
+        out_shardings: where the results go, as of `jax.jit`; None leaves it to the compiler.
+
+    Example:
+        >>> double = Program("double", lambda x: 2 * x, (jax.ShapeDtypeStruct((2,), np.float32),))
+        >>> double(np.ones(2, np.float32)).tolist()
+        [2.0, 2.0]
+        >>> double(np.ones(3, np.float32))
+        Traceback (most recent call last):
+        accelnet.training.compiled.RecompilationError: program 'double' would have to be compiled again:
+          argument 0: float32[3], compiled for float32[2]
+    """
+
+    name: str
+    function: Callable[..., Any]
+    operands: tuple[Any, ...]
+    donate: tuple[int, ...] = ()
+    out_shardings: Any = None
+    compiles: int = field(default=0, init=False)
+    compile_seconds: float = field(default=0.0, init=False)
+
+    @cached_property
+    def traced(self) -> Any:
+        """The program as its operations (`jax.stages.Traced`); what cannot be traced shows here."""
+        jitted = jax.jit(self.function, donate_argnums=self.donate, out_shardings=self.out_shardings)
+        return jitted.trace(*self.operands)
+
+    @cached_property
+    def lowered(self) -> Any:
+        """The program before compilation (`jax.stages.Lowered`)."""
+        return self.traced.lower()
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The compiled program (`jax.stages.Compiled`)."""
+        runtime.prepare()
+        start = time.perf_counter()
+        compiled = self.lowered.compile()
+        runtime.return_freed_memory()
+        self.compile_seconds += time.perf_counter() - start
+        self.compiles += 1
+        return compiled
+
+    @cached_property
+    def _expected(self) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
+        leaves, structure = jax.tree.flatten(self.operands)
+        return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+    def __call__(self, *operands: Any) -> Any:
+        if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+            return self.function(*operands)
+        compiled = self.compiled
+        leaves, structure = jax.tree.flatten(operands)
+        if (structure, [(leaf.shape, leaf.dtype) for leaf in leaves]) != self._expected:
+            raise RecompilationError(
+                f"program {self.name!r} would have to be compiled again:\n  "
+                + "\n  ".join(_differences(self.operands, operands))
+            )
+        try:
+            return self._run(compiled, operands)
+        except FloatingPointError as error:  # of jax_debug_nans
+            raise FloatingPointError(
+                f"program {self.name!r} made a NaN. With JAX_DISABLE_JIT=1 beside JAX_DEBUG_NANS=1 it runs operation "
+                "by operation, slowly, and the traceback names the one that made it"
+            ) from error
+        except ValueError as error:  # a sharding or layout that is not the compiled one
+            raise RecompilationError(f"program {self.name!r} would have to be compiled again:\n  {error}") from error
+
+    def _run(self, compiled: Any, operands: tuple[Any, ...]) -> Any:
+        return compiled(*operands)
+
+
+@dataclass
+class PmapProgram(Program):
+    """A `Program` that `jax.pmap` replicates over the mesh's axis "data"; arguments and results are ordinary arrays.
+
+    Args:
+        layout: with the mesh.
+        cuts: by position, how the mesh cuts an argument; all others are the same on every device.
+    """
+
+    layout: Layout = ONE_DEVICE
+    cuts: dict[int, PartitionSpec] = field(default_factory=dict)
+
+    @cached_property
+    def _parts(self) -> jax.Array:
+        """What pmap maps over: it wants one argument with a leading axis of devices."""
+        numbers = np.arange(self.layout.num_devices, dtype=np.int32)
+        sharding = self.layout.sharding(PartitionSpec("data"))
+        assert sharding is not None
+        return jax.make_array_from_callback(numbers.shape, sharding, lambda index: numbers[index])
+
+    @cached_property
+    def _to_front(self) -> dict[int, Callable[[Tree], Tree]]:
+        """Put the devices' parts of an argument behind a leading axis of devices."""
+        mesh, front = self.layout.mesh, PartitionSpec("data")
+        return {
+            position: jax.jit(
+                jax.shard_map(
+                    lambda tree: jax.tree.map(lambda a: a[None], tree), mesh=mesh, in_specs=cut, out_specs=front
+                )
+            )
+            for position, cut in self.cuts.items()
+        }
+
+    @cached_property
+    def lowered(self) -> Any:
+        """The program before compilation (`jax.stages.Lowered`)."""
+        assert isinstance(self.layout.mesh, Mesh)
+        mapped = [0 if position in self.cuts else None for position in range(len(self.operands))]
+        replicated = jax.pmap(
+            lambda _, *operands: self.function(*operands),
+            axis_name="data",
+            in_axes=(0, *mapped),
+            out_axes=None,
+            donate_argnums=tuple(position + 1 for position in self.donate),
+            devices=list(self.layout.mesh.devices.flat),
+        )
+        operands = [
+            jax.eval_shape(self._to_front[position], operand) if position in self.cuts else operand
+            for position, operand in enumerate(self.operands)
+        ]
+        # With several processes pmap takes shapes for those of one process, abstract values for those of all.
+        parts, *operands = jax.tree.map(lambda leaf: ShapedArray(leaf.shape, leaf.dtype), (self._parts, *operands))
+        return replicated.lower(parts, *operands)
+
+    def _run(self, compiled: Any, operands: tuple[Any, ...]) -> Any:
+        fronted = [
+            self._to_front[position](operand) if position in self.cuts else operand
+            for position, operand in enumerate(operands)
+        ]
+        return compiled(self._parts, *fronted)
+
+
+def _differences(expected: tuple[Any, ...], given: tuple[Any, ...]) -> list[str]:
+    def described(tree: Any) -> dict[str, str]:
+        return {
+            f"argument {path[0].idx}{jax.tree_util.keystr(path[1:])}": f"{leaf.dtype}{list(leaf.shape)}"
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+        }
+
+    old, new = described(expected), described(given)
+    return [
+        f"{path}: {new.get(path, 'nothing')}, compiled for {old.get(path, 'nothing')}"
+        for path in dict.fromkeys([*old, *new])
+        if old.get(path) != new.get(path)
+    ]
