@@ -1,6 +1,7 @@
 import contextlib
 import io
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +60,7 @@ def test_batch_norm_uses_running_statistics_in_evaluation():
     model.eval()
     before = nnx.state(model, nnx.BatchStat)
     np.testing.assert_allclose(model(x)[:4], model(x[:4]), rtol=1e-5, atol=1e-6)
-    jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model, nnx.BatchStat))
+    chex.assert_trees_all_equal(before, nnx.state(model, nnx.BatchStat))
 
 
 def test_dropout_acts_in_training_only():

@@ -1,5 +1,6 @@
 """The RNN module: outputs, padding, sharing, tying, types."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,7 +58,7 @@ def test_padding_never_changes_an_output_or_gradient(options):
     dirty = jnp.where(padding, jnp.nan, clean)
     np.testing.assert_array_equal(call(model, dirty, LENGTHS), call(model, clean, LENGTHS))
     left, right = gradient(model, dirty, LENGTHS), gradient(model, clean, LENGTHS)
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+    chex.assert_trees_all_equal(left, right)
 
 
 @pytest.mark.parametrize("output", ["last", "mean", "steps"])

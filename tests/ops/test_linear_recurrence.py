@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -136,7 +137,7 @@ def test_min_gru_equals_its_equations_whatever_the_padding_holds(reverse):
         dirty = a | {"inputs": jnp.where(padding, garbage, a["inputs"])}
         for found, theirs in zip(min_gru(**dirty, lengths=LENGTHS, reverse=reverse), expected, strict=True):
             np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=1e-6)
-        jax.tree.map(np.testing.assert_array_equal, step(dirty), clean)
+        chex.assert_trees_all_equal(step(dirty), clean)
     assert np.any(clean[1]["inputs"])
 
 

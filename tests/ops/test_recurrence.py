@@ -1,5 +1,6 @@
 """The recurrent ops against a step-by-step oracle, Flax's cells and themselves, padding above all."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +100,7 @@ def scalar(results):
 
 
 def assert_equal(left, right):
-    jax.tree.map(np.testing.assert_array_equal, left, right)
+    chex.assert_trees_all_equal(left, right)
 
 
 def assert_close(left, right, **tolerance):

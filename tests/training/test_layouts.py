@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,7 +210,7 @@ def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, monkeypatch, tmp
     with pytest.raises(Killed):
         fit(busy, **on(layout), workdir=tmp_path, events=[an.Event(an.Every(steps=17), die)])
     again = fit(busy, **on(layout), workdir=tmp_path, resume=True)
-    jax.tree.map(np.testing.assert_array_equal, again.state, whole.state)
+    chex.assert_trees_all_equal(again.state, whole.state)
     assert again.metrics == whole.metrics and losses(again).tolist() == losses(whole).tolist()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +24,7 @@ def fit(experiment, **options):
 
 
 def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+    chex.assert_trees_all_equal(a.state, b.state)
     assert a.metrics == b.metrics
 
 
@@ -230,3 +231,21 @@ def test_a_run_without_held_out_data_works(make_experiment):
 def test_settings_that_cannot_be_are_refused_by_name(make_experiment, change, message):
     with pytest.raises(an.UserError, match=message):
         make_experiment(**change)
+
+
+def test_a_longer_run_traces_its_loss_no_more_often(make_experiment):
+    """Chunks, epochs and evaluations after the first are the same programs."""
+    traced = []
+
+    def loss(outputs, batch):
+        traced.append(isinstance(outputs, jax.core.Tracer))
+        return optax.losses.softmax_cross_entropy_with_integer_labels(outputs, batch["targets"])
+
+    def train(loss, epochs):
+        fit(make_experiment(objective=an.objectives.Objective(loss), epochs=epochs))
+
+    train(loss, 1)
+    most = sum(traced)
+    train(chex.assert_max_traces(loss, n=most), 7)
+    with pytest.raises(an.UserCodeError, match="traced > "):
+        train(chex.assert_max_traces(loss, n=most - 1), 1)

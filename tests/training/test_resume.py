@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import numpy as np
+import chex
 import optax
 import pytest
 
@@ -41,7 +40,7 @@ def rows_of(run):
 
 
 def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a.state, b.state)
+    chex.assert_trees_all_equal(a.state, b.state)
     assert a.metrics == b.metrics and rows_of(a) == rows_of(b)
 
 
@@ -152,7 +151,7 @@ def test_resuming_where_there_is_nothing_starts_from_the_beginning(make_experime
 def test_more_steps_are_a_harmless_change_and_continue_the_same_run(make_experiment, tmp_path):
     fit(make_experiment(epochs=3), workdir=tmp_path / "run")
     longer = fit(make_experiment(epochs=6), workdir=tmp_path / "run", resume=True)
-    jax.tree.map(np.testing.assert_array_equal, longer.state.params, fit(make_experiment(epochs=6)).state.params)
+    chex.assert_trees_all_equal(longer.state.params, fit(make_experiment(epochs=6)).state.params)
 
 
 def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_path):
@@ -169,7 +168,7 @@ def test_an_allowed_new_learning_rate_counts(make_experiment, tmp_path):
 
     before = fit(made(1e-2, 4), workdir=tmp_path / "run")
     after = fit(made(0.0, 8), workdir=tmp_path / "run", resume=True, allow_change=True)
-    jax.tree.map(np.testing.assert_array_equal, before.state.params, after.state.params)
+    chex.assert_trees_all_equal(before.state.params, after.state.params)
 
 
 def test_a_directory_with_a_run_is_not_overwritten(make_experiment, tmp_path):

@@ -1,5 +1,6 @@
 """The step: the same numbers however it is computed."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,7 +109,7 @@ def test_padding_rows_change_no_gradient_even_if_they_are_garbage(make_experimen
 
     clean, dirty = gradient(state, parts(6)), gradient(state, spoiled)
     assert int(parts(6)(None, 0, 0)["mask"].sum()) == 2
-    jax.tree.map(np.testing.assert_array_equal, clean[:3], dirty[:3])
+    chex.assert_trees_all_equal(clean[:3], dirty[:3])
 
 
 def _mlp(rngs):
@@ -167,7 +168,7 @@ def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(make_exper
     after, loss, _ = jax.jit(lambda s: make_train_step(experiment)(s, parts(0)))(state)
     assert np.isfinite(loss) and int(after.step) == 1
     assert float(after.loss_scale.scale) == 2.0**39
-    jax.tree.map(np.testing.assert_array_equal, (state.params, state.opt_state), (after.params, after.opt_state))
+    chex.assert_trees_all_equal((state.params, state.opt_state), (after.params, after.opt_state))
 
 
 def test_keys_of_purposes_steps_seeds_and_parts_all_differ():

@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -359,7 +360,7 @@ def test_a_linen_module_that_is_bound_starts_from_its_weights():
     trained = toy.fit(LinenMnist(), toy.IMAGE_DATA)
     bound = LinenMnist().bind({"params": trained.params})
     run = toy.fit(bound, toy.IMAGE_DATA, optimizer=an.optim.sgd(0.0), steps=1)
-    jax.tree.map(np.testing.assert_array_equal, run.params, trained.params)
+    chex.assert_trees_all_equal(run.params, trained.params)
 
 
 def test_partitioned_initializers_are_sharding_rules():

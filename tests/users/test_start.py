@@ -1,5 +1,6 @@
 """Initial weights and frozen parameters."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +32,7 @@ STILL = {"optimizer": optax.sgd(0.0), "steps": 1}
 
 
 def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+    chex.assert_trees_all_equal(a, b)
 
 
 @pytest.fixture(scope="module")
