@@ -15,10 +15,9 @@ def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
         import jax
 
         from accelnet.parallel.layout import abstract_layout
-        from accelnet.parallel.table import placement_table
-        from accelnet.training.state import init_state
+        from accelnet.training.state import init_state, placed
+        from accelnet.training.table import placement_table
 
         state = jax.eval_shape(lambda: init_state(experiment, experiment.seed))
         layout = abstract_layout(devices.mesh, devices.strategy, experiment.placement_rules)
-        layout.check(state)
-        show(placement_table(layout, state))
+        show(placement_table(layout, placed(layout, state)))

@@ -1,37 +1,31 @@
-"""Layout: on which devices a run's batches and weights lie, and what the devices exchange.
+"""Layout: on which devices a run's batches and weights lie.
 
-A batch is cut into parts along the mesh's batch axes, and a part is treated as a microbatch that is computed elsewhere:
-every device takes the gradient of its own examples, and one exchange per step adds them up. The weights' axis "model"
-is left to XLA's partitioner. The same program text therefore serves one device, `jit` over a mesh, and `pmap`.
+A batch is cut into parts along the mesh's batch axes (`parts.py`); the weights' axis "model" is left to XLA's
+partitioner. The same program text therefore serves one device, `jit` over a mesh, and `pmap`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from accelnet.errors import UserError
 from accelnet.parallel.mesh import AXES, BATCH_AXES, make_mesh, parse_mesh, resolve_axes
+from accelnet.parallel.parts import SAME, Parts
 from accelnet.parallel.rules import (
     Placement,
     Rule,
     check_rules,
-    followers,
-    path_names,
     placements,
 )
 
 Strategy = Literal["jit", "pmap"]
 Tree = Any
-
-# Of what is the same on every device.
-SAME = PartitionSpec()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,121 +96,22 @@ class Layout:
         """Return the `Placement` of every parameter (or of the model's state): a tree like it."""
         return placements(params, self.axes, self.rules)
 
-    def state_placements(self, state: Any) -> Any:
-        """Return the `Placement` of everything in a `TrainState` of shapes."""
-        params = self.placements(state.params)
-        everywhere = jax.tree.map(lambda _: Placement(PartitionSpec(), "the same on every device"), state)
-        return everywhere.replace(
-            params=params,
-            model_state=self.placements(state.model_state),
-            frozen=self.placements(state.frozen),
-            opt_state=followers(state.opt_state, state.params, params),
-        )
-
-    def placed(self, state: Any) -> Any:
-        """Return a `TrainState` of shapes with their shardings."""
-        if self.mesh is None:
-            return state
-        return jax.tree.map(
-            lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=self.sharding(where.spec)),
-            state,
-            self.state_placements(state),
-        )
-
-    def check(self, state: Any) -> None:
-        """Refuse rules that match nothing, and axes that nothing uses."""
-        paths = [path for tree in (state.params, state.frozen, state.model_state) for path, _ in path_names(tree)]
+    def check(self, paths: Sequence[str]) -> None:
+        """Refuse rules that match none of the arrays of these paths, and axes that nothing uses."""
         check_rules(self.rules, paths, self.axes, AXES)
 
-    # What a function that runs on one part of a batch calls.
-
-    def part(self) -> Any:
-        """Return which part of the batch this device has, an int32 scalar."""
-        return jax.lax.axis_index(self.batch_axes) if self.batch_axes else 0
-
-    def over_parts(self, function: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
-        """Run a function on every part of a batch at once.
-
-        Args:
-            function: of what one device sees.
-            in_specs: `PartitionSpec`s of its arguments along the batch axes, as of `jax.shard_map`.
-            out_specs: those of its results; what is whole must be the same on every device.
-
-        Returns:
-            The function of whole arrays. Under pmap, and where there is one part, `function` itself.
-        """
-        if not self.batch_axes or self.strategy == "pmap":
-            return function
-        return jax.shard_map(
-            function,
-            mesh=self.mesh,
-            in_specs=in_specs,
-            out_specs=out_specs,
-            axis_names=set(self.batch_axes),
-            check_vma=False,  # accelnet's operations with gradients of their own do not track it
-        )
-
     def cuts(self, params: Tree) -> Tree:
-        """Return how the batch axes cut the parameters: a tree of `PartitionSpec`s for `over_parts`."""
+        """Return how the batch axes cut the parameters: a tree of `PartitionSpec`s for `Parts.map`."""
 
         def cut(where: Placement) -> PartitionSpec:
             return PartitionSpec(*[name if name in self.batch_axes else None for name in where.spec])
 
         return jax.tree.map(cut, self.placements(params))
 
-    def whole(self, params: Tree, cuts: Tree) -> Tree:
-        """Collect the parameters from the devices that they are cut over: one all-gather each."""
-
-        def gather(array: jax.Array, cut: PartitionSpec) -> jax.Array:
-            for axis, name in enumerate(cut):
-                if name is not None:
-                    array = jax.lax.all_gather(array, name, axis=axis, tiled=True)
-            return array
-
-        return jax.tree.map(gather, params, cuts)
-
-    def total(self, tree: Tree, cuts: Tree = None) -> Tree:
-        """Add up arrays over the parts: an all-reduce, or a reduce-scatter where the result is cut."""
-        if not self.batch_axes:
-            return tree
-        if cuts is None:
-            return jax.lax.psum(tree, self.batch_axes)
-        kept, scattered = [], {}
-        leaves, structure = jax.tree.flatten(tree)
-        for index, (leaf, cut) in enumerate(zip(leaves, structure.flatten_up_to(cuts), strict=True)):
-            axis = next((i for i, name in enumerate(cut) if name is not None), None)
-            if axis is None:
-                kept.append(index)
-                continue
-            leaf = jax.lax.psum_scatter(leaf, cut[axis], scatter_dimension=axis, tiled=True)
-            others = tuple(name for name in self.batch_axes if name != cut[axis])
-            scattered[index] = jax.lax.psum(leaf, others) if others else leaf
-        # One call for all: XLA makes one all-reduce of it.
-        summed = dict(zip(kept, jax.lax.psum([leaves[i] for i in kept], self.batch_axes), strict=True))
-        return structure.unflatten([(summed | scattered)[i] for i in range(len(leaves))])
-
-    def agreed(self, tree: Tree) -> Tree:
-        """Make a model's state the same on every device: the mean of numbers, the largest of integers."""
-        if not self.batch_axes:
-            return tree
-
-        def agree(array: jax.Array) -> jax.Array:
-            if jnp.issubdtype(array.dtype, jnp.floating):
-                return jax.lax.pmean(array, self.batch_axes)
-            return jax.lax.pmax(array.astype(jnp.int32), self.batch_axes).astype(array.dtype)
-
-        return jax.tree.map(agree, tree)
-
-    def merged(self, tree: Tree, merge: Callable[[Tree, Tree], Tree], empty: Tree) -> Tree:
-        """Merge what every part has seen, in the order of the parts."""
-        if not self.batch_axes:
-            return tree
-        parts = jax.lax.all_gather(tree, self.batch_axes)
-
-        def add(index: jax.Array, seen: Tree) -> Tree:
-            return merge(seen, jax.tree.map(lambda a: a[index], parts))
-
-        return jax.lax.fori_loop(0, self.num_parts, add, empty)
+    @cached_property
+    def parts(self) -> Parts:
+        """What the devices that share a batch say to each other."""
+        return Parts(self.batch_axes, self.num_parts, self.mesh if self.strategy == "jit" else None)
 
 
 ONE_DEVICE = Layout()

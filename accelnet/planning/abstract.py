@@ -14,10 +14,11 @@ from accelnet.data.feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.parallel.layout import Layout
-from accelnet.parallel.table import bytes_per_device
 from accelnet.planning.calls import bodies
 from accelnet.planning.kernels import Kernel
 from accelnet.training.flops import StepFlops, TracedStep
+from accelnet.training.state import state_placements
+from accelnet.training.table import bytes_per_device
 
 # Operations that one pass over memory serves, where XLA fuses: a stated model.
 _OPERATIONS_PER_PASS = 8
@@ -46,7 +47,7 @@ class AbstractStep:
 
     def _bytes(self, field: str) -> int:
         """Return a device's share of a part of the state."""
-        placed, axes = self.layout.state_placements(self.state), self.layout.axes
+        placed, axes = state_placements(self.layout, self.state), self.layout.axes
         leaves = jax.tree.leaves(getattr(self.state, field))
         wheres = jax.tree.leaves(getattr(placed, field))
         return sum(

@@ -22,7 +22,6 @@ class Case:
     Attributes:
         experiment: what would be trained there.
         target: the devices.
-        layout: on them.
         step: what shapes say.
         programs: to compile.
         compiled: by program; empty before, or without a compiler.
@@ -32,12 +31,16 @@ class Case:
 
     experiment: Experiment
     target: Target
-    layout: Layout
     step: AbstractStep
     programs: Programs
     compiled: dict[str, Compiled] = field(default_factory=dict)
     missing: str = ""
     lowering_seconds: float = 0.0
+
+    @property
+    def layout(self) -> Layout:
+        """Where its arrays lie."""
+        return self.programs.layout
 
     @property
     def compile_seconds(self) -> float | None:

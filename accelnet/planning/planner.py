@@ -7,7 +7,7 @@ from typing import Any
 
 from accelnet.experiment import Experiment
 from accelnet.ops.kernels import load
-from accelnet.parallel.layout import AbsentDevices, Layout
+from accelnet.parallel.layout import AbsentDevices
 from accelnet.planning.abstract import AbstractStep
 from accelnet.planning.calibration import load_model
 from accelnet.planning.calls import call_flops, find_calls
@@ -72,16 +72,15 @@ class Planner:
         experiment = experiment or self.experiment
         absent = AbsentDevices(target.num_devices, target.accelerator.usable_bytes)
         feed, programs = prepare(experiment, mesh or self.mesh, absent=absent, shapes=self._shapes(experiment))
-        layout = Layout(feed.mesh, "jit", experiment.placement_rules)
         platform = target.accelerator.platform
-        step = AbstractStep(experiment, layout, feed, programs.abstract_state, platform, self.trace)
-        return Case(experiment, target, layout, step, programs)
+        step = AbstractStep(experiment, programs.layout, feed, programs.abstract_state, platform, self.trace)
+        return Case(experiment, target, step, programs)
 
     def alone(self, platform: str) -> AbstractStep:
         """Return the experiment's step on one device with memory enough."""
         absent = AbsentDevices(1, 1 << 60)
         feed, programs = prepare(self.experiment, None, absent=absent, shapes=self._shapes(self.experiment))
-        return AbstractStep(self.experiment, Layout(), feed, programs.abstract_state, platform, self.trace)
+        return AbstractStep(self.experiment, programs.layout, feed, programs.abstract_state, platform, self.trace)
 
     def _shapes(self, experiment: Experiment) -> TrainState:
         if experiment not in self._states:

@@ -67,7 +67,7 @@ def make_weights(experiment: Experiment, feed: AbstractFeed, layout: Layout = ON
 
     def of_part(cuts: Tree, params: Tree, others: Any, operand: Tree) -> Tree:
         frozen, model_state, seed = others
-        part, params = layout.part(), merged(layout.whole(params, cuts), frozen)
+        part, params = layout.parts.index(), merged(layout.parts.gather(params, cuts), frozen)
 
         def add(index: Any, mean: Tree) -> Tree:
             batch = feed.train_batch(operand, index, index, jnp.int32(0), seed, part)
@@ -77,13 +77,13 @@ def make_weights(experiment: Experiment, feed: AbstractFeed, layout: Layout = ON
             _, new, *_ = apply(params, model_state, batch["inputs"], **settings, **offered)
             return jax.tree.map(lambda a, b: a if b is None else a + (b - a) / (index + 1), mean, new)
 
-        return layout.agreed(jax.lax.fori_loop(0, count, add, model_state))
+        return layout.parts.agreed(jax.lax.fori_loop(0, count, add, model_state))
 
     def weights(state: TrainState, operand: Tree) -> Weights:
         params, model_state = eval_params(state.opt_state, state.params), state.model_state
         if params is not state.params and jax.tree.leaves(model_state):
             cuts = layout.cuts(params)
-            of_parts = layout.over_parts(partial(of_part, cuts), (cuts, SAME, feed.train_spec), SAME)
+            of_parts = layout.parts.map(partial(of_part, cuts), (cuts, SAME, feed.train_spec), SAME)
             model_state = of_parts(params, (state.frozen, model_state, state.seed), operand)
         return Weights(params, state.frozen, model_state, state.step)
 
@@ -106,7 +106,7 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
     objective = experiment.objective
 
     def of_part(cuts: Tree, params: Tree, others: Tree, operand: Tree, numbers: Any) -> Tree:
-        part, params = layout.part(), layout.whole(params, cuts)
+        part, params = layout.parts.index(), layout.parts.gather(params, cuts)
         frozen, model_state, step = others
         first, num_batches, start, stop = numbers
 
@@ -126,7 +126,7 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
         first: jax.Array, num_batches: jax.Array, start: jax.Array, stop: jax.Array,
     ) -> Any:  # fmt: skip
         cuts = layout.cuts(weights.params)
-        of_parts = layout.over_parts(partial(of_part, cuts), (cuts, SAME, feed.eval_spec, SAME), SAME)
+        of_parts = layout.parts.map(partial(of_part, cuts), (cuts, SAME, feed.eval_spec, SAME), SAME)
         others = (weights.frozen, weights.model_state, weights.step)
         states = of_parts(weights.params, others, operand, (first, num_batches, start, stop))
         metrics = objective.merge(metrics, states)

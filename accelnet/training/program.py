@@ -14,7 +14,7 @@ from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, St
 from accelnet.training.chunk import make_train_chunk
 from accelnet.training.compiled import PmapProgram, Program
 from accelnet.training.evaluation import Weights, keeps_average, make_eval_chunk, make_weights
-from accelnet.training.state import TrainState, abstract_state, init_state
+from accelnet.training.state import TrainState, abstract_state, init_state, placed
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Programs:
         train: see `make_train_chunk`.
         evaluate: see `make_eval_chunk`.
         abstract_state: shapes of the `TrainState`.
+        layout: on which devices batches and weights lie.
         weights: see `make_weights`; None where a state is evaluated with the weights that are trained.
         evaluate_rest: from a number of examples to the program that evaluates a batch of so many, and its feed; for a
             loss of which padding cannot be taken out.
@@ -37,6 +38,7 @@ class Programs:
     train: Program
     evaluate: Program
     abstract_state: TrainState
+    layout: Layout
     weights: Program | None
     evaluate_rest: Callable[[int], tuple[Program, AbstractFeed]]
 
@@ -73,8 +75,7 @@ def make_programs(
 
     seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
     shapes = cast(TrainState, jax.eval_shape(init, seed)) if shapes is None else shapes
-    layout.check(shapes)
-    state = layout.placed(shapes)
+    state = placed(layout, shapes)
     train_operand, _ = feed.abstract()
     shardings = None if layout.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state)
 
@@ -130,6 +131,7 @@ def make_programs(
         ),
         evaluate=evaluation(feed),
         abstract_state=state,
+        layout=layout,
         weights=chosen,
         evaluate_rest=rest,
     )

@@ -9,10 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import PartitionSpec
 
 from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.parallel.layout import Layout
+from accelnet.parallel.rules import Placement, followers, path_names
 
 # Random numbers for different purposes come from different keys: folded in before the step.
 INIT, NOISE, AUGMENT, UPDATE, EVALUATION = range(5)
@@ -167,3 +170,31 @@ def abstract_state(experiment: Experiment) -> TrainState:
 def num_parameters(params: Any) -> int:
     """Count the numbers in a pytree of arrays or shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def state_placements(layout: Layout, state: TrainState) -> TrainState:
+    """Return the `Placement` of every array of a state of shapes."""
+    params = layout.placements(state.params)
+    everywhere = jax.tree.map(lambda _: Placement(PartitionSpec(), "the same on every device"), state)
+    return everywhere.replace(
+        params=params,
+        model_state=layout.placements(state.model_state),
+        frozen=layout.placements(state.frozen),
+        opt_state=followers(state.opt_state, state.params, params),
+    )
+
+
+def placed(layout: Layout, state: TrainState) -> TrainState:
+    """Return a state of shapes with their shardings.
+
+    Raises:
+        UserError: if the sharding rules do not fit the model or the mesh.
+    """
+    layout.check([path for tree in (state.params, state.frozen, state.model_state) for path, _ in path_names(tree)])
+    if layout.mesh is None:
+        return state
+    return jax.tree.map(
+        lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=layout.sharding(where.spec)),
+        state,
+        state_placements(layout, state),
+    )

@@ -185,7 +185,7 @@ def make_gradient(
 
     def of_part(microbatch: Microbatch, cuts: Tree, params: Tree, others: Any, operand: Tree) -> Any:
         model_state, frozen, scale, seed, step = others
-        part, params = layout.part(), layout.whole(params, cuts)
+        part, params = layout.parts.index(), layout.parts.gather(params, cuts)
 
         def of_microbatch(number: Any, model_state: Tree) -> Any:
             batch, noise = training_batch(
@@ -197,7 +197,7 @@ def make_gradient(
                 mean, (weight, states, after) = loss(params, model_state, batch, **settings)
                 if layout.num_parts > 1:
                     # Before the backward pass: through batch statistics, a part's loss has gradients in other parts.
-                    own, weight = weight, jax.lax.stop_gradient(layout.total(weight))
+                    own, weight = weight, jax.lax.stop_gradient(layout.parts.total(weight))
                     mean = mean * safe_ratio(own, weight)
                 return mean if scale is None else mean * scale, (mean, weight, states, after)
 
@@ -221,14 +221,14 @@ def make_gradient(
             grads, mean, weight, states, model_state = jax.lax.fori_loop(0, num_microbatches, add, start)
             grads = jax.tree.map(lambda g, p: safe_ratio(g, weight).astype(p.dtype), grads, params)
             mean = safe_ratio(mean, weight)
-        grads, mean = layout.total(grads, cuts), layout.total(mean)
-        return grads, mean, merge_parts(experiment, layout, states), layout.agreed(model_state)
+        grads, mean = layout.parts.total(grads, cuts), layout.parts.total(mean)
+        return grads, mean, merge_parts(experiment, layout, states), layout.parts.agreed(model_state)
 
     def gradient(state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME) -> Any:
         cuts = layout.cuts(state.params)
         scale = None if state.loss_scale is None else state.loss_scale.scale
         others = (state.model_state, state.frozen, scale, state.seed, state.step)
-        of_parts = layout.over_parts(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
+        of_parts = layout.parts.map(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
         return of_parts(state.params, others, operand)
 
     return gradient
@@ -263,9 +263,9 @@ def prepared(experiment: Experiment, batch: Batch) -> Batch:
 def merge_parts(experiment: Experiment, layout: Layout, states: Tree) -> Tree:
     """Merge the metric states of what the devices have seen: in one sum where that is what merging means."""
     objective = experiment.objective
-    summed = layout.total({name: state for name, state in states.items() if name in objective.additive})
+    summed = layout.parts.total({name: state for name, state in states.items() if name in objective.additive})
     merged = {
-        name: layout.merged(state, objective.metrics[name].merge, objective.metrics[name].empty())
+        name: layout.parts.merged(state, objective.metrics[name].merge, objective.metrics[name].empty())
         for name, state in states.items()
         if name not in objective.additive
     }

@@ -17,10 +17,10 @@ from jax.sharding import PartitionSpec
 import accelnet as an
 from accelnet.parallel.layout import SAME, Layout, abstract_layout
 from accelnet.parallel.mesh import make_mesh, parse_mesh
-from accelnet.parallel.table import placement_table
 from accelnet.training.program import prepare
 from accelnet.training.state import init_state
 from accelnet.training.step import make_train_step
+from accelnet.training.table import placement_table
 
 # Sums over a batch are taken in another order, and that is all. Not with Adam here: a bias in front of batch statistics
 # has a gradient of rounding alone, which Adam makes as large as any other.

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.rules import path_names
 from accelnet.terminal import rendered
+from accelnet.training.state import state_placements
 
 _PARTS = (("params", "weights"), ("model_state", "model's state"), ("opt_state", "optimizer's state"))
 
@@ -43,7 +44,7 @@ def placement_table(layout: Layout, state: Any) -> str:
     Returns:
         Text, at most 100 columns wide.
     """
-    placed, axes = layout.state_placements(state), layout.axes
+    placed, axes = state_placements(layout, state), layout.axes
     table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
     for name in ("parameter", "shape", "cut over"):
         table.add_column(name, overflow="fold")
