@@ -12,8 +12,9 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.objectives.objective import Task
 from accelnet.report.progress import Progress
+from accelnet.training.forward import BoundModel, with_precision
 from accelnet.training.run import Run
-from accelnet.training.step import BoundModel, prepared, with_precision
+from accelnet.training.step import prepared
 
 
 @dataclass(frozen=True, eq=False)

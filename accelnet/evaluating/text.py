@@ -9,8 +9,8 @@ import numpy as np
 
 from accelnet.data.vocabulary import decode
 from accelnet.evaluating.predictions import Predictions
+from accelnet.training.forward import with_precision
 from accelnet.training.run import Run
-from accelnet.training.step import with_precision
 
 _SAMPLES = ((0.7, 0), (0.7, 1), (1.0, 2))  # temperature and seed
 _SAMPLED_CHARACTERS = 300

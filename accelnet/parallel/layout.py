@@ -196,7 +196,7 @@ def whole(tree: Tree) -> Tree:
         tree: of arrays. Those of this process's own devices stay as they are.
 
     Example:
-        >>> whole({"a": jnp.ones(2)})["a"].tolist()
+        >>> whole({"a": jax.numpy.ones(2)})["a"].tolist()
         [1.0, 1.0]
     """
 

@@ -14,8 +14,9 @@ from accelnet.models.pure import merged
 from accelnet.optim import eval_params
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
+from accelnet.training.forward import with_precision
 from accelnet.training.state import EVALUATION, TrainState, random_key
-from accelnet.training.step import make_loss, merge_parts, num_examples, prepared, training_batch, with_precision
+from accelnet.training.step import make_loss, merge_parts, num_examples, prepared, training_batch
 
 Tree = Any
 
@@ -102,7 +103,7 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
     `eval_chunk(weights, metrics, operand, first, num_batches, start, stop) -> (metrics, values)`: the metric states
     with the batches `first` to `first + num_batches` of the rows `start` to `stop` merged in, and what they compute to.
     """
-    loss = make_loss(experiment, layout.batch_axes)
+    loss = make_loss(experiment, layout.parts)
     objective = experiment.objective
 
     def of_part(cuts: Tree, params: Tree, others: Tree, operand: Tree, numbers: Any) -> Tree:
@@ -116,10 +117,10 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
             key = random_key(jnp.uint32(0), EVALUATION, first + index)
             key = shard_key(key, part, layout.num_parts, num_examples(batch))
             settings = {"key": key, "train": False, "frozen": frozen, "step": step}
-            _, (_, states, _) = loss(params, model_state, batch, **settings)
+            _, (_, _, states, _) = loss(params, model_state, batch, **settings)
             return objective.merge(metrics, states)
 
-        return merge_parts(experiment, layout, jax.lax.fori_loop(0, num_batches, body, objective.empty()))
+        return merge_parts(experiment, layout.parts, jax.lax.fori_loop(0, num_batches, body, objective.empty()))
 
     def eval_chunk(
         weights: Weights, metrics: Tree, operand: Tree,

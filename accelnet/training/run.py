@@ -16,8 +16,9 @@ from accelnet.models.pure import merged
 from accelnet.parallel.layout import whole
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
+from accelnet.training.forward import with_precision
 from accelnet.training.state import TrainState
-from accelnet.training.step import prepared, with_precision
+from accelnet.training.step import prepared
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,6 @@
 """The step: gradients of one batch, summed over its microbatches, and one update."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,137 +9,46 @@ import jax.numpy as jnp
 import optax
 
 from accelnet.errors import user_code
-from accelnet.experiment import Experiment, Precision, Remat
+from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
 from accelnet.objectives.metric import safe_ratio
-from accelnet.ops import kernels
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
+from accelnet.parallel.parts import Parts
 from accelnet.signature import Offer, call, described
+from accelnet.training.forward import BoundModel, with_precision, with_remat
 from accelnet.training.state import AUGMENT, NOISE, UPDATE, TrainState, random_key
 
 Batch = dict[str, Any]
 Tree = Any
 Microbatch = Callable[[Tree, Any, Any], Batch]
 
-_COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-
-# Primitives, and names given by `checkpoint_name`, whose results are dear to compute again; all else is recomputed
-# under remat="products". A custom gradient hides the primitives of accelnet's own operations: these have names.
-_PRODUCTS = ("dot_general", "conv_general_dilated", kernels.NAME)
-_PRODUCT_NAMES = ("product", "block")
 # What a loss draws is not what the model draws.
 _LOSS_KEY, _AGAIN_KEY = 0x10555, 0xA6A19
 
 
-def cast_floats(tree: Tree, dtype: Any) -> Tree:
-    """Cast the floating-point leaves of a pytree, leaving integers and booleans."""
-    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+def make_loss(experiment: Experiment, parts: Parts = ONE_DEVICE.parts) -> Callable[..., Any]:
+    """Return the function that is differentiated.
 
-
-def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
-    """Compute a model in a precision; outputs are float32 and the model's state keeps its types.
-
-    Args:
-        apply: of a `PureModel`.
-        precision: "float32" leaves everything as it is.
-
-    Returns:
-        A function of the same signature.
-    """
-    if precision == "float32":
-        return apply
-    dtype = _COMPUTE_DTYPES[precision]
-
-    def applied(params: Tree, model_state: Tree, inputs: Tree, **settings: Any) -> Any:
-        # Batch statistics stay float32: their small updates would be lost in 8 bits of mantissa.
-        low = cast_floats((params, inputs), dtype)
-        outputs, after, *sown = apply(low[0], model_state, low[1], dtype=dtype, **settings)
-        after = jax.tree.map(lambda a, b: a.astype(b.dtype), after, model_state)
-        return cast_floats(outputs, jnp.float32), after, *(cast_floats(one, jnp.float32) for one in sown)
-
-    return applied
-
-
-def with_remat(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
-    """Keep less for the backward pass and compute it again there.
-
-    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
-    """
-    if remat == "none":
-        return function
-    if remat == "products":
-        named = jax.checkpoint_policies.save_only_these_names(*_PRODUCT_NAMES)
-
-        def policy(primitive: Any, *args: Any, **params: Any) -> bool:
-            return primitive.name in _PRODUCTS or named(primitive, *args, **params)
-
-    else:
-        policy = jax.checkpoint_policies.save_only_these_names("block")
-    return jax.checkpoint(function, policy=policy)
-
-
-@dataclass
-class BoundModel:
-    """The model as a loss can call it again: pure, differentiable, with noise of its own in every call.
-
-    Args:
-        apply: in the run's precision.
-        params: nested dict; the default of a call.
-        model_state: nested dict. What a call changes of it is dropped.
-        key: of the noise.
-        train: the default of a call.
-        settings: of `apply` that are the same in every call.
-
-    Example:
-        >>> model = BoundModel(lambda params, state, x, **_: (params * x, state), 2.0, {}, jax.random.key(0), False)
-        >>> float(model(3.0)), float(jax.grad(model)(3.0))
-        (6.0, 2.0)
-    """
-
-    apply: Callable[..., Any]
-    params: Tree
-    model_state: Tree
-    key: jax.Array
-    train: bool
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    calls: int = 0
-
-    def __call__(
-        self, inputs: Any, *, params: Tree = None, train: bool | None = None, method: str | None = None
-    ) -> Any:
-        """Compute outputs of inputs, prepared ones: with other params, in another mode, or by another method."""
-        self.calls += 1
-        outputs, _ = self.apply(
-            self.params if params is None else params,
-            self.model_state,
-            inputs,
-            key=jax.random.fold_in(self.key, self.calls),
-            train=self.train if train is None else train,
-            method=method,
-            **self.settings,
-        )
-        return outputs
-
-
-def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..., Any]:
-    """Return `loss(params, model_state, batch, *, key, train, frozen={}, step=0) -> (mean, aux)`.
-
-    `aux` is (weight, metric states, model_state). The mean is over the examples of the batch that are not masked, by
-    weight; `weight` is the sum of weights. `axes` are the mesh axes along which a batch is cut, where a part of it is
-    given: batch statistics are those of the whole.
+    `loss(params, model_state, batch, *, key, train, frozen=None, step=0, scale=None) -> (scaled, aux)`, where `aux` is
+    (mean, weight, metric states, model_state). The mean is over the examples of the batch that are not masked, by
+    weight; `weight` is the sum of weights. Where `batch` is one of several parts, batch statistics are those of the
+    whole, `weight` is that of the whole in training, and the mean is this part's share of the whole's. `scaled` is the
+    mean times `scale`, that of float16's gradients.
     """
     apply, objective = with_precision(experiment.pure_model.apply, experiment.precision), experiment.objective
 
     def loss(
-        params: Tree, model_state: Tree, batch: Batch, *, key: jax.Array, train: bool, frozen: Any = None, step: Any = 0
-    ) -> Any:
+        params: Tree, model_state: Tree, batch: Batch, *,
+        key: jax.Array, train: bool, frozen: Any = None, step: Any = 0, scale: Any = None,
+    ) -> Any:  # fmt: skip
         offered = {"step": step, "progress": experiment.progress(step)}
         # Where no batch is partial nothing has to be masked.
         mask = batch["mask"] if train and experiment.order.has_padding else None
+        settings = {"axes": parts.axes, "mask": mask, **offered}
 
         def forward(params: Tree, model_state: Tree, inputs: Tree) -> Any:
-            return apply(params, model_state, inputs, key=key, train=train, axes=axes, mask=mask, sown=True, **offered)
+            return apply(params, model_state, inputs, key=key, train=train, sown=True, **settings)
 
         forward = with_remat(forward, experiment.remat) if train else forward
         params = merged(params, frozen) if frozen else params
@@ -148,14 +56,18 @@ def make_loss(experiment: Experiment, axes: tuple[str, ...] = ()) -> Callable[..
         experiment.check_outputs(outputs, batch)
 
         def again() -> BoundModel:
-            settings = {"axes": axes, "mask": mask, **offered}
             return BoundModel(apply, params, model_state, jax.random.fold_in(key, _AGAIN_KEY), train, settings)
 
         total, weight, states = objective.totals(
             outputs, batch, model=Offer(again), params=params, key=Offer(lambda: jax.random.fold_in(key, _LOSS_KEY)),
             train=train, sown=sown, **offered,
         )  # fmt: skip
-        return safe_ratio(total, weight), (weight, states, after)
+        mean = safe_ratio(total, weight)
+        if train and parts.count > 1:
+            # Before the backward pass: through batch statistics, a part's loss has gradients in other parts.
+            own, weight = weight, jax.lax.stop_gradient(parts.total(weight))
+            mean = mean * safe_ratio(own, weight)
+        return mean if scale is None else mean * scale, (mean, weight, states, after)
 
     return loss
 
@@ -179,29 +91,21 @@ def make_gradient(
         `microbatch(operand, number, part)` gives a device's part of a microbatch; `spec` says how the mesh cuts
         `operand`. Gradients have the parameters' dtype; in float16 they are those of the unscaled loss.
     """
-    loss = make_loss(experiment, layout.batch_axes)
+    parts = layout.parts
+    loss = make_loss(experiment, parts)
     num_microbatches = num_microbatches or experiment.order.num_microbatches
     merge, empty = experiment.objective.merge, experiment.objective.empty
 
     def of_part(microbatch: Microbatch, cuts: Tree, params: Tree, others: Any, operand: Tree) -> Any:
         model_state, frozen, scale, seed, step = others
-        part, params = layout.parts.index(), layout.parts.gather(params, cuts)
+        part, params = parts.index(), parts.gather(params, cuts)
 
         def of_microbatch(number: Any, model_state: Tree) -> Any:
-            batch, noise = training_batch(
-                experiment, microbatch(operand, number, part), layout, part, seed, step, number
+            batch = microbatch(operand, number, part)
+            batch, noise = training_batch(experiment, batch, layout, part, seed, step, number)
+            grads, (mean, weight, states, after) = jax.grad(loss, has_aux=True)(
+                params, model_state, batch, key=noise, train=True, frozen=frozen, step=step, scale=scale
             )
-
-            def scaled(params: Tree) -> Any:
-                settings = {"key": noise, "train": True, "frozen": frozen, "step": step}
-                mean, (weight, states, after) = loss(params, model_state, batch, **settings)
-                if layout.num_parts > 1:
-                    # Before the backward pass: through batch statistics, a part's loss has gradients in other parts.
-                    own, weight = weight, jax.lax.stop_gradient(layout.parts.total(weight))
-                    mean = mean * safe_ratio(own, weight)
-                return mean if scale is None else mean * scale, (mean, weight, states, after)
-
-            grads, (mean, weight, states, after) = jax.grad(scaled, has_aux=True)(params)
             if scale is not None:
                 grads = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, grads)
             return grads, mean, weight, states, after
@@ -221,14 +125,14 @@ def make_gradient(
             grads, mean, weight, states, model_state = jax.lax.fori_loop(0, num_microbatches, add, start)
             grads = jax.tree.map(lambda g, p: safe_ratio(g, weight).astype(p.dtype), grads, params)
             mean = safe_ratio(mean, weight)
-        grads, mean = layout.parts.total(grads, cuts), layout.parts.total(mean)
-        return grads, mean, merge_parts(experiment, layout, states), layout.parts.agreed(model_state)
+        grads, mean = parts.total(grads, cuts), parts.total(mean)
+        return grads, mean, merge_parts(experiment, parts, states), parts.agreed(model_state)
 
     def gradient(state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME) -> Any:
         cuts = layout.cuts(state.params)
         scale = None if state.loss_scale is None else state.loss_scale.scale
         others = (state.model_state, state.frozen, scale, state.seed, state.step)
-        of_parts = layout.parts.map(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
+        of_parts = parts.map(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
         return of_parts(state.params, others, operand)
 
     return gradient
@@ -260,12 +164,12 @@ def prepared(experiment: Experiment, batch: Batch) -> Batch:
         return experiment.data.prepared(batch)
 
 
-def merge_parts(experiment: Experiment, layout: Layout, states: Tree) -> Tree:
+def merge_parts(experiment: Experiment, parts: Parts, states: Tree) -> Tree:
     """Merge the metric states of what the devices have seen: in one sum where that is what merging means."""
     objective = experiment.objective
-    summed = layout.parts.total({name: state for name, state in states.items() if name in objective.additive})
+    summed = parts.total({name: state for name, state in states.items() if name in objective.additive})
     merged = {
-        name: layout.parts.merged(state, objective.metrics[name].merge, objective.metrics[name].empty())
+        name: parts.merged(state, objective.metrics[name].merge, objective.metrics[name].empty())
         for name, state in states.items()
         if name not in objective.additive
     }

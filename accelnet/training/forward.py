@@ -1,0 +1,110 @@
+"""The model's forward pass: in the run's precision, with less kept for the backward pass, and again from a loss."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from accelnet.experiment import Precision, Remat
+from accelnet.ops import kernels
+
+Tree = Any
+
+_COMPUTE_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+# Primitives, and names given by `checkpoint_name`, whose results are dear to compute again; all else is recomputed
+# under remat="products". A custom gradient hides the primitives of accelnet's own operations: these have names.
+_PRODUCTS = ("dot_general", "conv_general_dilated", kernels.NAME)
+_PRODUCT_NAMES = ("product", "block")
+
+
+def cast_floats(tree: Tree, dtype: Any) -> Tree:
+    """Cast the floating-point leaves of a pytree, leaving integers and booleans."""
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
+
+
+def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
+    """Compute a model in a precision; outputs are float32 and the model's state keeps its types.
+
+    Args:
+        apply: of a `PureModel`.
+        precision: "float32" leaves everything as it is.
+
+    Returns:
+        A function of the same signature.
+    """
+    if precision == "float32":
+        return apply
+    dtype = _COMPUTE_DTYPES[precision]
+
+    def applied(params: Tree, model_state: Tree, inputs: Tree, **settings: Any) -> Any:
+        # Batch statistics stay float32: their small updates would be lost in 8 bits of mantissa.
+        low = cast_floats((params, inputs), dtype)
+        outputs, after, *sown = apply(low[0], model_state, low[1], dtype=dtype, **settings)
+        after = jax.tree.map(lambda a, b: a.astype(b.dtype), after, model_state)
+        return cast_floats(outputs, jnp.float32), after, *(cast_floats(one, jnp.float32) for one in sown)
+
+    return applied
+
+
+def with_remat(function: Callable[..., Any], remat: Remat) -> Callable[..., Any]:
+    """Keep less for the backward pass and compute it again there.
+
+    Source: Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016.
+    """
+    if remat == "none":
+        return function
+    if remat == "products":
+        named = jax.checkpoint_policies.save_only_these_names(*_PRODUCT_NAMES)
+
+        def policy(primitive: Any, *args: Any, **params: Any) -> bool:
+            return primitive.name in _PRODUCTS or named(primitive, *args, **params)
+
+    else:
+        policy = jax.checkpoint_policies.save_only_these_names("block")
+    return jax.checkpoint(function, policy=policy)
+
+
+@dataclass
+class BoundModel:
+    """The model as a loss can call it again: pure, differentiable, with noise of its own in every call.
+
+    Args:
+        apply: in the run's precision.
+        params: nested dict; the default of a call.
+        model_state: nested dict. What a call changes of it is dropped.
+        key: of the noise.
+        train: the default of a call.
+        settings: of `apply` that are the same in every call.
+
+    Example:
+        >>> model = BoundModel(lambda params, state, x, **_: (params * x, state), 2.0, {}, jax.random.key(0), False)
+        >>> float(model(3.0)), float(jax.grad(model)(3.0))
+        (6.0, 2.0)
+    """
+
+    apply: Callable[..., Any]
+    params: Tree
+    model_state: Tree
+    key: jax.Array
+    train: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    calls: int = 0
+
+    def __call__(
+        self, inputs: Any, *, params: Tree = None, train: bool | None = None, method: str | None = None
+    ) -> Any:
+        """Compute outputs of inputs, prepared ones: with other params, in another mode, or by another method."""
+        self.calls += 1
+        outputs, _ = self.apply(
+            self.params if params is None else params,
+            self.model_state,
+            inputs,
+            key=jax.random.fold_in(self.key, self.calls),
+            train=self.train if train is None else train,
+            method=method,
+            **self.settings,
+        )
+        return outputs
