@@ -90,7 +90,7 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not():
 def test_a_browser_shows_it(browser, tmp_path):
     scales = (NoiseScale(0, 20.0, 12.0, 31.0), NoiseScale(50, 180.0, 90.0, 400.0), NoiseScale(100, *[math.nan] * 3))
     found = BatchSizes("toy", 64, 60.0, scales, 900, 5 << 20, 4 << 30, "The critical batch size is about 60.")
-    shows(browser, page(found), tmp_path)
+    shows(browser, page(found.to_dict()), tmp_path)
 
 
 def test_what_was_found_is_kept(tmp_path):
