@@ -10,10 +10,10 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("ACCELNET_TEST_PLATFORMS", "cpu")
 # Nearly all of the time is compilation. Without LLVM's optimization that takes half, and without XLA's newer emitters
 # of fusions, which go through more passes, another fifth less; later versions of XLA do not know that flag any more.
 # `XLA_FLAGS= bash scripts/test.sh` compiles as users do; .ci/run does so for the tests of resuming.
-_KNOWS_FLAG = tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11)
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0" + (" --xla_cpu_use_fusion_emitters=false" if _KNOWS_FLAG else ""),
+    "--xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
 # Programs and kernels that earlier runs compiled are used again: a warm run takes a fraction of a cold one. The key is
 # what they depend on; $ACCELNET_TEST_CACHE names another directory.
