@@ -9,7 +9,7 @@ from accelnet.report.document import NUM_COLORS, document
 from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
 from accelnet.report.numbers import duration, number, short, shown
 
-# In this order.
+# Splits, in the order in which they are shown.
 SPLITS = ("test", "validation", "train")
 # Beyond this ratio a linear axis hides the small values.
 _DECADES = 30.0
