@@ -26,11 +26,11 @@ import jax
 import numpy as np
 from bench_tune import EXPERIMENTS, OPTIMIZERS, POINTS, make_function
 
-from accelnet.choosing.members import Member, grid
-from accelnet.choosing.population import Population
 from accelnet.choosing.rung import Rung, make_rung
 from accelnet.choosing.tune import BUDGET, EVALUATIONS, at_share, search
 from accelnet.errors import UserError
+from accelnet.populations.members import Member, grid
+from accelnet.populations.population import Population
 from accelnet.training.record import plain_value, write_atomically
 
 SEEDS, SHORT_SEEDS, GRID_SEEDS, DRAWS = 8, 3, 4, 100

@@ -11,15 +11,15 @@ import numpy as np
 
 from accelnet.choosing.candidates import Candidate, without_test
 from accelnet.choosing.compare_page import comparison_page
-from accelnet.choosing.members import check_field, grid
 from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
-from accelnet.choosing.population import Population
-from accelnet.choosing.results import PopulationRun
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.experiment import Experiment
 from accelnet.objectives.metric import lower_is_better
 from accelnet.ops.flops import count_jaxpr_flops
+from accelnet.populations.members import check_field, grid
+from accelnet.populations.population import Population
+from accelnet.populations.results import PopulationRun
 from accelnet.report.progress import Progress
 from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.statistics import Contest, compete
+from accelnet.populations.results import PopulationRun
 from accelnet.training.record import plain_value
 
 # A training loss has noise, and with dropout it is the higher one.
@@ -102,7 +102,7 @@ class Rung:
             }
             for index, setting in enumerate(self.settings)
         ]
-        compiles = [run.compiles["advance"] for run in self.runs]
+        compiles = [run.compiles["train"] for run in self.runs]
         return plain_value(
             {"share": self.share, "steps": self.steps, "scale": self.scale, "compiles": compiles, "settings": rows}
         )

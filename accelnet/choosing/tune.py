@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.choosing.members import ExperimentFunction, Member, check_field
-from accelnet.choosing.population import Population
-from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.rung import Rung, make_rung
 from accelnet.choosing.tune_page import page, picture
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.objectives.metric import lower_is_better
+from accelnet.populations.members import ExperimentFunction, Member, check_field
+from accelnet.populations.population import Population
+from accelnet.populations.results import PopulationRun
 from accelnet.training.record import plain_value, write_atomically, write_report
 
 EVALUATIONS = 4

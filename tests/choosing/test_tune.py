@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.choosing.members import Member
 from accelnet.choosing.rung import Rung
 from accelnet.choosing.tune import _below, _leader, tune
 from accelnet.choosing.tune import search as search_in
 from accelnet.choosing.tune_page import curve
 from accelnet.objectives import Objective
+from accelnet.populations.members import Member
 
 CURVATURE = np.array([10.0, 1.0])
 BATCH, ROWS, NOISE = 4, 400, 1.0
@@ -107,7 +107,7 @@ def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
     assert (folder / "tune.png").stat().st_size > 10_000
     html = (folder / "report.html").read_text()
     assert tuning.reason.split(". ")[0] in html and "<script" not in html
-    monkeypatch.setattr("accelnet.choosing.population.compile_waves", lambda *_: pytest.fail("it was finished"))
+    monkeypatch.setattr("accelnet.populations.population.make_programs", lambda *_: pytest.fail("it was finished"))
     again = tune(experiment, Config(), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False)
     assert again.recommended == tuning.recommended and again.basin == tuning.basin
     with pytest.raises(an.UserError, match="another population"):
