@@ -12,7 +12,7 @@ def common_target(runs: dict[str, PopulationRun], metric: str, lower: bool) -> f
     return float(max(reached) if lower else min(reached))
 
 
-def finitefinite_curve(run: PopulationRun, metric: str, lower: bool) -> np.ndarray:
+def finite_curve(run: PopulationRun, metric: str, lower: bool) -> np.ndarray:
     """Return the curve of a metric, float [E, P], with the worst value where it is not finite."""
     values = run.curves[metric]
     return np.where(np.isfinite(values), values, np.inf if lower else -np.inf)
