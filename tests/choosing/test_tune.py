@@ -228,7 +228,7 @@ def search(losses):
             curves={"loss": np.stack([start, ends])},
             train={"loss": np.stack([start, ends])},
             failed=np.where(np.isnan(ends), 3, -1),
-            compiles={"advance": 1},
+            compiles={"train": 1},
         )
 
     short = one_field([0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
