@@ -40,6 +40,36 @@ class Geometry(NamedTuple):
             padding.append((before, needed - before - (out - 1) * self.strides[axis] - 1))
         return self._replace(strides=self.lhs_dilation, padding=tuple(padding), lhs_dilation=self.strides)
 
+    def of_three_axes(self) -> "Geometry":
+        """Return the geometry with axes of one pixel behind its own, of which it has at most three."""
+        ones = (1,) * (3 - len(self.strides))
+        return self._replace(
+            strides=self.strides + ones,
+            padding=self.padding + ((0, 0),) * len(ones),
+            lhs_dilation=self.lhs_dilation + ones,
+            rhs_dilation=self.rhs_dilation + ones,
+        )
+
+
+def resolve(
+    lhs_shape: Shape,
+    rhs_shape: Shape,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    **settings: Any,
+) -> Geometry:
+    """Make the geometry of a channels-last convolution from the arguments of `jax.lax.conv_general_dilated`."""
+    ones = (1,) * len(strides)
+    lhs_dilation, rhs_dilation = (tuple(map(int, given or ones)) for given in (lhs_dilation, rhs_dilation))
+    strides = tuple(map(int, strides))
+    if isinstance(padding, str):
+        extents = [(k - 1) * d + 1 for k, d in zip(rhs_shape, rhs_dilation, strict=False)]
+        padding = lax.padtype_to_pads(lhs_shape[1:-1], extents, strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return Geometry(strides, pads, lhs_dilation, rhs_dilation, **settings)
+
 
 def transposed_kernels(rhs: Array, groups: int) -> Array:
     """Mirror kernels [spatial..., C / groups, O] and exchange their channels: [spatial..., O / groups, C]."""

@@ -1,4 +1,4 @@
-"""Convolution by products of patches with kernels, and by sums of shifted products for depthwise ones."""
+"""Convolution by products of patches with kernels, and by sums of shifted products where every channel is its own."""
 
 import math
 
@@ -14,7 +14,8 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
     The patches are static slices side by side in the channel axis. Of a dilated image (a transposed
     convolution, or the input gradient of a strided one) only pixels that are there are multiplied: every
-    `dilation`-th output pixel meets the same few taps, and is a convolution of its own.
+    `dilation`-th output pixel meets the same few taps, and is a convolution of its own. Depthwise convolutions
+    are sums of shifted elementwise products, which XLA fuses into one loop, kept in at least float32.
 
     Args:
         lhs: images [N, spatial..., C].
@@ -25,8 +26,10 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
         [N, spatial..., O].
 
     Source: Chellapilla et al., High performance convolutional neural networks for document processing
-        (2006), section 3.1; dilated images: original.
+        (2006), section 3.1.
     """
+    if _is_depthwise(lhs, geometry):
+        return _convolve_depthwise(lhs, rhs, geometry)
     dilation = geometry.lhs_dilation
     if math.prod(dilation) == 1 or math.prod(geometry.strides) > 1:
         gathered = jnp.stack(_tap_views(lhs, rhs.shape, geometry), axis=-2)
@@ -66,10 +69,13 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
     Returns:
         [spatial..., C / groups, O].
     """
-    gathered = jnp.stack(_tap_views(lhs, rhs_shape, geometry), axis=-2)
-    num_taps, (width, features) = gathered.shape[-2], rhs_shape[-2:]
+    shifted = _tap_views(lhs, rhs_shape, geometry)
+    if _is_depthwise(lhs, geometry):
+        return _depthwise_kernel_gradient(shifted, gradient, lhs.shape[-1]).reshape(rhs_shape)
+    num_taps, (width, features) = len(shifted), rhs_shape[-2:]
     # One axis is contracted, not three: for three XLA:CPU transposes both operands first.
-    gathered, gradient = gathered.reshape(-1, num_taps * lhs.shape[-1]), gradient.reshape(-1, features)
+    gathered = jnp.stack(shifted, axis=-2).reshape(-1, num_taps * lhs.shape[-1])
+    gradient = gradient.reshape(-1, features)
     if geometry.groups == 1:
         return _dot(gathered, gradient, ((0,), (0,)), ((), ()), geometry).reshape(rhs_shape)
     groups = geometry.groups
@@ -80,17 +86,11 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
     return jnp.moveaxis(product, 0, -2).reshape(num_taps, width, features).reshape(rhs_shape)
 
 
-def convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve every channel on its own by a sum of shifted elementwise products, which XLA fuses into one loop.
+def _is_depthwise(lhs: Array, geometry: Geometry) -> bool:
+    return geometry.groups == lhs.shape[-1] > 1
 
-    Args:
-        lhs: images [N, spatial..., C].
-        rhs: kernels [spatial..., 1, C * multiplier].
-        geometry: any with C groups.
 
-    Returns:
-        [N, spatial..., C * multiplier]. Sums are kept in at least float32.
-    """
+def _convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     channels, features = lhs.shape[-1], rhs.shape[-1]
     out_dtype = geometry.preferred_element_type or lhs.dtype
     sum_dtype = jnp.promote_types(out_dtype, jnp.float32)
@@ -105,27 +105,12 @@ def convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     return out.reshape(*out.shape[: lhs.ndim - 1], features).astype(out_dtype)
 
 
-def depthwise_kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
-    """Compute the gradient of depthwise kernels: per tap a sum over the pixels.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        gradient: of the output, [N, spatial..., C * multiplier].
-        rhs_shape: (spatial..., 1, C * multiplier).
-        geometry: any with C groups.
-
-    Returns:
-        [spatial..., 1, C * multiplier].
-    """
-    channels, features = lhs.shape[-1], rhs_shape[-1]
+def _depthwise_kernel_gradient(shifted: list[Array], gradient: Array, channels: int) -> Array:
+    """Sum over the pixels, per tap; [taps, C, multiplier]."""
     sum_dtype = jnp.promote_types(gradient.dtype, jnp.float32)
-    gradient = gradient.astype(sum_dtype).reshape(*gradient.shape[:-1], channels, features // channels)
-    pixels = tuple(range(lhs.ndim - 1))
-    sums = [
-        jnp.sum(view.astype(sum_dtype)[..., None] * gradient, axis=pixels)
-        for view in _tap_views(lhs, rhs_shape, geometry)
-    ]
-    return jnp.stack(sums).reshape(rhs_shape)
+    gradient = gradient.astype(sum_dtype).reshape(*gradient.shape[:-1], channels, -1)
+    pixels = tuple(range(gradient.ndim - 2))
+    return jnp.stack([jnp.sum(view.astype(sum_dtype)[..., None] * gradient, axis=pixels) for view in shifted])
 
 
 def _tap_views(lhs: Array, rhs_shape: Shape, geometry: Geometry) -> list[Array]:
@@ -159,10 +144,5 @@ def _product(gathered: Array, kernels: Array, geometry: Geometry) -> Array:
 
 
 def _dot(a: Array, b: Array, contracted: tuple, batch: tuple, geometry: Geometry) -> Array:
-    return lax.dot_general(
-        a,
-        b,
-        (contracted, batch),
-        precision=geometry.precision,
-        preferred_element_type=geometry.preferred_element_type,
-    )
+    settings = {"precision": geometry.precision, "preferred_element_type": geometry.preferred_element_type}
+    return lax.dot_general(a, b, (contracted, batch), **settings)
