@@ -16,7 +16,7 @@ from flax.traverse_util import flatten_dict
 
 from accelnet.models.adapter import adapt
 from accelnet.models.nnx_modules import abstract_split
-from accelnet.models.pure import PureModel, call_arguments
+from accelnet.models.pure import PureModel, at_start, call_arguments
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.terminal import rendered
 
@@ -307,8 +307,7 @@ def _split_arrays(inputs: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
 
 
 def _arguments(call: Callable[..., Any], inputs: Any, *, bound: bool) -> tuple[list[Any], dict[str, Any]]:
-    offered = {"step": 0, "progress": 0.0}
-    return call_arguments(call, inputs, train=False, key=jax.random.key(0), offered=offered, bound=bound)
+    return call_arguments(call, inputs, at_start(jax.random.key(0)), bound=bound)
 
 
 def _record(layer: Layer, outputs: Any) -> None:
