@@ -41,8 +41,8 @@ class _Asked:
     """What a module asked of flax in one call.
 
     Attributes:
-        streams: names of the random number streams.
-        sown: collections that `sow` wrote into.
+        streams: Names of the random number streams.
+        sown: Collections that `sow` wrote into.
     """
 
     streams: set[str] = field(default_factory=set)
@@ -87,12 +87,7 @@ def _recorded(*, noise: bool) -> Iterator[_Asked]:
 
 
 class LinenModel(PureModel):
-    """The pure functions of a Linen module.
-
-    Args:
-        model: The module; a bound one starts from its variables.
-        frozen: As in `adapt`.
-    """
+    """The pure functions of a Linen module; a bound one starts from its variables."""
 
     def __init__(self, model: linen.Module, frozen: Sequence[str] = ()) -> None:
         self._given: Mapping[str, Any] | None = None
@@ -102,7 +97,6 @@ class LinenModel(PureModel):
         self._streams = {"dropout"}
 
     def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
-        """Make the variables."""
         variables = jax.tree.map(jnp.array, linen.meta.unbox(self._variables(key, inputs)))
         flat = flatten_dict(dict(variables.pop("params", {})))
         trained = {path: value for path, value in flat.items() if is_trained(value)}
@@ -111,7 +105,6 @@ class LinenModel(PureModel):
         return unflatten_dict(trained), state | {name: _plain(value) for name, value in variables.items()}
 
     def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
-        """Call the module."""
         function = getattr(type(self.source), settings.method or "__call__", None)
         if function is None:
             raise UserError(f"the model, {type(self.source).__name__}, has no method {settings.method!r}")
@@ -138,11 +131,9 @@ class LinenModel(PureModel):
         return (outputs, state, _plain(left)) if settings.sown else (outputs, state)
 
     def module(self, params: Params, model_state: ModelState) -> linen.Module:
-        """Bind the module."""
         return self.source.bind(merged({"params": params}, model_state))
 
     def rules(self, inputs: Any) -> list[tuple[str, PartitionSpec]]:
-        """Collect the rules of partitioned parameters."""
         variables = jax.eval_shape(lambda inputs: self._variables(jax.random.key(0), inputs), inputs)
         flat: dict[Any, Any] = flatten_dict(_plain(linen.get_partition_spec(variables).get("params", {})))
         return [(re.escape(".".join(path)), spec) for path, spec in flat.items() if spec is not None and any(spec)]

@@ -40,13 +40,10 @@ def _built(model: Any, key: jax.Array) -> nnx.Module:
 
 
 def abstract_split(model: Any) -> tuple[Any, nnx.State]:
-    """Split an nnx module, or what a callable makes, into its structure and the shapes of its state.
-
-    Args:
-        model: the module, or `model(rngs=...)`.
+    """Split an nnx module, or what `model(rngs=...)` makes, into its structure and the shapes of its state.
 
     Raises:
-        UserError: if what is made is no nnx module.
+        UserError: If what is made is no nnx module.
 
     Example:
         >>> _, state = abstract_split(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
@@ -68,15 +65,7 @@ def abstract_split(model: Any) -> tuple[Any, nnx.State]:
 
 
 class NnxModel(PureModel):
-    """The pure functions of an nnx module, or of a callable that makes one.
-
-    Args:
-        model: The module, whose own values are the initial ones, or `model(rngs=...)`.
-        frozen: As in `adapt`.
-
-    Raises:
-        UserError: If what is made is no nnx module.
-    """
+    """The pure functions of an nnx module, which starts from its own values, or of what `model(rngs=...)` makes."""
 
     def __init__(self, model: Any, frozen: Sequence[str] = ()) -> None:
         self.source, self._frozen = model, frozen
@@ -85,13 +74,10 @@ class NnxModel(PureModel):
         self._kinds = {path: _kind(leaf) for path, leaf in self._template.items()}
 
     def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
-        """Make the variables."""
-        del inputs
         flat = dict(nnx.to_flat_state(nnx.split(_built(self.source, key))[1]))
         return jax.tree.map(jnp.array, (self._plain(flat, "params"), self._plain(flat, "model_state")))
 
     def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
-        """Call the module."""
         module = self._merge(params, model_state, settings.key)
         module.train() if settings.train else module.eval()
         watch_layers(module, self._frozen)
@@ -109,14 +95,11 @@ class NnxModel(PureModel):
         return (outputs, after, unflatten_dict(left)) if settings.sown else (outputs, after)
 
     def module(self, params: Params, model_state: ModelState) -> nnx.Module:
-        """Make the live module."""
         module = self._merge(params, model_state, jax.random.key(0))
         module.eval()
         return module
 
     def rules(self, inputs: Any) -> list[tuple[str, PartitionSpec]]:
-        """Collect the rules of variables, then of modules."""
-        del inputs
         found = []
         for path, leaf in self._template.items():
             names = leaf.get_metadata().get("out_sharding") if isinstance(leaf, nnx.Variable) else None

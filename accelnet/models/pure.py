@@ -117,16 +117,7 @@ def at_start(key: jax.Array) -> CallSettings:
 def call_arguments(
     call: Callable[..., Any], inputs: Any, settings: CallSettings, *, bound: bool
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Choose what a module's call gets.
-
-    Args:
-        call: The method.
-        inputs: An array or a dict.
-        settings: The mode, the key of the noise and what else the call can ask for.
-        bound: Whether `self` is given already.
-
-    Returns:
-        Positional and keyword arguments.
+    """Choose the positional and keyword arguments of a module's method, of which `self` may be `bound` already.
 
     Raises:
         UserError: If it requires what there is not, or does not know one of the inputs' names.

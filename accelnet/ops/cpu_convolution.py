@@ -1,31 +1,10 @@
 """The CPU's program for channels-last convolutions: a compiled kernel, whose meaning is products of patches."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import Array, lax
 
 from accelnet.ops import kernels, patches
 from accelnet.ops.geometry import Geometry, Shape
-
-
-class _Convolve(NamedTuple):
-    """The meaning of accelnet_convolve (hashable)."""
-
-    geometry: Geometry
-
-    def __call__(self, lhs: Array, rhs: Array) -> tuple[Array]:
-        return (patches.convolve(lhs, rhs, self.geometry),)
-
-
-class _KernelGradient(NamedTuple):
-    """The meaning of accelnet_kernel_gradient (hashable)."""
-
-    rhs_shape: Shape
-    geometry: Geometry
-
-    def __call__(self, lhs: Array, gradient: Array) -> tuple[Array]:
-        return (patches.kernel_gradient(lhs, gradient, self.rhs_shape, self.geometry),)
 
 
 def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
@@ -35,14 +14,6 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     is chosen in kernels.cc, by the shape alone. Where programs hold no kernels, they convolve by patches: see
     `accelnet.ops.kernels`.
 
-    Args:
-        lhs: images [N, spatial..., C].
-        rhs: kernels [spatial..., C / groups, O].
-        geometry: any.
-
-    Returns:
-        [N, spatial..., O].
-
     Example:
         >>> plain = Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
         >>> convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), plain).shape
@@ -51,27 +22,17 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     if not _has_kernel(lhs, geometry):
         return patches.convolve(lhs, rhs, geometry)
     whole = geometry.of_three_axes()
-    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole), _Convolve(whole))
+    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole), kernels.Meaning(patches.convolve, (whole,)))
     (out,) = kernels.call(kernel, _with_three_axes(lhs, 1), _with_three_axes(rhs, 0))
     return out.reshape(lhs.shape[0], *geometry.output_sizes(lhs.shape, rhs.shape), rhs.shape[-1])
 
 
 def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernels, as `convolve` computes the output.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        gradient: of the output, [N, spatial..., O].
-        rhs_shape: (spatial..., C / groups, O).
-        geometry: any.
-
-    Returns:
-        [spatial..., C / groups, O].
-    """
+    """Compute the gradient of the kernels, as `convolve` computes the output; arguments as in `patches`."""
     if not _has_kernel(lhs, geometry):
         return patches.kernel_gradient(lhs, gradient, rhs_shape, geometry)
     whole = geometry.of_three_axes()
-    meaning = _KernelGradient(_three_axes(rhs_shape, 0), whole)
+    meaning = kernels.Meaning(patches.kernel_gradient, (_three_axes(rhs_shape, 0), whole))
     kernel = kernels.Kernel("accelnet_kernel_gradient", _numbers(whole), meaning)
     (out,) = kernels.call(kernel, _with_three_axes(lhs, 1), _with_three_axes(gradient, 1))
     return out.reshape(rhs_shape)
@@ -87,19 +48,13 @@ def _numbers(geometry: Geometry) -> tuple[int, ...]:
     given = geometry.precision
     is_exact = lax.Precision.HIGHEST in (given if isinstance(given, tuple) else (given,))
     lows = (low for low, _ in geometry.padding)
-    return (
-        int(not is_exact),
-        geometry.groups,
-        *geometry.strides,
-        *lows,
-        *geometry.lhs_dilation,
-        *geometry.rhs_dilation,
-    )
+    flags = int(not is_exact), geometry.groups
+    return (*flags, *geometry.strides, *lows, *geometry.lhs_dilation, *geometry.rhs_dilation)
 
 
 def _three_axes(shape: Shape, first: int) -> Shape:
-    """Put axes of one pixel behind the spatial axes of a shape, which begin at `first` and end before the channels."""
-    end = len(shape) - (1 if first else 2)
+    """Put axes of one pixel behind the spatial axes of a shape, which begin at `first`: 1 for images, 0 for kernels."""
+    end = len(shape) - 2 + first
     return (*shape[:end], *(1,) * (3 + first - end), *shape[end:])
 
 

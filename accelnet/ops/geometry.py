@@ -81,17 +81,9 @@ def transposed_kernels(rhs: Array, groups: int) -> Array:
 def views(
     lhs: Array, starts: Sequence[Sequence[int]], sizes: Sequence[int], strides: Sequence[int], fill: float = 0.0
 ) -> list[Array]:
-    """Return, for every start, the pixels start, start + stride, ... of each spatial axis.
+    """Return, for every start, the pixels start, start + stride, ... of each spatial axis of images, [N, *sizes, C].
 
-    Args:
-        lhs: images [N, spatial..., C].
-        starts: for each view one integer per spatial axis; may lie before or behind the image.
-        sizes: number of pixels of the views per spatial axis.
-        strides: step between them per spatial axis.
-        fill: what lies beyond the image.
-
-    Returns:
-        Arrays [N, *sizes, C].
+    A start may lie before or behind the image, which `fill` surrounds.
 
     Example:
         >>> line = jnp.arange(1.0, 5.0).reshape(1, 4, 1)
@@ -115,15 +107,9 @@ def views(
 
 
 def interleave(parts: Sequence[Array], factors: Sequence[int], sizes: Sequence[int]) -> Array:
-    """Undo a split of images into every `factor`-th pixel.
+    """Undo a split of images into every `factor`-th pixel: make images [N, *sizes, C] of tiles of `factors` pixels.
 
-    Args:
-        parts: prod(factors) arrays [N, spatial..., C], for every pixel within a tile, in row-major order.
-        factors: pixels of a tile per spatial axis.
-        sizes: pixels of the images per spatial axis; what the tiles hold beyond them is cut off.
-
-    Returns:
-        The images [N, *sizes, C].
+    Of every pixel within a tile there is a part, in row-major order; what the tiles hold beyond the sizes is cut off.
 
     Example:
         >>> even, odd = jnp.array([0.0, 2.0]).reshape(1, 2, 1), jnp.array([1.0, 3.0]).reshape(1, 2, 1)

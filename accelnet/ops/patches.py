@@ -1,5 +1,6 @@
 """Convolution by products of patches with kernels, and by sums of shifted products where every channel is its own."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -10,20 +11,13 @@ from accelnet.ops.geometry import Geometry, Shape, interleave, views
 
 
 def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve by one product of every output pixel's patch with the kernels as a matrix.
+    """Convolve images [N, spatial..., C] with kernels [spatial..., C / groups, O] to [N, spatial..., O].
 
-    The patches are static slices side by side in the channel axis. Of a dilated image (a transposed
-    convolution, or the input gradient of a strided one) only pixels that are there are multiplied: every
-    `dilation`-th output pixel meets the same few taps, and is a convolution of its own. Depthwise convolutions
-    are sums of shifted elementwise products, which XLA fuses into one loop, kept in at least float32.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        rhs: kernels [spatial..., C / groups, O].
-        geometry: any.
-
-    Returns:
-        [N, spatial..., O].
+    It is one product of every output pixel's patch with the kernels as a matrix. The patches are static slices side by
+    side in the channel axis. Of a dilated image (a transposed convolution, or the input gradient of a strided one) only
+    pixels that are there are multiplied: every `dilation`-th output pixel meets the same few taps, and is a convolution
+    of its own. Depthwise convolutions are sums of shifted elementwise products, which XLA fuses into one loop, kept in
+    at least float32.
 
     Source: Chellapilla et al., High performance convolutional neural networks for document processing
         (2006), section 3.1.
@@ -58,17 +52,7 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernels: the product of the patches and the output's gradient.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        gradient: of the output, [N, spatial..., O].
-        rhs_shape: (spatial..., C / groups, O).
-        geometry: any.
-
-    Returns:
-        [spatial..., C / groups, O].
-    """
+    """Compute the gradient of the kernels: the product of the patches and the output's gradient [N, spatial..., O]."""
     shifted = _tap_views(lhs, rhs_shape, geometry)
     if _is_depthwise(lhs, geometry):
         return _depthwise_kernel_gradient(shifted, gradient, lhs.shape[-1]).reshape(rhs_shape)
@@ -95,13 +79,13 @@ def _convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     out_dtype = geometry.preferred_element_type or lhs.dtype
     sum_dtype = jnp.promote_types(out_dtype, jnp.float32)
     kernels = rhs.reshape(-1, channels, features // channels).astype(sum_dtype)
-    out = None
-    for view, kernel in zip(_tap_views(lhs, rhs.shape, geometry), kernels, strict=True):
+
+    def term(view: Array, kernel: Array) -> Array:
         kernel = kernel[:, 0] if features == channels else kernel
         view = view.astype(sum_dtype) if features == channels else view.astype(sum_dtype)[..., None]
-        term = view * kernel.reshape((1,) * (lhs.ndim - 1) + kernel.shape)
-        out = term if out is None else out + term
-    assert out is not None
+        return view * kernel.reshape((1,) * (lhs.ndim - 1) + kernel.shape)
+
+    out = functools.reduce(jnp.add, map(term, _tap_views(lhs, rhs.shape, geometry), kernels))
     return out.reshape(*out.shape[: lhs.ndim - 1], features).astype(out_dtype)
 
 
