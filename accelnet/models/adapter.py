@@ -86,8 +86,8 @@ def per_mode(*, training: Any, evaluation: Any) -> PureModel:
     For modules whose configuration says the mode, as `deterministic` in that of many Linen Transformers.
 
     Args:
-        training: as of `adapt`; it makes the variables.
-        evaluation: likewise.
+        training: Model as in `adapt`, which makes the variables.
+        evaluation: Model as in `adapt`.
 
     Returns:
         The `PureModel`, which `Experiment(model=...)` takes.

@@ -164,7 +164,7 @@ def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
         kinds = (linen.Dropout, linen.BatchNorm, *_ATTENTION)
         if watch is None or context.method_name != "__call__" or not isinstance(layer, kinds) or _is_intended(layer):
             return next_call(*args, **kwargs)
-        path = ".".join(layer.path) or "the model"
+        path = ".".join(context.module.path) or "the model"
         if isinstance(layer, linen.BatchNorm) and (is_frozen(path, frozen) or layer.is_initializing()):
             return next_call(*args, **kwargs)
         return _see(watch, path, layer, partial(next_call, *args, **kwargs), args, kwargs)

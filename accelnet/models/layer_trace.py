@@ -158,7 +158,8 @@ def trace_linen(model: linen.Module, inputs: Any) -> LayerTrace:
         return model.init(keys, *given, **named)
 
     variables = jax.eval_shape(init, arrays)
-    trace, indices = LayerTrace([Layer("", type(model).__name__)]), {(): 0}
+    trace = LayerTrace([Layer("", type(model).__name__)])
+    indices: dict[Path, int] = {(): 0}
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if context.method_name != "__call__":

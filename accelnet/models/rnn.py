@@ -48,8 +48,6 @@ class RNN(nnx.Module):
         UserError: If an argument is out of range or arguments exclude each other.
 
     Example:
-        >>> import jax.numpy as jnp
-        >>> from flax import nnx
         >>> model = RNN(12, 32, 9, cell="gru", bidirectional=True, rngs=nnx.Rngs(0))
         >>> model(jnp.ones((2, 29, 12)), lengths=jnp.array([29, 7])).shape
         (2, 9)

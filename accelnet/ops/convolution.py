@@ -87,21 +87,9 @@ def conv_general_dilated(
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     if batch_group_count != 1 or layout != _channels_last(lhs.ndim) or not jnp.issubdtype(lhs.dtype, jnp.floating):
         return native(lhs, rhs)
-    return _convolve(
-        lhs,
-        rhs,
-        resolve(
-            lhs.shape,
-            rhs.shape,
-            window_strides,
-            padding,
-            lhs_dilation,
-            rhs_dilation,
-            groups=int(feature_group_count),
-            precision=_explicit(precision),
-            preferred_element_type=None if preferred_element_type is None else jnp.dtype(preferred_element_type),
-        ),
-    )
+    geometry = resolve(lhs.shape, rhs.shape, window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count)
+    dtype = None if preferred_element_type is None else jnp.dtype(preferred_element_type)
+    return _convolve(lhs, rhs, geometry._replace(precision=_explicit(precision), preferred_element_type=dtype))
 
 
 def _explicit(precision: Any) -> Any:

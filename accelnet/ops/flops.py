@@ -70,8 +70,8 @@ class Flops:
 
     def add(self, other: "Flops", times: int) -> None:
         """Add another count `times` times; its unknown loops stay what they are, places in the program."""
-        for own, more in ((self.products, other.products), (self.scopes, other.scopes)):
-            own.update({key: count * times for key, count in more.items()})
+        self.products.update({product: count * times for product, count in other.products.items()})
+        self.scopes.update({scope: count * times for scope, count in other.scopes.items()})
         self.elementwise += other.elementwise * times
         self.unknown_loops += other.unknown_loops
 

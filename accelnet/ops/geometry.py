@@ -58,7 +58,7 @@ def resolve(
     padding: str | Sequence[tuple[int, int]],
     lhs_dilation: Sequence[int] | None,
     rhs_dilation: Sequence[int] | None,
-    **settings: Any,
+    groups: int,
 ) -> Geometry:
     """Make the geometry of a channels-last convolution from the arguments of `jax.lax.conv_general_dilated`."""
     ones = (1,) * len(strides)
@@ -68,7 +68,7 @@ def resolve(
         extents = [(k - 1) * d + 1 for k, d in zip(rhs_shape, rhs_dilation, strict=False)]
         padding = lax.padtype_to_pads(lhs_shape[1:-1], extents, strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    return Geometry(strides, pads, lhs_dilation, rhs_dilation, **settings)
+    return Geometry(strides, pads, lhs_dilation, rhs_dilation, int(groups))
 
 
 def transposed_kernels(rhs: Array, groups: int) -> Array:

@@ -53,8 +53,8 @@ def call(kernel: Kernel, *operands: Array) -> tuple[Array, ...]:
     """Compute what a kernel means, by the kernel where it can be.
 
     Args:
-        kernel: what is computed.
-        *operands: arrays, without an axis of members. The kernel itself wants float32 or bool.
+        kernel: The kernel.
+        *operands: Arrays, without an axis of members. The kernel itself wants float32 or bool.
 
     Returns:
         The results of `kernel.meaning`.
