@@ -10,12 +10,14 @@ import errno
 import os
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 # Nobody reads any more: the pipe's other end, the terminal or the descriptor is gone.
 _UNREAD = (errno.EPIPE, errno.EIO, errno.EBADF)
+_RENEW = "\r\033[K"  # back to the start of the line, and wipe it
 _PLAIN = {
     "─": "-", "━": "-", "═": "=", "│": "|", "┃": "|", "║": "|", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "┌": "+",
     "┐": "+", "└": "+", "┘": "+", "├": "+", "┤": "+", "╸": "-", "╺": "-", "█": "#", "•": "*", "·": "*", "×": "x",
@@ -171,6 +173,48 @@ def rendered(renderable: Any, width: int = 100) -> str:
     with console.capture() as capture:
         console.print(renderable)
     return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+
+
+class StatusLine:
+    """Show what is being done: one line on standard error that is renewed.
+
+    Where that is not a terminal, a line is written at most every 2 seconds.
+
+    Args:
+        show: Whether anything is shown.
+
+    Example:
+        >>> with StatusLine(show=False) as say:
+        ...     say("compiling")
+    """
+
+    def __init__(self, show: bool) -> None:
+        self._show, self._is_terminal = show, show and _ERROR.isatty()
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        line = f"{now - self._start:4.0f} s  {visible(text)}"
+        if self._is_terminal:
+            self._write(_RENEW + line.replace("\n", " ")[: _ERROR.columns])
+        elif self._show and now - self._last >= 2:
+            self._last = now
+            self._write(line + "\n")
+
+    def close(self) -> None:
+        """Wipe the line."""
+        if self._is_terminal:
+            self._write(_RENEW)
+
+    def __enter__(self) -> "StatusLine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _write(self, text: str) -> None:
+        _ERROR.write(text)
+        _ERROR.flush()
 
 
 @contextlib.contextmanager

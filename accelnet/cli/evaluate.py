@@ -8,7 +8,7 @@ from accelnet.cli.devices import ClusterOptions, DeviceOptions
 from accelnet.cli.output import Output, show_intervals, show_metrics
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
-from accelnet.terminal import show
+from accelnet.terminal import StatusLine, show
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ def evaluate(
     import jax
 
     from accelnet.evaluating.assess import assess
-    from accelnet.report.progress import Progress
     from accelnet.training.loop import evaluate
     from accelnet.training.workdir import read_config
 
@@ -56,9 +55,8 @@ def evaluate(
     show(f"{made.name}, step {run.step}")
     show_metrics(run.metrics)
     split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
-    say = Progress(not output.quiet)
-    found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
-    say.close()
+    with StatusLine(not output.quiet) as say:
+        found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
     if jax.process_index() == 0:
         page = found.write(options.workdir)
         show_intervals(found.values)

@@ -55,7 +55,7 @@ def show_metrics(metrics: Any) -> None:
 
 def show_intervals(values: Any) -> None:
     """Show the metrics of an assessment with their intervals."""
-    from accelnet.evaluating.page import interval
+    from accelnet.report.numbers import interval
 
     few = any(found["low"] is None and found["value"] is not None for found in values["metrics"].values())
     show(f"\n{values['split']}, {values['examples']:,} examples, {'too few for' if few else 'with 95 %'} intervals")

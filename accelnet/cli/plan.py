@@ -10,7 +10,7 @@ from accelnet.cli.devices import check_platform, choose_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
-from accelnet.terminal import show
+from accelnet.terminal import StatusLine, show
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,9 @@ def _prove(script: Script, config: Config, options: PlanOptions, output: Output)
     choose_platform(None)
     check_platform()
     from accelnet.planning.prove import prove
-    from accelnet.report.progress import Progress
 
-    say = Progress(not output.quiet)
-    proof = prove(script.experiment(config), compile_seconds=options.compile_seconds, say=say)
-    say.close()
+    with StatusLine(not output.quiet) as say:
+        proof = prove(script.experiment(config), compile_seconds=options.compile_seconds, say=say)
     finish(output, proof, proof.to_dict(), None)
     if not proof.holds:
         raise SystemExit(1)
