@@ -107,7 +107,7 @@ def describe_labels(
 
     found = resampled(statistic, weights)
     hits, support, claimed, _ = (weights @ column for column in columns)
-    rates = rate_intervals((hits, support, claimed), tuple(weights**2 @ column for column in columns[1:]))
+    rates = rate_intervals((hits, support, claimed), [weights**2 @ column for column in columns[1:]])
     for name, rate in rates.items():
         # Resamples know how labels go together, but not that a share of 1 may be chance.
         alone, macro = macro_interval(*rate, shared=1.0), found[f"{name}_macro"]

@@ -29,9 +29,7 @@ def class_rates(hits: np.ndarray, support: np.ndarray, claimed: np.ndarray) -> d
     }
 
 
-def rate_intervals(
-    sums: tuple[np.ndarray, np.ndarray, np.ndarray], squares: tuple[np.ndarray, np.ndarray, np.ndarray]
-) -> dict[str, tuple[np.ndarray, ...]]:
+def rate_intervals(sums: Sequence[np.ndarray], squares: Sequence[np.ndarray]) -> dict[str, tuple[np.ndarray, ...]]:
     """Compute `class_rates` with their intervals.
 
     `F1 = 2 J / (1 + J)`, where J is a share: of the examples that are of a class or predicted as it, those of which
@@ -94,8 +92,9 @@ def class_table(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, 
     either = squares.sum(axis=1) + squares.sum(axis=0) - squares.diagonal()
     rates = rate_intervals((hits, support, claimed), (squares.sum(axis=1), squares.sum(axis=0), either))
     pairs = counts.tocoo()
-    numbers = counted(pairs.data, weights).tolist()
-    mistakes = [i for i in np.argsort(-pairs.data, kind="stable") if numbers[i] > 0 and pairs.row[i] != pairs.col[i]]
+    of_pairs = np.asarray(pairs.data, np.float64)
+    numbers = counted(of_pairs, weights).tolist()
+    mistakes = [i for i in np.argsort(-of_pairs, kind="stable") if numbers[i] > 0 and pairs.row[i] != pairs.col[i]]
     return {
         # An example counts in at most two classes: its own, and the predicted one.
         "metrics": {"f1_macro": macro_interval(*rates["f1"], shared=2.0)},
@@ -103,7 +102,7 @@ def class_table(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, 
         "confusion": counted(counts.toarray(), weights).tolist() if len(names) <= _MOST_CLASSES else None,
         "confused": [
             {"true": names[pairs.row[i]], "predicted": names[pairs.col[i]], "count": numbers[i],
-             "share": float(pairs.data[i] / support[pairs.row[i]])}
+             "share": float(of_pairs[i] / support[pairs.row[i]])}
             for i in mistakes[:_PAIRS]
         ],
     }  # fmt: skip
