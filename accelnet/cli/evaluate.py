@@ -13,17 +13,17 @@ from accelnet.terminal import StatusLine, show
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Which weights are evaluated."""
+    """Weights that are evaluated, and the split that is described."""
 
     workdir: Path
-    """Directory of the run; its own settings are used."""
+    """Directory of the run, whose settings are used."""
     best: bool = False
-    """Take the checkpoint with the best validation metric, not the newest."""
+    """Evaluate the checkpoint with the best validation metric instead of the newest."""
     split: str | None = None
-    """Which split is looked at closely, for report.html. None: test, or validation or train where there is none."""
+    """Split that report.html describes. None: test, or validation or train where there is none."""
     slices: str | None = None
-    """Labels, with commas between them, by whose values the metrics are told apart: targets, a column of a table, an
-    array of the data."""
+    """Labels separated by commas: targets, a column of a table, an array of the data. The metrics are computed for each
+    of their values."""
 
 
 def evaluate(
@@ -33,7 +33,7 @@ def evaluate(
     devices: DeviceOptions,
     processes: ClusterOptions,
 ) -> None:
-    """Evaluate the weights of a run on every split, and one closely: report.html in the run's directory."""
+    """Evaluate a run on every split, and describe one split in report.html in the run's directory."""
     import jax
 
     from accelnet.evaluating.assess import assess

@@ -14,11 +14,11 @@ def value_from_json(name: str, kind: Any, value: Any, default: Any) -> Any:
     """Return the value of a field.
 
     Args:
-        name: of the field, for messages.
-        kind: its annotation.
+        name: Name of the field, for messages.
+        kind: Annotation of the field.
         value: JSON value.
-        default: of the field. JSON has no infinities and no NaN, which were written as null: where the field cannot be
-            None, a default that is not finite is taken.
+        default: Default of the field. JSON has no infinities and no NaN, which are written as null: where the field
+            cannot be None, null becomes the default, if that is not finite.
 
     Raises:
         UserError: if the value does not suit the annotation.
