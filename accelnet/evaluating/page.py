@@ -5,7 +5,7 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, UP, Axis, chart, dots, histogram, linear_axis, lines, matrix, path, ranges
 from accelnet.report.document import document
-from accelnet.report.markup import Markup, figure, grid, joined, section, table, tag
+from accelnet.report.markup import Markup, figure, grid, noted, section, table, tag
 from accelnet.report.numbers import duration, interval, number, percent, short, shown
 
 Values = Mapping[str, Any]  # of JSON
@@ -58,7 +58,7 @@ def _estimates(
 
 
 def _with_interval(found: Values) -> Markup:
-    return joined(shown(found["value"]), tag("small", interval(found).replace(" to ", "–")))
+    return noted(shown(found["value"]), interval(found).replace(" to ", "–"))
 
 
 def _metrics(values: Values) -> Iterable[Markup]:
