@@ -182,8 +182,7 @@ class StatusLine:
         show: Whether anything is shown.
 
     Example:
-        >>> with StatusLine(show=False) as say:
-        ...     say("compiling")
+        >>> StatusLine(show=False)("compiling")
     """
 
     def __init__(self, show: bool) -> None:
@@ -203,12 +202,6 @@ class StatusLine:
         """Wipe the line."""
         if self._is_terminal:
             self._write(_RENEW)
-
-    def __enter__(self) -> "StatusLine":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _write(self, text: str) -> None:
         _ERROR.write(text)

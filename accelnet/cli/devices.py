@@ -74,31 +74,22 @@ def choose_platform(cpu_devices: int | None) -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
-def choose_population_devices(cpu_devices: int | None) -> None:
-    """Start all accelerators, else one CPU device per core, for members that share nothing.
+def start_platform(cpu_devices: int | None = None, *, population: bool = False) -> None:
+    """Choose the platform and start it.
 
     Args:
-        cpu_devices: Number of CPU devices to simulate. None: as above.
+        cpu_devices: Number of CPU devices to simulate. None: the platform that jax finds.
+        population: Whether members of a population are computed: they share nothing, so a CPU is one device per core.
 
     Raises:
         UserError: as in `choose_platform`, and if the platform is missing.
     """
     choose_platform(cpu_devices)
-    if cpu_devices is None:
+    if population and cpu_devices is None:
         import jax
 
         with contextlib.suppress(RuntimeError):  # where devices are in use already, in a notebook for instance
             jax.config.update("jax_num_cpu_devices", _num_cores())
-    check_platform()
-
-
-def start_platform() -> None:
-    """Start the platform that jax finds, or the CPU, for a verb without options of devices.
-
-    Raises:
-        UserError: if the platform is missing.
-    """
-    choose_platform(None)
     check_platform()
 
 

@@ -1,5 +1,6 @@
 """The verb `evaluate`."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def evaluate(
     show(f"{made.name}, step {run.step}")
     show_metrics(run.metrics)
     split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
-    with StatusLine(not output.quiet) as say:
+    with contextlib.closing(StatusLine(not output.quiet)) as say:
         found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
     if jax.process_index() == 0:
         page = found.write(options.workdir)

@@ -1,5 +1,6 @@
 """The verbs `plan` and `targets`."""
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def _prove(script: Script, config: Config, options: PlanOptions, output: Output)
     start_platform()
     from accelnet.planning.prove import prove
 
-    with StatusLine(not output.quiet) as say:
+    with contextlib.closing(StatusLine(not output.quiet)) as say:
         proof = prove(script.experiment(config), compile_seconds=options.compile_seconds, say=say)
     finish(output, proof, proof.to_dict(), None)
     if not proof.holds:

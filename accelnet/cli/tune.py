@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from accelnet.cli.devices import choose_population_devices
+from accelnet.cli.devices import start_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
@@ -47,7 +47,7 @@ def tune(script: Script, config: Config, options: TuneOptions, output: Output) -
             "--range for each or none"
         )
     spans = [_span(text) for text in options.range] or [None] * len(fields)
-    choose_population_devices(options.cpu_devices)
+    start_platform(options.cpu_devices, population=True)
     from accelnet.choosing.tune import tune
 
     tuning = tune(
