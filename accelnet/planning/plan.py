@@ -21,7 +21,7 @@ from accelnet.planning.rows import Row
 from accelnet.planning.run_time import NOT_COUNTED
 from accelnet.planning.scaling import scaling
 from accelnet.planning.targets import DEFAULT_TARGETS, Target, find_target, load_accelerators, this_machine
-from accelnet.report.progress import Progress
+from accelnet.terminal import StatusLine
 from accelnet.training.record import write_atomically
 
 
@@ -132,7 +132,7 @@ def plan(
         probe = Path(workdir) / "plan.probe"
         write_atomically(probe, "")
         probe.unlink()
-    say = Progress(progress)
+    say = StatusLine(progress)
     named = find_targets(targets, targets_file)
     measured = None
     if measure:

@@ -21,7 +21,7 @@ from accelnet.planning.roofline import step_time
 from accelnet.planning.rows import Row
 from accelnet.planning.run_time import RunTime, run_time
 from accelnet.planning.targets import Accelerator, Target
-from accelnet.report.progress import Progress
+from accelnet.terminal import StatusLine
 from accelnet.training.flops import TracedStep, trace_step
 from accelnet.training.program import prepare
 from accelnet.training.state import TrainState, abstract_state
@@ -49,14 +49,14 @@ class Planner:
         compile: bool = True,  # noqa: A002
         compile_seconds: float = COMPILE_SECONDS,
         measured: Mapping[str, float] | None = None,
-        say: Progress | None = None,
+        say: StatusLine | None = None,
     ) -> None:
         self.experiment = experiment
         self.mesh = mesh
         self.may_compile = compile
         self.compile_seconds = compile_seconds
         self.measured = measured or {}
-        self.say = say or Progress(False)
+        self.say = say or StatusLine(False)
         self._exported: dict[Any, tuple[ExportedProgram, float]] = {}
         self._traced: dict[tuple[Experiment, int], TracedStep] = {}
         self._states: dict[Experiment, TrainState] = {}
