@@ -255,7 +255,7 @@ class Experiment:
     def _sees_others(self, like: Any) -> bool:
         rng = np.random.default_rng(0)
         rows = self.data.splits["train"][: len(jax.tree.leaves(like)[0])]
-        batch = self.data.prepared({**self.data.take(np.array(rows)), "mask": np.ones(len(rows), bool)})
+        batch = self.data.prepare({**self.data.take(np.array(rows)), "mask": np.ones(len(rows), bool)})
         given = {"key": jax.random.key(0), "step": jnp.int32(0), "progress": jnp.float32(0)}
 
         def drawn(leaf: Any) -> Any:
@@ -292,7 +292,7 @@ class Experiment:
         )
         batch |= {"mask": jnp.ones((rows,), bool)}
         with user_code("prepare", described([batch])):
-            return self.data.prepared(batch)
+            return self.data.prepare(batch)
 
     def check_outputs(self, outputs: Any, batch: Any) -> None:
         """Refuse outputs and targets that do not suit the task, by their shapes and the data's ranges."""

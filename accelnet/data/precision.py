@@ -23,9 +23,9 @@ def offsets_of(values: np.ndarray, where: str, names: Sequence[str] = ()) -> np.
     spaced ones are looked at.
 
     Args:
-        values: number [N, ..., C], or [N], which counts as one channel.
-        where: what they are called in the message.
-        names: of the channels, for the message.
+        values: Numbers [N, ..., C], or [N], which counts as one channel.
+        where: Name of the values in the message.
+        names: Names of the channels, for the message.
 
     Returns:
         float64 [C] ([1] for [N]).
@@ -53,9 +53,9 @@ def check_kept_apart(values: np.ndarray, dtype: np.dtype, where: str) -> None:
     """Raise an error if values do not fit into a smaller type, or if values that differ would become equal there.
 
     Args:
-        values: number [N, ...].
-        dtype: what they are to become. Types as large as theirs are always good.
-        where: what they are called in the message.
+        values: Numbers [N, ...].
+        dtype: Type that they are to get. Types as large as theirs are always good.
+        where: Name of the values in the message.
 
     Raises:
         UserError: if so.
@@ -78,6 +78,27 @@ def check_kept_apart(values: np.ndarray, dtype: np.dtype, where: str) -> None:
     sample = _sorted_sample(values, channels)
     for channel in np.flatnonzero(_lost(sample, np.zeros(channels)) > _LOST).tolist():
         _refuse(sample[:, channel], 0.0, f"{where}{_channel_name((), channel, channels)}")
+
+
+def compact_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the type of the device for a type of NumPy's: float64 becomes float32, larger integers int32.
+
+    Example:
+        >>> compact_dtype(np.dtype(np.uint32)), compact_dtype(np.dtype(np.uint8))
+        (dtype('int32'), dtype('uint8'))
+    """
+    if dtype.kind in "iu" and (dtype.itemsize == 8 or dtype == np.uint32):
+        return np.dtype(np.int32)
+    return np.dtype(np.float32) if dtype == np.float64 else dtype
+
+
+def compact(array: np.ndarray, where: str) -> np.ndarray:
+    """Return numbers in the type that `compact_dtype` says; raise UserError unless it tells them apart."""
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{where} have dtype {array.dtype}, expected numbers or booleans")
+    dtype = compact_dtype(array.dtype)
+    check_kept_apart(array, dtype, where)
+    return array.astype(dtype, copy=False)
 
 
 def _sorted_sample(values: np.ndarray, channels: int) -> np.ndarray:
