@@ -96,14 +96,7 @@ def _advice(array: np.ndarray) -> str:
 
 
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every array with its path, in the order of the names.
-
-    Args:
-        tree: Array, or mapping of names to trees.
-        path: Path of the tree itself.
-
-    Yields:
-        (path, array), the names along the path joined by dots.
+    """Yield (path, array) in the order of the names; a path is that of the tree and these names, joined by dots.
 
     Example:
         >>> list(leaves({"b": 1, "a": {"c": 2}}))

@@ -10,43 +10,22 @@ from accelnet.arguments import listed, shown
 from accelnet.data.csv_file import Table
 from accelnet.errors import UserError
 
+# Plain values: "name", "kind" and "names". A "number" becomes one input, "categories" an input of 0 or 1 for each name,
+# "positions" one input, the position of the name.
 Column = Mapping[str, Any]
 Place = Callable[[int], str]
 Task = Literal["numbers", "labels", "classes"]
 _LARGEST = 3.4e38  # of float32
 
 
-def describe_column(name: str, kind: Literal["number", "categories", "positions"], names: Sequence[str] = ()) -> Column:
-    """Return the description of a column: what its inputs are, as plain values.
-
-    Args:
-        name: Name of the column.
-        kind: "number" becomes one input; "categories" an input of 0 or 1 for each name; "positions" one input, the
-            position of the name.
-        names: Names that occur in it, in their order.
-
-    Returns:
-        A dict of the three.
-
-    Example:
-        >>> describe_column("colour", "categories", ["blue", "red"])
-        {'name': 'colour', 'kind': 'categories', 'names': ('blue', 'red')}
-    """
-    return {"name": name, "kind": kind, "names": tuple(names)}
-
-
 def input_names(columns: Sequence[Column]) -> tuple[str, ...]:
-    """Return the names of the inputs that columns become.
-
-    Args:
-        columns: Descriptions of the columns.
-
-    Returns:
-        A name for each input, in their order.
+    """Return the names of the inputs that columns become, in their order.
 
     Example:
-        >>> input_names([describe_column("size", "number"), describe_column("colour", "categories", ["blue", "red"])])
-        ('size', 'colour=blue', 'colour=red')
+        >>> input_names(
+        ...     [{"name": "size", "kind": "number"}, {"name": "hue", "kind": "categories", "names": ("blue", "red")}]
+        ... )
+        ('size', 'hue=blue', 'hue=red')
     """
     found: list[str] = []
     for column in columns:
@@ -70,8 +49,11 @@ def encode_columns(columns: Sequence[Column], table: Mapping[str, Sequence[Any]]
         UserError: if a column is missing or a value is no finite number, or none of the names.
 
     Example:
-        >>> columns = [describe_column("size", "number"), describe_column("colour", "categories", ["blue", "red"])]
-        >>> encode_columns(columns, {"size": ["1.5", 2], "colour": [" red", "blue"]}, "row {}".format)
+        >>> columns = [
+        ...     {"name": "size", "kind": "number"},
+        ...     {"name": "hue", "kind": "categories", "names": ("blue", "red")},
+        ... ]
+        >>> encode_columns(columns, {"size": ["1.5", 2], "hue": [" red", "blue"]}, "row {}".format)
         array([[1.5, 0. , 1. ], [2. , 1. , 0. ]])
     """
     values: list[Any] = []
@@ -93,16 +75,8 @@ def encode_columns(columns: Sequence[Column], table: Mapping[str, Sequence[Any]]
 def names_of(name: str, values: Sequence[Any], place: Place) -> tuple[str, ...]:
     """Return the names that occur in a column, in alphabetical order, without the spaces around them.
 
-    Args:
-        name: Name of the column.
-        values: Text of each row.
-        place: Function of a row that says where it is, for messages.
-
-    Returns:
-        Different names.
-
     Raises:
-        UserError: if one is empty.
+        UserError: if one is empty; `place` says where a row is.
 
     Example:
         >>> names_of("colour", ["red", " blue", "red "], "row {}".format)
@@ -179,17 +153,13 @@ def _task_of(texts: Sequence[str]) -> Task:
 
 
 def _read_classes(table: Table, target: str, class_names: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    texts, shown_target = table.columns[target], shown_name(target)
+    texts = table.columns[target]
     if class_names is None:
         found = {_class_name(text) for text in names_of(target, texts, table.place)}
         if len(found) < 2:
-            raise UserError(f"{table.path}: {shown_target} is {shown(*found)} in all rows: nothing to predict")
+            raise UserError(f"{table.path}: {shown_name(target)} is {shown(*found)} in all rows: nothing to predict")
         class_names = tuple(sorted(sorted(found), key=_number_first))
-    number = {name: index for index, name in enumerate(class_names)}
-    for row, text in enumerate(texts):
-        if _class_name(text) not in number:
-            raise UserError(f"{table.place(row)}: {shown_target} is {shown(text)}, expected one of {listed(number)}")
-    return np.array([number[_class_name(text)] for text in texts], np.int32), class_names
+    return np.array(_positions(target, texts, class_names, table.place, _class_name), np.int32), class_names
 
 
 def _number_first(name: str) -> float:
@@ -228,11 +198,13 @@ def _to_number(value: Any) -> float | None:
         return None
 
 
-def _positions(name: str, values: Sequence[Any], known: Sequence[str], place: Place) -> list[int]:
+def _positions(
+    name: str, values: Sequence[Any], known: Sequence[str], place: Place, spelled: Callable[[str], str] = str.strip
+) -> list[int]:
     position = {one: index for index, one in enumerate(known)}
     found = []
     for row, value in enumerate(values):
-        text = str(value).strip()
+        text = spelled(str(value))
         if text not in position:
             raise UserError(f"{place(row)}: {shown_name(name)} is {shown(value)}, expected one of {listed(known)}")
         found.append(position[text])

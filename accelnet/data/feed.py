@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,9 @@ class AbstractFeed(ABC):
     def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
         """Return what the steps `step` to `step + num_steps` of the order of a seed need."""
 
-    @abstractmethod
-    def with_eval_batch_size(self, size: int) -> "AbstractFeed":
-        """Return a feed of the same data with other evaluation batches."""
+    def with_eval_batch_size(self, size: int) -> Self:
+        """Return a feed of the same data with other evaluation batches, which reads for itself."""
+        return replace(self, eval_batch_size=size)
 
     @abstractmethod
     def train_batch(
@@ -118,9 +118,9 @@ class DeviceFeed(AbstractFeed):
     def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
         return self._on_device()
 
-    def with_eval_batch_size(self, size: int) -> "DeviceFeed":
+    def with_eval_batch_size(self, size: int) -> Self:
         """Return a feed of the same arrays on the device."""
-        other = replace(self, eval_batch_size=size)
+        other = super().with_eval_batch_size(size)
         other._arrays = self._on_device()
         return other
 
@@ -202,10 +202,6 @@ class StreamFeed(AbstractFeed):
     def _take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows of any shape: arrays [*rows.shape, ...]."""
         return jax.tree.map(lambda a: a.reshape(*rows.shape, *a.shape[1:]), self.data.take(rows.reshape(-1)))
-
-    def with_eval_batch_size(self, size: int) -> "StreamFeed":
-        """Return a feed that reads for itself."""
-        return replace(self, eval_batch_size=size)
 
     def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
         if self._step != step or self._seed != seed:

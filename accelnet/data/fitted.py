@@ -54,17 +54,9 @@ def checked(fitted: Any) -> Mapping[str, Any]:
 
 
 def check_same_encoding(name: str, own: Any, other: Any) -> None:
-    """Raise an error unless rows were encoded alike: fitted values may differ in their floats alone.
+    """Raise UserError unless rows were encoded alike: `plain` values may differ in their floats alone.
 
     Categories, class names and columns say what the numbers in the arrays mean; means and deviations do not.
-
-    Args:
-        name: Name of the data.
-        own: Fitted values of the rows, as of `plain`.
-        other: Values to take over, as of `plain`.
-
-    Raises:
-        UserError: if they differ in more than floats; it says where.
 
     Example:
         >>> check_same_encoding("toy", {"mean": 1.0}, {"mean": 2.0})

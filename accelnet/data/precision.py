@@ -42,10 +42,9 @@ def offsets_of(values: np.ndarray, where: str, names: Sequence[str] = ()) -> np.
     if values.dtype.kind not in "iuf" or values.dtype.itemsize <= 4 or not values.size:
         return offsets
     sample = _sorted_sample(values, channels)
-    wanting = np.flatnonzero(_lost(sample, offsets) > _LOST)
+    _, wanting = _merged(sample, offsets)
     offsets[wanting] = sample[len(sample) // 2, wanting]
-    for channel in wanting[_lost(sample[:, wanting], offsets[wanting]) > _LOST].tolist():
-        _refuse(sample[:, channel], float(offsets[channel]), f"{where}{_channel_name(names, channel, channels)}")
+    _check_sample(sample, offsets, where, names)
     return offsets
 
 
@@ -75,9 +74,7 @@ def check_kept_apart(values: np.ndarray, dtype: np.dtype, where: str) -> None:
     if dtype.kind in "iu":
         return
     channels = values.shape[-1] if values.ndim > 1 else 1
-    sample = _sorted_sample(values, channels)
-    for channel in np.flatnonzero(_lost(sample, np.zeros(channels)) > _LOST).tolist():
-        _refuse(sample[:, channel], 0.0, f"{where}{_channel_name((), channel, channels)}")
+    _check_sample(_sorted_sample(values, channels), np.zeros(channels), where)
 
 
 def compact_dtype(dtype: np.dtype) -> np.dtype:
@@ -109,31 +106,24 @@ def _sorted_sample(values: np.ndarray, channels: int) -> np.ndarray:
     return np.sort(flat.astype(np.float64), axis=0)
 
 
-def _lost(ordered: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return by channel which fraction of neighbours that differ become equal in float32, of values in order."""
-    apart, equal = _neighbours(ordered, offsets)
-    return (apart & equal).sum(axis=0) / np.maximum(1, apart.sum(axis=0))
-
-
-def _neighbours(ordered: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _merged(ordered: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which neighbours that differ become equal in float32, and the channels where more do than by chance."""
     size = np.maximum(np.abs(ordered[1:]), np.abs(ordered[:-1]))
     apart = np.diff(ordered, axis=0) > _NOISE * size
     with np.errstate(over="ignore"):
         single = (ordered - offsets[None, :]).astype(np.float32)
-    return apart, single[1:] == single[:-1]
+    merged = apart & (single[1:] == single[:-1])
+    return merged, merged.sum(axis=0) / np.maximum(1, apart.sum(axis=0)) > _LOST
 
 
-def _refuse(ordered: np.ndarray, offset: float, where: str) -> None:
-    apart, equal = _neighbours(ordered[:, None], np.array([offset]))
-    first = int(np.argmax((apart & equal)[:, 0]))
-    low, high = float(ordered[first]), float(ordered[first + 1])
+def _check_sample(ordered: np.ndarray, offsets: np.ndarray, where: str, names: Sequence[str] = ()) -> None:
+    merged, wanting = _merged(ordered, offsets)
+    if not wanting.any():
+        return
+    channel, channels = int(np.argmax(wanting)), len(wanting)
+    column = f", column {channel}" if channels > 1 else ""
+    low, high = ordered[int(np.argmax(merged[:, channel])) :, channel][:2].tolist()
     raise UserError(
-        f"{where}: float32 cannot tell {low!r} from {high!r}: subtract an offset from them, rescale them, "
-        f"or round them if that does not matter"
+        f"{where}{f', {shown(names[channel])}' if len(names) == channels else column}: float32 cannot tell {low!r} "
+        f"from {high!r}: subtract an offset from them, rescale them, or round them if that does not matter"
     )
-
-
-def _channel_name(names: Sequence[str], channel: int, channels: int) -> str:
-    if len(names) == channels:
-        return f", {shown(names[channel])}"
-    return f", column {channel}" if channels > 1 else ""

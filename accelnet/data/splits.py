@@ -24,11 +24,12 @@ def split_rows(
         seed: Seed of the order of the training rows, at least 0.
         name: Name of the data, for messages.
         stratify: Hold out of every class its share, where "targets" is one number for each row.
-        validation: Fraction of the training rows to hold out, as of `cut`; 0 where the part is there.
+        validation: Fraction of the training rows to hold out, at least one row where it is above 0; 0 for none, and
+            where the part is there.
         test: The same.
 
     Returns:
-        The arrays of all rows by name, and the rows of each split.
+        The arrays of all rows by name, and the rows of each split; a split without rows is not there.
 
     Raises:
         UserError: if a fraction is out of range, no training row is left, or the parts do not fit together.
@@ -41,8 +42,8 @@ def split_rows(
     train = parts["train"]
     num_rows = len(next(leaves(train))[1])
     by_class = stratify and train["targets"].ndim == 1
-    order = stratified_order(train["targets"], seed) if by_class else random_order(num_rows, seed)
-    splits = cut(num_rows, validation=validation, test=test)
+    order = _stratified_order(train["targets"], seed) if by_class else random_order(num_rows, seed)
+    splits = _cut(num_rows, validation=validation, test=test)
     trees = [jax.tree.map(lambda array: array[order], dict(train))]
     for split in ("validation", "test"):
         if split in parts:
@@ -89,25 +90,13 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
     return np.argsort(np.random.PCG64(seed).random_raw(num_rows), kind="stable")
 
 
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """Return a random order in which every stretch of rows holds the classes in their proportions.
 
     Any number of first rows, and so any number of last rows, has of each class within one row of its share. Each row
     gets the position (rank + 1/2) / count of its class, rank being random, and rows are sorted by it. Where that leaves
     a share by more than a row, as it does with one large class and many small ones, rows are put in line one by one:
     of those whose class is not a row ahead, the one whose class would be a row behind first.
-
-    Args:
-        labels: int [N].
-        seed: Seed of the order within the classes, at least 0.
-
-    Returns:
-        int64 [N], each of 0 to N - 1 once.
-
-    Example:
-        >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-        >>> labels[stratified_order(labels, seed=0)].reshape(4, 2).sum(axis=1)
-        array([1, 1, 1, 1])
 
     Source: Steiner and Yeomans, "Level schedules for mixed-model, just-in-time processes", 1993, for the line.
     """
@@ -141,26 +130,10 @@ def _in_line(rank: np.ndarray, count: np.ndarray) -> np.ndarray:
     return line
 
 
-def cut(num_rows: int, *, validation: float, test: float) -> dict[str, range]:
-    """Divide rows into training, then validation, then test rows.
-
-    Args:
-        num_rows: N.
-        validation: Fraction of the rows, 0 to 1; at least one row where it is above 0.
-        test: The same.
-
-    Returns:
-        Ranges that cover 0 to N - 1; a split of fraction 0 is not there.
-
-    Raises:
-        UserError: if a fraction is out of range or no training row is left.
-
-    Example:
-        >>> cut(10, validation=0.1, test=0.2)
-        {'train': range(0, 7), 'validation': range(7, 8), 'test': range(8, 10)}
-    """
+def _cut(num_rows: int, **fractions: float) -> dict[str, range]:
+    """Divide rows into training rows and those of each fraction, at least one row where it is above 0."""
     counts = {}
-    for split, share in (("validation", validation), ("test", test)):
+    for split, share in fractions.items():
         share = fraction(split, share)
         counts[split] = max(1, round(share * num_rows)) if share > 0 else 0
     train = num_rows - sum(counts.values())

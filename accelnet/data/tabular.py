@@ -10,16 +10,7 @@ import numpy as np
 
 from accelnet import arguments
 from accelnet.arguments import did_you_mean, listed, shown
-from accelnet.data.columns import (
-    Column,
-    Task,
-    describe_column,
-    encode_columns,
-    input_names,
-    names_of,
-    read_targets,
-    shown_name,
-)
+from accelnet.data.columns import Column, Task, encode_columns, input_names, names_of, read_targets, shown_name
 from accelnet.data.csv_file import NO_NAME, Table, read_table
 from accelnet.data.dataset import Data
 from accelnet.data.files import package_path
@@ -55,22 +46,22 @@ def csv(
     r"""Load a CSV file with a header line.
 
     Args:
-        path: the file, UTF-8, plain or `.gz`; columns separated by commas, or by semicolons or tabs where the header
+        path: File, UTF-8, plain or `.gz`; columns separated by commas, or by semicolons or tabs where the header
             has no comma.
-        target: column to predict.
-        features: columns to predict it from; None for all others that have a name.
-        categorical: those of them that hold names; each becomes one input of 0 or 1 per name that occurs
+        target: Column to predict.
+        features: Columns to predict it from; None for all others that have a name.
+        categorical: Those of them that hold names; each becomes one input of 0 or 1 per name that occurs
             in the file, in alphabetical order. Spaces around a name are no part of it.
-        ordinal: those of them that hold names with an order, as {column: names in that order}; each becomes
+        ordinal: Those of them that hold names with an order, as {column: names in that order}; each becomes
             one input, the position of the name.
-        task: "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
+        task: Task. "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
             "classes" numbers the names (or numbers) that occur, for `softmax_cross_entropy`. None: "classes" of a
             column without any number, "labels" of one that holds 0 and 1 alone, else "numbers".
-        log_target: predict the natural logarithm of the target, which must be numbers above 0.
-        validation: fraction of the rows held out at random (of classes, stratified), 0 for none.
-        test: the same.
-        seed: of the rows held out, at least 0.
-        name: what the data is called; None for the file's name.
+        log_target: Predict the natural logarithm of the target, which must be numbers above 0.
+        validation: Fraction of the rows held out at random (of classes, stratified), 0 for none.
+        test: The same.
+        seed: Seed of the rows held out, at least 0.
+        name: Name of the data; None for the file's name.
         fitted: `data.fitted` of an earlier run, to take over its task, columns, names, means and deviations.
 
     Returns:
@@ -138,8 +129,8 @@ def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
     """Load 53,940 diamonds: the logarithm of the price from weight, measures, cut, colour and clarity.
 
     Args:
-        path: the CSV file; None for the one in the package plotnine.
-        seed: of the validation and test rows, a tenth each.
+        path: CSV file; None for the one in the package plotnine.
+        seed: Seed of the validation and test rows, a tenth each.
 
     Returns:
         Data as of `csv`, with 9 inputs, the three grades by their order.
@@ -198,14 +189,15 @@ def _columns(
         raise UserError(f"{table.path}: there is no column to predict {shown(target)} from, expected one at least")
     if known is not None:
         return _known_columns(chosen, categories, orders, known)
-    return tuple(
-        describe_column(column, "categories", names_of(column, table.columns[column], table.place))
-        if column in categories
-        else describe_column(column, "positions", orders[column])
-        if column in orders
-        else describe_column(column, "number")
-        for column in chosen
-    )
+
+    def describe(column: str) -> Column:
+        if column in categories:
+            kind, names = "categories", names_of(column, table.columns[column], table.place)
+        else:
+            kind, names = ("positions", orders[column]) if column in orders else ("number", ())
+        return {"name": column, "kind": kind, "names": names}
+
+    return tuple(map(describe, chosen))
 
 
 def _default_features(table: Table, target: str) -> list[str]:
