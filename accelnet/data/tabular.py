@@ -99,10 +99,7 @@ def csv(
     if kind == "numbers":
         if fitted is None and np.ptp(arrays["targets"][train]) == 0:
             raise UserError(f"{table.path}: {shown_name(target)} is the same in all training rows: nothing to predict")
-        offset = offsets_of(arrays["targets"], f"{table.path}, {shown_name(target)}")
-        statistics = fit(arrays["targets"][train] - offset, offset)
-        coding["targets"] = {key: value.item() for key, value in statistics.items()}
-        arrays["targets"] = ((arrays["targets"] - statistics["mean"]) / statistics["std"]).astype(np.float32)
+        coding["targets"] = _fit_targets(arrays, train, f"{table.path}, {shown_name(target)}")
         own["target"] = {**coding["targets"], "log": log_target}
     info: dict[str, Any] = {"input_names": input_names(columns)}
     if class_names is not None:
@@ -123,6 +120,14 @@ def _fit_inputs(
     kept = np.array([column["kind"] == "categories" for column in columns for _ in input_names([column])])
     own = {"mean": np.where(kept, 0.0, fitted["mean"]), "std": np.where(kept, 1.0, fitted["std"])}
     return own, {"inputs": {"offset": offset}} if offset.any() else {}
+
+
+def _fit_targets(arrays: dict[str, Any], train: slice, where: str) -> dict[str, float]:
+    """Standardize the targets in float64; return the mean and the deviation of the training rows."""
+    offset = offsets_of(arrays["targets"], where)
+    statistics = fit(arrays["targets"][train] - offset, offset)
+    arrays["targets"] = ((arrays["targets"] - statistics["mean"]) / statistics["std"]).astype(np.float32)
+    return {key: value.item() for key, value in statistics.items()}
 
 
 def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
