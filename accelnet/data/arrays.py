@@ -1,6 +1,6 @@
 """Nested dicts of arrays with one leading axis: walking over them, reading them by blocks, converting them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ def as_numpy(tree: Any, path: str) -> Any:
     """Return the arrays as NumPy arrays in plain dicts (other mappings are leaves to `jax.tree`).
 
     Args:
-        tree: array, or mapping of names to trees.
-        path: what it is called in messages.
+        tree: Array, or mapping of names to trees.
+        path: Name of the tree in messages.
 
     Returns:
         The same structure; arrays that are NumPy's already, memmaps too, are not copied.
@@ -49,8 +49,8 @@ def native(values: Any, path: str) -> np.ndarray:
     """Return values as an array of a type that jax knows: this machine's order of bytes, at most 64 bits.
 
     Args:
-        values: array, or nested lists of equal lengths.
-        path: what they are called in messages.
+        values: Array, or nested lists of equal lengths.
+        path: Name of the values in messages.
 
     Returns:
         The same values; NumPy arrays of such a type are not copied.
@@ -95,34 +95,8 @@ def _advice(array: np.ndarray) -> str:
     return ": convert it to a numeric type" if array.dtype.kind == "O" else ""
 
 
-def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Apply a function to every array.
-
-    Args:
-        function: array -> anything.
-        tree: array, or mapping of names to trees.
-
-    Returns:
-        The results in the same structure.
-
-    Example:
-        >>> map_leaves(len, {"a": [1, 2], "b": [3]})
-        {'a': 2, 'b': 1}
-    """
-    if isinstance(tree, Mapping):
-        return {key: map_leaves(function, value) for key, value in tree.items()}
-    return function(tree)
-
-
 def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every array with its path, in the order of the names.
-
-    Args:
-        tree: array, or mapping of names to trees.
-        path: of the tree itself.
-
-    Yields:
-        (path, array), the names along the path joined by dots.
+    """Yield (path, array) in the order of the names; a path is that of the tree and these names, joined by dots.
 
     Example:
         >>> list(leaves({"b": 1, "a": {"c": 2}}))
@@ -140,7 +114,7 @@ def chunks(array: np.ndarray, limit_bytes: int | None = None) -> Iterator[np.nda
 
     Args:
         array: [N, ...].
-        limit_bytes: of a larger array, yield evenly spaced rows of so many bytes, first and last included.
+        limit_bytes: Bytes that are read of a larger array: evenly spaced rows, the first and the last included.
 
     Yields:
         Arrays [n, ...].
@@ -161,16 +135,5 @@ def chunks(array: np.ndarray, limit_bytes: int | None = None) -> Iterator[np.nda
 
 
 def is_read(array: np.ndarray) -> bool:
-    """Say whether an array's values are looked at: all are but memmaps above 1 GiB.
-
-    Args:
-        array: of any kind.
-
-    Returns:
-        True if they are.
-
-    Example:
-        >>> is_read(np.zeros(3))
-        True
-    """
+    """Return whether an array's values are looked at: all are but those of memmaps above 1 GiB."""
     return not isinstance(array, np.memmap) or array.nbytes <= CHECKED_MEMMAP_BYTES

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 from accelnet import arguments
 from accelnet.arguments import shown
 from accelnet.data.dataset import Data
+from accelnet.data.files import read_text
 from accelnet.data.normalize import with_cast_targets
 from accelnet.data.splits import random_order
 from accelnet.data.vocabulary import code_points
@@ -40,14 +40,14 @@ def text(
     `bible -f "Gen1:1-Rev22:21" </dev/null | sed 's/^[^ ]* //' > kjv.txt`
 
     Args:
-        path: the file; line ends are read as "\n". None for the topics of Python's `help` (0.7 MB of English
+        path: Text file; line ends are read as "\n". None for the topics of Python's `help` (0.7 MB of English
             about Python, part of every Python, different between its versions).
-        window: characters per example, at least 1.
-        encoding: of the file; the default is UTF-8 with or without a byte order mark.
-        held_out: "end": the test split is the last tenth, validation the tenth before it, as for text that is to come.
-            "blocks": each is ten of a hundred equal blocks of the file, drawn at random, so that both are like the rest
-            of it; the end of a collection of books is another book.
-        seed: of the draw, at least 0.
+        window: Characters per example, at least 1.
+        encoding: Encoding of the file; the default is UTF-8 with or without a byte order mark.
+        held_out: Place of the rows held out. "end": the test split is the last tenth, validation the tenth before it,
+            as for text that is to come. "blocks": each is ten of a hundred equal blocks of the file, drawn at random,
+            so that both are like the rest of it; the end of a collection of books is another book.
+        seed: Seed of the draw, at least 0.
         fitted: `data.fitted` of an earlier run, to take over its vocabulary.
 
     Returns:
@@ -64,7 +64,6 @@ def text(
         (32, ['test', 'train', 'validation'])
         >>> data.decode(data.encode("import"))
         ['import']
-
     """
     window, seed = arguments.whole("window", window, low=1), arguments.whole("seed", seed, low=0)
     arguments.word("held_out", held_out, ("end", "blocks"))
@@ -74,7 +73,10 @@ def text(
 
         name, content = "python_topics", "\n".join(topics.topics[topic] for topic in sorted(topics.topics))
     else:
-        name, content = (file := arguments.path("path", path)).stem, _read(file, encoding)
+        name = (file := arguments.path("path", path)).stem
+        content = read_text(file, "text file", encoding).replace("\r\n", "\n").replace("\r", "\n")
+        if not content:
+            raise UserError(f"text file {path} is empty")
     points = code_points(content)
     # One character is for the last target. Five windows: one per split and two between; or three blocks of two.
     num_windows, needed = (len(points) - 1) // window, 5 if held_out == "end" else 6
@@ -116,22 +118,6 @@ def _blocks(num_windows: int, seed: int) -> tuple[np.ndarray, dict[str, range]]:
     return np.concatenate(rows), dict(zip(("train", "validation", "test"), ranges, strict=True))
 
 
-def _read(path: Path, encoding: str) -> str:
-    try:
-        content = path.read_text(encoding=encoding)
-    except OSError as error:
-        raise UserError(f"text file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not {encoding} text ({error.reason} at byte {error.start}): give its encoding"
-        ) from None
-    except LookupError:
-        raise UserError(f"encoding {encoding!r} is unknown, expected one that Python has, such as latin-1") from None
-    if not content:
-        raise UserError(f"text file {path} is empty")
-    return content
-
-
 def _symbols(points: np.ndarray) -> np.ndarray:
     """Return the code points that occur, by a table: sorting 4 million would take 0.4 s, this takes 0.02 s."""
     table = np.zeros(int(points.max()) + 1, dtype=bool)
@@ -145,7 +131,7 @@ def _known_symbols(name: str, points: np.ndarray, fitted: Any) -> np.ndarray:
     if not isinstance(vocabulary, str):
         raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted, with a vocabulary")
     symbols = code_points(vocabulary)
-    if unknown := sorted(set(points.tolist()) - set(symbols.tolist())):
+    if unknown := np.setdiff1d(_symbols(points), symbols).tolist():
         raise UserError(
             f"text {name!r} has characters {shown(''.join(map(chr, unknown)))}, which the vocabulary to take over "
             f"does not have: leave them out"

@@ -19,17 +19,17 @@ _OTHER_NAMES = {
 }  # fmt: skip
 
 
-def check_leading_axes(name: str, arrays: Any) -> None:
+def check_leading_axes(where: str, arrays: Any) -> None:
     """Raise UserError unless every array has the same number of rows, each of them with a value at least."""
     shapes = {path: array.shape for path, array in leaves(arrays)}
     for path, shape in shapes.items():
         if not shape:
-            raise UserError(f"data {name!r}: {path} is a single number, expected a leading axis of rows")
+            raise UserError(f"{where}: {path} is a single number, expected a leading axis of rows")
         if 0 in shape[1:]:
-            raise UserError(f"data {name!r}: {path} has shape {shape}, expected at least one value in each row")
+            raise UserError(f"{where}: {path} has shape {shape}, expected at least one value in each row")
     if len({shape[0] for shape in shapes.values()}) > 1:
         rows = ", ".join(f"{path} has {shape[0]}" for path, shape in shapes.items())
-        raise UserError(f"data {name!r} has unequal numbers of rows: {rows}")
+        raise UserError(f"{where} has unequal numbers of rows: {rows}")
 
 
 def check_splits(name: str, splits: Mapping[str, range], num_rows: int) -> None:

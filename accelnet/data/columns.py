@@ -1,60 +1,31 @@
-"""Columns of a table to inputs: numbers as they are, names as 0 and 1 or as positions."""
+"""Columns of a table to inputs (numbers as they are, names as 0 and 1 or as positions), and one of them to targets."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
+from accelnet import arguments
 from accelnet.arguments import listed, shown
+from accelnet.data.csv_file import Table
 from accelnet.errors import UserError
 
+# Plain values: "name", "kind" and "names". A "number" becomes one input, "categories" an input of 0 or 1 for each name,
+# "positions" one input, the position of the name.
 Column = Mapping[str, Any]
 Place = Callable[[int], str]
+Task = Literal["numbers", "labels", "classes"]
 _LARGEST = 3.4e38  # of float32
 
 
-def number_column(name: str) -> Column:
-    """Return the description of a column of numbers, which becomes one input.
-
-    Example:
-        >>> number_column("size")
-        {'name': 'size', 'kind': 'number', 'names': ()}
-    """
-    return {"name": name, "kind": "number", "names": ()}
-
-
-def category_column(name: str, names: Sequence[str]) -> Column:
-    """Return the description of a column of names, which becomes an input of 0 or 1 for each of them.
-
-    Example:
-        >>> category_column("colour", ["blue", "red"])
-        {'name': 'colour', 'kind': 'categories', 'names': ('blue', 'red')}
-    """
-    return {"name": name, "kind": "categories", "names": tuple(names)}
-
-
-def ordinal_column(name: str, names: Sequence[str]) -> Column:
-    """Return the description of a column of names with an order, which becomes one input, the position.
-
-    Example:
-        >>> ordinal_column("grade", ["low", "high"])
-        {'name': 'grade', 'kind': 'positions', 'names': ('low', 'high')}
-    """
-    return {"name": name, "kind": "positions", "names": tuple(names)}
-
-
 def input_names(columns: Sequence[Column]) -> tuple[str, ...]:
-    """Return the names of the inputs that columns become.
-
-    Args:
-        columns: descriptions.
-
-    Returns:
-        A name for each input, in their order.
+    """Return the names of the inputs that columns become, in their order.
 
     Example:
-        >>> input_names([number_column("size"), category_column("colour", ["blue", "red"])])
-        ('size', 'colour=blue', 'colour=red')
+        >>> input_names(
+        ...     [{"name": "size", "kind": "number"}, {"name": "hue", "kind": "categories", "names": ("blue", "red")}]
+        ... )
+        ('size', 'hue=blue', 'hue=red')
     """
     found: list[str] = []
     for column in columns:
@@ -67,9 +38,9 @@ def encode_columns(columns: Sequence[Column], table: Mapping[str, Sequence[Any]]
     """Turn the columns of a table into inputs, not yet standardized.
 
     Args:
-        columns: descriptions, in the order of the inputs.
-        table: by column, the values of N rows, text or numbers.
-        place: row -> where it is, for messages, such as "a.csv, line 3".
+        columns: Descriptions of the columns, in the order of the inputs.
+        table: Values of N rows, text or numbers, by column.
+        place: Function of a row that says where it is, for messages, such as "a.csv, line 3".
 
     Returns:
         float64 [N, inputs].
@@ -78,8 +49,11 @@ def encode_columns(columns: Sequence[Column], table: Mapping[str, Sequence[Any]]
         UserError: if a column is missing or a value is no finite number, or none of the names.
 
     Example:
-        >>> columns = [number_column("size"), category_column("colour", ["blue", "red"])]
-        >>> encode_columns(columns, {"size": ["1.5", 2], "colour": [" red", "blue"]}, "row {}".format)
+        >>> columns = [
+        ...     {"name": "size", "kind": "number"},
+        ...     {"name": "hue", "kind": "categories", "names": ("blue", "red")},
+        ... ]
+        >>> encode_columns(columns, {"size": ["1.5", 2], "hue": [" red", "blue"]}, "row {}".format)
         array([[1.5, 0. , 1. ], [2. , 1. , 0. ]])
     """
     values: list[Any] = []
@@ -88,7 +62,7 @@ def encode_columns(columns: Sequence[Column], table: Mapping[str, Sequence[Any]]
         if name not in table:
             raise UserError(f"there is no column {shown(name)}, only {listed(table)}")
         if column["kind"] == "number":
-            values.append(numbers(name, table[name], place))
+            values.append(_numbers(name, table[name], place))
             continue
         positions = np.array(_positions(name, table[name], column["names"], place), np.int64)
         if column["kind"] == "positions":
@@ -98,65 +72,11 @@ def encode_columns(columns: Sequence[Column], table: Mapping[str, Sequence[Any]]
     return np.array(values, dtype=np.float64).T
 
 
-def numbers(name: str, values: Sequence[Any], place: Place) -> list[float]:
-    """Read a column of numbers.
-
-    Args:
-        name: of the column.
-        values: text or numbers.
-        place: row -> where it is, for messages.
-
-    Returns:
-        Finite numbers that float32 can hold.
-
-    Raises:
-        UserError: for anything else.
-
-    Example:
-        >>> numbers("size", ["1.5", 2], "row {}".format)
-        [1.5, 2.0]
-    """
-    found = []
-    for row, value in enumerate(values):
-        number = to_number(value)
-        if number is None or not abs(number) < _LARGEST:
-            raise UserError(
-                f"{place(row)}: {shown_name(name)} is {shown(value)}, expected a finite number{_hint(value)}"
-            )
-        found.append(number)
-    return found
-
-
-def to_number(value: Any) -> float | None:
-    """Return the number that a value is or spells, None where it is none.
-
-    What only Python takes for a number (1_000, digits of other scripts) is none.
-
-    Example:
-        >>> to_number(" 1e3"), to_number("1_000"), to_number("red")
-        (1000.0, None, None)
-    """
-    if isinstance(value, str) and ("_" in value or not value.isascii()):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
-
-
 def names_of(name: str, values: Sequence[Any], place: Place) -> tuple[str, ...]:
     """Return the names that occur in a column, in alphabetical order, without the spaces around them.
 
-    Args:
-        name: of the column.
-        values: text.
-        place: row -> where it is, for messages.
-
-    Returns:
-        Different names.
-
     Raises:
-        UserError: if one is empty.
+        UserError: if one is empty; `place` says where a row is.
 
     Example:
         >>> names_of("colour", ["red", " blue", "red "], "row {}".format)
@@ -169,6 +89,51 @@ def names_of(name: str, values: Sequence[Any], place: Place) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
+def read_targets(
+    table: Table, target: str, task: Task | None, log_target: bool, known: Mapping[str, Any]
+) -> tuple[str, np.ndarray, tuple[str, ...] | None]:
+    """Read the column to predict.
+
+    Args:
+        table: Columns of the file.
+        target: Name of the column.
+        task: "numbers", "labels" or "classes"; None for the task of the earlier run, else of what is in the column.
+        log_target: Take the natural logarithm.
+        known: Fitted values of an earlier run, whose task and classes are taken over; empty for none.
+
+    Returns:
+        The task; int32 [N] of classes, float32 [N, 1] of labels or float64 [N, 1] of numbers; and the names of the
+        classes, None for other tasks: numbers in their order, then names in alphabetical order.
+
+    Raises:
+        UserError: if there is one class alone; with the line, if a value is none of the names, no finite number, or not
+            0, 1 or above 0 where it must be.
+    """
+    texts, shown_target = table.columns[target], shown_name(target)
+    if task is not None:
+        arguments.word("task", task, get_args(Task))
+    kind = task or known.get("task") or ("numbers" if log_target else _task_of(texts))
+    if log_target and kind != "numbers":
+        raise UserError(f"log_target=True needs numbers to predict, and task is {kind!r}")
+    if kind == "classes":
+        return kind, *_read_classes(table, target, known.get("class_names"))
+    try:
+        values = np.array(_numbers(target, texts, table.place))
+    except UserError as error:
+        raise UserError(f'{error}, or task="classes" to predict names') from None
+    if kind == "labels" and (wrong := np.flatnonzero((values != 0) & (values != 1))).size:
+        row = int(wrong[0])
+        raise UserError(f"{table.place(row)}: {shown_target} is {shown(texts[row])}, expected 0 or 1 for task='labels'")
+    if log_target:
+        if values.min() <= 0:
+            row = int(np.argmin(values))
+            raise UserError(
+                f"{table.place(row)}: {shown_target} is {values[row]}, expected above 0 for log_target=True"
+            )
+        values = np.log(values)
+    return kind, values[:, None] if kind == "numbers" else values[:, None].astype(np.float32), None
+
+
 def shown_name(name: str) -> str:
     """Return a column's name for a message: as it is where it is plain, quoted where it is not.
 
@@ -179,11 +144,67 @@ def shown_name(name: str) -> str:
     return name if name.isidentifier() and name.isprintable() else shown(name)
 
 
-def _positions(name: str, values: Sequence[Any], known: Sequence[str], place: Place) -> list[int]:
+def _task_of(texts: Sequence[str]) -> Task:
+    found = [_to_number(text) for text in texts]
+    # An empty field is a number that is missing.
+    if not any(number is not None or not text.strip() for number, text in zip(found, texts, strict=True)):
+        return "classes"
+    return "labels" if set(found) == {0.0, 1.0} else "numbers"
+
+
+def _read_classes(table: Table, target: str, class_names: tuple[str, ...] | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    texts = table.columns[target]
+    if class_names is None:
+        found = {_class_name(text) for text in names_of(target, texts, table.place)}
+        if len(found) < 2:
+            raise UserError(f"{table.path}: {shown_name(target)} is {shown(*found)} in all rows: nothing to predict")
+        class_names = tuple(sorted(sorted(found), key=_number_first))
+    return np.array(_positions(target, texts, class_names, table.place, _class_name), np.int32), class_names
+
+
+def _number_first(name: str) -> float:
+    number = _to_number(name)
+    return number if number is not None and np.isfinite(number) else np.inf
+
+
+def _class_name(text: str) -> str:
+    """Return one spelling of a number: "1", "01" and "1.0" are one class."""
+    number = _to_number(text)
+    if number is None or not np.isfinite(number):
+        return text.strip()
+    return str(int(number)) if number == int(number) else repr(number)
+
+
+def _numbers(name: str, values: Sequence[Any], place: Place) -> list[float]:
+    """Return finite numbers that float32 can hold; raise UserError with the place for anything else."""
+    found = []
+    for row, value in enumerate(values):
+        number = _to_number(value)
+        if number is None or not abs(number) < _LARGEST:
+            raise UserError(
+                f"{place(row)}: {shown_name(name)} is {shown(value)}, expected a finite number{_hint(value)}"
+            )
+        found.append(number)
+    return found
+
+
+def _to_number(value: Any) -> float | None:
+    """Return the number that a value is or spells. What only Python takes for one (1_000, other scripts) is none."""
+    if isinstance(value, str) and ("_" in value or not value.isascii()):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _positions(
+    name: str, values: Sequence[Any], known: Sequence[str], place: Place, spelled: Callable[[str], str] = str.strip
+) -> list[int]:
     position = {one: index for index, one in enumerate(known)}
     found = []
     for row, value in enumerate(values):
-        text = str(value).strip()
+        text = spelled(str(value))
         if text not in position:
             raise UserError(f"{place(row)}: {shown_name(name)} is {shown(value)}, expected one of {listed(known)}")
         found.append(position[text])
@@ -194,8 +215,8 @@ def _hint(value: Any) -> str:
     text = value.strip() if isinstance(value, str) else "x"
     if not text:
         return " (drop or fill such rows)"
-    if to_number(text.replace(",", ".", 1)) is not None or to_number(text.replace(",", "")) is not None:
+    if _to_number(text.replace(",", ".", 1)) is not None or _to_number(text.replace(",", "")) is not None:
         return ": write it with a decimal point and without commas between thousands"
-    if to_number(text.replace("_", "").rstrip("%")) is not None:
+    if _to_number(text.replace("_", "").rstrip("%")) is not None:
         return ": write it without other signs"
     return "; columns of names must be given as categorical or ordinal" if isinstance(value, str) else ""

@@ -1,13 +1,13 @@
 """Reading CSV files as people have them: other separators, marks of byte order, compressed."""
 
 import csv
-import gzip
-import zlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from accelnet.arguments import listed
+from accelnet.data.files import read_text
 from accelnet.errors import UserError
 
 NO_NAME = "Unnamed: "
@@ -17,9 +17,9 @@ class Table(NamedTuple):
     """A file's columns.
 
     Attributes:
-        path: of the file.
-        columns: texts by name; columns without a name are called as pandas calls them, "Unnamed: 0".
-        lines: of the file, where each row ends.
+        path: File that they come from.
+        columns: Texts by name; columns without a name are called as pandas calls them, "Unnamed: 0".
+        lines: Number of the line in the file where each row ends.
     """
 
     path: Path
@@ -53,15 +53,26 @@ def read_table(path: Path) -> Table:
         ...     read_table(path).columns
         {'size': ('1',), 'price': ('2',)}
     """
+    file = io.StringIO(read_text(path, "CSV file"), newline="")
+    separator = _separator(next((line for line in file if line.strip()), ""))
+    file.seek(0)
+    header: list[str] = []
+    rows, lines = [], []
+    reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=separator)
     try:
-        with _open(path) as file:
-            header, rows, lines = _read(path, file)
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: convert it") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path} is a damaged or truncated gzip file ({error}): get it again") from None
-    except OSError as error:
-        raise UserError(f"CSV file {path} cannot be read: {error.strerror or error}") from None
+        for row in reader:
+            if not row or (len(row) == 1 and not row[0].strip()):
+                continue
+            if not header:
+                header = [column.strip() for column in row]
+                continue
+            if len(row) != len(header):
+                hint = f" {listed(header)}: expected names separated by commas first" if len(header) == 1 else ""
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header{hint}"
+                )
+            rows.append(row)
+            lines.append(reader.line_num)
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file: {error}") from None
     if not rows:
@@ -70,34 +81,6 @@ def read_table(path: Path) -> Table:
     if len(set(header)) < len(header):
         raise UserError(f"{path} has two columns of one name: {listed(header)}")
     return Table(path, dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", newline="", encoding="utf-8-sig")
-    return path.open(newline="", encoding="utf-8-sig")
-
-
-def _read(path: Path, file: IO[str]) -> tuple[list[str], list[list[str]], list[int]]:
-    header: list[str] = []
-    rows, lines = [], []
-    separator = _separator(next((line for line in file if line.strip()), ""))
-    file.seek(0)
-    reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=separator)
-    for row in reader:
-        if not row or (len(row) == 1 and not row[0].strip()):
-            continue
-        if not header:
-            header = [column.strip() for column in row]
-            continue
-        if len(row) != len(header):
-            hint = f" {listed(header)}: expected names separated by commas first" if len(header) == 1 else ""
-            raise UserError(
-                f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header{hint}"
-            )
-        rows.append(row)
-        lines.append(reader.line_num)
-    return header, rows, lines
 
 
 def _separator(header: str) -> str:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
 from accelnet.arguments import number, shown, whole, word
-from accelnet.data.arrays import as_numpy, chunks, is_read, leaves, map_leaves
+from accelnet.data.arrays import as_numpy, chunks, is_read, leaves
 from accelnet.data.checks import (
     check_finite,
     check_labels,
@@ -22,7 +23,7 @@ from accelnet.data.checks import (
     check_weights,
 )
 from accelnet.data.encoding import decode_outputs, encode_inputs
-from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, plain
+from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, checked, plain
 from accelnet.errors import UserError
 from accelnet.signature import wants
 
@@ -32,19 +33,7 @@ Arrays = Mapping[str, Any]
 HASHED_BYTES = 1 << 28
 
 
-def unchanged(batch: Arrays) -> Arrays:
-    """Return the batch as it is, the `prepare` of data that needs none.
-
-    Args:
-        batch: dict of arrays with leading axis B.
-
-    Returns:
-        The same object.
-
-    Example:
-        >>> unchanged({"inputs": 1})
-        {'inputs': 1}
-    """
+def _unchanged(batch: Arrays) -> Arrays:
     return batch
 
 
@@ -57,19 +46,19 @@ class Data:
     """Hold a data set: arrays on the host, the rows of each split, functions of a batch, what was fitted.
 
     Args:
-        name: what the data is called in results.
+        name: Name of the data in results.
         arrays: `{"inputs": ..., "targets": ...}` and optionally `"weights"` (at least 0); each an array [N, ...] or a
             (nested) dict of such arrays, of booleans or numbers. `np.memmap` stays on the disk.
-        splits: rows of "train" (at least one row), and of "validation" and "test" where there are any. Ranges
+        splits: Rows of "train" (at least one row), and of "validation" and "test" where there are any. Ranges
             with step 1 that do not overlap.
         prepare: batch -> batch, traceable by jax; runs inside the compiled step in training and in evaluation
             (casts, normalization with statistics of the training rows). Parameters of it that are named `fitted` and
             `coding` get those of the data; as an attribute it is a function of the batch alone.
         augment: (key, batch) -> batch, traceable by jax; training only, after `prepare`. None for nothing.
-        info: what else is worth knowing. `num_classes` makes integer targets be checked against it.
-        fitted: what was fitted to the training rows, as a nested dict of numbers, text and lists of them: means and
+        info: Whatever else is worth knowing. `num_classes` makes integer targets be checked against it.
+        fitted: Values fitted to the training rows, as a nested dict of numbers, text and lists of them: means and
             deviations as floats, categories and names of classes as text.
-        coding: how the arrays hold the numbers of the user's file, where not as they are; it belongs to the rows.
+        coding: Changes that the arrays make to the numbers of the user's file, where there are any, such as an offset.
 
     Raises:
         UserError: if there are no training rows, splits overlap or leave the rows, leading axes differ, a
@@ -86,7 +75,7 @@ class Data:
     name: str
     arrays: Arrays
     splits: Mapping[str, range]
-    prepare: Callable[..., Any] = unchanged
+    prepare: Callable[..., Any] = _unchanged
     augment: Callable[[Any, Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     fitted: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +92,7 @@ class Data:
                 raise UserError(f"data {self.name!r} has arrays {sorted(self.arrays)}, expected 'inputs' and 'targets'")
         if "mask" in self.arrays:
             raise UserError(f"data {self.name!r} has an array 'mask': that name is for padding rows, use 'weights'")
-        check_leading_axes(self.name, self.arrays)
+        check_leading_axes(f"data {self.name!r}", self.arrays)
         check_splits(self.name, self.splits, self.num_rows)
         check_finite(self.name, self.arrays)
         check_precision(self.name, self.arrays)
@@ -134,30 +123,11 @@ class Data:
         }
         object.__setattr__(self, "prepare", _Prepare(function, **named) if named else function)
 
-    def prepared(self, batch: Any) -> Any:
-        """Apply `prepare` to a batch, with what it names of `fitted` and `coding`.
-
-        Args:
-            batch: dict of arrays with leading axis B, as `take` or `encode` give them.
-
-        Returns:
-            The batch that the model and the objective get.
-
-        Example:
-            >>> def prepare(batch, fitted):
-            ...     return {**batch, "inputs": batch["inputs"] - fitted["mean"]}
-            >>> arrays = {"inputs": [[1.0], [3.0]], "targets": [0, 1]}
-            >>> data = Data("toy", arrays, {"train": range(2)}, prepare, fitted={"mean": 2.0})
-            >>> data.prepared(data.take(np.arange(2)))["inputs"].tolist()
-            [[-1.0], [1.0]]
-        """
-        return self.prepare(batch)
-
     def refitted(self, fitted: Mapping[str, Any]) -> "Data":
         """Return the same rows under other fitted values, such as those of an earlier run.
 
         Args:
-            fitted: as of `fitted`; its floats may differ from those here, and nothing else.
+            fitted: Values such as `fitted`; their floats may differ from those here, and nothing else.
 
         Returns:
             Data that prepares the same raw inputs as the data that the values come from.
@@ -170,12 +140,10 @@ class Data:
             >>> x = np.arange(20.0)[:, None]
             >>> old, new = (an.data.from_arrays(inputs, np.zeros(20)) for inputs in (x, 3 * x + 5))
             >>> batch = {"inputs": new.encode([[2.0]])}
-            >>> new.refitted(old.fitted).prepared(batch)["inputs"] == old.prepared(batch)["inputs"]
+            >>> new.refitted(old.fitted).prepare(batch)["inputs"] == old.prepare(batch)["inputs"]
             Array([[ True]], dtype=bool)
         """
-        if not isinstance(fitted, Mapping):
-            raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
-        values = plain(fitted)
+        values = plain(checked(fitted))
         check_same_encoding(self.name, self.fitted, values)
         data = copy.copy(self)  # the arrays were checked already
         data._set_fitted(values)
@@ -185,7 +153,7 @@ class Data:
         """Turn raw inputs into what `arrays["inputs"]` holds.
 
         Args:
-            inputs: what was given to the function that made the data: arrays [B, ...] or a dict of such; of a table a
+            inputs: Values as the function that made the data took them: arrays [B, ...] or a dict of such; of a table a
                 dict of columns, a list of rows as dicts, or numbers [B, inputs]; of text one or more strings.
 
         Returns:
@@ -195,10 +163,9 @@ class Data:
             UserError: if inputs are of another kind, shape or type, or hold an unknown name.
 
         Example:
-            >>> Data("toy", {"inputs": np.zeros((3, 2), np.uint8), "targets": [0, 1, 0]}, {"train": range(3)}).encode(
-            ...     [[1, 2]]
-            ... )
-            array([[1, 2]], dtype=uint8)
+            >>> import accelnet as an
+            >>> an.data.xor().encode([[0, 1]])
+            array([[0., 1.]], dtype=float32)
         """
         return encode_inputs(inputs, self.fitted, self.arrays["inputs"], self.coding)
 
@@ -206,7 +173,7 @@ class Data:
         """Turn outputs or targets of the model's world into what the user's file holds.
 
         Args:
-            outputs: array of any shape. Of a table of numbers, standardized ones; numbers of classes; of text, symbols.
+            outputs: Array of any shape. Of a table of numbers, standardized ones; numbers of classes; of text, symbols.
 
         Returns:
             Numbers in the file's units, names of classes, or text. Where nothing was fitted, the outputs.
@@ -239,27 +206,25 @@ class Data:
             [1700000000.0, 1700000001.0, 1700000002.0, 1700000003.0]
         """
 
-        def add(tree: Any, path: str) -> Any:
-            if isinstance(tree, Mapping):
-                return {key: add(value, f"{path}.{key}" if path else key) for key, value in tree.items()}
-            offset = self.coding.get(path, {}).get("offset")
-            return tree if offset is None else tree.astype(np.float64) + np.asarray(offset)
+        def add(keys: Any, array: np.ndarray) -> np.ndarray:
+            offset = self.coding.get(jax.tree_util.keystr(keys, simple=True, separator="."), {}).get("offset")
+            return array if offset is None else array.astype(np.float64) + np.asarray(offset)
 
-        return add(self.take(rows), "")
+        return jax.tree.map_with_path(add, self.take(rows))
 
     def target_range(self, split: str = "train") -> dict[str, tuple[float, float]]:
         """Return the least and the largest target of a split, as the arrays hold them, before `prepare`.
 
         Args:
-            split: name of a split.
+            split: Name of a split.
 
         Returns:
             (least, largest) by path: "targets", or "targets.x" for each of a dict. Memmaps above 1 GiB are left
             out, and so is everything of a split without rows.
 
         Example:
-            >>> data = Data("toy", {"inputs": [[1.0], [2.0]], "targets": [0.0, 1.0]}, {"train": range(2)})
-            >>> data.target_range()
+            >>> import accelnet as an
+            >>> an.data.xor().target_range()
             {'targets': (0.0, 1.0)}
         """
         rows = self.splits.get(split, range(0))
@@ -284,15 +249,15 @@ class Data:
         """Return the number of rows of a split, 0 for a split that is not there.
 
         Args:
-            split: "train", "validation" or "test".
+            split: Name of a split, such as "train", "validation" or "test".
 
         Returns:
             Rows, at least 0.
 
         Example:
-            >>> data = Data("toy", {"inputs": [[1.0]], "targets": [0]}, {"train": range(1)})
-            >>> data.num_examples("train"), data.num_examples("test")
-            (1, 0)
+            >>> import accelnet as an
+            >>> an.data.xor().num_examples("train"), an.data.xor().num_examples("test")
+            (4, 0)
         """
         return len(self.splits.get(split, range(0)))
 
@@ -302,8 +267,8 @@ class Data:
         steps = ceil(epochs * ceil(num_examples("train") / batch_size))
 
         Args:
-            epochs: passes over the training rows, above 0.
-            batch_size: examples per step, 1 to `num_examples("train")`.
+            epochs: Passes over the training rows, above 0.
+            batch_size: Examples per step, 1 to `num_examples("train")`.
 
         Returns:
             Steps, at least 1.
@@ -312,8 +277,8 @@ class Data:
             UserError: if an argument is out of its range.
 
         Example:
-            >>> data = Data("toy", {"inputs": [[1.0], [2.0], [3.0]], "targets": [0, 1, 0]}, {"train": range(3)})
-            >>> data.num_steps(epochs=2, batch_size=2)
+            >>> import accelnet as an
+            >>> an.data.xor().num_steps(epochs=2, batch_size=3)
             4
         """
         rows = self.num_examples("train")
@@ -342,7 +307,7 @@ class Data:
         rows = np.asarray(rows)
         if rows.size and int(rows.min()) < 0:
             raise IndexError(f"row {rows.min()} is below 0")
-        return map_leaves(lambda array: np.asarray(array[rows]), self.arrays)
+        return jax.tree.map(lambda array: np.asarray(array[rows]), dict(self.arrays))
 
     def fingerprint(self) -> str:
         """Return 32 hexadecimal digits that change with names, shapes, types, values and splits.

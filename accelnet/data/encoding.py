@@ -14,20 +14,7 @@ from accelnet.errors import UserError
 
 
 def encode_inputs(inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Mapping[str, Any]) -> Any:
-    """Turn raw inputs into what the arrays of a data set hold as "inputs".
-
-    Args:
-        inputs: as of `Data.encode`.
-        fitted: of the data.
-        held: its arrays of inputs.
-        coding: of its rows, where "inputs" may have an "offset".
-
-    Returns:
-        Arrays [B, ...] in the structure and the types of `held`.
-
-    Raises:
-        UserError: if they do not have that structure, rank or number of features, or not such values.
-    """
+    """Turn raw inputs into arrays like those that a data set holds: what `Data.encode` does."""
     if isinstance(held, Mapping):
         return _encode_dict(inputs, held, coding)
     if "columns" in fitted:
@@ -38,18 +25,7 @@ def encode_inputs(inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Map
 
 
 def decode_outputs(outputs: Any, fitted: Mapping[str, Any]) -> Any:
-    """Turn outputs or targets into what the user's file holds.
-
-    Args:
-        outputs: as of `Data.decode`.
-        fitted: of the data.
-
-    Returns:
-        Numbers in the file's units, names of classes, or text; outputs where nothing was fitted.
-
-    Raises:
-        UserError: if numbers of classes or symbols are out of range.
-    """
+    """Turn outputs or targets into what the user's file holds: what `Data.decode` does."""
     if isinstance(outputs, Mapping):
         return outputs
     outputs = np.asarray(outputs)
@@ -73,8 +49,8 @@ def undo_target(values: Any, target: Mapping[str, Any]) -> np.ndarray:
     """Turn standardized targets or predictions back into what the file holds.
 
     Args:
-        values: array of any shape.
-        target: `info["target"]` of the data.
+        values: Array of any shape.
+        target: Mean, deviation and whether a logarithm was taken, `info["target"]` of the data.
 
     Returns:
         float64 of that shape: values * std + mean, and its exponential where the target was a logarithm.

@@ -17,8 +17,8 @@ def plain(value: Any, path: str = "fitted") -> Any:
     """Return fitted values as dicts, tuples, text, booleans and numbers, as they are after a way through JSON.
 
     Args:
-        value: nested mappings with names, lists, tuples, arrays, numbers, text and None.
-        path: what it is called in messages.
+        value: Nested mappings with names, lists, tuples, arrays, numbers, text and None.
+        path: Name of the value in messages.
 
     Returns:
         The same values: arrays and lists as tuples, NumPy numbers as Python's.
@@ -46,18 +46,17 @@ def plain(value: Any, path: str = "fitted") -> Any:
     raise UserError(f"{path} is {shown(value)}, expected numbers, text, and lists and dicts of them")
 
 
+def checked(fitted: Any) -> Mapping[str, Any]:
+    """Return fitted values to take over, or raise UserError unless they are a dict."""
+    if not isinstance(fitted, Mapping):
+        raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
+    return fitted
+
+
 def check_same_encoding(name: str, own: Any, other: Any) -> None:
-    """Raise an error unless rows were encoded alike: fitted values may differ in their floats alone.
+    """Raise UserError unless rows were encoded alike: `plain` values may differ in their floats alone.
 
     Categories, class names and columns say what the numbers in the arrays mean; means and deviations do not.
-
-    Args:
-        name: of the data.
-        own: fitted values of the rows, as of `plain`.
-        other: those to take over, as of `plain`.
-
-    Raises:
-        UserError: if they differ in more than floats; it says where.
 
     Example:
         >>> check_same_encoding("toy", {"mean": 1.0}, {"mean": 2.0})

@@ -1,19 +1,15 @@
 """Image data sets: scikit-learn's digits, Fashion-MNIST from IDX files."""
 
-import gzip
 import hashlib
 import os
-import zlib
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from accelnet import arguments
 from accelnet.data.dataset import Data
-from accelnet.data.normalize import fit, standardize
-from accelnet.data.splits import cut, stratified_order
+from accelnet.data.files import package_path, read_bytes
+from accelnet.data.memory import from_arrays
 from accelnet.errors import UserError
 from accelnet.runtime import user_cache_directory
 
@@ -44,7 +40,7 @@ def digits(seed: int = 0) -> Data:
     About 70 / 10 / 20 % of the rows for training, validation and test, stratified.
 
     Args:
-        seed: of the splits, at least 0.
+        seed: Seed of the splits, at least 0.
 
     Returns:
         Data with inputs uint8 [1797, 8, 8, 1], values 0 to 16, and targets uint8 [1797].
@@ -60,15 +56,11 @@ def digits(seed: int = 0) -> Data:
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998 (its test part).
     """
     # Importing scikit-learn takes 2 s, reading its file 0.02 s.
-    spec = find_spec("sklearn")
-    path = Path(next(iter(spec.submodule_search_locations or [""]))) / "datasets/data/digits.csv.gz" if spec else None
-    if path is None or not path.is_file():
-        raise UserError("the digits are a file of scikit-learn, which is not installed: pip install scikit-learn")
-    rows = [line.split(",") for line in _decompressed(path).decode("ascii").split()]
-    table = np.array(rows, dtype=np.float32).astype(np.uint8)
+    missing = "the digits are a file of scikit-learn, which is not installed: pip install scikit-learn"
+    content = read_bytes(package_path("sklearn", "datasets/data/digits.csv.gz", missing))
+    table = np.array([line.split(",") for line in content.decode("ascii").split()], np.float32).astype(np.uint8)
     images, labels = table[:, :64].reshape(-1, 8, 8, 1), table[:, 64]
-    splits = cut(len(labels), validation=0.1, test=0.2)
-    return _classified("digits", images, labels, stratified_order(labels, seed), splits, {"num_classes": 10})
+    return from_arrays(images, labels, name="digits", validation=0.1, test=0.2, seed=seed, num_classes=10)
 
 
 def fashion_mnist(directory: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
@@ -78,10 +70,10 @@ def fashion_mnist(directory: str | os.PathLike[str] | None = None, seed: int = 0
     those published as such.
 
     Args:
-        directory: holds the four IDX files, plain or `.gz`. Any set in that format will do: the hashes are
+        directory: Folder of the four IDX files, plain or `.gz`. Any set in that format will do: the hashes are
             not checked. None for the Debian package's directory, else a copy downloaded once into the
             user's cache; the hashes of both are checked.
-        seed: of the validation rows.
+        seed: Seed of the validation rows.
 
     Returns:
         Data with inputs uint8 [70000, 28, 28, 1] and targets uint8 [70000], in the order train, validation,
@@ -110,6 +102,7 @@ def fashion_mnist(directory: str | os.PathLike[str] | None = None, seed: int = 0
         if path is None:
             raise UserError(f"no file {found / name}.gz: give a directory that holds it, or none for the usual places")
         parts[name] = read_idx(path, sha256=sha256 if checked else None)
+    rows = {}
     for part in ("train", "t10k"):
         images, labels = parts[f"{part}-images-idx3-ubyte"], parts[f"{part}-labels-idx1-ubyte"]
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels):
@@ -117,15 +110,17 @@ def fashion_mnist(directory: str | os.PathLike[str] | None = None, seed: int = 0
                 f"{found}: {part} images have shape {images.shape} and labels {labels.shape}, "
                 f"expected [N, height, width] and [N]"
             )
-    if parts["train-images-idx3-ubyte"].shape[1:] != parts["t10k-images-idx3-ubyte"].shape[1:]:
+        rows[part] = (images[..., None], labels)
+    if rows["train"][0].shape[1:] != rows["t10k"][0].shape[1:]:
         raise UserError(f"{found}: train and t10k images differ in height or width")
-    labels = np.concatenate([parts["train-labels-idx1-ubyte"], parts["t10k-labels-idx1-ubyte"]])
-    images = np.concatenate([parts["train-images-idx3-ubyte"], parts["t10k-images-idx3-ubyte"]])[..., None]
-    num_train = len(parts["train-labels-idx1-ubyte"])
-    order = np.concatenate([stratified_order(labels[:num_train], seed), np.arange(num_train, len(labels))])
-    splits = {**cut(num_train, validation=1 / 12, test=0), "test": range(num_train, len(labels))}
-    info = {"num_classes": 10, "class_names": FASHION_CLASSES}
-    return _classified("fashion_mnist", images, labels, order, splits, info)
+    return from_arrays(
+        *rows["train"],
+        name="fashion_mnist",
+        validation=1 / 12,
+        test=rows["t10k"],
+        seed=seed,
+        class_names=FASHION_CLASSES,
+    )
 
 
 def download_fashion_mnist() -> Path:
@@ -160,8 +155,8 @@ def read_idx(path: str | os.PathLike[str], sha256: str | None = None) -> np.ndar
     The file is 0, 0, 8 (bytes), the number of axes, each axis as a big-endian 32-bit number, then the values.
 
     Args:
-        path: plain, or compressed where the name ends in `.gz`.
-        sha256: expected hash of the decompressed content, hexadecimal; None for any.
+        path: File, compressed where the name ends in `.gz`.
+        sha256: Expected hash of the decompressed content, hexadecimal; None for any.
 
     Returns:
         uint8, as many axes as the file says.
@@ -179,7 +174,7 @@ def read_idx(path: str | os.PathLike[str], sha256: str | None = None) -> np.ndar
 
     Source: Y. LeCun, C. Cortes and C. Burges, The MNIST database, section "File formats".
     """
-    content = _decompressed(arguments.path("path", path))
+    content = read_bytes(arguments.path("path", path))
     if content[:3] != b"\x00\x00\x08" or len(content) < 4 or len(content) < 4 + 4 * content[3]:
         raise UserError(
             f"{path} starts with the bytes {content[:4].hex(' ') or 'none'}, expected an IDX file: 00 00 08"
@@ -192,28 +187,3 @@ def read_idx(path: str | os.PathLike[str], sha256: str | None = None) -> np.ndar
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} is not the published file (its SHA-256 differs): remove it and get it again")
     return np.frombuffer(content, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _decompressed(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is a damaged or truncated gzip file ({error}): get it again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _classified(
-    name: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    order: np.ndarray,
-    splits: dict[str, range],
-    info: dict[str, Any],
-) -> Data:
-    images, labels = images[order], labels[order]
-    fitted = fit(images[: len(splits["train"])])
-    if "class_names" in info:
-        fitted["class_names"] = info["class_names"]
-    return Data(name, {"inputs": images, "targets": labels}, splits, standardize, info=info, fitted=fitted)

@@ -11,18 +11,20 @@ CHUNK_BYTES = 1 << 24
 Fitted = Mapping[str, Any]
 
 
-def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute mean and standard deviation over all axes but the last (channels, features).
+def fit(values: np.ndarray, offset: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
+    """Compute mean and standard deviation over all axes but the last (channels, features): what `standardize` needs.
 
     Args:
-        values: number [N, ..., C], or [N], which counts as one channel. The training rows.
+        values: Numbers [N, ..., C] of the training rows, as the arrays hold them; [N] counts as one channel.
+        offset: float64 [C] that was subtracted from them.
 
     Returns:
-        Two float32 [C] ([1] for [N]). The standard deviation of a constant channel is given as 1.
+        "mean" (in the units before the subtraction) and "std", float64 [C] ([1] for [N]), rounded to float32 before
+        the offset is added. The deviation of a constant channel is given as 1.
 
     Example:
-        >>> moments(np.array([[0.0, 3.0], [2.0, 3.0]]))
-        (array([1., 3.], dtype=float32), array([1., 1.], dtype=float32))
+        >>> fit(np.array([[-1.0, 3.0], [1.0, 3.0]]), offset=np.array([1.7e9, 0.0]))
+        {'mean': array([1.7e+09, 3.0e+00]), 'std': array([1., 1.])}
     """
     channels = values.shape[-1] if values.ndim > 1 else 1
     count = values.size // channels
@@ -39,25 +41,8 @@ def moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     std = np.sqrt(total / count)
     # Rounding leaves a constant channel of large numbers a tiny deviation, and dividing by it would be noise.
     std = np.where(std > 1e-7 * np.maximum(1e-30, np.abs(mean)), std, 1.0)
-    return mean.astype(np.float32), std.astype(np.float32)
-
-
-def fit(values: np.ndarray, offset: np.ndarray | float = 0.0) -> dict[str, np.ndarray]:
-    """Compute what `standardize` needs of the training rows.
-
-    Args:
-        values: number [N, ..., C] or [N], as the arrays hold them.
-        offset: float64 [C], what was subtracted from them.
-
-    Returns:
-        "mean" (in the units before the subtraction) and "std", float64 [C] ([1] for [N]).
-
-    Example:
-        >>> fit(np.array([[-1.0], [1.0]]), offset=np.array([1.7e9]))
-        {'mean': array([1.7e+09]), 'std': array([1.])}
-    """
-    mean, std = moments(values)
-    return {"mean": mean.astype(np.float64) + offset, "std": std.astype(np.float64)}
+    mean, std = (one.astype(np.float32).astype(np.float64) for one in (mean, std))
+    return {"mean": mean + offset, "std": std}
 
 
 def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
@@ -68,8 +53,8 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
     Args:
         batch: "inputs" [B, ..., C] ([B] for C = 1), and "targets", where there are any: an array or a dict of arrays.
         fitted: "mean" and "std" [C]; and "target", its "mean" and "std", where targets are standardized too.
-        coding: of the rows: for "inputs" the "offset" [C] that was subtracted from them, for "targets" the "mean" and
-            "std" that they were standardized with.
+        coding: What was done to the rows: for "inputs" the "offset" [C] that was subtracted from them, for "targets"
+            the "mean" and "std" that they were standardized with.
 
     Returns:
         The batch; its other entries stay.
@@ -80,39 +65,22 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
         [[2.0], [0.0]]
     """
     inputs = jnp.asarray(batch["inputs"])
-    mean, scale = centre_and_scale(fitted, coding.get("inputs", {}).get("offset", 0.0))
+    mean = np.asarray(fitted["mean"], np.float64) - np.asarray(coding.get("inputs", {}).get("offset", 0.0), np.float64)
     # A reshape to the rank of the inputs, because rank promotion may be an error.
     shape = (1,) * (inputs.ndim - 1) + (-1,)
-    inputs = (inputs.astype(jnp.float32) - mean.reshape(shape)) * scale.reshape(shape)
-    batch = with_cast_targets({**batch, "inputs": inputs})
+    mean = mean.astype(np.float32).reshape(shape)
+    scale = (1 / np.asarray(fitted["std"], np.float32)).astype(np.float32).reshape(shape)
+    batch = with_cast_targets({**batch, "inputs": (inputs.astype(jnp.float32) - mean) * scale})
     if "target" in fitted and not isinstance(batch.get("targets", {}), Mapping):
         batch["targets"] = _rescaled(batch["targets"], coding["targets"], fitted["target"])
     return batch
-
-
-def centre_and_scale(fitted: Fitted, offset: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return what to subtract from values that lack an offset, and what to multiply them with.
-
-    Args:
-        fitted: "mean" and "std" [C].
-        offset: float64 [C] or a number.
-
-    Returns:
-        Two float32 [C]: mean - offset, rounded from float64, and 1 / std.
-
-    Example:
-        >>> centre_and_scale({"mean": (1.7e9 + 1,), "std": (2.0,)}, (1.7e9,))
-        (array([1.], dtype=float32), array([0.5], dtype=float32))
-    """
-    mean = np.asarray(fitted["mean"], np.float64) - np.asarray(offset, np.float64)
-    return mean.astype(np.float32), (1 / np.asarray(fitted["std"], np.float32)).astype(np.float32)
 
 
 def with_cast_targets(batch: Any) -> Any:
     """Return the batch with integer targets as int32, and others as they are.
 
     Args:
-        batch: with "targets" or without: an array of any shape, or a dict of arrays.
+        batch: Batch with "targets" or without: an array of any shape, or a dict of arrays.
 
     Returns:
         A new dict. Compact labels (uint8) would wrap around in arithmetic.
@@ -121,12 +89,12 @@ def with_cast_targets(batch: Any) -> Any:
         >>> with_cast_targets({"targets": {"digit": jnp.array([3], jnp.uint8)}})["targets"]["digit"].dtype
         dtype('int32')
     """
-    return {**batch, "targets": jax.tree.map(_cast, batch["targets"])} if "targets" in batch else dict(batch)
 
+    def cast(targets: Any) -> Any:
+        targets = jnp.asarray(targets)
+        return targets.astype(jnp.int32) if jnp.issubdtype(targets.dtype, jnp.integer) else targets
 
-def _cast(targets: Any) -> Any:
-    targets = jnp.asarray(targets)
-    return targets.astype(jnp.int32) if jnp.issubdtype(targets.dtype, jnp.integer) else targets
+    return {**batch, "targets": jax.tree.map(cast, batch["targets"])} if "targets" in batch else dict(batch)
 
 
 def _rescaled(targets: Any, own: Fitted, other: Fitted) -> Any:

@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,17 @@ def npz(
     targets: str = "targets",
     validation: float | tuple[str, str] = 0.1,
     test: float | tuple[str, str] = 0.1,
-    seed: int = 0,
-    normalize: bool = True,
-    num_classes: int | None = None,
-    fitted: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Data:
     """Load a data set from an `.npz` file of numbers (pickled objects are refused).
 
     Args:
-        path: the file.
-        inputs: name of the array of inputs in it.
-        targets: name of the array of targets.
-        validation: fraction of the rows, or names of an array of inputs and one of targets.
-        test: the same; `npz(path, inputs="x_train", targets="y_train", test=("x_test", "y_test"))`.
-        seed: as of `from_arrays`.
-        normalize: as of `from_arrays`.
-        num_classes: as of `from_arrays`.
-        fitted: as of `from_arrays`.
+        path: The file.
+        inputs: Name of the array of inputs in it.
+        targets: Name of the array of targets.
+        validation: Fraction of the rows, or names of an array of inputs and one of targets.
+        test: The same; `npz(path, inputs="x_train", targets="y_train", test=("x_test", "y_test"))`.
+        settings: Other arguments of `from_arrays`: `seed`, `normalize`, `num_classes`, `class_names`, `fitted`.
 
     Returns:
         Data as of `from_arrays`, named after the file.
@@ -55,25 +49,18 @@ def npz(
         range(0, 8)
     """
     file = arguments.path("path", path)
-    pairs = {}
+    pairs: dict[str, tuple[str, ...]] = {
+        "train": (arguments.word("inputs", inputs), arguments.word("targets", targets))
+    }
     for split, held_out in (("validation", validation), ("test", test)):
         if isinstance(held_out, list | tuple):
             pairs[split] = arguments.names(split, held_out)
             if len(pairs[split]) != 2:
                 raise UserError(f"{split} is {shown(held_out)}, expected a fraction or the names of two arrays")
-    names = [arguments.word("inputs", inputs), arguments.word("targets", targets)]
-    arrays = _read_npz(file, [*names, *(key for pair in pairs.values() for key in pair)])
+    arrays = _read_npz(file, [key for pair in pairs.values() for key in pair])
     given = {split: tuple(arrays[key] for key in pair) for split, pair in pairs.items()}
-    return from_arrays(
-        arrays[inputs],
-        arrays[targets],
-        name=file.stem,
-        **{"validation": validation, "test": test, **given},
-        seed=seed,
-        normalize=normalize,
-        num_classes=num_classes,
-        fitted=fitted,
-    )
+    rows = given.pop("train")
+    return from_arrays(*rows, **{"name": file.stem, "validation": validation, "test": test, **given, **settings})
 
 
 def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:

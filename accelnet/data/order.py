@@ -85,6 +85,12 @@ def permute(position: Any, *, seed: Any, epoch: Any, num_examples: int, xp: Modu
     return position
 
 
+def eval_rows(start: Any, stop: Any, positions: Any, xp: ModuleType = np) -> tuple[Any, Any]:
+    """Return the rows at positions of the split `start` to `stop`, and the mask; padding repeats the last row."""
+    rows = start + positions
+    return xp.minimum(rows, stop - 1), rows < stop
+
+
 @dataclass(frozen=True)
 class Order:
     """The batches of a training run, cut into microbatches.
@@ -93,11 +99,11 @@ class Order:
     beginning and are masked.
 
     Attributes:
-        num_examples: n, rows of the training split.
-        batch_size: examples per update.
-        microbatch_size: examples per forward and backward pass; above `batch_size`, the rest is padding.
-        first_row: where the training split begins in the data's rows.
-        whole_batches: leave out the last, partial batch of an epoch: other examples in each epoch.
+        num_examples: Number n of rows of the training split.
+        batch_size: Examples per update.
+        microbatch_size: Examples per forward and backward pass; above `batch_size`, the rest is padding.
+        first_row: First of the data's rows that is in the training split.
+        whole_batches: Whether the last, partial batch of an epoch is left out: other examples in each epoch.
 
     Raises:
         UserError: if the batch is larger than the data or a size is not positive.
@@ -109,7 +115,6 @@ class Order:
         >>> rows, mask = order.rows(2, 0, seed=0)
         >>> mask.tolist()
         [True, True, False, False]
-
     """
 
     num_examples: int
@@ -148,8 +153,8 @@ class Order:
         """Return an order whose microbatches divide into equal parts.
 
         Args:
-            num_parts: parts of a microbatch, at least 1.
-            pad: make the microbatch as much larger as need be.
+            num_parts: Parts of a microbatch, at least 1.
+            pad: Make the microbatch as much larger as need be.
 
         Returns:
             This order, or one with a larger microbatch.
@@ -186,11 +191,11 @@ class Order:
         """Give the rows of one microbatch, or of an equal part of it.
 
         Args:
-            step: update of the run, int32 scalar, from 0.
-            microbatch: which part of the batch, int32 scalar, from 0.
+            step: Update of the run, int32 scalar, from 0.
+            microbatch: Number of the microbatch in the batch, int32 scalar, from 0.
             seed: uint32 scalar.
-            part: which part of the microbatch, int32 scalar, from 0.
-            num_parts: parts of a microbatch, a divisor of its size.
+            part: Number of the part of the microbatch, int32 scalar, from 0.
+            num_parts: Parts of a microbatch, a divisor of its size.
             xp: `numpy` or `jax.numpy`.
 
         Returns:
@@ -205,7 +210,7 @@ class Order:
         """Give the rows of many steps at once, on the host: the hashing of one step alone takes NumPy 0.9 ms.
 
         Args:
-            steps: updates of the run, at least one.
+            steps: Updates of the run, at least one.
             seed: uint32.
 
         Returns:

@@ -23,9 +23,9 @@ def offsets_of(values: np.ndarray, where: str, names: Sequence[str] = ()) -> np.
     spaced ones are looked at.
 
     Args:
-        values: number [N, ..., C], or [N], which counts as one channel.
-        where: what they are called in the message.
-        names: of the channels, for the message.
+        values: Numbers [N, ..., C], or [N], which counts as one channel.
+        where: Name of the values in the message.
+        names: Names of the channels, for the message.
 
     Returns:
         float64 [C] ([1] for [N]).
@@ -42,10 +42,9 @@ def offsets_of(values: np.ndarray, where: str, names: Sequence[str] = ()) -> np.
     if values.dtype.kind not in "iuf" or values.dtype.itemsize <= 4 or not values.size:
         return offsets
     sample = _sorted_sample(values, channels)
-    wanting = np.flatnonzero(_lost(sample, offsets) > _LOST)
+    _, wanting = _merged(sample, offsets)
     offsets[wanting] = sample[len(sample) // 2, wanting]
-    for channel in wanting[_lost(sample[:, wanting], offsets[wanting]) > _LOST].tolist():
-        _refuse(sample[:, channel], float(offsets[channel]), f"{where}{_channel_name(names, channel, channels)}")
+    _check_sample(sample, offsets, where, names)
     return offsets
 
 
@@ -53,9 +52,9 @@ def check_kept_apart(values: np.ndarray, dtype: np.dtype, where: str) -> None:
     """Raise an error if values do not fit into a smaller type, or if values that differ would become equal there.
 
     Args:
-        values: number [N, ...].
-        dtype: what they are to become. Types as large as theirs are always good.
-        where: what they are called in the message.
+        values: Numbers [N, ...].
+        dtype: Type that they are to get. Types as large as theirs are always good.
+        where: Name of the values in the message.
 
     Raises:
         UserError: if so.
@@ -75,9 +74,28 @@ def check_kept_apart(values: np.ndarray, dtype: np.dtype, where: str) -> None:
     if dtype.kind in "iu":
         return
     channels = values.shape[-1] if values.ndim > 1 else 1
-    sample = _sorted_sample(values, channels)
-    for channel in np.flatnonzero(_lost(sample, np.zeros(channels)) > _LOST).tolist():
-        _refuse(sample[:, channel], 0.0, f"{where}{_channel_name((), channel, channels)}")
+    _check_sample(_sorted_sample(values, channels), np.zeros(channels), where)
+
+
+def compact_dtype(dtype: np.dtype) -> np.dtype:
+    """Return the type of the device for a type of NumPy's: float64 becomes float32, larger integers int32.
+
+    Example:
+        >>> compact_dtype(np.dtype(np.uint32)), compact_dtype(np.dtype(np.uint8))
+        (dtype('int32'), dtype('uint8'))
+    """
+    if dtype.kind in "iu" and (dtype.itemsize == 8 or dtype == np.uint32):
+        return np.dtype(np.int32)
+    return np.dtype(np.float32) if dtype == np.float64 else dtype
+
+
+def compact(array: np.ndarray, where: str) -> np.ndarray:
+    """Return numbers in the type that `compact_dtype` says; raise UserError unless it tells them apart."""
+    if array.dtype.kind not in "biuf":
+        raise UserError(f"{where} have dtype {array.dtype}, expected numbers or booleans")
+    dtype = compact_dtype(array.dtype)
+    check_kept_apart(array, dtype, where)
+    return array.astype(dtype, copy=False)
 
 
 def _sorted_sample(values: np.ndarray, channels: int) -> np.ndarray:
@@ -88,31 +106,24 @@ def _sorted_sample(values: np.ndarray, channels: int) -> np.ndarray:
     return np.sort(flat.astype(np.float64), axis=0)
 
 
-def _lost(ordered: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Return by channel which fraction of neighbours that differ become equal in float32, of values in order."""
-    apart, equal = _neighbours(ordered, offsets)
-    return (apart & equal).sum(axis=0) / np.maximum(1, apart.sum(axis=0))
-
-
-def _neighbours(ordered: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _merged(ordered: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which neighbours that differ become equal in float32, and the channels where more do than by chance."""
     size = np.maximum(np.abs(ordered[1:]), np.abs(ordered[:-1]))
     apart = np.diff(ordered, axis=0) > _NOISE * size
     with np.errstate(over="ignore"):
         single = (ordered - offsets[None, :]).astype(np.float32)
-    return apart, single[1:] == single[:-1]
+    merged = apart & (single[1:] == single[:-1])
+    return merged, merged.sum(axis=0) / np.maximum(1, apart.sum(axis=0)) > _LOST
 
 
-def _refuse(ordered: np.ndarray, offset: float, where: str) -> None:
-    apart, equal = _neighbours(ordered[:, None], np.array([offset]))
-    first = int(np.argmax((apart & equal)[:, 0]))
-    low, high = float(ordered[first]), float(ordered[first + 1])
+def _check_sample(ordered: np.ndarray, offsets: np.ndarray, where: str, names: Sequence[str] = ()) -> None:
+    merged, wanting = _merged(ordered, offsets)
+    if not wanting.any():
+        return
+    channel, channels = int(np.argmax(wanting)), len(wanting)
+    column = f", column {channel}" if channels > 1 else ""
+    low, high = ordered[int(np.argmax(merged[:, channel])) :, channel][:2].tolist()
     raise UserError(
-        f"{where}: float32 cannot tell {low!r} from {high!r}: subtract an offset from them, rescale them, "
-        f"or round them if that does not matter"
+        f"{where}{f', {shown(names[channel])}' if len(names) == channels else column}: float32 cannot tell {low!r} "
+        f"from {high!r}: subtract an offset from them, rescale them, or round them if that does not matter"
     )
-
-
-def _channel_name(names: Sequence[str], channel: int, channels: int) -> str:
-    if len(names) == channels:
-        return f", {shown(names[channel])}"
-    return f", column {channel}" if channels > 1 else ""

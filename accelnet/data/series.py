@@ -2,9 +2,8 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,11 @@ import numpy as np
 from accelnet import arguments
 from accelnet.arguments import listed, shown
 from accelnet.data.dataset import Data
-from accelnet.data.normalize import centre_and_scale, moments, with_cast_targets
+from accelnet.data.files import package_path, read_text
+from accelnet.data.fitted import checked
+from accelnet.data.normalize import fit, standardize, with_cast_targets
 from accelnet.data.precision import offsets_of
-from accelnet.data.splits import cut, stratified_order
+from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
 
 
@@ -32,12 +33,12 @@ def ts(
     r"""Load labelled series, of one or more dimensions and unequal lengths, from two `.ts` files.
 
     Args:
-        train_path: file whose series are divided into training and validation rows, stratified.
-        test_path: file of the test rows, with the same labels in any order.
-        seed: of the validation rows, at least 0.
-        validation: fraction of the first file's series, 0 for none.
-        allow_missing: replace missing values ("?") by the mean of the dimension over the training rows.
-        name: what the data is called; None for the first file's `@problemName`.
+        train_path: File whose series are divided into training and validation rows, stratified.
+        test_path: File of the test rows, with the same labels in any order.
+        seed: Seed of the validation rows, at least 0.
+        validation: Fraction of the first file's series, 0 for none.
+        allow_missing: Replace missing values ("?") by the mean of the dimension over the training rows.
+        name: Name of the data; None for the first file's `@problemName`.
         fitted: `data.fitted` of an earlier run, to take over its means, deviations and names of classes.
 
     Returns:
@@ -63,51 +64,24 @@ def ts(
     """
     train = _read_ts(arguments.path("train_path", train_path), allow_missing)
     test = _read_ts(arguments.path("test_path", test_path), allow_missing)
-    class_names = train.class_names
-    if fitted is not None:
-        if not isinstance(fitted, Mapping):
-            raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
-        class_names = fitted.get("class_names", class_names)
-    if set(train.class_names) != set(class_names) or set(test.class_names) != set(class_names):
-        first, second = (train_path, train) if set(train.class_names) != set(class_names) else (test_path, test)
-        raise UserError(f"{first} has labels {listed(second.class_names)}, expected {listed(class_names)}")
+    class_names = train.class_names if fitted is None else checked(fitted).get("class_names", train.class_names)
+    for path, content in ((train_path, train), (test_path, test)):
+        if set(content.class_names) != set(class_names):
+            raise UserError(f"{path} has labels {listed(content.class_names)}, expected {listed(class_names)}")
     dimensions = train.series[0].shape[1]
     if test.series[0].shape[1] != dimensions:
         raise UserError(f"{train_path} has {dimensions} dimensions, {test_path} has {test.series[0].shape[1]}")
-    number = {label: index for index, label in enumerate(class_names)}
-    order = stratified_order(np.array([number[label] for label in train.labels]), seed)
-    series = [train.series[row] for row in order] + test.series
-    labels = np.array([number[label] for label in [train.labels[row] for row in order] + test.labels], dtype=np.int32)
-    splits = {**cut(len(order), validation=validation, test=0), "test": range(len(order), len(series))}
-
-    every, num_steps = np.concatenate(series), sum(len(one) for one in series[: len(splits["train"])])
-    offset = np.zeros(dimensions)
-    for dimension in range(dimensions):
-        valid = every[np.isfinite(every[:, dimension]), dimension]
-        offset[dimension] = offsets_of(valid, f"{train_path}, dimension {dimension}")[0]
-    every = (every - offset if offset.any() else every).astype(np.float32)
-    steps = [column[np.isfinite(column)] for column in every[:num_steps].T]
-    if any(not len(column) for column in steps):
-        raise UserError(f"{train_path} has a dimension without any value in the training rows")
-    mean, std = (np.concatenate(parts) for parts in zip(*(moments(column) for column in steps), strict=True))
-
-    lengths = np.array([len(one) for one in series], dtype=np.int32)
-    padded = np.zeros((len(series), int(lengths.max()), dimensions), dtype=np.float32)
-    for row, (stop, length) in enumerate(zip(np.cumsum(lengths), lengths, strict=True)):
-        one = every[stop - length : stop]
-        padded[row, :length] = np.where(np.isfinite(one), one, mean[None, :])
-    own = {
-        "class_names": class_names,
-        "mean": mean.astype(np.float64) + offset,
-        "std": std.astype(np.float64),
-    }
+    num_steps = max(len(one) for one in train.series + test.series)
+    parts = {"train": train.padded(num_steps, class_names), "test": test.padded(num_steps, class_names)}
+    rows, splits = split_rows(parts, seed, name=train.name, stratify=True, validation=validation, test=0)
+    series, own, offset = _fit(rows["series"], rows["lengths"], len(splits["train"]), train_path)
     data = Data(
         name or train.name,
-        {"inputs": {"inputs": padded, "lengths": lengths}, "targets": labels},
+        {"inputs": {"inputs": series, "lengths": rows["lengths"]}, "targets": rows["targets"]},
         splits,
         _prepare,
         info={"num_classes": len(class_names)},
-        fitted=own,
+        fitted={"class_names": class_names, **own},
         coding={"inputs.inputs": {"offset": offset}} if offset.any() else {},
     )
     return data if fitted is None else data.refitted(fitted)
@@ -117,8 +91,8 @@ def japanese_vowels(seed: int = 0, validation: float = 0.1) -> Data:
     """Load JapaneseVowels: 270 + 370 utterances of 7 to 29 steps in 12 dimensions by 9 speakers.
 
     Args:
-        seed: of the validation rows, at least 0.
-        validation: fraction of the 270 training series, 0 for none.
+        seed: Seed of the validation rows, at least 0.
+        validation: Fraction of the 270 training series, 0 for none.
 
     Returns:
         Data as of `ts`.
@@ -129,12 +103,8 @@ def japanese_vowels(seed: int = 0, validation: float = 0.1) -> Data:
     Source: M. Kudo, J. Toyama and M. Shimbo, Pattern Recognition Letters 20 (1999) 1103-1111.
     """
     # Not imported: aeon needs numba and more, its files need nothing.
-    spec = find_spec("aeon")
-    folder = (
-        Path(next(iter(spec.submodule_search_locations or [""]))) / "datasets/data/JapaneseVowels" if spec else None
-    )
-    if folder is None or not folder.is_dir():
-        raise UserError("JapaneseVowels is part of aeon, which is not installed: pip install --no-deps aeon")
+    missing = "JapaneseVowels is part of aeon, which is not installed: pip install --no-deps aeon"
+    folder = package_path("aeon", "datasets/data/JapaneseVowels", missing)
     files = (folder / "JapaneseVowels_TRAIN.ts", folder / "JapaneseVowels_TEST.ts")
     return ts(*files, seed=seed, validation=validation, name="japanese_vowels")
 
@@ -146,19 +116,41 @@ class _Content:
     series: list[np.ndarray]  # each float64 [length, dimensions], NaN where missing
     labels: list[str]
 
+    def padded(self, num_steps: int, class_names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return "series" [N, num_steps, dimensions], NaN behind each, "lengths" and "targets"."""
+        series = np.full((len(self.series), num_steps, self.series[0].shape[1]), np.nan)
+        for row, one in enumerate(self.series):
+            series[row, : len(one)] = one
+        number = {label: index for index, label in enumerate(class_names)}
+        lengths, targets = map(len, self.series), (number[label] for label in self.labels)
+        return {"series": series, "lengths": np.array([*lengths], np.int32), "targets": np.array([*targets], np.int32)}
+
+
+def _fit(
+    series: np.ndarray, lengths: np.ndarray, num_train: int, where: str | os.PathLike[str]
+) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+    """Return float32 series with 0 behind each and means for what is missing, what was fitted, and the offset."""
+    valid = np.isfinite(series)
+    columns = [(series[..., index], valid[..., index]) for index in range(series.shape[-1])]
+    offset = np.array([offsets_of(column[has], f"{where}, dimension {index}")[0]
+                       for index, (column, has) in enumerate(columns)])  # fmt: skip
+    series = (series - offset).astype(np.float32)
+    steps = [series[:num_train, :, index][has[:num_train]] for index, (_, has) in enumerate(columns)]
+    if not all(map(len, steps)):
+        raise UserError(f"{where} has a dimension without any value in the training rows")
+    statistics = [fit(column) for column in steps]
+    mean, std = (np.concatenate([one[key] for one in statistics]) for key in ("mean", "std"))
+    within = np.arange(series.shape[1])[None, :, None] < lengths[:, None, None]
+    filled = np.where(valid, series, np.where(within, mean.astype(np.float32), np.float32(0)))
+    return filled, {"mean": mean + offset, "std": std}, offset
+
 
 def _read_ts(path: Path, allow_missing: bool) -> _Content:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"series file {path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not a .ts file: it is not UTF-8 text") from None
     header: dict[str, list[str]] = {}
     series: list[np.ndarray] = []
     labels: list[str] = []
     class_names: tuple[str, ...] = ()
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, "series file").splitlines(), start=1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
@@ -225,8 +217,8 @@ def _one_line(error: Exception) -> str:
 
 
 def _prepare(batch: Any, fitted: Mapping[str, Any], coding: Mapping[str, Any]) -> Any:
-    mean, scale = centre_and_scale(fitted, coding.get("inputs.inputs", {}).get("offset", 0.0))
-    values, lengths = jnp.asarray(batch["inputs"]["inputs"]), jnp.asarray(batch["inputs"]["lengths"])
-    valid = jnp.arange(values.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
-    values = jnp.where(valid[:, :, None], (values - mean[None, None, :]) * scale[None, None, :], 0)
-    return with_cast_targets({**batch, "inputs": {**batch["inputs"], "inputs": values}})
+    series, lengths = jnp.asarray(batch["inputs"]["inputs"]), jnp.asarray(batch["inputs"]["lengths"])
+    valid = jnp.arange(series.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
+    series = standardize({"inputs": series}, fitted, {"inputs": coding.get("inputs.inputs", {})})["inputs"]
+    series = jnp.where(valid[:, :, None], series, 0)
+    return with_cast_targets({**batch, "inputs": {**batch["inputs"], "inputs": series}})

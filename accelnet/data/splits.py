@@ -1,11 +1,70 @@
 """Which rows become training, validation and test rows: seeded, stratified, never overlapping."""
 
 import heapq
+from collections.abc import Mapping
+from typing import Any
 
+import jax
 import numpy as np
 
 from accelnet.arguments import fraction, whole
+from accelnet.data.arrays import leaves
+from accelnet.data.precision import compact_dtype
 from accelnet.errors import UserError
+
+
+def split_rows(
+    parts: Mapping[str, Mapping[str, Any]], seed: int, *, name: str, stratify: bool, validation: float, test: float
+) -> tuple[dict[str, Any], dict[str, range]]:
+    """Put the rows of a data set in the order train, validation, test.
+
+    Args:
+        parts: Arrays (trees of them, with a leading axis of rows) by name, of "train" and of what else was held out
+            by the user: "validation", "test". Held-out rows keep their order.
+        seed: Seed of the order of the training rows, at least 0.
+        name: Name of the data, for messages.
+        stratify: Hold out of every class its share, where "targets" is one number for each row.
+        validation: Fraction of the training rows to hold out, at least one row where it is above 0; 0 for none, and
+            where the part is there.
+        test: The same.
+
+    Returns:
+        The arrays of all rows by name, and the rows of each split; a split without rows is not there.
+
+    Raises:
+        UserError: if a fraction is out of range, no training row is left, or the parts do not fit together.
+
+    Example:
+        >>> parts = {"train": {"targets": np.array([7, 8, 9])}, "test": {"targets": np.array([1])}}
+        >>> split_rows(parts, 0, name="toy", stratify=False, validation=0.3, test=0)
+        ({'targets': array([9, 8, 7, 1])}, {'train': range(0, 2), 'validation': range(2, 3), 'test': range(3, 4)})
+    """
+    train = parts["train"]
+    num_rows = len(next(leaves(train))[1])
+    by_class = stratify and train["targets"].ndim == 1
+    order = _stratified_order(train["targets"], seed) if by_class else random_order(num_rows, seed)
+    splits = _cut(num_rows, validation=validation, test=test)
+    trees = [jax.tree.map(lambda array: array[order], dict(train))]
+    for split in ("validation", "test"):
+        if split in parts:
+            rows = len(next(leaves(parts[split]))[1])
+            splits[split] = range(num_rows, num_rows + rows)
+            num_rows += rows
+            trees.append(parts[split])
+    return {key: _concatenated([tree[key] for tree in trees], f"{name}: {key}") for key in train}, splits
+
+
+def _concatenated(trees: list[Any], where: str) -> Any:
+    if len(trees) == 1:
+        return trees[0]
+    if any(isinstance(tree, Mapping) for tree in trees):
+        if not all(isinstance(tree, Mapping) and set(tree) == set(trees[0]) for tree in trees):
+            raise UserError(f"{where}: held-out arrays are named differently from those to train on")
+        return {key: _concatenated([tree[key] for tree in trees], f"{where} {key!r}") for key in trees[0]}
+    if len({(tree.shape[1:], compact_dtype(tree.dtype)) for tree in trees}) > 1:
+        came = ", ".join(f"{compact_dtype(tree.dtype)}{list(tree.shape)}" for tree in trees)
+        raise UserError(f"{where}: train and held-out arrays differ in type or shape of a row: {came}")
+    return np.concatenate(trees)
 
 
 def random_order(num_rows: int, seed: int) -> np.ndarray:
@@ -16,7 +75,7 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
 
     Args:
         num_rows: N, at least 0.
-        seed: at least 0.
+        seed: Seed of the order, at least 0.
 
     Returns:
         int64 [N], each of 0 to N - 1 once.
@@ -31,25 +90,13 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
     return np.argsort(np.random.PCG64(seed).random_raw(num_rows), kind="stable")
 
 
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
+def _stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     """Return a random order in which every stretch of rows holds the classes in their proportions.
 
     Any number of first rows, and so any number of last rows, has of each class within one row of its share. Each row
     gets the position (rank + 1/2) / count of its class, rank being random, and rows are sorted by it. Where that leaves
     a share by more than a row, as it does with one large class and many small ones, rows are put in line one by one:
     of those whose class is not a row ahead, the one whose class would be a row behind first.
-
-    Args:
-        labels: int [N].
-        seed: at least 0.
-
-    Returns:
-        int64 [N], each of 0 to N - 1 once.
-
-    Example:
-        >>> labels = np.array([0, 0, 0, 0, 1, 1, 1, 1])
-        >>> labels[stratified_order(labels, seed=0)].reshape(4, 2).sum(axis=1)
-        array([1, 1, 1, 1])
 
     Source: Steiner and Yeomans, "Level schedules for mixed-model, just-in-time processes", 1993, for the line.
     """
@@ -83,26 +130,10 @@ def _in_line(rank: np.ndarray, count: np.ndarray) -> np.ndarray:
     return line
 
 
-def cut(num_rows: int, *, validation: float, test: float) -> dict[str, range]:
-    """Divide rows into training, then validation, then test rows.
-
-    Args:
-        num_rows: N.
-        validation: fraction of the rows, 0 to 1; at least one row where it is above 0.
-        test: the same.
-
-    Returns:
-        Ranges that cover 0 to N - 1; a split of fraction 0 is not there.
-
-    Raises:
-        UserError: if a fraction is out of range or no training row is left.
-
-    Example:
-        >>> cut(10, validation=0.1, test=0.2)
-        {'train': range(0, 7), 'validation': range(7, 8), 'test': range(8, 10)}
-    """
+def _cut(num_rows: int, **fractions: float) -> dict[str, range]:
+    """Divide rows into training rows and those of each fraction, at least one row where it is above 0."""
     counts = {}
-    for split, share in (("validation", validation), ("test", test)):
+    for split, share in fractions.items():
         share = fraction(split, share)
         counts[split] = max(1, round(share * num_rows)) if share > 0 else 0
     train = num_rows - sum(counts.values())
@@ -111,8 +142,7 @@ def cut(num_rows: int, *, validation: float, test: float) -> dict[str, range]:
             f"{num_rows} rows less {counts['validation']} for validation and {counts['test']} for the test "
             f"leave none for training: give more rows or smaller fractions"
         )
-    splits = {"train": range(train)}
-    start = train
+    splits, start = {"train": range(train)}, train
     for split, count in counts.items():
         if count:
             splits[split] = range(start, start + count)

@@ -3,30 +3,21 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
 from accelnet import arguments
 from accelnet.arguments import did_you_mean, listed, shown
-from accelnet.data.columns import (
-    Column,
-    category_column,
-    encode_columns,
-    input_names,
-    names_of,
-    number_column,
-    ordinal_column,
-    shown_name,
-)
+from accelnet.data.columns import Column, Task, encode_columns, input_names, names_of, read_targets, shown_name
 from accelnet.data.csv_file import NO_NAME, Table, read_table
 from accelnet.data.dataset import Data
+from accelnet.data.files import package_path
+from accelnet.data.fitted import checked
 from accelnet.data.normalize import fit, standardize
 from accelnet.data.precision import offsets_of
-from accelnet.data.splits import cut, random_order, stratified_order
-from accelnet.data.targets import Task, classes_of, read_targets, standardized, task_of
+from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
 
 # Worst to best, from the description that ggplot2 gives of the data.
@@ -55,22 +46,22 @@ def csv(
     r"""Load a CSV file with a header line.
 
     Args:
-        path: the file, UTF-8, plain or `.gz`; columns separated by commas, or by semicolons or tabs where the header
+        path: File, UTF-8, plain or `.gz`; columns separated by commas, or by semicolons or tabs where the header
             has no comma.
-        target: column to predict.
-        features: columns to predict it from; None for all others that have a name.
-        categorical: those of them that hold names; each becomes one input of 0 or 1 per name that occurs
+        target: Column to predict.
+        features: Columns to predict it from; None for all others that have a name.
+        categorical: Those of them that hold names; each becomes one input of 0 or 1 per name that occurs
             in the file, in alphabetical order. Spaces around a name are no part of it.
-        ordinal: those of them that hold names with an order, as {column: names in that order}; each becomes
+        ordinal: Those of them that hold names with an order, as {column: names in that order}; each becomes
             one input, the position of the name.
-        task: "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
+        task: Task. "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
             "classes" numbers the names (or numbers) that occur, for `softmax_cross_entropy`. None: "classes" of a
             column without any number, "labels" of one that holds 0 and 1 alone, else "numbers".
-        log_target: predict the natural logarithm of the target, which must be numbers above 0.
-        validation: fraction of the rows held out at random (of classes, stratified), 0 for none.
-        test: the same.
-        seed: of the rows held out, at least 0.
-        name: what the data is called; None for the file's name.
+        log_target: Predict the natural logarithm of the target, which must be numbers above 0.
+        validation: Fraction of the rows held out at random (of classes, stratified), 0 for none.
+        test: The same.
+        seed: Seed of the rows held out, at least 0.
+        name: Name of the data; None for the file's name.
         fitted: `data.fitted` of an earlier run, to take over its task, columns, names, means and deviations.
 
     Returns:
@@ -93,67 +84,58 @@ def csv(
         >>> data.info["input_names"], data.num_examples("train")
         (('size', 'colour=blue', 'colour=red'), 16)
     """
-    if fitted is not None and not isinstance(fitted, Mapping):
-        raise UserError(f"fitted is {shown(fitted)}, expected a dict such as data.fitted")
+    known = {} if fitted is None else checked(fitted)
     if not isinstance(log_target, bool):
         raise UserError(f"log_target is {shown(log_target)}, expected True or False")
-    known = fitted or {}
     table = read_table(arguments.path("path", path))
     columns = _columns(table, arguments.word("target", target), features, categorical, ordinal, known.get("columns"))
     inputs = encode_columns(columns, table.columns, table.place)
-    if task is not None:
-        arguments.word("task", task, get_args(Task))
-    kind: str = task or known.get("task") or ("numbers" if log_target else task_of(table.columns[target]))
-    if log_target and kind != "numbers":
-        raise UserError(f"log_target=True needs numbers to predict, and task is {kind!r}")
-    class_names = known.get("class_names") if kind == "classes" else None
-    if kind == "classes" and class_names is None:
-        class_names = classes_of(target, table)
-    targets = read_targets(table, target, kind, log_target, class_names)
-
-    order = stratified_order(targets, seed) if kind == "classes" else random_order(len(targets), seed)
-    splits = cut(len(targets), validation=validation, test=test)
-    inputs, targets = inputs[order], targets[order]
+    kind, targets, class_names = read_targets(table, target, task, log_target, known)
+    name = name or Path(table.path.name.removesuffix(".gz")).stem
+    parts, by_class = {"train": {"inputs": inputs, "targets": targets}}, kind == "classes"
+    arrays, splits = split_rows(parts, seed, name=name, stratify=by_class, validation=validation, test=test)
     train = slice(len(splits["train"]))
-    offset = offsets_of(inputs, f"{table.path}", input_names(columns))
-    inputs = (inputs - offset if offset.any() else inputs).astype(np.float32)
-    # Names stay 0 and 1.
-    kept = np.repeat(*np.array([(c["kind"] == "categories", _num_inputs(c)) for c in columns], int).T).astype(bool)
-    statistics = fit(inputs[train], offset)
-    own: dict[str, Any] = {
-        "task": kind,
-        "columns": columns,
-        "mean": np.where(kept, 0.0, statistics["mean"]),
-        "std": np.where(kept, 1.0, statistics["std"]),
-    }
-    coding: dict[str, Any] = {"inputs": {"offset": offset}} if offset.any() else {}
+    own, coding = _fit_inputs(table, columns, arrays, train)
     if kind == "numbers":
-        if fitted is None and np.ptp(targets[train]) == 0:
+        if fitted is None and np.ptp(arrays["targets"][train]) == 0:
             raise UserError(f"{table.path}: {shown_name(target)} is the same in all training rows: nothing to predict")
-        coding["targets"], targets = standardized(targets, train, f"{table.path}, {shown_name(target)}")
+        coding["targets"] = _fit_targets(arrays, train, f"{table.path}, {shown_name(target)}")
         own["target"] = {**coding["targets"], "log": log_target}
-    elif class_names is not None:
-        own["class_names"] = class_names
     info: dict[str, Any] = {"input_names": input_names(columns)}
-    info |= {} if class_names is None else {"num_classes": len(class_names)}
-    data = Data(
-        name or Path(table.path.name.removesuffix(".gz")).stem,
-        {"inputs": inputs, "targets": targets},
-        splits,
-        standardize,
-        info=info,
-        fitted=own,
-        coding=coding,
-    )
+    if class_names is not None:
+        own["class_names"], info["num_classes"] = class_names, len(class_names)
+    own |= {"task": kind, "columns": columns}
+    data = Data(name, arrays, splits, standardize, info=info, fitted=own, coding=coding)
     return data if fitted is None else data.refitted(fitted)
+
+
+def _fit_inputs(
+    table: Table, columns: Sequence[Column], arrays: dict[str, Any], train: slice
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Make the inputs float32; return what `standardize` needs of the training rows, and the coding."""
+    offset = offsets_of(arrays["inputs"], f"{table.path}", input_names(columns))
+    arrays["inputs"] = (arrays["inputs"] - offset).astype(np.float32)
+    fitted = fit(arrays["inputs"][train], offset)
+    # Names stay 0 and 1.
+    kept = np.array([column["kind"] == "categories" for column in columns for _ in input_names([column])])
+    own = {"mean": np.where(kept, 0.0, fitted["mean"]), "std": np.where(kept, 1.0, fitted["std"])}
+    return own, {"inputs": {"offset": offset}} if offset.any() else {}
+
+
+def _fit_targets(arrays: dict[str, Any], train: slice, where: str) -> dict[str, float]:
+    """Standardize the targets in float64; return the mean and the deviation of the training rows."""
+    offset = offsets_of(arrays["targets"], where)
+    statistics = fit(arrays["targets"][train] - offset, offset)
+    arrays["targets"] = ((arrays["targets"] - statistics["mean"]) / statistics["std"]).astype(np.float32)
+    return {key: value.item() for key, value in statistics.items()}
 
 
 def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
     """Load 53,940 diamonds: the logarithm of the price from weight, measures, cut, colour and clarity.
 
     Args:
-        path: the CSV file; None for the one in the package plotnine.
-        seed: of the validation and test rows, a tenth each.
+        path: CSV file; None for the one in the package plotnine.
+        seed: Seed of the validation and test rows, a tenth each.
 
     Returns:
         Data as of `csv`, with 9 inputs, the three grades by their order.
@@ -165,10 +147,8 @@ def diamonds(path: str | os.PathLike[str] | None = None, seed: int = 0) -> Data:
     """
     if path is None:
         # Not imported: plotnine needs matplotlib and more, its file needs nothing.
-        spec = find_spec("plotnine")
-        path = Path(next(iter(spec.submodule_search_locations or [""]))) / "data/diamonds.csv" if spec else None
-        if path is None or not path.is_file():
-            raise UserError("diamonds is part of plotnine, which is not installed: pip install --no-deps plotnine")
+        missing = "diamonds is part of plotnine, which is not installed: pip install --no-deps plotnine"
+        path = package_path("plotnine", "data/diamonds.csv", missing)
     return csv(path, target="price", ordinal=DIAMONDS_ORDERS, log_target=True, seed=seed, name="diamonds")
 
 
@@ -185,10 +165,10 @@ def _columns(
     ordinal = {} if ordinal is None else ordinal
     if not isinstance(ordinal, Mapping):
         raise UserError(f"ordinal is {shown(ordinal)}, expected a dict of columns and their names in order")
-    orders = {column: tuple(one.strip() for one in arguments.names(f"ordinal[{column!r}]", names))
-              for column, names in ordinal.items()}  # fmt: skip
-    for column, one in orders.items():
-        arguments.names(f"ordinal[{column!r}]", one)
+    orders = {}
+    for column, names in ordinal.items():
+        where = f"ordinal[{column!r}]"
+        orders[column] = arguments.names(where, [one.strip() for one in arguments.names(where, names)])
     categories = arguments.names("categorical", categorical)
     if features is None:
         chosen = [column["name"] for column in known] if known else _default_features(table, target)
@@ -214,14 +194,15 @@ def _columns(
         raise UserError(f"{table.path}: there is no column to predict {shown(target)} from, expected one at least")
     if known is not None:
         return _known_columns(chosen, categories, orders, known)
-    return tuple(
-        category_column(column, names_of(column, table.columns[column], table.place))
-        if column in categories
-        else ordinal_column(column, orders[column])
-        if column in orders
-        else number_column(column)
-        for column in chosen
-    )
+
+    def describe(column: str) -> Column:
+        if column in categories:
+            kind, names = "categories", names_of(column, table.columns[column], table.place)
+        else:
+            kind, names = ("positions", orders[column]) if column in orders else ("number", ())
+        return {"name": column, "kind": kind, "names": names}
+
+    return tuple(map(describe, chosen))
 
 
 def _default_features(table: Table, target: str) -> list[str]:
@@ -254,7 +235,3 @@ def _known_columns(
                 f"{listed(column['names'])}: leave it out"
             )
     return tuple(known)
-
-
-def _num_inputs(column: Column) -> int:
-    return len(column["names"]) if column["kind"] == "categories" else 1

@@ -20,7 +20,7 @@ def sample_batch(data: Data, rows: int) -> Any:
     )
     batch |= {"mask": jnp.ones((rows,), bool)}
     with user_code("prepare", described([batch])):
-        return data.prepared(batch)
+        return data.prepare(batch)
 
 
 def couples_padding(data: Data, objective: Objective, model: PureModel) -> bool:
@@ -51,7 +51,7 @@ def couples_padding(data: Data, objective: Objective, model: PureModel) -> bool:
 def _sees_others(data: Data, objective: Objective, like: Any) -> bool:
     rng = np.random.default_rng(0)
     rows = data.splits["train"][: len(jax.tree.leaves(like)[0])]
-    batch = data.prepared({**data.take(np.array(rows)), "mask": np.ones(len(rows), bool)})
+    batch = data.prepare({**data.take(np.array(rows)), "mask": np.ones(len(rows), bool)})
     given = {"key": jax.random.key(0), "step": jnp.int32(0), "progress": jnp.float32(0)}
 
     def drawn(leaf: Any) -> Any:

@@ -161,7 +161,7 @@ def training_batch(
 def prepared(experiment: Experiment, batch: Batch) -> Batch:
     """Prepare a batch as the data says; where that fails, say so with the batch's shapes."""
     with user_code("prepare", described([batch])):
-        return experiment.data.prepared(batch)
+        return experiment.data.prepare(batch)
 
 
 def merge_parts(experiment: Experiment, parts: Parts, states: Tree) -> Tree:

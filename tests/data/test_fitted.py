@@ -30,12 +30,12 @@ OPTIONS = {"target": "price", "categorical": ["colour"]}
 def test_raw_inputs_are_prepared_the_same_after_a_reload_of_other_rows():
     old, new = from_arrays(X, Y, num_classes=2), from_arrays(3 * X + 5, Y, num_classes=2)
     raw = X[:4]
-    expected = old.prepared({"inputs": old.encode(raw)})["inputs"]
+    expected = old.prepare({"inputs": old.encode(raw)})["inputs"]
     reloaded = new.refitted(through_json(old.fitted))
-    assert np.array_equal(reloaded.prepared({"inputs": reloaded.encode(raw)})["inputs"], expected)
+    assert np.array_equal(reloaded.prepare({"inputs": reloaded.encode(raw)})["inputs"], expected)
     assert np.array_equal(jax.jit(reloaded.prepare)({"inputs": reloaded.encode(raw)})["inputs"], expected)
     # And without that it is not: the test would see it.
-    assert not np.allclose(new.prepared({"inputs": new.encode(raw)})["inputs"], expected)
+    assert not np.allclose(new.prepare({"inputs": new.encode(raw)})["inputs"], expected)
     assert reloaded.fitted == old.fitted
     assert reloaded.fingerprint() == new.fingerprint()
 
@@ -45,10 +45,10 @@ def test_raw_inputs_are_prepared_the_same_under_another_offset():
     old, new = from_arrays(times, Y), from_arrays(times + 5000, Y)
     assert old.coding != new.coding
     raw = times[:4] + 100
-    expected = old.prepared({"inputs": old.encode(raw)})["inputs"]
+    expected = old.prepare({"inputs": old.encode(raw)})["inputs"]
     reloaded = new.refitted(old.fitted)
     # The offsets differ by 5,000, which float32 knows to 5e-4, and the deviation is 12.
-    np.testing.assert_allclose(reloaded.prepared({"inputs": reloaded.encode(raw)})["inputs"], expected, atol=1e-4)
+    np.testing.assert_allclose(reloaded.prepare({"inputs": reloaded.encode(raw)})["inputs"], expected, atol=1e-4)
 
 
 def test_fitted_values_stay_when_other_parts_are_replaced():
@@ -66,10 +66,10 @@ def test_a_prepare_of_the_users_own_gets_what_it_names():
 
     arrays = {"inputs": np.ones((4, 1), np.float32), "targets": np.zeros(4)}
     data = Data("toy", arrays, {"train": range(4)}, prepare, fitted={"factor": 2.0})
-    assert data.prepared(data.take(np.arange(1)))["inputs"].tolist() == [[2.0]]
+    assert data.prepare(data.take(np.arange(1)))["inputs"].tolist() == [[2.0]]
     assert data.refitted({"factor": 3.0}).prepare(data.take(np.arange(1)))["inputs"].tolist() == [[3.0]]
     plain = dataclasses.replace(data, prepare=lambda batch: batch)
-    assert plain.prepared(data.take(np.arange(1)))["inputs"].tolist() == [[1.0]]
+    assert plain.prepare(data.take(np.arange(1)))["inputs"].tolist() == [[1.0]]
 
 
 def test_fitted_values_are_plain_after_a_way_through_json(tmp_path):
@@ -108,11 +108,11 @@ def test_a_table_is_loaded_with_the_names_and_units_of_an_earlier_run(tmp_path):
     assert new.info["input_names"] == ("size", "colour=blue", "colour=red")
     assert new.info["target"] == old.info["target"]
     rows = np.arange(60)
-    targets = new.prepared(new.take(rows))["targets"]
+    targets = new.prepare(new.take(rows))["targets"]
     # The two scales differ by a factor of 3: float32 rounding of numbers below 200.
     np.testing.assert_allclose(np.sort(new.decode(targets).ravel()), 100.0 + rows, atol=1e-4)
     raw = {"size": [1.5, 2.5], "colour": ["blue", " red "]}
-    got, expected = (data.prepared({"inputs": data.encode(raw)})["inputs"] for data in (new, old))
+    got, expected = (data.prepare({"inputs": data.encode(raw)})["inputs"] for data in (new, old))
     assert np.array_equal(got, expected)
     with pytest.raises(UserError, match="line 2: colour is 'grey', expected one of 'blue', 'red'"):
         csv(table(tmp_path / "c.csv", colours=("grey",)), **OPTIONS, fitted=old.fitted)
@@ -151,5 +151,5 @@ def test_series_are_loaded_with_the_classes_of_an_earlier_run(tmp_path):
     new = ts(tmp_path / "b.ts", tmp_path / "b.ts", validation=0, fitted=old.fitted)
     assert new.info["class_names"] == ("a", "b")
     series = {"inputs": np.array([[[1.0], [2.0]]]), "lengths": np.array([2])}
-    got, expected = (data.prepared({"inputs": data.encode(series)})["inputs"]["inputs"] for data in (new, old))
+    got, expected = (data.prepare({"inputs": data.encode(series)})["inputs"]["inputs"] for data in (new, old))
     assert np.array_equal(got, expected)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from accelnet.data import digits, fashion_mnist, images, read_idx
+from accelnet.data import digits, fashion_mnist, files, images, read_idx
 from accelnet.data.images import DEBIAN_DIRECTORY, FASHION_SHA256
 from accelnet.errors import UserError
 
@@ -58,7 +58,7 @@ def test_digits_are_split_by_seed_and_stratified():
 
 
 def test_digits_without_scikit_learn_say_how_to_get_them(monkeypatch):
-    monkeypatch.setattr(images, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install scikit-learn"):
         digits()
 

@@ -196,3 +196,24 @@ def test_xor_has_four_training_rows_and_nothing_held_out():
     assert [data.num_examples(split) for split in ("train", "validation", "test")] == [4, 0, 0]
     inputs = data.arrays["inputs"].astype(int)
     assert np.array_equal(data.arrays["targets"][:, 0], inputs[:, 0] ^ inputs[:, 1])
+
+
+def test_names_of_classes_may_be_given_in_the_order_of_their_numbers():
+    inputs, labels, names = np.arange(10.0)[:, None], np.arange(10) % 3, ("wren", "owl", "jay")
+    numbers, texts = (
+        from_arrays(inputs, given, class_names=names) for given in (labels, [names[label] for label in labels])
+    )
+    assert numbers.info["class_names"] == numbers.fitted["class_names"] == names
+    assert numbers.info["num_classes"] == 3
+    assert numbers.decode([2, 0]).tolist() == ["jay", "wren"]
+    assert numbers.fitted == texts.fitted
+    assert np.array_equal(numbers.arrays["targets"], texts.arrays["targets"])
+    for given, message in (
+        ({"class_names": "owl"}, "class_names is 'owl', expected a list of names"),
+        ({"class_names": names[:2]}, "hold labels 0 to 2, expected 0 to 1"),
+        ({"class_names": names, "num_classes": 4}, "num_classes is 4, but targets name 'wren', 'owl', 'jay'"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)):
+            from_arrays(inputs, labels, **given)
+    with pytest.raises(UserError, match="targets name 'jay', which class_names do not have"):
+        from_arrays(inputs, [names[label] for label in labels], class_names=names[:2])

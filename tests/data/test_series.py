@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from accelnet.data import japanese_vowels, series, ts
+from accelnet.data import files as data_files
+from accelnet.data import japanese_vowels, ts
 from accelnet.errors import UserError
 
 HEADER = "#comment\n@problemName Toy\n@timeStamps false\n@missing false\n@classLabel true a b c\n@data\n"
@@ -154,7 +155,7 @@ def test_missing_or_binary_files_are_named(files, tmp_path):
 
 
 def test_without_aeon_the_message_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr(series, "find_spec", lambda name: None)
+    monkeypatch.setattr(data_files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps aeon"):
         japanese_vowels()
 

@@ -1,8 +1,20 @@
 import numpy as np
 import pytest
 
-from accelnet.data.splits import cut, random_order, stratified_order
+from accelnet.data.splits import random_order, split_rows
 from accelnet.errors import UserError
+
+
+def stratified_order(labels, seed):
+    parts = {"train": {"targets": labels, "row": np.arange(len(labels))}}
+    arrays, _ = split_rows(parts, seed, name="toy", stratify=True, validation=0, test=0)
+    assert np.array_equal(arrays["targets"], labels[arrays["row"]])
+    return arrays["row"]
+
+
+def cut(num_rows, **fractions):
+    parts = {"train": {"targets": np.zeros(num_rows)}}
+    return split_rows(parts, 0, name="toy", stratify=False, **fractions)[1]
 
 
 def test_random_order_is_a_permutation_that_only_the_seed_decides():

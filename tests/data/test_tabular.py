@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from accelnet.data import csv, diamonds, tabular, undo_target
+from accelnet.data import csv, diamonds, files, undo_target
 from accelnet.errors import UserError
 
 
@@ -227,7 +227,7 @@ def test_a_prepared_table_takes_targets_in_a_dict(tmp_path):
 def test_a_missing_file_or_package_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=re.escape("nothing.csv cannot be read")):
         csv(tmp_path / "nothing.csv", target="price")
-    monkeypatch.setattr(tabular, "find_spec", lambda name: None)
+    monkeypatch.setattr(files, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install --no-deps plotnine"):
         diamonds()
 
