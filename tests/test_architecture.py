@@ -14,7 +14,7 @@ PACKAGE = ROOT / "accelnet"
 # A room may import itself and the rooms named here.
 _GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "runtime"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
-_TRAINING = _CORE | {"training", "experiment"}
+_TRAINING = _CORE | {"cluster", "training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "objectives": _GROUND | {"ops"},
     "data": _GROUND | {"ops"},
     "parallel": _GROUND | {"ops"},
+    "cluster": _GROUND,
     "report": _GROUND,
     "experiment": _TRAINING,
     "training": _TRAINING,

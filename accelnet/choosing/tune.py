@@ -19,7 +19,6 @@ from accelnet.choosing.rung import Rung, make_rung
 from accelnet.choosing.tune_page import page, picture
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.objectives.metric import lower_is_better
 from accelnet.training.record import plain_value, write_atomically, write_report
 
 EVALUATIONS = 4
@@ -149,7 +148,7 @@ def tune(
         budget = min(max(BUDGET, (_MIN_STEPS + 0.5) / whole.total_steps), 0.5)  # half a step for rounding
     _check(spans, points, num_seeds, budget)
     folder = None if workdir is None else Path(workdir)
-    is_lower = lower_is_better(whole.objective.metrics, metric)
+    is_lower = whole.objective.lower_is_better(metric)
     start = time.perf_counter()
     first_seed = getattr(config, "seed", 0)
 

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Mean, Metric, example_weights
+from accelnet.objectives.metric import Mean, Metric
 from accelnet.objectives.objective import Objective
+from accelnet.objectives.weights import Batch, example_weights
 
 
 def combine(

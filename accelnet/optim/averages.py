@@ -29,8 +29,8 @@ class SlowParamsState(NamedTuple):
     """The state of an `optax.lookahead` in `adapt_optimizer`, which keeps the slow weights.
 
     Attributes:
-        slow: pytree like the params.
-        inner: state of the optimizer itself.
+        slow: Slow weights, a pytree like the params.
+        inner: State of the optimizer itself.
     """
 
     slow: Any
@@ -44,7 +44,7 @@ def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArg
     initial ones do not count, and there is no bias to correct. Get it by `eval_params(opt_state, params)`.
 
     Args:
-        decay: in [0, 1). The average reaches back about 1 / (1 - decay) updates.
+        decay: number in [0, 1). The average reaches back about 1 / (1 - decay) updates.
 
     Returns:
         The transformation, which needs params in update. The average is float32 or wider.

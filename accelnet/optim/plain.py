@@ -16,8 +16,8 @@ class KeyData:
     """A key of `jax.random.key` in a state of plain arrays.
 
     Attributes:
-        data: its words, uint32 [..., words].
-        impl: name of its generator.
+        data: Words of the key, uint32 [..., words].
+        impl: Name of its generator.
     """
 
     data: jax.Array
@@ -42,10 +42,10 @@ def with_keys(state: Any) -> Any:
         Array(True, dtype=bool)
     """
 
-    def whole(node: Any) -> Any:
+    def restore(node: Any) -> Any:
         return jax.random.wrap_key_data(node.data, impl=node.impl) if isinstance(node, KeyData) else node
 
-    return jax.tree.map(whole, state, is_leaf=lambda node: isinstance(node, KeyData))
+    return jax.tree.map(restore, state, is_leaf=lambda node: isinstance(node, KeyData))
 
 
 def shapes(tree: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from accelnet.parallel.abort import write_error
+from accelnet.cluster.abort import write_error
 from accelnet.terminal import Stream
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from jax._src import clusters
 
+from accelnet.cluster.rendezvous import split_address
 from accelnet.errors import UserError
-from accelnet.parallel.rendezvous import split_address
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 

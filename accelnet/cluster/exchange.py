@@ -5,10 +5,11 @@ import time
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
+from accelnet.cluster import store as stores
+from accelnet.cluster.store import Ending, Store
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
-from accelnet.parallel import store as stores
-from accelnet.parallel.store import Ending, Store
 
 # One process may compile for long before it answers. `watch` ends a run in which one never will, and much sooner.
 _PATIENCE_SECONDS = 3600.0
@@ -64,6 +65,35 @@ def exchange(value: bytes) -> list[bytes]:
         raise LostProcessError(
             f"process 0, at {store.address}, through which the processes exchange values, does not answer: {error}"
         ) from error
+
+
+def gather(value: np.ndarray) -> np.ndarray:
+    """Collect a small array from every process; all call it in the same order, from the main thread.
+
+    It takes 1 to 2 ms between 2 to 4 processes on one host. It waits for as long as the others need, an hour at
+    most: `Watch` says when one will not come any more. No device takes part.
+
+    Args:
+        value: array of the same shape and dtype on every process.
+
+    Returns:
+        Array of shape [num_processes, *shape].
+
+    Raises:
+        ValueError: on every process, if shapes or dtypes differ.
+        LostProcessError: if another process does not answer; the error of another that has ended with one.
+
+    Example:
+        >>> gather(np.array([1.0, 2.0])).shape
+        (1, 2)
+    """
+    value = np.asarray(value)
+    header = f"{value.dtype.str} {list(value.shape)}\n".encode()
+    parts = [part.partition(b"\n") for part in exchange(header + value.tobytes())]
+    headers = [part[0].decode() for part in parts]
+    if len(set(headers)) > 1:
+        raise ValueError(f"the processes gather arrays that differ: {', '.join(headers)}")
+    return np.stack([np.frombuffer(part[2], value.dtype).reshape(value.shape) for part in parts])
 
 
 def _exchange(store: Store, this: int, value: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ import jax
 from jax._src import distributed, xla_bridge
 from jax._src.lib import _jax  # type: ignore[attr-defined]
 
-from accelnet.parallel import abort
+from accelnet.cluster import abort
 
 # Only a backstop: `watch` looks after the processes, and knows more about them.
 _HEARTBEAT_SECONDS = 3600
