@@ -11,7 +11,7 @@ from accelnet.cluster import store as stores
 from accelnet.cluster.store import Ending, Store
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
 
-# One process may compile for long before it answers. `watch` ends a run in which one never will, and much sooner.
+# One process may compile for long before it answers. `Watch` ends a run in which one never will, and much sooner.
 _PATIENCE_SECONDS = 3600.0
 # How often one that waits looks whether another has ended.
 _LOOK_SECONDS = 1.0
@@ -21,7 +21,7 @@ _ERRORS = {kind.exit_code: kind for kind in (UserError, DivergenceError, Preempt
 
 @dataclass
 class _Rounds:
-    """How many exchanges this process has begun; all processes begin the same ones in the same order."""
+    """Number of exchanges that this process has begun; all processes begin the same ones in the same order."""
 
     begun: int = 0
 
@@ -43,7 +43,7 @@ def exchange(value: bytes) -> list[bytes]:
     """Collect bytes of any length from every process, as `gather` does arrays.
 
     Args:
-        value: of this process, at most some 100 KiB.
+        value: value of this process, at most some 100 KiB.
 
     Returns:
         The value of each process.
@@ -118,12 +118,12 @@ def _exchange(store: Store, this: int, value: bytes) -> list[bytes]:
 def leave(error: BaseException, *, linger_seconds: float = 5.0) -> None:
     """Tell the other processes that this one ends, so that they end with the same code and do not wait for it.
 
-    They learn of it in `gather`, `check_same` and `check_shared_directory`, and through `watch` wherever they are.
+    They learn of it in `gather`, `check_same` and `check_shared_directory`, and through `Watch` wherever they are.
     Afterwards this process can end by itself: jax's shutdown, which would wait for the others, has nothing to do.
 
     Args:
         error: why it ends. Its `exit_code` is that of the others, 130 for `KeyboardInterrupt`, else 1.
-        linger_seconds: how long process 0, which holds what the others read, waits for them to have ended, at most.
+        linger_seconds: longest time that process 0, which holds what the others read, waits for them to end.
 
     Example:
         >>> leave(UserError("no such file"))  # nobody to tell

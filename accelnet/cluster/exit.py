@@ -18,8 +18,8 @@ def end_process(code: int, text: str, tell: Callable[[], None], tell_seconds: fl
     Args:
         code: exit code.
         text: the message for standard error.
-        tell: lets the other processes know.
-        tell_seconds: how long `tell` may take.
+        tell: function that lets the other processes know.
+        tell_seconds: longest time that `tell` may take.
     """
     bounded(_flush, 1.0)
     write_error(text)
@@ -49,7 +49,7 @@ def write_stacks(directory: Path | None, rank: int, reason: str) -> str:
 
     Args:
         directory: they go into stacks/rank-K.txt there. None, or one that cannot be written in: to standard error.
-        rank: of this process.
+        rank: number of this process.
         reason: first line of the file.
 
     Returns:

@@ -21,7 +21,7 @@ def initialize(
     of TPU pods, Slurm, Open MPI and indexed jobs of Kubernetes. Without any of them, and in a run of one process,
     nothing happens. On the CPU, gloo exchanges the arrays. Calling it again does nothing.
 
-    jax's own check that the processes are alive is set to an hour: use `watch`.
+    jax's own check that the processes are alive is set to an hour: use `Watch`.
 
     Args:
         coordinator: "host:port" of process 0, the same for all.

@@ -18,13 +18,8 @@ from accelnet.objectives.regression import paired
 from accelnet.objectives.weights import Batch, safe_ratio
 
 
-def class_numbers(outputs: Any, targets: Any) -> jax.Array:
-    """Return the classes of targets, int32[B, ...]: their numbers, or, of shares [B, ..., C], the largest share's.
-
-    Example:
-        >>> class_numbers(jnp.zeros((2, 3)), jnp.array([[0.0, 1.0, 0.0], [0.7, 0.0, 0.3]])).tolist()
-        [1, 0]
-    """
+def _class_numbers(outputs: Any, targets: Any) -> jax.Array:
+    """Return the classes of targets, int32[B, ...]: their numbers, or, of shares [B, ..., C], the largest share's."""
     return (jnp.argmax(targets, axis=-1) if targets.shape == outputs.shape else targets).astype(jnp.int32)
 
 
@@ -50,7 +45,7 @@ class Accuracy(ExampleMean):
 
     def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
         """Return whether the largest output is the target's."""
-        targets = class_numbers(outputs, targets)
+        targets = _class_numbers(outputs, targets)
         return (jnp.argmax(outputs, axis=-1).astype(jnp.int32) == targets) & ~jnp.isnan(jnp.max(outputs, axis=-1))
 
 
@@ -90,7 +85,7 @@ class TopKAccuracy(ExampleMean):
         if self.k > num_classes:
             raise UserError(f"TopKAccuracy: k is {self.k}, but the outputs have only {num_classes} classes")
         # Ranks need one comparison per class; a sort of every row costs more on all platforms.
-        targets = class_numbers(outputs, targets)[..., None]
+        targets = _class_numbers(outputs, targets)[..., None]
         outputs = outputs.astype(jnp.float32)
         index = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
         own = jnp.sum(jnp.where(index == targets, outputs, 0.0), axis=-1, keepdims=True)

@@ -22,8 +22,8 @@ class ModelRule(NamedTuple):
     """A rule that a model brings along. A user's rule comes before it, and it passes over arrays of too few axes.
 
     Attributes:
-        pattern: regular expression for a parameter's whole path.
-        spec: mesh axes of the array's axes.
+        pattern: Regular expression for a parameter's whole path.
+        spec: Mesh axes of the array's axes.
 
     Example:
         >>> ModelRule("head.kernel", PartitionSpec("model", None)).pattern
@@ -39,8 +39,8 @@ class Placement:
     """Where an array lies.
 
     Attributes:
-        spec: the mesh axis of each of its axes.
-        reason: why, in a few words.
+        spec: Mesh axis of each of its axes.
+        reason: Reason, in a few words.
 
     Example:
         >>> tuple(Placement(PartitionSpec("model"), "the model's rule").spec)
@@ -58,8 +58,8 @@ def place(path: str, shape: tuple[int, ...], axes: Mapping[str, int], rules: Seq
     out. On a mesh with "fsdp", arrays of at least 4,096 numbers are then cut along their largest axis that divides.
 
     Args:
-        path: of the array, joined by dots.
-        shape: of the array.
+        path: path of the array, joined by dots.
+        shape: shape of the array.
         axes: sizes of the mesh's axes.
         rules: pairs of a regular expression for the whole path and a `PartitionSpec`.
 
@@ -139,23 +139,11 @@ def path_names(tree: Tree) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
-def placements(tree: Tree, axes: Mapping[str, int], rules: Sequence[Rule]) -> Tree:
-    """Decide where each array of a tree lies: a tree like it of `Placement`s.
-
-    Example:
-        >>> tree = {"a": {"kernel": jax.ShapeDtypeStruct((8, 1024), "float32")}}
-        >>> tuple(placements(tree, {"fsdp": 4}, ())["a"]["kernel"].spec)
-        (None, 'fsdp')
-    """
-    placed = [place(path, leaf.shape, axes, rules) for path, leaf in path_names(tree)]
-    return jax.tree.unflatten(jax.tree.structure(tree), placed)
-
-
 def followers(tree: Tree, params: Tree, placed: Tree) -> Tree:
     """Place an optimizer's state: what belongs to a parameter lies where the parameter does.
 
     Args:
-        tree: of arrays or shapes. A leaf belongs to a parameter if its path ends with the parameter's and their
+        tree: arrays or shapes. A leaf belongs to a parameter if its path ends with the parameter's and their
             shapes agree.
         params: the parameters, arrays or shapes.
         placed: their `Placement`s.
@@ -189,8 +177,8 @@ def check_rules(rules: Sequence[Rule], paths: Sequence[str], axes: Mapping[str, 
     """Refuse a rule that matches nothing, and a mesh with an axis that nothing uses.
 
     Args:
-        rules: the user's own.
-        paths: of all parameters and of the model's state.
+        rules: rules of the user and of the model.
+        paths: paths of all parameters and of the model's state.
         axes: sizes of the mesh's axes.
         known: axes that have a meaning without a rule.
 
