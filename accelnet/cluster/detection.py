@@ -20,10 +20,6 @@ class Membership:
     Attributes:
         address: "host:port" of process 0.
         local_devices: Devices that it may use, None for all (or those in JAX_LOCAL_DEVICE_IDS).
-
-    Example:
-        >>> Membership("localhost:8476", 2, 0).local_devices is None
-        True
     """
 
     address: str

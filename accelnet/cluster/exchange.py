@@ -30,12 +30,7 @@ _rounds = _Rounds()
 
 
 def rounds_begun() -> int:
-    """Return how many exchanges this process has begun, a measure of its progress.
-
-    Example:
-        >>> rounds_begun()
-        0
-    """
+    """Return how many exchanges this process has begun, a measure of its progress."""
     return _rounds.begun
 
 

@@ -90,9 +90,6 @@ class Preemption:
             if signal.SIGTERM in signals:
                 self._flag.set()
             if self._old_wakeup != -1:
-                self._forward(signals)
-
-    def _forward(self, signals: bytes) -> None:
-        # Whoever had asked for the signals may not read them any more.
-        with contextlib.suppress(OSError):
-            os.write(self._old_wakeup, signals)
+                # Whoever had asked for the signals may not read them any more.
+                with contextlib.suppress(OSError):
+                    os.write(self._old_wakeup, signals)

@@ -37,10 +37,6 @@ def meet(address: str, num_processes: int, rank: int, *, timeout_seconds: float)
     Raises:
         UserError: on every process that came, if one did not, two have the same rank or they disagree on how many they
             are; if the port is in use; if nothing answers at the address.
-
-    Example:
-        >>> meet("localhost:8476", 2, 0, timeout_seconds=300)  # doctest: +SKIP
-        ['host-a', 'host-b']
     """
     host, port = split_address(address)
     deadline = time.monotonic() + timeout_seconds

@@ -35,10 +35,6 @@ class Store:
     Attributes:
         client: jax's client of the coordination service.
         address: "host:port" of process 0.
-
-    Example:
-        >>> connected() is None  # one process has nobody to show anything to
-        True
     """
 
     client: Any
@@ -101,13 +97,9 @@ def endings(store: Store) -> dict[int, Ending]:
 
 
 def tell_ending(store: Store, ending: Ending, *, linger_seconds: float, lost: frozenset[int] = frozenset()) -> None:
-    """Tell the others that this process ends and why. Process 0 stays until they have ended too, so that all can read.
+    """Tell the others that this process ends and why; what it said before stays.
 
-    Args:
-        store: store of this process.
-        ending: what they are told; what this process said before stays.
-        linger_seconds: longest time that process 0 waits.
-        lost: ranks that it does not wait for.
+    Process 0 stays until all but the lost ranks have ended too, `linger_seconds` at most, so that they can read it.
     """
     try:
         said = endings(store)
@@ -155,12 +147,7 @@ def connected() -> Store | None:
 
 
 def is_joined() -> bool:
-    """Say whether this process has joined a cluster of any size.
-
-    Example:
-        >>> is_joined()
-        False
-    """
+    """Say whether this process has joined a cluster of any size."""
     return distributed.global_state.client is not None
 
 
@@ -206,12 +193,8 @@ def join(address: str, num_processes: int, rank: int, local_devices: list[int] |
 
 
 def abandon(code: int) -> None:
-    """Let this process end on its own: no waiting for the others in jax's shutdown, and no failure there.
-
-    Args:
-        code: exit code.
-    """
-    abort.let_end(code)
+    """Let this process end on its own: no waiting for the others in jax's shutdown, and no failure there."""
+    abort.on_lost_store(lambda: abort.end_later(code))
     state = distributed.global_state
     for kept in (state.client, state.service):
         # Their destructors, in whichever order Python's end runs them, abort the process.

@@ -39,12 +39,7 @@ class Beat:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which processes are to blame, and the sentence that says so.
-
-    Example:
-        >>> Verdict(frozenset({1}), "rank 1 is lost").ranks
-        frozenset({1})
-    """
+    """Ranks of the processes that are to blame, and the sentence that says so."""
 
     ranks: frozenset[int]
     reason: str
@@ -60,9 +55,6 @@ def lost(
         silent: seconds since each process was last heard of, or since the watch began, by rank.
         num_processes: number of processes of the run.
         timeout_seconds: time for which a process may be silent.
-
-    Returns:
-        The `Verdict`, None if there is none.
 
     Example:
         >>> beat = Beat(1, "a", 10, "train", 12, 0.5, 3)
@@ -86,13 +78,6 @@ def stalled(beats: Mapping[int, Beat], timeout_seconds: float) -> Verdict | None
 
     Those with the least progress are to blame: first by step, then by how often they made progress. While one of those
     at the lowest step compiles, all wait for it, and nothing hangs.
-
-    Args:
-        beats: beats of all processes that take part, by rank.
-        timeout_seconds: time for which a main thread may make no progress.
-
-    Returns:
-        The `Verdict`, None if there is none.
 
     Example:
         >>> ahead, behind = Beat(0, "a", 10, "train", 12, 6.0, 3), Beat(1, "b", 10, "input", 11, 6.5, 3)

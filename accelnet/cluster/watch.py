@@ -48,7 +48,7 @@ class Watch:
     Args:
         timeout_seconds: time for which a process may be silent, and a main thread without progress, above 0. Longer
             than the longest time between two calls of `mark`.
-        directory: for the stacks. None: they go to standard error.
+        directory: directory for the stacks. None: they go to standard error.
         preemption: an open `Preemption`.
         finish: called on a thread of its own before a process ends because another one did, or for SIGTERM: it waits
             for a save that is being written.

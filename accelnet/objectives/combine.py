@@ -23,8 +23,8 @@ def combine(
     axes, such as steps or pixels, by the part's own weights; class weights are factors of an example's loss.
 
     Args:
-        parts: by name an objective, or (objective, factor); the factor is 1 where it is not given.
-        metrics: beside those of the parts, which are called after their part: "digit_loss", "digit_accuracy".
+        parts: objectives, or pairs (objective, factor), by name; the factor is 1 where it is not given.
+        metrics: further metrics, by name. Those of the parts are called after their part: "digit_accuracy".
 
     Returns:
         The objective.

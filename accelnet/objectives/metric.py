@@ -120,7 +120,7 @@ class ExampleMetric(Metric):
 
     Args:
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        on: name of the output and the target, as of `Metric`.
     """
 
     weighted: bool = field(default=False, kw_only=True)
@@ -169,9 +169,10 @@ class FunctionMean(Mean):
     """Average what a function returns for each example, by the mask.
 
     Args:
-        function: from (outputs, batch) to values, [B] or [B, ...]. It may ask for `losses` and `weights`.
+        function: function of (outputs, batch) that returns values, [B] or [B, ...]. It may ask for `losses` and
+            `weights`.
         lower_is_better: direction of the metric.
-        on: as of `Metric`.
+        on: name of the output and the target, as of `Metric`.
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Raises:

@@ -53,11 +53,10 @@ class Accuracy(ExampleMean):
 class TopKAccuracy(ExampleMean):
     """Count how often the target is among the k largest outputs; of equals the first rank higher.
 
-    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...], or shares of the outputs' shape, whose largest
-    counts. Outputs with a NaN are wrong.
+    Outputs and targets are as for `Accuracy`. Outputs with a NaN are wrong.
 
     Args:
-        k: at least 1 and at most C; 1 is `Accuracy`.
+        k: number from 1 to C; 1 is `Accuracy`.
         weighted, on: as of `ExampleMetric`.
 
     Raises:

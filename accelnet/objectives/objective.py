@@ -56,7 +56,7 @@ class Objective:
 
     Args:
         loss: as above.
-        metrics: by name: instances of `Metric`, or functions of (outputs, batch) that return one value for each
+        metrics: metrics by name: instances of `Metric`, or functions of (outputs, batch) that return one value for each
             example, whose mean is reported. "loss" is added where it is missing.
         task: what outputs and targets mean, which evaluation describes: "classes", one of C that exclude each other,
             logits [B, ..., C]; "labels", K answers yes or no, logits [B] or [B, K]; "tokens", one of V at each of T

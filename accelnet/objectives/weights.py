@@ -73,7 +73,7 @@ def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.
     """Sum values times weights, and the weights; what has weight 0 does not count, NaN or not.
 
     Args:
-        values: of any float dtype, [B] or [B, T].
+        values: array of any float dtype, [B] or [B, T].
         weights: the same shape.
 
     Returns:

@@ -14,12 +14,7 @@ from accelnet.optim.ranges import Range, check_number
 
 
 class AverageState(NamedTuple):
-    """The state of `average_params`.
-
-    Example:
-        >>> AverageState(num_updates=jnp.zeros((), jnp.int32), average=jnp.zeros(3)).average.shape
-        (3,)
-    """
+    """The state of `average_params`: updates done, int32 scalar, and the average, a pytree like the params."""
 
     num_updates: jax.Array
     average: Any

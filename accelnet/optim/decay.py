@@ -38,13 +38,7 @@ def decayed(params: Any) -> Any:
 
 
 def names(path: tuple[Any, ...]) -> list[str]:
-    """Name each step of a path into a pytree, in lower case.
-
-    Example:
-        >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"Embed_0": {"embedding": 1.0}})
-        >>> names(path)
-        ['embed_0', 'embedding']
-    """
+    """Name each step of a path into a pytree, in lower case: `['embed_0', 'embedding']`."""
     return [jax.tree_util.keystr((key,), simple=True).lower() for key in path]
 
 

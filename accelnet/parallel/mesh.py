@@ -83,18 +83,7 @@ def make_mesh(axes: dict[str, int], devices: Sequence[Any] | None = None) -> Mes
 
 
 def resolve_axes(axes: dict[str, int], num_devices: int, described: str = "") -> dict[str, int]:
-    """Give an open size its value.
-
-    Args:
-        axes: sizes by axis; one may be -1.
-        num_devices: number of devices that the mesh has to make up.
-        described: the devices in words, for the message.
-
-    Returns:
-        Sizes by axis.
-
-    Raises:
-        UserError: if the sizes do not make up the number of devices.
+    """Give an open size its value, or raise an error where the sizes do not make up the number of devices.
 
     Example:
         >>> resolve_axes({"data": -1, "model": 2}, 8)

@@ -24,10 +24,6 @@ class ModelRule(NamedTuple):
     Attributes:
         pattern: Regular expression for a parameter's whole path.
         spec: Mesh axes of the array's axes.
-
-    Example:
-        >>> ModelRule("head.kernel", PartitionSpec("model", None)).pattern
-        'head.kernel'
     """
 
     pattern: str
@@ -41,10 +37,6 @@ class Placement:
     Attributes:
         spec: Mesh axis of each of its axes.
         reason: Reason, in a few words.
-
-    Example:
-        >>> tuple(Placement(PartitionSpec("model"), "the model's rule").spec)
-        ('model',)
     """
 
     spec: PartitionSpec
@@ -174,20 +166,7 @@ def followers(tree: Tree, params: Tree, placed: Tree) -> Tree:
 
 
 def check_rules(rules: Sequence[Rule], paths: Sequence[str], axes: Mapping[str, int], known: Sequence[str]) -> None:
-    """Refuse a rule that matches nothing, and a mesh with an axis that nothing uses.
-
-    Args:
-        rules: rules of the user and of the model.
-        paths: paths of all parameters and of the model's state.
-        axes: sizes of the mesh's axes.
-        known: axes that have a meaning without a rule.
-
-    Raises:
-        UserError: for the first of these.
-
-    Example:
-        >>> check_rules([("head.*", PartitionSpec("model"))], ["head.bias"], {"model": 2}, ("model",))
-    """
+    """Refuse a user's rule that matches none of the paths, and an axis that neither a rule names nor `known` holds."""
     for given in rules:
         if isinstance(given, ModelRule):
             continue
