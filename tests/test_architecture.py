@@ -14,7 +14,7 @@ PACKAGE = ROOT / "accelnet"
 # A room may import itself and the rooms named here.
 _GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "runtime"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
-_TRAINING = _CORE | {"cluster", "training", "experiment"}
+_TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
     "arguments": {"errors"},
@@ -32,12 +32,13 @@ MAY_IMPORT = {
     "cluster": _GROUND,
     "report": _GROUND,
     "experiment": _TRAINING,
-    "training": _TRAINING,
+    "training": _TRAINING | {"cluster"},
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
-    "choosing": _TRAINING | {"report", "planning", "evaluating"},
-    "cli": _TRAINING | {"report", "planning", "evaluating", "choosing"},
-    "__init__": _TRAINING | {"planning", "evaluating", "choosing", "cli"},
+    "populations": _TRAINING,
+    "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
+    "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
+    "__init__": _TRAINING | {"cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
