@@ -59,11 +59,13 @@ def _implementation(count: int, num_examples: int) -> Hashable:
                 f"noise of {bit_width} bits is drawn on a mesh, expected 32 at most: draw float32 or narrower"
             )
         # Narrow draws are the low bits of 32, as in jax.
-        high, low = _threefry(key, _positions(key[2], shape))
-        return (high ^ low).astype(jnp.dtype(f"uint{bit_width}"))
+        return _bits(key[:2], _positions(key[2], shape)).astype(jnp.dtype(f"uint{bit_width}"))
 
     def split(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        high, low = _threefry(key, _positions(key[2], shape))
+        positions = _positions(key[2], shape)
+        high, low = jex_random.threefry2x32_p.bind(
+            *jnp.broadcast_arrays(key[0], key[1]), jnp.zeros_like(positions), positions
+        )
         return jnp.stack([high, low, jnp.broadcast_to(key[2], high.shape)], axis=-1)
 
     def fold_in(key: jax.Array, number: Any) -> jax.Array:
@@ -107,6 +109,11 @@ def _examples_axis(shape: tuple[int, ...], num_examples: int) -> int | None:
     return 0 if shape and shape[0] and shape[0] % num_examples == 0 else None
 
 
-def _threefry(key: jax.Array, positions: jax.Array) -> list[jax.Array]:
-    words = [jnp.broadcast_to(key[i], positions.shape) for i in range(2)]
-    return jex_random.threefry2x32_p.bind(*words, jnp.zeros_like(positions), positions)
+def _bits(key: jax.Array, positions: jax.Array) -> jax.Array:
+    first, second = jex_random.threefry2x32_p.bind(
+        jnp.broadcast_to(key[0], positions.shape),
+        jnp.broadcast_to(key[1], positions.shape),
+        jnp.zeros_like(positions),
+        positions,
+    )
+    return first ^ second
