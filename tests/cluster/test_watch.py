@@ -125,7 +125,7 @@ def test_a_termination_signal_during_compilation_ends_all_at_once(run):
 
 
 def test_a_compilation_may_take_longer_than_the_timeout(run):
-    run.start("compile", 2, culprit=1, seconds=2.5, timeout=1)
+    run.start("compile", 2, culprit=1, seconds=4, timeout=2)
     assert run.codes() == [0, 0]
     assert "compiled" in run.said(0) and "error" not in run.said(0)
 
