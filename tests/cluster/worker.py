@@ -44,8 +44,8 @@ def stand_still():
 
 
 def train():
+    total = make_sum()  # opening devices may take longer than the timeout
     with Preemption() as preemption, Watch(TIMEOUT, DIRECTORY, preemption=preemption) as watch:
-        total = make_sum()
         watch.mark(0, "compile")
         total()
         for step in range(STEPS):
@@ -75,8 +75,8 @@ def compile_long():
     def finish():
         (DIRECTORY / f"finished-{RANK}").touch()
 
+    total = make_sum()
     with Preemption() as preemption, Watch(TIMEOUT, DIRECTORY, preemption=preemption, finish=finish) as watch:
-        total = make_sum()
         watch.mark(0, "compile" if RANK == CULPRIT else "train")
         say("compiling")
         if RANK == CULPRIT:
