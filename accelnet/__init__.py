@@ -1,5 +1,6 @@
 """accelnet: train Flax models on whatever XLA compiles for, and know what they will do before you rent it."""
 
+from accelnet import cluster as cluster
 from accelnet import data as data
 from accelnet import models as models
 from accelnet import objectives as objectives
@@ -14,7 +15,6 @@ from accelnet.errors import UserCodeError as UserCodeError
 from accelnet.errors import UserError as UserError
 from accelnet.evaluating.assess import assess as assess
 from accelnet.experiment import Experiment as Experiment
-from accelnet.parallel import cluster as cluster
 from accelnet.planning.plan import plan as plan
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event

@@ -28,15 +28,16 @@ MAY_IMPORT = {
     "objectives": _GROUND | {"ops"},
     "data": _GROUND | {"ops"},
     "parallel": _GROUND | {"ops"},
+    "cluster": _GROUND,
     "report": _GROUND,
     "experiment": _TRAINING,
-    "training": _TRAINING,
+    "training": _TRAINING | {"cluster"},
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
-    "cli": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
-    "__init__": _TRAINING | {"planning", "evaluating", "populations", "choosing", "cli"},
+    "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
+    "__init__": _TRAINING | {"cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

@@ -17,7 +17,6 @@ from accelnet.choosing.target import common_target, finite_curve, steps_to
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.experiment import Experiment
-from accelnet.objectives.metric import lower_is_better
 from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.populations.members import check_field, grid
 from accelnet.populations.population import Population
@@ -112,7 +111,7 @@ def _direction(examples: Mapping[str, Experiment], metric: str) -> bool:
     for name, example in examples.items():
         if metric not in example.objective.metrics:
             raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")
-        said[name] = lower_is_better(example.objective.metrics, metric)
+        said[name] = example.objective.lower_is_better(metric)
     if len(set(said.values())) > 1:
         listed = ", ".join(f"{name}: {'lower' if lower else 'higher'}" for name, lower in said.items())
         raise UserError(f"the candidates' metrics {metric!r} disagree on which is better ({listed}): compare another")

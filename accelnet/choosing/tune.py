@@ -15,7 +15,6 @@ from accelnet.choosing.stage import Stage, make_stage
 from accelnet.choosing.tune_page import page, picture
 from accelnet.choosing.tuning import DECADES_BELOW, Tuning, all_diverged, check_learning
 from accelnet.errors import UserError
-from accelnet.objectives.metric import lower_is_better
 from accelnet.populations.members import ExperimentFunction, Member, check_field
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
@@ -78,7 +77,7 @@ def tune(
     make, shorter = at_share(function, config, experiment, budget)
     _check_steps(make(shorter).total_steps, experiment.total_steps, budget)
     folder = None if workdir is None else Path(workdir)
-    lower, first_seed = lower_is_better(experiment.objective.metrics, metric), getattr(config, "seed", 0)
+    lower, first_seed = experiment.objective.lower_is_better(metric), getattr(config, "seed", 0)
     start = time.perf_counter()
 
     def train(members: Sequence[Member], share: float, name: str) -> PopulationRun:

@@ -155,7 +155,7 @@ def join_cluster(options: ClusterOptions) -> None:
     """
     if not options.hang_timeout > 0:
         raise UserError(f"--hang-timeout is {options.hang_timeout}, expected seconds above 0")
-    from accelnet.parallel import cluster
+    from accelnet import cluster
 
     joined = options.coordinator, options.num_processes, options.process_id
     if cluster.initialize(*joined, timeout_seconds=options.hang_timeout):

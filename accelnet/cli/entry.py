@@ -67,7 +67,7 @@ def main(
 def _leave(error: BaseException) -> None:
     """Tell the other processes of the run, if it has any, so that they do not wait for this one."""
     if "jax" in sys.modules:
-        from accelnet.parallel.exchange import leave
+        from accelnet.cluster.exchange import leave
 
         leave(error)
 

@@ -8,8 +8,6 @@ from accelnet.objectives.metric import FunctionMean as FunctionMean
 from accelnet.objectives.metric import Loss as Loss
 from accelnet.objectives.metric import Mean as Mean
 from accelnet.objectives.metric import Metric as Metric
-from accelnet.objectives.metric import example_weights as example_weights
-from accelnet.objectives.metric import metric_weights as metric_weights
 from accelnet.objectives.metrics import F1 as F1
 from accelnet.objectives.metrics import Accuracy as Accuracy
 from accelnet.objectives.metrics import BitsPerCharacter as BitsPerCharacter
@@ -20,3 +18,5 @@ from accelnet.objectives.regression import R2 as R2
 from accelnet.objectives.regression import BinaryAccuracy as BinaryAccuracy
 from accelnet.objectives.regression import MeanAbsoluteError as MeanAbsoluteError
 from accelnet.objectives.regression import RoundedAccuracy as RoundedAccuracy
+from accelnet.objectives.weights import example_weights as example_weights
+from accelnet.objectives.weights import metric_weights as metric_weights

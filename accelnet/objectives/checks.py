@@ -1,4 +1,4 @@
-"""Outputs and targets against what a task is, before the first step."""
+"""Check outputs and targets against the task, before the first step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,17 +18,18 @@ def check_outputs(
     """Check the width of outputs against the classes, and the targets against the loss.
 
     Args:
-        objective: whose task says what outputs and targets mean.
-        outputs: of the model, arrays or shapes; what is no array is not looked at.
-        targets: prepared, likewise.
-        num_classes: of the data, None where it does not say.
-        target_range: gives the least and the largest target, None where that is not known. It is asked for only where
-            it counts.
+        objective: objective, whose task says what outputs and targets mean.
+        outputs: outputs of the model, arrays or shapes; anything else is not checked.
+        targets: prepared targets, likewise.
+        num_classes: number of classes of the data, None where it does not say.
+        target_range: function that returns the least and the largest target, None where they are not known. It is
+            called only where they matter.
 
     Raises:
         UserError: if there are fewer (of classes: other) logits than classes, or targets are out of their range.
     """
-    if not hasattr(outputs, "shape") or not hasattr(targets, "shape") or objective.task not in _CHECKED:
+    checked = objective.task in ("classes", "labels", "tokens")
+    if not checked or not hasattr(outputs, "shape") or not hasattr(targets, "shape"):
         return
     if objective.task == "labels":
         found = target_range()
@@ -53,6 +54,3 @@ def check_outputs(
             f"the classes 0 to {width - 1}: number the classes from 0 on, or give the last layer {int(found[1]) + 1} "
             "outputs"
         )
-
-
-_CHECKED = ("classes", "labels", "tokens")

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Mean, Metric, example_weights
+from accelnet.objectives.metric import Mean, Metric
 from accelnet.objectives.objective import Objective
+from accelnet.objectives.weights import Batch, example_weights
 
 
 def combine(
@@ -22,8 +23,8 @@ def combine(
     axes, such as steps or pixels, by the part's own weights; class weights are factors of an example's loss.
 
     Args:
-        parts: by name an objective, or (objective, factor); the factor is 1 where it is not given.
-        metrics: beside those of the parts, which are called after their part: "digit_loss", "digit_accuracy".
+        parts: objectives, or pairs (objective, factor), by name; the factor is 1 where it is not given.
+        metrics: further metrics, by name. Those of the parts are called after their part: "digit_accuracy".
 
     Returns:
         The objective.

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from accelnet.arguments import number
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Metric
+from accelnet.objectives.metric import Metric
 from accelnet.objectives.metrics import Accuracy, BitsPerCharacter, Perplexity
 from accelnet.objectives.objective import Objective, Task
 from accelnet.objectives.regression import R2, BinaryAccuracy, MeanAbsoluteError, paired
+from accelnet.objectives.weights import Batch
 
 Metrics = Mapping[str, Metric | None]
 
@@ -56,7 +58,7 @@ def softmax_cross_entropy(
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise UserError(f"label_smoothing is {label_smoothing}, expected a number in [0, 1)")
-    check_focal(focal)
+    focal = number("focal", focal, 0)
     table = None if class_weights is None else _class_weights(class_weights)
 
     def loss(outputs: Any, batch: Batch) -> Any:
@@ -129,7 +131,7 @@ def sigmoid_cross_entropy(*, focal: float = 0.0, metrics: Metrics | None = None)
 
     Source: Bishop, "Pattern recognition and machine learning", 2006, equation 4.90.
     """
-    check_focal(focal)
+    focal = number("focal", focal, 0)
 
     def loss(outputs: Any, batch: Batch) -> jax.Array:
         logits, targets = paired(outputs, batch["targets"])
@@ -214,12 +216,6 @@ def _class_weights(class_weights: Sequence[float] | np.ndarray) -> np.ndarray:
     if table.ndim != 1 or not np.all(np.isfinite(table)) or np.any(table < 0) or not np.any(table > 0):
         raise UserError(f"class_weights is {class_weights}, expected one number per class, none negative, not all 0")
     return table
-
-
-def check_focal(focal: float) -> None:
-    """Refuse an exponent that is not a number of at least 0."""
-    if not (isinstance(focal, int | float) and 0.0 <= focal < float("inf")):
-        raise UserError(f"focal is {focal!r}, expected a number of at least 0")
 
 
 def _cross_entropy(

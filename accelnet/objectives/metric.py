@@ -1,77 +1,18 @@
 """What a metric is: a state that starts empty, merges, and computes to one number."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
+from accelnet.objectives.weights import Batch, metric_weights, safe_ratio, weighted_sum
 from accelnet.signature import call, described, name_of, wants
 
 State = dict[str, jax.Array]
-Batch = Mapping[str, Any]
-
-
-def example_weights(batch: Batch, shape: tuple[int, ...]) -> jax.Array:
-    """Weigh every example (or step) of a batch by its mask and its own weights.
-
-    Args:
-        batch: may hold "mask", bool[B], and "weights", float[B] or float[B, T].
-        shape: the shape of the losses, (B,) or (B, T).
-
-    Returns:
-        float32 of that shape: 1 where nothing is said, 0 where the mask is False.
-
-    Raises:
-        UserError: the batch's weights have more axes than the losses, or other lengths.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> batch = {"mask": jnp.array([True, False]), "weights": jnp.array([0.5, 3.0])}
-        >>> example_weights(batch, (2,)).tolist()
-        [0.5, 0.0]
-    """
-    weights = jnp.ones(shape, jnp.float32)
-    if batch.get("weights") is not None:
-        weights = _spread("weights", jnp.asarray(batch["weights"], jnp.float32), shape)
-    if batch.get("mask") is not None:
-        # A selection, not a product: a padding row's weight may be NaN.
-        weights = jnp.where(_spread("mask", jnp.asarray(batch["mask"], bool), shape), weights, 0.0)
-    return weights
-
-
-def metric_weights(batch: Batch, shape: tuple[int, ...], *, weighted: bool) -> jax.Array:
-    """Weigh examples (or steps) for a metric: once each, or by the batch's own weights.
-
-    Args:
-        batch: as for `example_weights`.
-        shape: (B,) or (B, T).
-        weighted: take the weights as they are. False: 1 for each, but 0 where the mask is False or the weight 0, which
-            says that nothing is there.
-
-    Returns:
-        float32 of that shape.
-
-    Example:
-        >>> batch = {"weights": jnp.array([0.5, 3.0, 0.0])}
-        >>> metric_weights(batch, (3,), weighted=False).tolist(), metric_weights(batch, (3,), weighted=True).tolist()
-        ([1.0, 1.0, 0.0], [0.5, 3.0, 0.0])
-    """
-    if not weighted and batch.get("weights") is not None:
-        batch = {**batch, "weights": jnp.asarray(batch["weights"]) != 0}
-    return example_weights(batch, shape)
-
-
-def _spread(name: str, array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    if array.ndim > len(shape) or array.shape != shape[: array.ndim]:
-        raise UserError(
-            f'batch["{name}"] has shape {array.shape}, but the losses have shape {shape}: '
-            f"give {name} of shape {shape[:1]}" + (f" or {shape}" if len(shape) > 1 else "")
-        )
-    return jnp.broadcast_to(array.reshape(array.shape + (1,) * (len(shape) - array.ndim)), shape)
 
 
 def measured(role: str, function: Callable[..., Any], outputs: Any, batch: Any, losses: Any, weights: Any) -> Any:
@@ -98,9 +39,9 @@ class Metric(ABC):
     devices and hosts can be combined in any grouping.
 
     Attributes:
-        lower_is_better: direction of the metric, None where nobody said. What orders values (the best checkpoint, early
+        lower_is_better: Direction of the metric, None where nobody said. What orders values (the best checkpoint, early
             stopping, `tune`, `compare`) refuses a metric without a direction; its name decides nothing.
-        on: name of the output and the target that it measures, where both are dicts. None: all of them.
+        on: Name of the output and the target that it measures, where both are dicts. None: all of them.
 
     Example:
         >>> metric = Loss()
@@ -125,7 +66,7 @@ class Metric(ABC):
             outputs: what the model returned. Where the weight is 0 it holds zeros.
             batch: "targets" (zeros where the weight is 0), and maybe "mask" and "weights".
             losses: float32[B] or float32[B, T].
-            weights: of the losses, the same shape; they include the mask and the loss's class weights.
+            weights: weights of the losses, the same shape; they include the mask and the loss's class weights.
         """
 
     def merge(self, a: State, b: State) -> State:
@@ -137,36 +78,11 @@ class Metric(ABC):
         """Return the metric, a float32 scalar; 0 (a perplexity of 1) where nothing was seen."""
 
 
-def lower_is_better(metrics: Mapping[str, Metric], name: str) -> bool:
-    """Say whether a metric is the better the lower it is, which only the metric itself knows.
-
-    Args:
-        metrics: of an objective.
-        name: of one of them.
-
-    Raises:
-        UserError: if there is no such metric, or it does not say.
-
-    Example:
-        >>> lower_is_better({"loss": Loss()}, "loss")
-        True
-    """
-    if name not in metrics:
-        raise UserError(f"there is no metric {name!r}, only: {', '.join(metrics)}")
-    lower = metrics[name].lower_is_better
-    if lower is None:
-        raise UserError(
-            f"metric {name!r} does not say whether lower is better: give its class lower_is_better = True or False; of "
-            "a function, FunctionMean(function, lower_is_better=...)"
-        )
-    return lower
-
-
 class Mean(Metric):
     """Average one value per example or step: `sum(w v) / sum(w)`. A base class: it lacks `values`.
 
     Attributes:
-        is_share: whether the values lie between 0 and 1, so that their mean has the interval of a share.
+        is_share: Whether the values lie between 0 and 1, so that their mean has the interval of a share.
 
     Example:
         >>> class FirstOutput(Mean):
@@ -199,6 +115,38 @@ class Mean(Metric):
 
 
 @dataclass(frozen=True)
+class ExampleMetric(Metric):
+    """Measure examples. A base class.
+
+    Args:
+        weighted: weigh examples by `batch["weights"]`. False: each counts once.
+        on: name of the output and the target, as of `Metric`.
+    """
+
+    weighted: bool = field(default=False, kw_only=True)
+    on: str | None = field(default=None, kw_only=True)
+
+    def weigh(self, batch: Batch, shape: tuple[int, ...]) -> jax.Array:
+        """Return the weights of examples (or steps), float32 of this shape."""
+        return metric_weights(batch, shape, weighted=self.weighted)
+
+
+@dataclass(frozen=True)
+class ExampleMean(ExampleMetric, Mean):
+    """Average one value per example or step. A base class: it lacks `of_examples`."""
+
+    @abstractmethod
+    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
+        """Return the values, [B] or [B, T]."""
+
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the values, float32, and the weights of the examples."""
+        del losses, weights
+        values = self.of_examples(outputs, batch["targets"]).astype(jnp.float32)
+        return values, self.weigh(batch, values.shape)
+
+
+@dataclass(frozen=True)
 class Loss(Mean):
     """Average the losses by their own weights, as training does.
 
@@ -221,9 +169,10 @@ class FunctionMean(Mean):
     """Average what a function returns for each example, by the mask.
 
     Args:
-        function: from (outputs, batch) to values, [B] or [B, ...]. It may ask for `losses` and `weights`.
+        function: function of (outputs, batch) that returns values, [B] or [B, ...]. It may ask for `losses` and
+            `weights`.
         lower_is_better: direction of the metric.
-        on: as of `Metric`.
+        on: name of the output and the target, as of `Metric`.
         weighted: weigh examples by `batch["weights"]`. False: each counts once.
 
     Raises:
@@ -251,35 +200,3 @@ class FunctionMean(Mean):
                 "expected one value for each"
             )
         return jnp.asarray(values, jnp.float32), metric_weights(batch, jnp.shape(values), weighted=self.weighted)
-
-
-def weighted_sum(values: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sum values times weights, and the weights; what has weight 0 does not count, NaN or not.
-
-    Args:
-        values: of any float dtype, [B] or [B, T].
-        weights: the same shape.
-
-    Returns:
-        (sum of weights * values, sum of weights), float32 scalars.
-
-    Example:
-        >>> total, weight = weighted_sum(jnp.array([2.0, jnp.nan]), jnp.array([3.0, 0.0]))
-        >>> float(total), float(weight)
-        (6.0, 3.0)
-    """
-    values, weights = values.astype(jnp.float32), weights.astype(jnp.float32)
-    return jnp.sum(weights * jnp.where(weights != 0, values, 0.0)), jnp.sum(weights)
-
-
-def safe_ratio(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """Divide, giving 0 (and gradients of 0) where the divisor is 0.
-
-    Example:
-        >>> (
-        ...     float(safe_ratio(jnp.array(3.0), jnp.array(2.0))),
-        ...     float(safe_ratio(jnp.array(0.0), jnp.array(0.0))),
-        ... )
-        (1.5, 0.0)
-    """
-    return jnp.where(weight != 0, total / jnp.where(weight != 0, weight, 1.0), 0.0)

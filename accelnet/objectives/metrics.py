@@ -6,37 +6,32 @@ counts nowhere. Perplexity and bits per character follow the loss.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Loss, Mean, Metric, State, metric_weights, safe_ratio
+from accelnet.objectives.metric import ExampleMean, ExampleMetric, Loss, State
 from accelnet.objectives.regression import paired
+from accelnet.objectives.weights import Batch, safe_ratio
 
 
-def class_numbers(outputs: Any, targets: Any) -> jax.Array:
-    """Return the classes of targets, int32[B, ...]: their numbers, or, of shares [B, ..., C], the largest share's.
-
-    Example:
-        >>> class_numbers(jnp.zeros((2, 3)), jnp.array([[0.0, 1.0, 0.0], [0.7, 0.0, 0.3]])).tolist()
-        [1, 0]
-    """
+def _class_numbers(outputs: Any, targets: Any) -> jax.Array:
+    """Return the classes of targets, int32[B, ...]: their numbers, or, of shares [B, ..., C], the largest share's."""
     return (jnp.argmax(targets, axis=-1) if targets.shape == outputs.shape else targets).astype(jnp.int32)
 
 
 @dataclass(frozen=True)
-class Accuracy(Mean):
+class Accuracy(ExampleMean):
     """Count how often the largest output is the target's; the first of equals wins.
 
     Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...], or shares of the outputs' shape, whose largest
     counts. Outputs with a NaN are wrong.
 
     Args:
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        weighted, on: as of `ExampleMetric`.
 
     Example:
         >>> metric = Accuracy()
@@ -48,28 +43,21 @@ class Accuracy(Mean):
     lower_is_better = False
     is_share = True
 
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
-
-    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return 1 where the largest output is the target's, else 0."""
-        del losses, weights
-        targets = class_numbers(outputs, batch["targets"])
-        right = (jnp.argmax(outputs, axis=-1).astype(jnp.int32) == targets) & ~jnp.isnan(jnp.max(outputs, axis=-1))
-        return right.astype(jnp.float32), metric_weights(batch, targets.shape, weighted=self.weighted)
+    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
+        """Return whether the largest output is the target's."""
+        targets = _class_numbers(outputs, targets)
+        return (jnp.argmax(outputs, axis=-1).astype(jnp.int32) == targets) & ~jnp.isnan(jnp.max(outputs, axis=-1))
 
 
 @dataclass(frozen=True)
-class TopKAccuracy(Mean):
+class TopKAccuracy(ExampleMean):
     """Count how often the target is among the k largest outputs; of equals the first rank higher.
 
-    Outputs are [B, C] or [B, ..., C], targets int[B] or int[B, ...], or shares of the outputs' shape, whose largest
-    counts. Outputs with a NaN are wrong.
+    Outputs and targets are as for `Accuracy`. Outputs with a NaN are wrong.
 
     Args:
-        k: at least 1 and at most C; 1 is `Accuracy`.
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        k: number from 1 to C; 1 is `Accuracy`.
+        weighted, on: as of `ExampleMetric`.
 
     Raises:
         UserError: k is out of that range.
@@ -85,31 +73,27 @@ class TopKAccuracy(Mean):
     is_share = True
 
     k: int
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"TopKAccuracy: k is {self.k}, expected at least 1")
 
-    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return 1 where fewer than k outputs rank above the target's, else 0."""
-        del losses, weights
+    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
+        """Return whether fewer than k outputs rank above the target's."""
         num_classes = outputs.shape[-1]
         if self.k > num_classes:
             raise UserError(f"TopKAccuracy: k is {self.k}, but the outputs have only {num_classes} classes")
         # Ranks need one comparison per class; a sort of every row costs more on all platforms.
-        targets = class_numbers(outputs, batch["targets"])[..., None]
+        targets = _class_numbers(outputs, targets)[..., None]
         outputs = outputs.astype(jnp.float32)
         index = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
         own = jnp.sum(jnp.where(index == targets, outputs, 0.0), axis=-1, keepdims=True)
         ahead = (outputs > own) | ((outputs == own) & (index < targets))
-        found = (jnp.sum(ahead, axis=-1) < self.k) & ~jnp.isnan(jnp.max(outputs, axis=-1))
-        return found.astype(jnp.float32), metric_weights(batch, found.shape, weighted=self.weighted)
+        return (jnp.sum(ahead, axis=-1) < self.k) & ~jnp.isnan(jnp.max(outputs, axis=-1))
 
 
 @dataclass(frozen=True)
-class F1(Metric):
+class F1(ExampleMetric):
     """Balance precision and recall: `F1_c = 2 hits_c / (targets_c + predictions_c)`, class by class.
 
     Outputs are logits [B, C] or [B, ..., C], targets int[B] or int[B, ...]; of two classes also one logit, [B] or
@@ -119,8 +103,7 @@ class F1(Metric):
         num_classes: C, at least 2.
         average: "binary", of two classes: the F1 of class 1; "macro": the mean over the classes that occur or are
             predicted.
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        weighted, on: as of `ExampleMetric`.
 
     Raises:
         UserError: an argument is out of its range, or, when used, shapes do not fit.
@@ -138,8 +121,6 @@ class F1(Metric):
 
     num_classes: int = 2
     average: Literal["binary", "macro"] = "binary"
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.average not in ("binary", "macro"):
@@ -163,7 +144,7 @@ class F1(Metric):
                 f"F1 of {self.num_classes} classes: outputs have shape {outputs.shape} and targets {targets.shape}, "
                 f"expected [B, {self.num_classes}] and [B]"
             )
-        weights = metric_weights(batch, targets.shape, weighted=self.weighted)[..., None]
+        weights = self.weigh(batch, targets.shape)[..., None]
         classes = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
         true = classes == targets.astype(jnp.int32)[..., None]
         known = ~jnp.isnan(jnp.max(outputs, axis=-1, keepdims=True))

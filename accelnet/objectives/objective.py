@@ -8,19 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import (
-    Batch,
-    FunctionMean,
-    Loss,
-    Mean,
-    Metric,
-    State,
-    example_weights,
-    lower_is_better,
-    measured,
-    safe_ratio,
-    weighted_sum,
-)
+from accelnet.objectives.metric import FunctionMean, Loss, Mean, Metric, State, measured
+from accelnet.objectives.weights import Batch, example_weights, safe_ratio, weighted_sum
 from accelnet.signature import call, described, name_of, wants
 
 Task = Literal["classes", "labels", "tokens", "numbers", "other"]
@@ -67,7 +56,7 @@ class Objective:
 
     Args:
         loss: as above.
-        metrics: by name: instances of `Metric`, or functions of (outputs, batch) that return one value for each
+        metrics: metrics by name: instances of `Metric`, or functions of (outputs, batch) that return one value for each
             example, whose mean is reported. "loss" is added where it is missing.
         task: what outputs and targets mean, which evaluation describes: "classes", one of C that exclude each other,
             logits [B, ..., C]; "labels", K answers yes or no, logits [B] or [B, K]; "tokens", one of V at each of T
@@ -210,19 +199,27 @@ class Objective:
         return safe_ratio(total, weight), states
 
     def lower_is_better(self, name: str) -> bool:
-        """Return the direction of a metric that something is ordered by.
+        """Say whether a metric is the better the lower it is, which only the metric itself knows.
 
         Args:
-            name: of the metric.
+            name: name of the metric.
 
         Raises:
-            UserError: if there is no such metric, or nobody said its direction.
+            UserError: if there is no such metric, or it does not say.
 
         Example:
             >>> Objective(lambda outputs, batch: outputs).lower_is_better("loss")
             True
         """
-        return lower_is_better(self.metrics, name)
+        if name not in self.metrics:
+            raise UserError(f"there is no metric {name!r}, only: {', '.join(self.metrics)}")
+        lower = self.metrics[name].lower_is_better
+        if lower is None:
+            raise UserError(
+                f"metric {name!r} does not say whether lower is better: give its class lower_is_better = True or "
+                "False; of a function, FunctionMean(function, lower_is_better=...)"
+            )
+        return lower
 
     @property
     def directions(self) -> dict[str, bool | None]:

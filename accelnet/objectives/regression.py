@@ -4,14 +4,15 @@ Each example counts once; `weighted=True` weighs it by `batch["weights"]`. One o
 nowhere.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from accelnet.errors import UserError
-from accelnet.objectives.metric import Batch, Mean, Metric, State, metric_weights, safe_ratio
+from accelnet.objectives.metric import ExampleMean, ExampleMetric, State
+from accelnet.objectives.weights import Batch, safe_ratio
 
 
 def paired(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
@@ -45,14 +46,13 @@ def paired(outputs: Any, targets: Any) -> tuple[jax.Array, jax.Array]:
 
 
 @dataclass(frozen=True)
-class BinaryAccuracy(Mean):
+class BinaryAccuracy(ExampleMean):
     """Count how often a logit's sign is right: `(logit > 0) = target`, as a mean over an example's labels.
 
     Outputs and targets are [B] or [B, K] (one of them may be [B, 1] where the other is [B]). NaN is wrong.
 
     Args:
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        weighted, on: as of `ExampleMetric`.
 
     Example:
         >>> metric = BinaryAccuracy()
@@ -64,27 +64,21 @@ class BinaryAccuracy(Mean):
     lower_is_better = False
     is_share = True
 
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
-
-    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
         """Return the share of an example's labels that are right."""
-        del losses, weights
-        logits, targets = paired(outputs, batch["targets"])
+        logits, targets = paired(outputs, targets)
         right = ((logits > 0) == (targets > 0.5)) & ~jnp.isnan(logits)
-        mean = jnp.mean(right.astype(jnp.float32), axis=1)
-        return mean, metric_weights(batch, mean.shape, weighted=self.weighted)
+        return jnp.mean(right.astype(jnp.float32), axis=1)
 
 
 @dataclass(frozen=True)
-class RoundedAccuracy(Mean):
+class RoundedAccuracy(ExampleMean):
     """Count how often all of an example's outputs, rounded, equal its targets (halves round to even).
 
     Outputs and targets are [B] or [B, K].
 
     Args:
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        weighted, on: as of `ExampleMetric`.
 
     Example:
         >>> metric = RoundedAccuracy()
@@ -96,26 +90,20 @@ class RoundedAccuracy(Mean):
     lower_is_better = False
     is_share = True
 
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
-
-    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Return 1 where all rounded outputs equal the targets, else 0."""
-        del losses, weights
-        outputs, targets = paired(outputs, batch["targets"])
-        right = jnp.all(jnp.round(outputs) == targets, axis=1)
-        return right.astype(jnp.float32), metric_weights(batch, right.shape, weighted=self.weighted)
+    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
+        """Return whether all rounded outputs equal the targets."""
+        outputs, targets = paired(outputs, targets)
+        return jnp.all(jnp.round(outputs) == targets, axis=1)
 
 
 @dataclass(frozen=True)
-class MeanAbsoluteError(Mean):
+class MeanAbsoluteError(ExampleMean):
     """Average `|output - target|`, over an example's outputs and then over examples.
 
     Outputs and targets are [B] or [B, K].
 
     Args:
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        weighted, on: as of `ExampleMetric`.
 
     Example:
         >>> metric = MeanAbsoluteError()
@@ -126,15 +114,10 @@ class MeanAbsoluteError(Mean):
 
     lower_is_better = True
 
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
-
-    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
         """Return the mean absolute difference per example."""
-        del losses, weights
-        outputs, targets = paired(outputs, batch["targets"])
-        mean = jnp.mean(jnp.abs(outputs - targets), axis=1)
-        return mean, metric_weights(batch, mean.shape, weighted=self.weighted)
+        outputs, targets = paired(outputs, targets)
+        return jnp.mean(jnp.abs(outputs - targets), axis=1)
 
 
 # Of no targets: what no target changes when both have been seen.
@@ -142,7 +125,7 @@ _NO_ENDS = {"low": jnp.inf, "high": -jnp.inf}
 
 
 @dataclass(frozen=True)
-class R2(Metric):
+class R2(ExampleMetric):
     """Compute the coefficient of determination, `1 - sum(w (t - o)^2) / sum(w (t - mean(t))^2)`.
 
     With several outputs it is the plain average of each one's. Targets that are all equal give 1 if every
@@ -151,8 +134,7 @@ class R2(Metric):
 
     Args:
         num_outputs: K of outputs and targets [B, K]; 1 for [B].
-        weighted: weigh examples by `batch["weights"]`. False: each counts once.
-        on: as of `Metric`.
+        weighted, on: as of `ExampleMetric`.
 
     Raises:
         UserError: num_outputs is below 1, or the outputs have another number.
@@ -170,8 +152,6 @@ class R2(Metric):
     lower_is_better = False
 
     num_outputs: int = 1
-    weighted: bool = field(default=False, kw_only=True)
-    on: str | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.num_outputs < 1:
@@ -194,7 +174,7 @@ class R2(Metric):
                 f"give num_outputs={outputs.shape[1]} to the objective, or leave the metric out "
                 'with metrics={"r2": None}'
             )
-        weights = metric_weights(batch, outputs.shape[:1], weighted=self.weighted)[:, None]
+        weights = self.weigh(batch, outputs.shape[:1])[:, None]
         weight = jnp.sum(weights)
         live = weights != 0
         targets, errors = jnp.where(live, targets, 0.0), jnp.where(live, outputs - targets, 0.0)

@@ -10,7 +10,6 @@ from accelnet.optim.adaptive import adadelta as adadelta
 from accelnet.optim.adaptive import adafactor as adafactor
 from accelnet.optim.adaptive import adagrad as adagrad
 from accelnet.optim.adaptive import rmsprop as rmsprop
-from accelnet.optim.algorithm_names import AlgorithmName as AlgorithmName
 from accelnet.optim.averages import average_params as average_params
 from accelnet.optim.averages import eval_params as eval_params
 from accelnet.optim.decay import decayed as decayed

@@ -1,4 +1,4 @@
-"""Make one kind of optimizer of all that Optax knows: each gets what it accepts, and a loop can carry its state."""
+"""Make one kind of optimizer of all that Optax has: each gets what it accepts, and a loop can carry its state."""
 
 import contextlib
 import inspect
@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.optim.averages import SlowParamsState
-from accelnet.optim.declare import PROGRESS
+from accelnet.optim.declare import PROGRESS, is_read
 from accelnet.optim.plain import check_shapes, plain, shapes, with_keys
 
 # What a training step has for an optimizer's update.
@@ -34,7 +34,7 @@ def adapt_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
     state. An adapted transformation can be part of a chain; adapting it again changes nothing.
 
     Args:
-        optimizer: an `optax.GradientTransformation`, or what has `gradient_transformation()`, as `optax.MultiSteps`.
+        optimizer: `optax.GradientTransformation`, or an object with `gradient_transformation()`, as `optax.MultiSteps`.
 
     Returns:
         The transformation. It needs the params in update, and takes value (float32 scalar), grad (gradients like the
@@ -42,7 +42,8 @@ def adapt_optimizer(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         gradients), key, step (int32 scalar), progress (float32 scalar in [0, 1]).
 
     Raises:
-        UserError: the optimizer is none; or, when used, it needs what is not there, or its state changes its shape.
+        UserError: this is no optimizer; or, when used, it needs an argument that a step does not have, or its state
+            changes its shape.
 
     Example:
         >>> optimizer, params = adapt_optimizer(optax.polyak_sgd()), jnp.array([2.0])
@@ -75,7 +76,7 @@ def uses_progress(optimizer: Any, params: Any) -> bool:
 
 
 class _Adapted:
-    """An optimizer and what a look at its update has told."""
+    """An optimizer, and what tracing its update has shown."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -88,12 +89,12 @@ class _Adapted:
             state = plain(self.inner.init(params))
         leaves, structure = jax.tree.flatten(state)
         dtypes = self._stable_dtypes(shapes(params), shapes(state))
-        taken = {id(leaf) for leaf in jax.tree.leaves(params)}
+        buffers = {id(leaf) for leaf in jax.tree.leaves(params)}
         for index, (leaf, dtype) in enumerate(zip(leaves, dtypes, strict=True)):
             # One buffer at two places could not be donated, and one of the caller's, such as a key, would be lost.
-            shared = id(leaf) in taken or not isinstance(leaf, Tracer)
+            shared = id(leaf) in buffers or not isinstance(leaf, Tracer)
             leaves[index] = jnp.array(leaf, dtype, copy=True) if shared else leaf.astype(dtype)
-            taken.add(id(leaf))
+            buffers.add(id(leaf))
         state = jax.tree.unflatten(structure, leaves)
         if not _has_lookahead(state):
             return state
@@ -167,8 +168,7 @@ class _Adapted:
             raise UserError(f"the optimizer's updates do not come from its lookahead: {_LOOKAHEAD}")
         # The arrays are the last arguments, in the order of their names.
         progress = traced.jaxpr.invars[len(traced.jaxpr.invars) - len(arrays) + sorted(arrays).index("progress")]
-        read = [traced.jaxpr.outvars, *(equation.invars for equation in traced.jaxpr.eqns)]
-        self.reads_progress |= any(progress is one for variables in read for one in variables)
+        self.reads_progress |= is_read(progress, traced.jaxpr)
         return after
 
 

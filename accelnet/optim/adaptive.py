@@ -17,18 +17,10 @@ def adagrad(
 
     s starts at initial_accumulator.
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = adagrad(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.0988'
-
     Source: Duchi et al., "Adaptive subgradient methods for online learning and stochastic optimization",
     2011.
     """
-    rate = learning_rate * schedule
-    return optax.chain(optax.scale_by_rss(initial_accumulator, eps), optax.scale_by_learning_rate(rate))
+    return descend(optax.scale_by_rss(initial_accumulator, eps), learning_rate * schedule)
 
 
 @algorithm(fixed={"decay": "[0, 1)", "eps": "[0, inf)"})
@@ -40,16 +32,9 @@ def adadelta(
     `v = decay * v + (1 - decay) g^2`, `d = sqrt(u + eps) / sqrt(v + eps) g`, `u = decay * u + (1 - decay)
     d^2`, `p = p - rate * d`. The published rate is 1.
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = adadelta(1.0), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.0032'
-
     Source: Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1.
     """
-    return optax.chain(optax.scale_by_adadelta(decay, eps), optax.scale_by_learning_rate(learning_rate * schedule))
+    return descend(optax.scale_by_adadelta(decay, eps), learning_rate * schedule)
 
 
 @algorithm(fixed={"decay": "[0, 1)", "eps": "[0, inf)"})
@@ -60,17 +45,9 @@ def rmsprop(
 
     `v = decay * v + (1 - decay) g^2`, `p = p - rate * g / (sqrt(v) + eps)`.
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = rmsprop(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.3162'
-
     Source: Hinton et al., "Neural networks for machine learning", lecture 6e, 2012.
     """
-    rate = learning_rate * schedule
-    return optax.chain(optax.scale_by_rms(decay, eps, eps_in_sqrt=False), optax.scale_by_learning_rate(rate))
+    return descend(optax.scale_by_rms(decay, eps, eps_in_sqrt=False), learning_rate * schedule)
 
 
 @algorithm(weight_decay="[0, inf)", fixed={"decay_rate": "[0, 1]", "min_factored_size": "[1, inf)"})
@@ -89,13 +66,6 @@ def adafactor(
     `p = p - rate (max(rms(p), 0.001) u + weight_decay * p)`. So the rate is relative: 0.01 is usual. The means decay
     at step t, from 1, by `1 - t^(-decay_rate)`. Arrays of one axis, or whose two largest axes are shorter than
     min_factored_size, keep a full second moment.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = adafactor(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.1000'
 
     Source: Shazeer and Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018,
     algorithms 4 and 5, without momentum.

@@ -14,12 +14,7 @@ from accelnet.optim.ranges import Range, check_number
 
 
 class AverageState(NamedTuple):
-    """The state of `average_params`.
-
-    Example:
-        >>> AverageState(num_updates=jnp.zeros((), jnp.int32), average=jnp.zeros(3)).average.shape
-        (3,)
-    """
+    """The state of `average_params`: updates done, int32 scalar, and the average, a pytree like the params."""
 
     num_updates: jax.Array
     average: Any
@@ -29,8 +24,8 @@ class SlowParamsState(NamedTuple):
     """The state of an `optax.lookahead` in `adapt_optimizer`, which keeps the slow weights.
 
     Attributes:
-        slow: pytree like the params.
-        inner: state of the optimizer itself.
+        slow: Slow weights, a pytree like the params.
+        inner: State of the optimizer itself.
     """
 
     slow: Any
@@ -44,7 +39,7 @@ def average_params(decay: float = 0.999) -> optax.GradientTransformationExtraArg
     initial ones do not count, and there is no bias to correct. Get it by `eval_params(opt_state, params)`.
 
     Args:
-        decay: in [0, 1). The average reaches back about 1 / (1 - decay) updates.
+        decay: number in [0, 1). The average reaches back about 1 / (1 - decay) updates.
 
     Returns:
         The transformation, which needs params in update. The average is float32 or wider.

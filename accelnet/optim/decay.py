@@ -12,7 +12,7 @@ Mask = Any | Callable[[Any], Any]
 
 
 def decayed(params: Any) -> Any:
-    """Say which parameters weight decay applies to: weights, not biases and not the scales of norms.
+    """Choose the parameters that weight decay applies to: weights, not biases and not the scales of norms.
 
     A leaf is a weight if it has two axes or more and its own name holds neither "bias" nor "scale" (the names
     that Flax uses; stacked layers have biases of two axes). Kernels of dense, convolutional and recurrent
@@ -38,20 +38,23 @@ def decayed(params: Any) -> Any:
 
 
 def names(path: tuple[Any, ...]) -> list[str]:
-    """Name each step of a path into a pytree, in lower case.
-
-    Example:
-        >>> [(path, _)] = jax.tree_util.tree_leaves_with_path({"Embed_0": {"embedding": 1.0}})
-        >>> names(path)
-        ['embed_0', 'embedding']
-    """
+    """Name each step of a path into a pytree, in lower case: `['embed_0', 'embedding']`."""
     return [jax.tree_util.keystr((key,), simple=True).lower() for key in path]
 
 
 def descend(
-    direction: optax.GradientTransformation, rate: Any, weight_decay: Any, decay_mask: Mask
+    direction: optax.GradientTransformation, rate: Any, weight_decay: Any = None, decay_mask: Mask = decayed
 ) -> optax.GradientTransformation:
     """Step along a direction and shrink the weights: `update = -rate (direction + weight_decay * params)`.
+
+    Args:
+        direction: transformation of gradients into the direction.
+        rate: learning rate of this update, float32 scalar.
+        weight_decay: float32 scalar; None leaves the weights alone.
+        decay_mask: parameters to shrink, as a pytree of bools or a function of the params.
+
+    Returns:
+        The transformation.
 
     Example:
         >>> optimizer = descend(optax.identity(), 0.5, 0.1, decayed)
@@ -62,8 +65,5 @@ def descend(
     Source: Loshchilov and Hutter, "Decoupled weight decay regularization", 2019, algorithms 1 and 2, with the
     learning rate as a factor of the decay, as PyTorch and Optax have it.
     """
-    return optax.chain(
-        direction,
-        optax.add_decayed_weights(weight_decay, mask=decay_mask),
-        optax.scale_by_learning_rate(rate),
-    )
+    decay = [] if weight_decay is None else [optax.add_decayed_weights(weight_decay, mask=decay_mask)]
+    return optax.chain(direction, *decay, optax.scale_by_learning_rate(rate))

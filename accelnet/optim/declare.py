@@ -1,4 +1,4 @@
-"""Declare an update rule once: its operands become part of the state, and its name part of every list."""
+"""Declare an update rule once: its operands become part of the state, and its name part of the list."""
 
 import functools
 import inspect
@@ -22,8 +22,18 @@ P = ParamSpec("P")
 _MEANINGS = {
     "learning_rate": "peak of the rate.",
     "schedule": "function from the progress of the run, or from the step, to a factor of the rate.",
-    "decay_mask": "parameters that it applies to, as a pytree of bools or a function of the params.",
+    "decay_mask": "parameters that weight decay applies to, as a pytree of bools or a function of the params.",
 }
+_EXAMPLE = """\
+Example:
+    >>> import jax.numpy as jnp
+    >>> params = jnp.array([1.0])
+    >>> optimizer = {name}(0.1)
+    >>> updates, state = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
+    >>> bool(updates[0] < 0.0)
+    True
+
+"""
 
 
 @jax.tree_util.register_dataclass
@@ -32,8 +42,8 @@ class ScheduleState:
     """State of a schedule, and what is known of the operands beside it.
 
     Attributes:
-        count: updates done, int32 scalar.
-        ranges: ranges of the operands, by name.
+        count: Updates done, int32 scalar.
+        ranges: Ranges of the operands, by name.
     """
 
     count: jax.Array
@@ -54,11 +64,11 @@ def algorithm(
     """Make an algorithm of an update rule.
 
     The rule is a function of `learning_rate`, `schedule` and what else it needs, with defaults. The algorithm takes
-    the same arguments. At each update the rule is called with the operands as float32 scalars and with `schedule` as
-    this update's factor, so that the rate is `learning_rate * schedule`. Operands are part of the state: they can be
-    read and changed (`hyperparams`, `with_hyperparams`), and can differ between the members of a population. Moments
-    and updates are float32 (or wider, where the parameters are): a bfloat16 second moment with b2 = 0.999 never
-    changes. The algorithm is listed in `algorithms` under the rule's name.
+    the same arguments, which its docstring explains. At each update the rule is called with the operands as float32
+    scalars and with `schedule` as this update's factor, so that the rate is `learning_rate * schedule`. Operands are
+    part of the state: they can be read and changed (`hyperparams`, `with_hyperparams`), and can differ between the
+    members of a population. Moments and updates are float32 (or wider, where the parameters are): a bfloat16 second
+    moment with b2 = 0.999 never changes. The algorithm is listed in `algorithms` under the rule's name.
 
     Args:
         fixed: ranges of arguments that are checked and stay plain Python numbers.
@@ -103,7 +113,7 @@ def algorithm(
             for one in fixed:
                 check_number(one, given[one], checked[one])
             factor = _Factor(given["schedule"], tuple(ranges.items()))
-            return factor.told(in_float32(inject(**given | {"schedule": factor})))
+            return factor.with_progress(in_float32(inject(**given | {"schedule": factor})))
 
         make.__doc__ = _documented(rule, ranges, checked)
         _declared[name] = make
@@ -130,7 +140,7 @@ class _Factor:
         # Before the first update there is no progress.
         return self._at(jnp.asarray(extra_args.get("progress", 0.0), jnp.float32) if self.of_progress else state.count)
 
-    def told(self, inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
+    def with_progress(self, inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
         """Find the progress of an update; refuse one without it, where the schedule needs it."""
 
         def update(updates: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
@@ -169,12 +179,12 @@ class _Factor:
             ) from error
         if (shape := traced.out_avals[0].shape) != ():
             raise UserError(f"schedule returned an array of shape {shape}, expected one number: a factor of the rate")
-        (argument,) = traced.jaxpr.invars
-        return any(argument is one for lines in (traced.jaxpr, *traced.jaxpr.eqns) for one in _read(lines))
+        return is_read(traced.jaxpr.invars[0], traced.jaxpr)
 
 
-def _read(lines: Any) -> list[Any]:
-    return lines.outvars if hasattr(lines, "eqns") else lines.invars
+def is_read(variable: Any, jaxpr: Any) -> bool:
+    """Say whether the result of a traced function can depend on one of its variables."""
+    return any(variable is one for line in (jaxpr.outvars, *(step.invars for step in jaxpr.eqns)) for one in line)
 
 
 def in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTransformationExtraArgs:
@@ -199,7 +209,7 @@ def in_float32(inner: optax.GradientTransformationExtraArgs) -> optax.GradientTr
 
 
 def _documented(rule: Callable[..., Any], ranges: Mapping[str, Range], checked: Mapping[str, Range]) -> str:
-    """Return the rule's docstring with its arguments, their ranges, and what it returns and raises."""
+    """Return the rule's docstring with its arguments, their ranges, what it returns and raises, and an example."""
     lines = []
     for name in inspect.signature(rule).parameters:
         parts = [_MEANINGS[name]] if name in _MEANINGS else []
@@ -214,6 +224,7 @@ def _documented(rule: Callable[..., Any], ranges: Mapping[str, Range], checked: 
         ]
     )
     text = inspect.cleandoc(rule.__doc__ or f"{rule.__name__}.")
+    section += "" if "\nExample:" in text else _EXAMPLE.format(name=rule.__name__)
     where = min((at for title in ("Example:", "Source:") if (at := text.find(f"\n{title}")) >= 0), default=len(text))
     return f"{text[:where].rstrip()}\n\n{section}{text[where:].lstrip()}".rstrip() + "\n"
 

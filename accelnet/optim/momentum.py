@@ -17,13 +17,6 @@ def sgd(
 
     It is also plain gradient descent, where the batch is the whole training set.
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = sgd(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.2000'
-
     Source: Robbins and Monro, "A stochastic approximation method", 1951.
     """
     return descend(optax.identity(), learning_rate * schedule, weight_decay, decay_mask)
@@ -39,13 +32,6 @@ def momentum(
     decay_mask: Mask = decayed,
 ) -> optax.GradientTransformation:
     """Descend a decaying sum of gradients: `t = momentum * t + g`, `p = p - rate (t + weight_decay * p)`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = momentum(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.2000'
 
     Source: Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     """
@@ -64,13 +50,6 @@ def nesterov(
     """Look ahead along the momentum.
 
     `t = momentum * t + g`, `p = p - rate (g + momentum * t + weight_decay * p)`.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = nesterov(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.3800'
 
     Source: Sutskever et al., "On the importance of initialization and momentum in deep learning", 2013,
     section 2, in the form of Bengio et al., "Advances in optimizing recurrent networks", 2013, equation 7.
@@ -93,13 +72,6 @@ def lars(
     `d = g + weight_decay * p`, `t = momentum * t + rate * trust_coefficient |p| / |d| * d`, `p = p - t`. Parameters
     outside of the mask (biases, norms) neither decay nor are scaled. Here the decay is part of what is scaled, as
     published.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = lars(0.1), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.2000'
 
     Source: You et al., "Large batch training of convolutional networks", 2017, algorithm 1.
     """
@@ -125,13 +97,6 @@ def lion(
 
     `p = p - rate (sign(b1 * m + (1 - b1) g) + weight_decay * p)`, `m = b2 * m + (1 - b2) g`. Its rate is
     usually 3 to 10 times lower than AdamW's, its weight decay as much higher.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = lion(0.1, weight_decay=0.0), jnp.array([1.0])
-        >>> updates, _ = optimizer.update(jnp.array([2.0]), optimizer.init(params), params)
-        >>> f"{updates[0]:.4f}"
-        '-0.1000'
 
     Source: Chen et al., "Symbolic discovery of optimization algorithms", 2023, program 1.
     """

@@ -65,13 +65,6 @@ def muon(
     Nesterov's, freed of its start at 0 as in `nadam`. muon_mask, from params to a pytree of bools, says which
     parameters, of two axes or more, Muon updates; AdamW updates the others with b1, b2 and eps.
 
-    Example:
-        >>> import jax.numpy as jnp
-        >>> optimizer, params = muon(0.1, weight_decay=0.0), jnp.eye(2)
-        >>> updates, _ = optimizer.update(jnp.eye(2), optimizer.init(params), params)
-        >>> bool(abs(updates[0, 0] + 0.1 * 0.2 * 2**0.5) < 0.01), bool(abs(updates[0, 1]) < 1e-6)
-        (True, True)
-
     Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon
     is scalable for LLM training", 2025, equation 4 for the factor.
     """

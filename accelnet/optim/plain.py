@@ -16,8 +16,8 @@ class KeyData:
     """A key of `jax.random.key` in a state of plain arrays.
 
     Attributes:
-        data: its words, uint32 [..., words].
-        impl: name of its generator.
+        data: Words of the key, uint32 [..., words].
+        impl: Name of its generator.
     """
 
     data: jax.Array
@@ -42,35 +42,19 @@ def with_keys(state: Any) -> Any:
         Array(True, dtype=bool)
     """
 
-    def whole(node: Any) -> Any:
+    def restore(node: Any) -> Any:
         return jax.random.wrap_key_data(node.data, impl=node.impl) if isinstance(node, KeyData) else node
 
-    return jax.tree.map(whole, state, is_leaf=lambda node: isinstance(node, KeyData))
+    return jax.tree.map(restore, state, is_leaf=lambda node: isinstance(node, KeyData))
 
 
 def shapes(tree: Any) -> Any:
-    """Return the shapes and dtypes of a pytree of arrays.
-
-    Example:
-        >>> shapes({"bias": jnp.zeros(3)})
-        {'bias': ShapeDtypeStruct(shape=(3,), dtype=float32)}
-    """
+    """Return the shapes and dtypes of a pytree of arrays."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def check_shapes(before: Any, after: Any) -> None:
-    """Refuse a state that no loop can carry.
-
-    Args:
-        before: pytree of arrays or shapes, the state given to an update.
-        after: the state that it returned.
-
-    Raises:
-        UserError: the structures or shapes differ.
-
-    Example:
-        >>> check_shapes({"sum": jnp.zeros(2)}, {"sum": jnp.ones(2)})
-    """
+    """Refuse a state that no loop can carry, since an update gives it another structure or other shapes."""
     if jax.tree.structure(before) != jax.tree.structure(after):
         raise UserError(
             "the optimizer's update returns a state of another structure than its init, so no loop can carry it: "

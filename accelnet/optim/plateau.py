@@ -4,8 +4,10 @@ from typing import Any
 
 import optax
 
+from accelnet.arguments import whole
 from accelnet.errors import UserError
 from accelnet.optim.declare import in_float32
+from accelnet.optim.ranges import Range, check_number
 
 
 def reduce_on_plateau(
@@ -23,12 +25,12 @@ def reduce_on_plateau(
     value=loss)`.
 
     Args:
-        factor: in (0, 1).
-        patience: windows without improvement until the next reduction, at least 1.
-        window_steps: losses averaged into one value to compare, at least 1. A single batch's loss is noisy:
+        factor: number in (0, 1).
+        patience: number of windows without improvement until the next reduction, at least 1.
+        window_steps: number of losses averaged into one value to compare, at least 1. A single batch's loss is noisy:
             an epoch's number of steps is a good start.
-        cooldown: windows after a reduction that do not count, at least 0.
-        min_scale: where reduction ends, in [0, 1).
+        cooldown: number of windows after a reduction that do not count, at least 0.
+        min_scale: factor at which reduction ends, in [0, 1).
 
     Returns:
         The transformation, which needs value in update.
@@ -47,17 +49,10 @@ def reduce_on_plateau(
         >>> float(learning_rate(state))
         0.25
     """
-    if not 0.0 < factor < 1.0:
-        raise UserError(f"factor is {factor}, expected a number in (0, 1)")
-    if not 0.0 <= min_scale < 1.0:
-        raise UserError(f"min_scale is {min_scale}, expected a number in [0, 1)")
-    for name, value, low in (
-        ("patience", patience, 1),
-        ("window_steps", window_steps, 1),
-        ("cooldown", cooldown, 0),
-    ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise UserError(f"{name} is {value!r}, expected a whole number of at least {low}")
+    factor = check_number("factor", factor, Range.parse("(0, 1)"))
+    min_scale = check_number("min_scale", min_scale, Range.parse("[0, 1)"))
+    patience, window_steps = whole("patience", patience, 1), whole("window_steps", window_steps, 1)
+    cooldown = whole("cooldown", cooldown, 0)
     inner = optax.contrib.reduce_on_plateau(
         factor, patience, cooldown=cooldown, accumulation_size=window_steps, min_scale=min_scale
     )

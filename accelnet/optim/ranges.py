@@ -19,10 +19,10 @@ class Range:
     """Numbers from one bound to another.
 
     Attributes:
-        low: lower bound, finite.
-        high: upper bound; infinity for none.
-        has_low: whether the lower bound itself belongs to it.
-        has_high: whether the upper bound itself belongs to it.
+        low: Lower bound, finite.
+        high: Upper bound; infinity for none.
+        has_low: Whether the lower bound itself belongs to it.
+        has_high: Whether the upper bound itself belongs to it.
 
     Example:
         >>> 1.0 in Range.parse("[0, 1)"), 1.0 in Range.parse("[0, 1]"), str(Range.parse("[0, inf)"))
@@ -64,7 +64,7 @@ def check_number(name: str, value: Any, valid: Range) -> Any:
     """Check that a value is one number in a range; what is being traced cannot be looked at.
 
     Args:
-        name: of the value, for the message.
+        name: name of the value, for the message.
         value: a number or a scalar array.
         valid: range that it has to be in.
 

@@ -17,12 +17,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from accelnet.errors import UserError
 from accelnet.parallel.mesh import AXES, BATCH_AXES, make_mesh, parse_mesh, resolve_axes
 from accelnet.parallel.parts import SAME, Parts
-from accelnet.parallel.rules import (
-    Placement,
-    Rule,
-    check_rules,
-    placements,
-)
+from accelnet.parallel.rules import Placement, Rule, check_rules, path_names, place
 
 Strategy = Literal["jit", "pmap"]
 Tree = Any
@@ -30,7 +25,7 @@ Tree = Any
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Say where things lie. Without a mesh: all on one device.
+    """Say on which devices arrays lie. Without a mesh: all on one.
 
     Args:
         mesh: the devices, None for the default device alone.
@@ -94,7 +89,8 @@ class Layout:
 
     def placements(self, params: Tree) -> Tree:
         """Return the `Placement` of every parameter (or of the model's state): a tree like it."""
-        return placements(params, self.axes, self.rules)
+        placed = [place(path, leaf.shape, self.axes, self.rules) for path, leaf in path_names(params)]
+        return jax.tree.unflatten(jax.tree.structure(params), placed)
 
     def check(self, paths: Sequence[str]) -> None:
         """Refuse rules that match none of the arrays of these paths, and axes that nothing uses."""
@@ -181,22 +177,22 @@ class AbsentDevices:
     """Devices that need not be here.
 
     Attributes:
-        count: how many.
-        memory_bytes: of each, what a program can use.
+        count: Number of devices.
+        memory_bytes: Memory of each that a program can use.
     """
 
     count: int
     memory_bytes: int
 
 
-def whole(tree: Tree) -> Tree:
+def to_addressable(tree: Tree) -> Tree:
     """Bring arrays that lie on several processes' devices to this process, as NumPy arrays; all processes call this.
 
     Args:
-        tree: of arrays. Those of this process's own devices stay as they are.
+        tree: arrays. Those of this process's own devices stay as they are.
 
     Example:
-        >>> whole({"a": jax.numpy.ones(2)})["a"].tolist()
+        >>> to_addressable({"a": jax.numpy.ones(2)})["a"].tolist()
         [1.0, 1.0]
     """
 

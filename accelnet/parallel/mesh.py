@@ -57,7 +57,7 @@ def make_mesh(axes: dict[str, int], devices: Sequence[Any] | None = None) -> Mes
 
     Args:
         axes: sizes by axis, outermost first; one may be -1.
-        devices: those to use. None: all of the run's.
+        devices: devices to use. None: all of the run's.
 
     Returns:
         A mesh of axes that XLA partitions automatically (`AxisType.Auto`).
@@ -73,28 +73,17 @@ def make_mesh(axes: dict[str, int], devices: Sequence[Any] | None = None) -> Mes
     devices = list(jax.devices() if devices is None else devices)
     sizes = resolve_axes(axes, len(devices), _described(devices))
     shown = _typed(sizes)
-    shape, names = tuple(sizes.values()), tuple(sizes)
-    slices = num_slices(devices)
+    shape, names, types = tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)
+    slices = _num_slices(devices)
     if slices > 1:
-        return Mesh(_across_slices(shape, slices, devices, shown), names, axis_types=(AxisType.Auto,) * len(names))
+        return Mesh(_across_slices(shape, slices, devices, shown), names, axis_types=types)
     if devices[0].platform == "tpu":  # laid out along the torus
-        return jax.make_mesh(shape, names, axis_types=(AxisType.Auto,) * len(names), devices=devices)
-    return Mesh(np.array(devices).reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
+        return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    return Mesh(np.array(devices).reshape(shape), names, axis_types=types)
 
 
 def resolve_axes(axes: dict[str, int], num_devices: int, described: str = "") -> dict[str, int]:
-    """Give an open size its value.
-
-    Args:
-        axes: sizes by axis; one may be -1.
-        num_devices: that the mesh has to make up.
-        described: the devices in words, for the message.
-
-    Returns:
-        Sizes by axis.
-
-    Raises:
-        UserError: if the sizes do not make up the number of devices.
+    """Give an open size its value, or raise an error where the sizes do not make up the number of devices.
 
     Example:
         >>> resolve_axes({"data": -1, "model": 2}, 8)
@@ -115,13 +104,8 @@ def _typed(axes: dict[str, int]) -> str:
     return ",".join(f"{name}={size}" for name, size in axes.items())
 
 
-def num_slices(devices: Sequence[Any]) -> int:
-    """Count the TPU slices that the devices belong to; other devices, in the order of their hosts, are one.
-
-    Example:
-        >>> num_slices(jax.devices()[:1])
-        1
-    """
+def _num_slices(devices: Sequence[Any]) -> int:
+    """Count the TPU slices that the devices belong to; other devices, in the order of their hosts, are one."""
     return len({getattr(device, "slice_index", 0) if device.platform == "tpu" else 0 for device in devices})
 
 

@@ -24,9 +24,9 @@ def shard_key(key: jax.Array, index: jax.Array, count: int, num_examples: int) -
 
     Args:
         key: typed Threefry key, the same on every device.
-        index: int32 scalar, which part this device has.
-        count: parts of the batch, at least 1.
-        num_examples: examples of one part, at least 1.
+        index: number of this device's part, int32 scalar.
+        count: number of parts of the batch, at least 1.
+        num_examples: number of examples of one part, at least 1.
 
     Returns:
         A typed key for `jax.random`; `key` itself if there is one part.

@@ -1,4 +1,4 @@
-"""The parts of a batch, each on devices of its own, and what these say to each other.
+"""The parts of a batch, each on devices of its own, and the collectives between them.
 
 A part is treated as a microbatch that is computed elsewhere: every device takes the gradient of its own examples, and
 one exchange per step adds them up.
@@ -24,8 +24,8 @@ class Parts:
 
     Args:
         axes: the mesh's axes along which a batch is cut.
-        count: how many parts they make.
-        mesh: of `map`; None under pmap, which maps by itself, and without devices to share a batch.
+        count: number of parts that they make.
+        mesh: mesh of `map`; None under pmap, which maps by itself, and without devices to share a batch.
 
     Example:
         >>> alone = Parts((), 1, None)
@@ -45,7 +45,7 @@ class Parts:
         """Run a function on every part of a batch at once.
 
         Args:
-            function: of what one device sees.
+            function: function of what one device sees.
             in_specs: `PartitionSpec`s of its arguments along the batch axes, as of `jax.shard_map`.
             out_specs: those of its results; what is whole must be the same on every device.
 
@@ -66,13 +66,13 @@ class Parts:
     def gather(self, params: Tree, cuts: Tree) -> Tree:
         """Collect the parameters from the devices that they are cut over: one all-gather each."""
 
-        def whole(array: jax.Array, cut: PartitionSpec) -> jax.Array:
+        def collect(array: jax.Array, cut: PartitionSpec) -> jax.Array:
             for axis, name in enumerate(cut):
                 if name is not None:
                     array = jax.lax.all_gather(array, name, axis=axis, tiled=True)
             return array
 
-        return jax.tree.map(whole, params, cuts)
+        return jax.tree.map(collect, params, cuts)
 
     def total(self, tree: Tree, cuts: Tree = None) -> Tree:
         """Add up arrays over the parts: an all-reduce, or a reduce-scatter where the result is cut."""

@@ -22,12 +22,8 @@ class ModelRule(NamedTuple):
     """A rule that a model brings along. A user's rule comes before it, and it passes over arrays of too few axes.
 
     Attributes:
-        pattern: regular expression for a parameter's whole path.
-        spec: mesh axes of the array's axes.
-
-    Example:
-        >>> ModelRule("head.kernel", PartitionSpec("model", None)).pattern
-        'head.kernel'
+        pattern: Regular expression for a parameter's whole path.
+        spec: Mesh axes of the array's axes.
     """
 
     pattern: str
@@ -39,12 +35,8 @@ class Placement:
     """Where an array lies.
 
     Attributes:
-        spec: the mesh axis of each of its axes.
-        reason: why, in a few words.
-
-    Example:
-        >>> tuple(Placement(PartitionSpec("model"), "the model's rule").spec)
-        ('model',)
+        spec: Mesh axis of each of its axes.
+        reason: Reason, in a few words.
     """
 
     spec: PartitionSpec
@@ -58,8 +50,8 @@ def place(path: str, shape: tuple[int, ...], axes: Mapping[str, int], rules: Seq
     out. On a mesh with "fsdp", arrays of at least 4,096 numbers are then cut along their largest axis that divides.
 
     Args:
-        path: of the array, joined by dots.
-        shape: of the array.
+        path: path of the array, joined by dots.
+        shape: shape of the array.
         axes: sizes of the mesh's axes.
         rules: pairs of a regular expression for the whole path and a `PartitionSpec`.
 
@@ -139,23 +131,11 @@ def path_names(tree: Tree) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="."), leaf) for path, leaf in leaves]
 
 
-def placements(tree: Tree, axes: Mapping[str, int], rules: Sequence[Rule]) -> Tree:
-    """Decide where each array of a tree lies: a tree like it of `Placement`s.
-
-    Example:
-        >>> tree = {"a": {"kernel": jax.ShapeDtypeStruct((8, 1024), "float32")}}
-        >>> tuple(placements(tree, {"fsdp": 4}, ())["a"]["kernel"].spec)
-        (None, 'fsdp')
-    """
-    placed = [place(path, leaf.shape, axes, rules) for path, leaf in path_names(tree)]
-    return jax.tree.unflatten(jax.tree.structure(tree), placed)
-
-
 def followers(tree: Tree, params: Tree, placed: Tree) -> Tree:
     """Place an optimizer's state: what belongs to a parameter lies where the parameter does.
 
     Args:
-        tree: of arrays or shapes. A leaf belongs to a parameter if its path ends with the parameter's and their
+        tree: arrays or shapes. A leaf belongs to a parameter if its path ends with the parameter's and their
             shapes agree.
         params: the parameters, arrays or shapes.
         placed: their `Placement`s.
@@ -186,20 +166,7 @@ def followers(tree: Tree, params: Tree, placed: Tree) -> Tree:
 
 
 def check_rules(rules: Sequence[Rule], paths: Sequence[str], axes: Mapping[str, int], known: Sequence[str]) -> None:
-    """Refuse a rule that matches nothing, and a mesh with an axis that nothing uses.
-
-    Args:
-        rules: the user's own.
-        paths: of all parameters and of the model's state.
-        axes: sizes of the mesh's axes.
-        known: axes that have a meaning without a rule.
-
-    Raises:
-        UserError: for the first of these.
-
-    Example:
-        >>> check_rules([("head.*", PartitionSpec("model"))], ["head.bias"], {"model": 2}, ("model",))
-    """
+    """Refuse a user's rule that matches none of the paths, and an axis that neither a rule names nor `known` holds."""
     for given in rules:
         if isinstance(given, ModelRule):
             continue

@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from accelnet import cluster
+from accelnet.cluster.exchange import exchange
+from accelnet.cluster.preemption import Preemption
+from accelnet.cluster.watch import Watch
 from accelnet.errors import UserError
-from accelnet.parallel import cluster
-from accelnet.parallel.exchange import exchange
-from accelnet.parallel.preemption import Preemption
-from accelnet.parallel.watch import Doctor, watch
 
 
 class Hosts:
@@ -22,13 +22,13 @@ class Hosts:
     All processes call these methods in the same order.
 
     Args:
-        doctor: Watch over the processes.
+        watch: Watch over the processes.
         preemption: Record of whether this process was told to end.
         finishes: Functions that complete what is being written; called before this process is ended from outside.
     """
 
-    def __init__(self, doctor: Doctor, preemption: Preemption, finishes: list[Callable[[], None]]) -> None:
-        self.doctor = doctor
+    def __init__(self, watch: Watch, preemption: Preemption, finishes: list[Callable[[], None]]) -> None:
+        self.watch = watch
         self.preemption = preemption
         self.finishes = finishes
 
@@ -39,7 +39,7 @@ class Hosts:
 
     def mark(self, step: int, phase: str) -> None:
         """Say that this process makes progress: what it begins now, at which step."""
-        self.doctor.mark(step, phase)
+        self.watch.mark(step, phase)
 
     def agree(self, *numbers: float) -> tuple[list[float], bool]:
         """Take the first process's numbers, such as times, and learn whether any process was told to end."""
@@ -90,5 +90,5 @@ def supervised(workdir: str | Path | None, hang_timeout: float) -> Iterator[Host
         for complete in finishes:
             complete()
 
-    with Preemption() as preemption, watch(hang_timeout, workdir, preemption=preemption, finish=finish) as doctor:
-        yield Hosts(doctor, preemption, finishes)
+    with Preemption() as preemption, Watch(hang_timeout, workdir, preemption=preemption, finish=finish) as watch:
+        yield Hosts(watch, preemption, finishes)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
-from accelnet.parallel.layout import whole
+from accelnet.parallel.layout import to_addressable
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
 from accelnet.training.forward import with_precision
@@ -59,12 +59,12 @@ class Run:
 
         Where they lie on the devices of several processes, all of these have to ask.
         """
-        return merged(whole(self._weights.params), whole(self._weights.frozen))
+        return merged(to_addressable(self._weights.params), to_addressable(self._weights.frozen))
 
     @property
     def model_state(self) -> Any:
         """The model's state that belongs to `params`: batch statistics and whatever else the model keeps."""
-        return whole(self._weights.model_state)
+        return to_addressable(self._weights.model_state)
 
     @cached_property
     def model(self) -> Any:

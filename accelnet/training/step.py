@@ -11,7 +11,7 @@ import optax
 from accelnet.errors import user_code
 from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
-from accelnet.objectives.metric import safe_ratio
+from accelnet.objectives.weights import safe_ratio
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
 from accelnet.parallel.parts import Parts

@@ -15,7 +15,7 @@ from accelnet.evaluating.assess import assess
 from accelnet.evaluating.latency import measure_latency
 from accelnet.evaluating.text import continuation
 from accelnet.evaluating.worst import is_images, picture
-from accelnet.objectives.metric import example_weights
+from accelnet.objectives import example_weights
 from tests.pages import needs_browser, needs_nothing, shows
 
 HOSTILE = """<script>alert("x")</script>"""

@@ -1,7 +1,9 @@
 """What holds for every objective and metric: masks, merging, types."""
 
+import itertools
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,14 +22,27 @@ OBJECTIVES = {
     "huber": objectives.huber(),
     "token": objectives.token_cross_entropy(metrics=TOP),
 }
+SIZE, ROWS = 5, 8  # Examples of a batch, and its rows where it is padded: two programs for each objective.
+
+
+def everything(objective):
+    """Return all that an objective computes of a batch, as one function."""
+
+    def compute(outputs, batch):
+        (mean, states), gradient = jax.value_and_grad(objective.evaluate, has_aux=True)(outputs, batch)
+        total, weight, _ = objective.totals(outputs, batch)
+        return {
+            "mean": mean, "states": states, "gradient": gradient, "metrics": objective.compute(states), "total": total,
+            "weight": weight,
+        }  # fmt: skip
+
+    return compute
+
+
 # Compiled once for all tests: op by op, each new shape compiles dozens of small programs.
-EVALUATE = {name: jax.jit(objective.evaluate) for name, objective in OBJECTIVES.items()}
-TOTALS = {name: jax.jit(objective.totals) for name, objective in OBJECTIVES.items()}
+COMPUTE = {name: jax.jit(everything(objective)) for name, objective in OBJECTIVES.items()}
 MERGE = {name: jax.jit(objective.merge) for name, objective in OBJECTIVES.items()}
-COMPUTE = {name: jax.jit(objective.compute) for name, objective in OBJECTIVES.items()}
-GRADIENT = {
-    name: jax.jit(jax.value_and_grad(objective.evaluate, has_aux=True)) for name, objective in OBJECTIVES.items()
-}
+METRICS = {name: jax.jit(objective.compute) for name, objective in OBJECTIVES.items()}
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)
 
 
@@ -47,131 +62,123 @@ def make_batch(name, size, seed=0):
     return jnp.asarray(outputs, jnp.float32), {**batch, "mask": jnp.ones(size, bool)}
 
 
-def pad(outputs, batch, garbage):
-    """Append three rows of garbage with mask False."""
+def pad(outputs, batch, garbage=np.nan):
+    """Append rows of garbage with mask False."""
+    more = ROWS - len(outputs)
 
     def extend(leaf):
         value = garbage if jnp.issubdtype(leaf.dtype, jnp.inexact) else 99
-        return jnp.concatenate([leaf, jnp.full((3, *leaf.shape[1:]), value, leaf.dtype)])
+        return jnp.concatenate([leaf, jnp.full((more, *leaf.shape[1:]), value, leaf.dtype)])
 
     padded = jax.tree.map(extend, {key: value for key, value in batch.items() if key != "mask"})
-    return extend(outputs), {**padded, "mask": jnp.arange(len(outputs) + 3) < len(outputs)}
+    return extend(outputs), {**padded, "mask": jnp.arange(ROWS) < len(outputs)}
+
+
+def cut(outputs, batch, *bounds):
+    """Return what an objective computes of parts of a batch, each padded to the same number of rows."""
+    return [
+        pad(outputs[start:stop], {key: value[start:stop] for key, value in batch.items()})
+        for start, stop in itertools.pairwise(bounds)
+    ]
 
 
 def assert_close(actual, expected, tolerance=2e-6):
-    jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=tolerance, atol=tolerance), actual, expected)
+    chex.assert_trees_all_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 @every_objective
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
 def test_masked_examples_count_nowhere_whatever_they_hold(name, garbage):
-    outputs, batch = make_batch(name, 5)
-    padded_outputs, padded_batch = pad(outputs, batch, garbage)
-
-    (plain, states), gradient = GRADIENT[name](outputs, batch)
-    (padded, padded_states), padded_gradient = GRADIENT[name](padded_outputs, padded_batch)
-    assert_close(padded, plain)
-    assert_close(padded_gradient[:5], gradient)
-    assert jnp.all(padded_gradient[5:] == 0)
-    assert_close(COMPUTE[name](padded_states), COMPUTE[name](states))
+    outputs, batch = make_batch(name, SIZE)
+    plain, padded = COMPUTE[name](outputs, batch), COMPUTE[name](*pad(outputs, batch, garbage))
+    assert_close(padded["mean"], plain["mean"])
+    assert_close(padded["gradient"][:SIZE], plain["gradient"])
+    assert jnp.all(padded["gradient"][SIZE:] == 0)
+    assert_close(padded["metrics"], plain["metrics"])
 
 
 @every_objective
 def test_weight_zero_counts_nowhere_whatever_is_there(name):
-    outputs, batch = make_batch(name, 5)
-    padded_outputs, padded_batch = pad(outputs, batch, np.nan)
-    live = padded_batch.pop("mask")
-    weights = padded_batch["weights"]
-    padded_batch["weights"] = jnp.where(live.reshape(-1, *[1] * (weights.ndim - 1)), weights, 0.0)
-    mean, states = EVALUATE[name](padded_outputs, padded_batch)
-    expected, expected_states = EVALUATE[name](outputs, batch)
-    assert_close(mean, expected)
-    assert_close(COMPUTE[name](states), COMPUTE[name](expected_states))
+    outputs, batch = make_batch(name, SIZE)
+    padded_outputs, padded = pad(outputs, batch)
+    weights = padded["weights"]
+    live = padded["mask"].reshape(-1, *[1] * (weights.ndim - 1))
+    padded |= {"weights": jnp.where(live, weights, 0.0), "mask": jnp.ones(ROWS, bool)}
+    found, expected = COMPUTE[name](padded_outputs, padded), COMPUTE[name](outputs, batch)
+    assert_close(found["mean"], expected["mean"])
+    assert_close(found["metrics"], expected["metrics"])
 
 
 def test_steps_after_a_series_end_count_nowhere_whatever_they_hold():
-    outputs, batch = make_batch("token", 2)
+    outputs, batch = make_batch("token", SIZE)
     short = {key: value[:, :2] if value.ndim > 1 else value for key, value in batch.items()}
-    expected, expected_states = EVALUATE["token"](outputs[:, :2], short)
-    batch = {
-        "mask": batch["mask"],
-        "weights": batch["weights"].at[:, 2].set(0.0),
-        "targets": batch["targets"].at[:, 2].set(-1),
-    }
-    outputs = outputs.at[:, 2].set(jnp.nan)
-    (mean, states), gradient = GRADIENT["token"](outputs, batch)
-    assert_close(mean, expected)
-    assert_close(COMPUTE["token"](states), COMPUTE["token"](expected_states))
-    assert jnp.all(gradient[:, 2] == 0)
-    assert jnp.all(jnp.isfinite(gradient))
+    expected = COMPUTE["token"](outputs[:, :2], short)
+    batch |= {"weights": batch["weights"].at[:, 2].set(0.0), "targets": batch["targets"].at[:, 2].set(-1)}
+    found = COMPUTE["token"](outputs.at[:, 2].set(jnp.nan), batch)
+    assert_close(found["mean"], expected["mean"])
+    assert_close(found["metrics"], expected["metrics"])
+    assert jnp.all(found["gradient"][:, 2] == 0)
+    assert jnp.all(jnp.isfinite(found["gradient"]))
 
 
 @every_objective
 def test_a_batch_in_which_nothing_counts_gives_zero_and_no_gradient(name):
-    outputs, batch = make_batch(name, 5)
-    batch["mask"] = jnp.zeros(5, bool)
-    (mean, states), gradient = GRADIENT[name](outputs, batch)
-    assert mean == 0.0
-    assert jnp.all(gradient == 0)
-    assert_close(states, OBJECTIVES[name].empty(), 0.0)
-    assert all(np.isfinite(value) for value in COMPUTE[name](states).values())
+    outputs, batch = make_batch(name, SIZE)
+    found = COMPUTE[name](outputs, batch | {"mask": jnp.zeros(SIZE, bool)})
+    assert found["mean"] == 0.0
+    assert jnp.all(found["gradient"] == 0)
+    assert_close(found["states"], OBJECTIVES[name].empty(), 0.0)
+    assert all(np.isfinite(value) for value in found["metrics"].values())
 
 
 @every_objective
 def test_an_example_that_counts_and_is_nan_makes_the_loss_nan(name):
-    outputs, batch = make_batch(name, 5)
-    assert jnp.isnan(EVALUATE[name](outputs.at[0].set(jnp.nan), batch)[0])
+    outputs, batch = make_batch(name, SIZE)
+    assert jnp.isnan(COMPUTE[name](outputs.at[0].set(jnp.nan), batch)["mean"])
 
 
 @every_objective
 def test_batches_merge_to_the_metrics_of_the_whole_in_any_grouping(name):
     outputs, batch = make_batch(name, 20)
-    whole = COMPUTE[name](EVALUATE[name](outputs, batch)[1])
-    states = []
-    for start, stop in ((0, 3), (3, 4), (4, 13), (13, 20)):
-        part = {key: value[start:stop] for key, value in batch.items()}
-        states.append(EVALUATE[name](outputs[start:stop], part)[1])
-    a, b, c, d = states
-    merge = MERGE[name]
-    left = merge(merge(merge(merge(OBJECTIVES[name].empty(), a), b), c), d)
-    right = merge(a, merge(b, merge(c, merge(d, OBJECTIVES[name].empty()))))
+    whole = COMPUTE[name](outputs, batch)["metrics"]
+    a, b, c, d = (COMPUTE[name](*part)["states"] for part in cut(outputs, batch, 0, 4, 5, 13, 20))
+    empty, merge, compute = OBJECTIVES[name].empty(), MERGE[name], METRICS[name]
+    left = merge(merge(merge(merge(empty, a), b), c), d)
+    right = merge(a, merge(b, merge(c, merge(d, empty))))
     assert_close(left, right)
-    assert_close(COMPUTE[name](left), whole)
-    assert_close(COMPUTE[name](right), whole)
+    assert_close(compute(left), whole)
+    assert_close(compute(right), whole)
 
 
 @every_objective
 def test_states_keep_their_types_through_a_compiled_loop(name):
-    outputs, batch = make_batch(name, 5)
-    empty = OBJECTIVES[name].empty()
+    outputs, batch = make_batch(name, SIZE)
+    objective = OBJECTIVES[name]
 
     def one(_, states):
-        return MERGE[name](states, EVALUATE[name](outputs, batch)[1])
+        return objective.merge(states, objective.evaluate(outputs, batch)[1])
 
-    merged = jax.jit(lambda states: jax.lax.fori_loop(0, 3, one, states), donate_argnums=0)(empty)
-    types = jax.tree.map(jax.typeof, OBJECTIVES[name].empty())
-    assert jax.tree.map(jax.typeof, merged) == types
+    merged = jax.jit(lambda states: jax.lax.fori_loop(0, 3, one, states), donate_argnums=0)(objective.empty())
+    chex.assert_trees_all_equal_shapes_and_dtypes(merged, objective.empty())
     assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {jnp.dtype("float32")}
-    assert_close(COMPUTE[name](merged), COMPUTE[name](EVALUATE[name](outputs, batch)[1]))
+    assert_close(METRICS[name](merged), COMPUTE[name](outputs, batch)["metrics"])
 
 
 @every_objective
 def test_totals_of_microbatches_add_up_to_the_batchs_mean(name):
-    outputs, batch = make_batch(name, 6)
-    total, weight = 0.0, 0.0
-    for part in (slice(0, 2), slice(2, 6)):
-        more, more_weight, _ = TOTALS[name](outputs[part], {key: value[part] for key, value in batch.items()})
-        total, weight = total + more, weight + more_weight
-    assert_close(total / weight, EVALUATE[name](outputs, batch)[0])
+    outputs, batch = make_batch(name, ROWS)
+    first, second = (COMPUTE[name](*part) for part in cut(outputs, batch, 0, 2, ROWS))
+    mean = (first["total"] + second["total"]) / (first["weight"] + second["weight"])
+    assert_close(mean, COMPUTE[name](outputs, batch)["mean"])
 
 
 def test_an_objective_can_stand_under_vmap_over_members_of_a_population():
     objective = OBJECTIVES["softmax"]
-    outputs, batch = make_batch("softmax", 5)
+    outputs, batch = make_batch("softmax", SIZE)
     members = jnp.stack([outputs, 2 * outputs])
-    means, states = jax.vmap(lambda member: objective.evaluate(member, batch))(members)
-    assert_close(means[1], objective.evaluate(2 * outputs, batch)[0])
-    assert jax.vmap(objective.compute)(states)["accuracy"].shape == (2,)
+    found = jax.jit(jax.vmap(everything(objective), (0, None)))(members, batch)
+    assert_close(found["mean"][1], COMPUTE["softmax"](2 * outputs, batch)["mean"])
+    assert found["metrics"]["accuracy"].shape == (2,)
 
 
 def test_an_objective_of_ones_own_takes_any_outputs_and_is_masked_too():
@@ -187,42 +194,55 @@ def test_an_objective_of_ones_own_takes_any_outputs_and_is_masked_too():
     assert objective.compute(states) == {"loss": 4.0}
 
 
+def compute(metric, outputs, batch):
+    """Return a metric of one batch, as one program."""
+    none = jnp.zeros(len(outputs))
+    return float(
+        jax.jit(lambda outputs, batch: metric.compute(metric.measure(outputs, batch, none, none)))(outputs, batch)
+    )
+
+
 def test_top_k_accuracy_is_scikit_learns():
     generator = np.random.default_rng(0)
     scores, targets = generator.normal(size=(50, 6)), generator.integers(0, 6, 50)
     for k in (1, 2, 3, 6):
         metric = objectives.TopKAccuracy(k)
-        batch = {"targets": jnp.asarray(targets)}
-        state = metric.measure(jnp.asarray(scores), batch, jnp.zeros(50), jnp.ones(50))
         expected = top_k_accuracy_score(targets, scores, k=k) if k < 6 else 1.0
-        assert float(metric.compute(state)) == pytest.approx(expected, rel=1e-6)
+        assert compute(metric, jnp.asarray(scores), {"targets": jnp.asarray(targets)}) == pytest.approx(
+            expected, rel=1e-6
+        )
 
 
 def test_of_equal_outputs_the_first_ranks_higher_in_both_accuracies():
-    outputs, ones = jnp.zeros((3, 3)), jnp.ones(3)
     batch = {"targets": jnp.array([0, 1, 2])}
     for metric, expected in (
         (objectives.Accuracy(), 1 / 3),
         (objectives.TopKAccuracy(1), 1 / 3),
         (objectives.TopKAccuracy(2), 2 / 3),
     ):
-        assert float(metric.compute(metric.measure(outputs, batch, ones, ones))) == pytest.approx(expected)
+        assert compute(metric, jnp.zeros((3, 3)), batch) == pytest.approx(expected)
 
 
 def test_outputs_that_are_nan_are_not_among_the_top_k():
-    metric, batch, ones = objectives.TopKAccuracy(2), {"targets": jnp.array([0, 1])}, jnp.ones(2)
-    assert metric.compute(metric.measure(jnp.full((2, 3), jnp.nan), batch, ones, ones)) == 0.0
+    assert compute(objectives.TopKAccuracy(2), jnp.full((2, 3), jnp.nan), {"targets": jnp.array([0, 1])}) == 0.0
+
+
+R2 = objectives.R2(weighted=True)
+
+
+@jax.jit
+def add_to_r2(state, outputs, targets, weights):
+    batch, none = {"targets": targets, "weights": weights}, jnp.zeros(len(targets))
+    return R2.merge(state, R2.measure(outputs, batch, none, none))
 
 
 def r2_in_batches(outputs, targets, weights, size):
-    metric = objectives.R2(weighted=True)
-    state = metric.empty()
+    state = R2.empty()
     for start in range(0, len(targets), size):
-        rows = slice(start, start + size)
-        batch = {"targets": jnp.asarray(targets[rows]), "weights": jnp.asarray(weights[rows])}
-        none = jnp.zeros(len(targets[rows]))
-        state = metric.merge(state, metric.measure(jnp.asarray(outputs[rows]), batch, none, none))
-    return float(metric.compute(state))
+        rows = [array[start : start + size] for array in (outputs, targets, weights)]
+        # The last batch is filled with rows of weight 0.
+        state = add_to_r2(state, *(np.pad(row, (0, size - len(row))) for row in rows))
+    return float(R2.compute(state))
 
 
 def test_r2_is_scikit_learns_with_weights_and_far_from_zero():
@@ -259,9 +279,8 @@ def test_r2_of_targets_far_from_zero_that_hardly_vary_is_scikit_learns():
 
 
 def value_of(metric, outputs, targets, weights=None):
-    outputs, none = jnp.asarray(outputs, jnp.float32), jnp.zeros(len(targets))
     batch = {"targets": jnp.asarray(targets)} | ({} if weights is None else {"weights": jnp.asarray(weights)})
-    return float(metric.compute(metric.measure(outputs, batch, none, none)))
+    return compute(metric, jnp.asarray(outputs, jnp.float32), batch)
 
 
 @pytest.mark.parametrize("metric", [objectives.Accuracy(), objectives.TopKAccuracy(1), objectives.F1()], ids=repr)
@@ -276,15 +295,15 @@ def test_labels_of_nan_are_wrong():
     assert value_of(objectives.BinaryAccuracy(), [np.nan, np.nan], [0, 1]) == 0.0
 
 
-METRICS = {
+SCORES = {
     "accuracy": (objectives.Accuracy, accuracy_score), "f1": (objectives.F1, f1_score),
     "macro f1": (partial(objectives.F1, average="macro"), partial(f1_score, average="macro")),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", SCORES)
 def test_a_metric_counts_examples_once_unless_it_is_told_to_weigh_them(name):
-    ours, reference = METRICS[name]
+    ours, reference = SCORES[name]
     generator = np.random.default_rng(0)
     targets = (generator.random(400) < 0.1).astype(np.int32)
     logits = generator.normal(size=(400, 2)) + 1.2 * np.eye(2)[targets]

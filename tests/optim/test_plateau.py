@@ -46,12 +46,12 @@ def test_after_a_reduction_the_cooldown_waits_and_min_scale_is_the_end():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"factor": 1.0}, r"factor is 1.0, expected a number in \(0, 1\)"),
+        ({"factor": 1.0}, r"factor is 1, expected a number in \(0, 1\)"),
         ({"factor": -0.5}, "factor is -0.5"),
         ({"patience": 0}, "patience is 0, expected a whole number of at least 1"),
         ({"window_steps": 1.5}, "window_steps is 1.5"),
         ({"cooldown": -1}, "cooldown is -1"),
-        ({"min_scale": 1.0}, "min_scale is 1.0"),
+        ({"min_scale": 1.0}, "min_scale is 1, expected"),
     ],
 )
 def test_an_argument_out_of_range_is_named(arguments, message):

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 from jax._src import clusters
 
+from accelnet.cluster.rendezvous import split_address
 from accelnet.errors import UserError
-from accelnet.parallel.rendezvous import split_address
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -19,13 +19,7 @@ class Membership:
 
     Attributes:
         address: "host:port" of process 0.
-        num_processes: of the run.
-        process_id: of this process.
-        local_devices: those that it may use, None for all (or those in JAX_LOCAL_DEVICE_IDS).
-
-    Example:
-        >>> Membership("localhost:8476", 2, 0).local_devices is None
-        True
+        local_devices: Devices that it may use, None for all (or those in JAX_LOCAL_DEVICE_IDS).
     """
 
     address: str
@@ -41,9 +35,10 @@ def membership(
 
     Args:
         address: "host:port" of process 0.
-        num_processes: of the run.
-        process_id: of this process. All three are given, or none; then the environment counts, and then jax's guess.
-        timeout_seconds: how long jax may wait for the name of process 0's host to be known.
+        num_processes: number of processes of the run.
+        process_id: number of this process. All three are given, or none; then the environment
+            counts, and then jax's guess.
+        timeout_seconds: time that jax may wait for the name of process 0's host to be known.
 
     Returns:
         The `Membership`, None for a process on its own.

@@ -20,16 +20,15 @@ class Preemption:
     the flag stays unset.
 
     Attributes:
-        requested: whether SIGTERM or Ctrl-C came.
-        interrupted: whether it was Ctrl-C.
-        defers_interrupts: whether the first Ctrl-C is a flag and not a KeyboardInterrupt; the second never is.
+        requested: Whether SIGTERM or Ctrl-C came.
+        interrupted: Whether it was Ctrl-C.
+        defers_interrupts: Whether the first Ctrl-C is a flag and not a KeyboardInterrupt; the second never is.
 
     Example:
         >>> with Preemption() as preemption:
         ...     signal.raise_signal(signal.SIGTERM)
         ...     preemption.requested
         True
-
     """
 
     def __init__(self) -> None:
@@ -91,9 +90,6 @@ class Preemption:
             if signal.SIGTERM in signals:
                 self._flag.set()
             if self._old_wakeup != -1:
-                self._forward(signals)
-
-    def _forward(self, signals: bytes) -> None:
-        # Whoever had asked for the signals may not read them any more.
-        with contextlib.suppress(OSError):
-            os.write(self._old_wakeup, signals)
+                # Whoever had asked for the signals may not read them any more.
+                with contextlib.suppress(OSError):
+                    os.write(self._old_wakeup, signals)

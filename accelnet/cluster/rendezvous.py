@@ -27,9 +27,9 @@ def meet(address: str, num_processes: int, rank: int, *, timeout_seconds: float)
 
     Args:
         address: "host:port" of process 0.
-        num_processes: of the run.
-        rank: of this process, from 0 to `num_processes` - 1.
-        timeout_seconds: how long to wait for the others.
+        num_processes: number of processes of the run.
+        rank: number of this process, from 0 to `num_processes` - 1.
+        timeout_seconds: time to wait for the others.
 
     Returns:
         The host name of each process.
@@ -37,10 +37,6 @@ def meet(address: str, num_processes: int, rank: int, *, timeout_seconds: float)
     Raises:
         UserError: on every process that came, if one did not, two have the same rank or they disagree on how many they
             are; if the port is in use; if nothing answers at the address.
-
-    Example:
-        >>> meet("localhost:8476", 2, 0, timeout_seconds=300)  # doctest: +SKIP
-        ['host-a', 'host-b']
     """
     host, port = split_address(address)
     deadline = time.monotonic() + timeout_seconds

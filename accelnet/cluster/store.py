@@ -17,9 +17,9 @@ import jax
 from jax._src import distributed, xla_bridge
 from jax._src.lib import _jax  # type: ignore[attr-defined]
 
-from accelnet.parallel import abort
+from accelnet.cluster import abort
 
-# Only a backstop: `watch` looks after the processes, and knows more about them.
+# Only a backstop: `Watch` looks after the processes, and knows more about them.
 _HEARTBEAT_SECONDS = 3600
 _PREFIX = "accelnet/"
 # After the others have said that they end, process 0 gives them this long: jax complains in those that are still there.
@@ -34,13 +34,7 @@ class Store:
 
     Attributes:
         client: jax's client of the coordination service.
-        rank: of this process.
-        num_processes: of the run.
         address: "host:port" of process 0.
-
-    Example:
-        >>> connected() is None  # one process has nobody to show anything to
-        True
     """
 
     client: Any
@@ -77,13 +71,13 @@ class Ending:
     """Why a process ended before the run did.
 
     Attributes:
-        code: its exit code.
-        reason: one line.
-        host: its host.
-        common: whether the reason is one for all processes, and not about this one.
+        code: Exit code.
+        reason: One line.
+        host: Host name.
+        common: Whether the reason is one for all processes, and not about this one.
 
     Example:
-        >>> Ending.from_bytes(Ending(2, "no such file", "a").to_bytes()).said_of(1)
+        >>> Ending(2, "no such file", "a").said_of(1)
         'rank 1 on a ended: no such file'
     """
 
@@ -92,13 +86,6 @@ class Ending:
     host: str
     common: bool = False
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(vars(self)).encode()
-
-    @staticmethod
-    def from_bytes(text: bytes) -> "Ending":
-        return Ending(**json.loads(text))
-
     def said_of(self, rank: int) -> str:
         """Return the sentence for the other processes."""
         return self.reason if self.common else f"rank {rank} on {self.host} ended: {self.reason}"
@@ -106,23 +93,20 @@ class Ending:
 
 def endings(store: Store) -> dict[int, Ending]:
     """Return the processes that ended before the run did, by rank."""
-    return {int(rank): Ending.from_bytes(value) for rank, value in store.entries("end/").items()}
+    return {int(rank): Ending(**json.loads(value)) for rank, value in store.entries("end/").items()}
 
 
 def tell_ending(store: Store, ending: Ending, *, linger_seconds: float, lost: frozenset[int] = frozenset()) -> None:
-    """Tell the others that this process ends and why. Process 0 stays until they have ended too, so that all can read.
+    """Tell the others that this process ends and why; what it said before stays.
 
-    Args:
-        store: of this process.
-        ending: what they are told; what this process said before stays.
-        linger_seconds: how long process 0 waits at most.
-        lost: ranks that it does not wait for.
+    Process 0 stays until all but the lost ranks have ended too, `linger_seconds` at most, so that they can read it.
     """
     try:
         said = endings(store)
         if store.rank not in said:
             repeated = ending.reason in [one.said_of(rank) for rank, one in said.items()]
-            store.set(f"end/{store.rank}", replace(ending, common=ending.common or repeated).to_bytes())
+            told = replace(ending, common=ending.common or repeated)
+            store.set(f"end/{store.rank}", json.dumps(vars(told)).encode())
         if store.rank == 0:
             _await_others(store, linger_seconds, lost)
             time.sleep(_AFTER_SECONDS)
@@ -138,7 +122,7 @@ def _await_others(store: Store, seconds: float, lost: frozenset[int] = frozenset
         time.sleep(0.05)
 
 
-def _part() -> None:
+def _await_the_end() -> None:
     """At a regular end keep process 0 until the others are done: jax's own shutdown was seen to let it go before."""
     store = connected()
     if store is None:
@@ -163,12 +147,7 @@ def connected() -> Store | None:
 
 
 def is_joined() -> bool:
-    """Say whether this process has joined a cluster of any size.
-
-    Example:
-        >>> is_joined()
-        False
-    """
+    """Say whether this process has joined a cluster of any size."""
     return distributed.global_state.client is not None
 
 
@@ -210,16 +189,12 @@ def join(address: str, num_processes: int, rank: int, local_devices: list[int] |
     finally:
         _jax.get_distributed_runtime_client = make_client
     abort.install(address)
-    atexit.register(_part)
+    atexit.register(_await_the_end)
 
 
 def abandon(code: int) -> None:
-    """Let this process end on its own: no waiting for the others in jax's shutdown, and no failure there.
-
-    Args:
-        code: its exit code.
-    """
-    abort.let_end(code)
+    """Let this process end on its own: no waiting for the others in jax's shutdown, and no failure there."""
+    abort.on_lost_store(lambda: abort.end_later(code))
     state = distributed.global_state
     for kept in (state.client, state.service):
         # Their destructors, in whichever order Python's end runs them, abort the process.

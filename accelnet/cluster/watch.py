@@ -1,112 +1,85 @@
-"""The hang doctor: a run of several processes ends when one of them is gone or hangs, and says which.
+"""The watch: a run of several processes ends when one of them is gone or hangs, and says which.
 
-Every process writes a beat into the store of process 0 and reads those of the others, on a thread of its own; another
-thread looks at the clock, so that it also notices when the store does not answer. A main thread that waits inside a
-collective cannot be woken: the process is ended from beside it.
+One thread exchanges heartbeats with the other processes; another looks at the clock, so that it also notices when the
+store does not answer. A main thread that waits inside a collective cannot be woken: these threads end the process.
 """
 
-import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
 
-import jax
-
+from accelnet.cluster import abort, exchange, verdict
+from accelnet.cluster import store as stores
+from accelnet.cluster.exit import bounded, end_process, write_stacks
+from accelnet.cluster.heartbeats import Heartbeats
+from accelnet.cluster.preemption import Preemption
+from accelnet.cluster.store import Ending, Store, tell_ending
+from accelnet.cluster.verdict import Verdict
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
-from accelnet.parallel import abort, exchange, verdict
-from accelnet.parallel import store as stores
-from accelnet.parallel.exit import bounded, end_process, write_stacks
-from accelnet.parallel.preemption import Preemption
-from accelnet.parallel.store import Ending, Store, endings, tell_ending
-from accelnet.parallel.verdict import Beat, Verdict
 
-# So long may a process whose peer has ended come to an end, with a message, by itself.
+# Time that a process whose peer has ended has to end by itself, with a message of its own.
 _GRACE_SECONDS = 2.0
 _LOST, _PREEMPTED = LostProcessError.exit_code, PreemptedError.exit_code
 
 
-def watch(
-    timeout_seconds: float,
-    directory: str | Path | None = None,
-    *,
-    preemption: Preemption | None = None,
-    finish: Callable[[], None] | None = None,
-) -> "Doctor":
+class Watch:
     """Watch over the processes of a run; enter it on all of them, within `timeout_seconds` of each other.
 
     A process that is killed or stopped, or whose main thread makes no progress, ends all others: within
     `timeout_seconds` and a few seconds, with exit code 5, one message on standard error of each that names it, and the
-    Python stacks of each in `directory`/stacks/rank-K.txt. One that was stopped and is continued too late ends too.
-    Where a killed process breaks a collective, `Doctor.explain` finds it within seconds. A phase "compile" may take as
-    long as it does.
+    Python stacks of each in `directory`/stacks/rank-K.txt. A process that was stopped and is continued too late ends
+    too. Where a killed process breaks a collective, `explain` finds it within seconds. A phase "compile" has no limit.
 
     An error that leaves the context on one process ends the others with the same code. Without an error, and with
-    `PreemptedError`, which all raise at one step, the context is left by all processes together.
+    `PreemptedError`, which all raise at one step, all processes leave the context together.
 
     SIGTERM during a phase "compile" of this process, or of one that it waits for, ends all processes with code 4, since
     they cannot agree on a step to save. It takes less than a second and what `finish` takes, at most `timeout_seconds`;
     the others follow within 3 seconds and their own `finish`. In other phases the loop sees `preemption.requested`.
+    With one process, this is all that the watch does.
 
-    What remains of jax: when process 0 is killed, its client writes three lines of C++ before the message here. What
-    cannot be seen: a thread that holds Python's lock inside C stops the doctor of its process too, and only the others
-    end; when a host dies with process 0 on it, only silence tells.
-
-    With one process, only SIGTERM during "compile" is looked after.
+    Limits: when process 0 is killed, jax's client writes three lines of C++ before the message here. A thread that
+    holds Python's lock inside C stops the watch of its process too, and only the others end. When a host dies with
+    process 0 on it, the others learn it from its silence alone.
 
     Args:
-        timeout_seconds: how long a process may be silent, and a main thread without progress, above 0. Longer than the
-            longest time between two calls of `Doctor.mark`.
-        directory: for the stacks. None: they go to standard error.
+        timeout_seconds: time for which a process may be silent, and a main thread without progress, above 0. Longer
+            than the longest time between two calls of `mark`.
+        directory: directory for the stacks. None: they go to standard error.
         preemption: an open `Preemption`.
         finish: called on a thread of its own before a process ends because another one did, or for SIGTERM: it waits
             for a save that is being written.
-
-    Returns:
-        The `Doctor`, a context manager.
 
     Raises:
         ValueError: if `timeout_seconds` is not positive.
 
     Example:
-        >>> with watch(300.0) as doctor:
+        >>> with Watch(300.0) as watch:
         ...     for step in range(3):
-        ...         doctor.mark(step, "train")
-    """
-    if timeout_seconds <= 0:
-        raise ValueError(f"timeout_seconds is {timeout_seconds}, expected more than 0")
-    return Doctor(timeout_seconds, None if directory is None else Path(directory), preemption, finish)
-
-
-class Doctor:
-    """What `watch` returns; the main thread tells it what it does.
-
-    Example:
-        >>> with watch(300.0) as doctor:
-        ...     doctor.mark(0, "compile")
+        ...         watch.mark(step, "train")
     """
 
     def __init__(
         self,
         timeout_seconds: float,
-        directory: Path | None,
-        preemption: Preemption | None,
-        finish: Callable[[], None] | None,
+        directory: str | Path | None = None,
+        *,
+        preemption: Preemption | None = None,
+        finish: Callable[[], None] | None = None,
     ) -> None:
-        self.timeout_seconds = timeout_seconds
-        self._directory, self._preemption, self._finish = directory, preemption, finish
+        if timeout_seconds <= 0:
+            raise ValueError(f"timeout_seconds is {timeout_seconds}, expected more than 0")
+        self._timeout_seconds, self._directory = timeout_seconds, None if directory is None else Path(directory)
+        self._preemption, self._finish = preemption, finish
         self._interval, self._patience = verdict.patience(timeout_seconds)
-        self._host, self._rank = socket.gethostname(), 0
+        self._beats = Heartbeats(None, self._interval)
         self._store: Store | None = None
         self._threads: list[threading.Thread] = []
         self._stop, self._ending = threading.Event(), threading.Lock()
-        self._marked = (0, "start", 0, time.monotonic())  # step, phase, marks, when
-        self._heard: dict[int, tuple[Beat | None, float]] = {}  # when its count was seen to change
-        self._endings: dict[int, Ending] = {}
-        self._read_at = self._ticked_at = self._longest_gap = 0.0
+        self._ticked_at = self._longest_gap = 0.0
         self._alarmed = False
         self._left: int | None = None
 
@@ -114,10 +87,10 @@ class Doctor:
         """Say that the main thread makes progress; all processes call this in the same order.
 
         Args:
-            step: of the run.
+            step: step of the run.
             phase: what begins now: "compile", which may take long, or "train", "evaluate", "save", "input" and so on.
         """
-        self._marked = (step, phase, self._marked[2] + 1, time.monotonic())
+        self._beats.mark(step, phase)
 
     def explain(self, error: BaseException) -> None:
         """Find out whether an error that came up here means that another process is gone; then do not return.
@@ -131,11 +104,11 @@ class Doctor:
             return
         self._alarmed = True
         time.sleep(self._patience + 2 * self._interval + 1.0)
-        while self._endings:
+        while self._beats.endings:
             time.sleep(1.0)  # the clock's thread ends this process
         # A collective that ran into a time limit of its own comes before ours.
-        found = verdict.stalled(self._beats(), self._patience) if "timed out" in str(error).lower() else None
-        if found is not None and self._rank not in found.ranks:
+        found = verdict.stalled(self._beats.now(), self._patience) if "timed out" in str(error).lower() else None
+        if found is not None and self._beats.rank not in found.ranks:
             self._end_by(found)
         self._alarmed = False
 
@@ -145,7 +118,7 @@ class Doctor:
         Leaving the context with an error does this.
 
         Args:
-            error: why; as for `accelnet.parallel.exchange.leave`.
+            error: why; as for `accelnet.cluster.exchange.leave`.
         """
         if self._store is not None and self._left is None:
             self._left = exchange.exit_code(error)
@@ -153,14 +126,12 @@ class Doctor:
 
     def __enter__(self) -> Self:
         self._store = stores.connected()
-        self._read_at = self._ticked_at = time.monotonic()
-        self._longest_gap = 0.0
+        self._beats = Heartbeats(self._store, self._interval)
+        self._ticked_at, self._longest_gap = self._beats.read_at, 0.0
         targets = [self._watch_clock] if self._store is not None or self._preemption is not None else []
         if self._store is not None:
-            self._rank = self._store.rank
-            self._heard = dict.fromkeys(range(self._store.num_processes), (None, self._read_at))
             abort.on_lost_store(self._end_without_store)
-            targets.append(self._talk)
+            targets.append(lambda: self._beats.talk(self._stop))
         self.mark(0, "start")
         self._threads = [threading.Thread(target=target, name="accelnet-watch", daemon=True) for target in targets]
         for thread in self._threads:
@@ -182,49 +153,17 @@ class Doctor:
             for thread in self._threads:
                 thread.join(_GRACE_SECONDS)  # one may hang in a call to process 0
             if self._store is not None and self._left is None:
-                self._store.delete(f"beat/{self._rank}")
+                self._store.delete(f"beat/{self._beats.rank}")
                 abort.on_lost_store(None)
 
     def _end_together(self) -> None:
         # A beat that stops means that a process is lost: so all stop at once, and none before the last has come.
-        self.mark(self._marked[0], "end")
+        self.mark(self._beats.now()[self._beats.rank].step, "end")
         try:
             exchange.exchange(b"")
         except BaseException as error:
             self.leave(error)
             raise
-
-    # The thread that talks.
-
-    def _talk(self) -> None:
-        assert self._store is not None
-        count = 0
-        while not self._stop.is_set():
-            try:
-                self._store.set(f"beat/{self._rank}", self._beat(count).to_bytes())
-                beats = [Beat.from_bytes(value) for value in self._store.entries("beat/").values()]
-                said = endings(self._store)
-            except jax.errors.JaxRuntimeError:
-                pass  # the clock's thread sees that nothing was read
-            else:
-                self._hear(beats)
-                self._endings = {rank: ending for rank, ending in said.items() if rank != self._rank}
-            count += 1
-            self._stop.wait(self._interval)
-
-    def _beat(self, count: int) -> Beat:
-        step, phase, marks, when = self._marked
-        # Who has begun one more exchange is further, and waits there for the others.
-        marks += exchange.rounds_begun()
-        return Beat(self._rank, self._host, step, phase, marks, time.monotonic() - when, count)
-
-    def _hear(self, beats: list[Beat]) -> None:
-        now = time.monotonic()
-        for beat in beats:
-            old, _ = self._heard[beat.rank]
-            if old is None or old.count != beat.count:
-                self._heard[beat.rank] = (beat, now)
-        self._read_at = now
 
     # The thread that looks at the clock.
 
@@ -238,67 +177,54 @@ class Doctor:
                 self._look(gap)
 
     def _look(self, gap: float) -> None:
-        if gap > self.timeout_seconds:
+        if gap > self._timeout_seconds:
             self._end_by(self._own_stop(gap))
-        silence = time.monotonic() - self._read_at
+        silence = time.monotonic() - self._beats.read_at
         # The longest time for which this process did not look, since it last heard of the others.
         self._longest_gap = gap if silence < gap else max(gap, self._longest_gap)
-        if silence > self.timeout_seconds:
+        if silence > self._timeout_seconds:
             if self._longest_gap > silence / 2:  # it was this process that stood still, not the store
                 self._end_by(self._own_stop(silence))
             self._end_by(self._lost_store("it keeps what the processes say of themselves, and has not answered"))
         if self._left is not None:
             return
-        if self._endings:
-            self._follow(*next(iter(self._endings.items())))
-            return
-        found = self._verdict()
-        if found is not None:
+        if self._beats.endings:
+            self._follow(*next(iter(self._beats.endings.items())))
+        elif (found := self._verdict()) is not None:
             self._end_by(found)
 
     def _verdict(self) -> Verdict | None:
-        beats = {rank: beat for rank, (beat, _) in self._heard.items() if beat is not None}
-        silent = {rank: 0.0 if rank == self._rank else self._read_at - at for rank, (_, at) in self._heard.items()}
-        limit = self._patience if self._alarmed else self.timeout_seconds
-        found = verdict.lost(beats, silent, len(silent), limit)
+        silent = self._beats.silent()
+        limit = self._patience if self._alarmed else self._timeout_seconds
+        found = verdict.lost(self._beats.last(), silent, len(silent), limit)
         # Where one is silent, the others wait for it: that it is lost will be said in its time.
-        heard_all = max(*silent.values(), time.monotonic() - self._read_at) < self._patience
-        return found or (verdict.stalled(self._beats(), self.timeout_seconds) if heard_all else None)
-
-    def _beats(self) -> dict[int, Beat]:
-        """What the processes say of themselves, as of now."""
-        now, own = time.monotonic(), self._beat(0)
-        heard = {
-            rank: replace(beat, seconds=beat.seconds + now - at)
-            for rank, (beat, at) in self._heard.items()
-            if beat is not None
-        }
-        return heard | {self._rank: own}
+        heard_all = max(*silent.values(), time.monotonic() - self._beats.read_at) < self._patience
+        return found or (verdict.stalled(self._beats.now(), self._timeout_seconds) if heard_all else None)
 
     def _own_stop(self, seconds: float) -> Verdict:
-        name = f"rank {self._rank} on {self._host}"
         return Verdict(
-            frozenset(self._heard),  # there is nobody left to tell
-            f"{name} was stopped for {seconds:.1f} s, longer than the {self.timeout_seconds:g} s that the others wait "
-            "for it: they have ended",
+            frozenset(self._beats.silent()),  # there is nobody left to tell
+            f"rank {self._beats.rank} on {self._beats.host} was stopped for {seconds:.1f} s, longer than the "
+            f"{self._timeout_seconds:g} s that the others wait for it: they have ended",
         )
 
     def _lost_store(self, why: str) -> Verdict:
-        beat, _ = self._heard[0]
+        beat = self._beats.last().get(0)
         name, place = ("rank 0", "") if beat is None else (beat.name, f" (last at {beat.place})")
-        return Verdict(frozenset({0}), f"{name} is lost: {why} for {time.monotonic() - self._read_at:.1f} s{place}")
+        seconds = time.monotonic() - self._beats.read_at
+        return Verdict(frozenset({0}), f"{name} is lost: {why} for {seconds:.1f} s{place}")
 
     def _end_if_compiling(self) -> None:
         if not self._compiling():
             return
         if self._finish is not None:
-            bounded(self._finish, self.timeout_seconds)
+            bounded(self._finish, self._timeout_seconds)
         if self._compiling() and not self._stop.is_set():
             reason = "told to end (SIGTERM) while a program was compiled; what was saved before stays"
-            self._end(_PREEMPTED, Ending(_PREEMPTED, reason, self._host), f"preempted: {reason}")
+            self._end(_PREEMPTED, Ending(_PREEMPTED, reason, self._beats.host), f"preempted: {reason}")
 
     def _compiling(self) -> bool:
-        beats = self._beats().values()
+        beats = self._beats.now().values()
         lowest = min(beat.step for beat in beats)
         return any(beat.phase == "compile" and beat.step == lowest for beat in beats)
 
@@ -306,11 +232,11 @@ class Doctor:
         if ending.code != _LOST:
             self._stop.wait(_GRACE_SECONDS)
             if self._finish is not None and self._left is None:
-                bounded(self._finish, self.timeout_seconds)
+                bounded(self._finish, self._timeout_seconds)
             if self._left is not None or self._stop.is_set():
                 return
         text = ending.said_of(rank)
-        self._end(ending.code, Ending(ending.code, text, self._host, common=True), f"error: {text}")
+        self._end(ending.code, Ending(ending.code, text, self._beats.host, common=True), f"error: {text}")
 
     # The end.
 
@@ -318,29 +244,30 @@ class Doctor:
         """End this process when the connection to process 0 breaks; on a thread of jax's, which aborts otherwise."""
         if self._left is not None:
             abort.end_later(self._left)
-        if self._endings:
+        if self._beats.endings:
             threading.Event().wait()  # the clock's thread knows better, and ends this process
         gap = time.monotonic() - self._ticked_at
-        stopped = gap > self.timeout_seconds
+        stopped = gap > self._timeout_seconds
         self._end_by(self._own_stop(gap) if stopped else self._lost_store("it ended or was killed; not heard of"))
 
     def _end_by(self, found: Verdict) -> NoReturn:
-        ending = Ending(_LOST, found.reason, self._host, common=True)
+        ending = Ending(_LOST, found.reason, self._beats.host, common=True)
         self._end(_LOST, ending, f"error: {found.reason}", found.ranks)
 
     def _end(self, code: int, ending: Ending, text: str, lost: frozenset[int] = frozenset()) -> NoReturn:
         self._ending.acquire()  # never released: the first thread to come ends the process
+        rank = self._beats.rank
         if code == _LOST:
-            where = write_stacks(self._directory, self._rank, ending.reason)
-            text = f"{text}. The Python stacks of rank {self._rank} on {self._host} are {where}"
+            where = write_stacks(self._directory, rank, ending.reason)
+            text = f"{text}. The Python stacks of rank {rank} on {self._beats.host} are {where}"
         store, linger = self._store, self._linger_seconds(code)
 
         def tell() -> None:
-            if store is not None and (0 not in lost or self._rank == 0):
+            if store is not None and (0 not in lost or rank == 0):
                 tell_ending(store, ending, linger_seconds=linger, lost=lost)
 
-        end_process(code, text, tell, 2.0 + (linger if self._rank == 0 else 0.0))
+        end_process(code, text, tell, 2.0 + (linger if rank == 0 else 0.0))
 
     def _linger_seconds(self, code: int) -> float:
         """How long process 0 may have to wait until all others have ended."""
-        return 2 * self._interval + 1.0 + (0.0 if code == _LOST else _GRACE_SECONDS + self.timeout_seconds)
+        return 2 * self._interval + 1.0 + (0.0 if code == _LOST else _GRACE_SECONDS + self._timeout_seconds)

@@ -8,19 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from accelnet.parallel.abort import write_error
+from accelnet.cluster.abort import write_error
 from accelnet.terminal import Stream
 
 
 def end_process(code: int, text: str, tell: Callable[[], None], tell_seconds: float) -> NoReturn:
-    """End this process from any thread, whatever the main thread does.
-
-    Args:
-        code: exit code.
-        text: the message for standard error.
-        tell: lets the other processes know.
-        tell_seconds: how long `tell` may take.
-    """
+    """End this process from any thread, whatever the main thread does: a message, `tell` for the others, the code."""
     bounded(_flush, 1.0)
     write_error(text)
     bounded(tell, tell_seconds)
@@ -28,11 +21,7 @@ def end_process(code: int, text: str, tell: Callable[[], None], tell_seconds: fl
 
 
 def bounded(action: Callable[[], object], seconds: float) -> None:
-    """Run a function for some time at most; a longer one goes on, and is not waited for.
-
-    Example:
-        >>> bounded(lambda: None, 1.0)
-    """
+    """Run a function for some time at most; a longer one goes on, and is not waited for."""
     thread = threading.Thread(target=action, name="accelnet-bounded", daemon=True)
     thread.start()
     thread.join(seconds)
@@ -45,15 +34,9 @@ def _flush() -> None:
 
 
 def write_stacks(directory: Path | None, rank: int, reason: str) -> str:
-    """Write the Python stacks of all threads of this process.
+    """Write a reason and the Python stacks of all threads into stacks/rank-K.txt of a directory; return where they are.
 
-    Args:
-        directory: they go into stacks/rank-K.txt there. None, or one that cannot be written in: to standard error.
-        rank: of this process.
-        reason: first line of the file.
-
-    Returns:
-        Where they are, to go on after "its Python stacks are".
+    Without a directory, or where it cannot be written in, they go to standard error.
 
     Example:
         >>> import tempfile

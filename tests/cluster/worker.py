@@ -10,12 +10,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from accelnet.cluster import agreement, check_same, check_shared_directory, code_fingerprint, gather, initialize, store
+from accelnet.cluster.exchange import leave
+from accelnet.cluster.preemption import Preemption
+from accelnet.cluster.watch import Watch
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
-from accelnet.parallel import cluster, store
-from accelnet.parallel.cluster import check_same, check_shared_directory, code_fingerprint, gather, initialize
-from accelnet.parallel.exchange import leave
-from accelnet.parallel.preemption import Preemption
-from accelnet.parallel.watch import watch
 
 # Absent where the module is only looked through for doctests.
 MODE = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -45,12 +44,12 @@ def stand_still():
 
 
 def train():
-    with Preemption() as preemption, watch(TIMEOUT, DIRECTORY, preemption=preemption) as doctor:
-        total = make_sum()
-        doctor.mark(0, "compile")
+    total = make_sum()  # opening devices may take longer than the timeout
+    with Preemption() as preemption, Watch(TIMEOUT, DIRECTORY, preemption=preemption) as watch:
+        watch.mark(0, "compile")
         total()
         for step in range(STEPS):
-            doctor.mark(step, "train")
+            watch.mark(step, "train")
             total()
             if step == 5:
                 say("training")
@@ -76,9 +75,9 @@ def compile_long():
     def finish():
         (DIRECTORY / f"finished-{RANK}").touch()
 
-    with Preemption() as preemption, watch(TIMEOUT, DIRECTORY, preemption=preemption, finish=finish) as doctor:
-        total = make_sum()
-        doctor.mark(0, "compile" if RANK == CULPRIT else "train")
+    total = make_sum()
+    with Preemption() as preemption, Watch(TIMEOUT, DIRECTORY, preemption=preemption, finish=finish) as watch:
+        watch.mark(0, "compile" if RANK == CULPRIT else "train")
         say("compiling")
         if RANK == CULPRIT:
             time.sleep(float(os.environ["SECONDS"]))
@@ -93,7 +92,7 @@ def agree():
     values = gather(np.array([RANK, 10 * RANK], np.int16))
     left = [path.name for path in (DIRECTORY / "shared").iterdir()]
     say(f"gathered {values.dtype} {values.tolist()}, left in the directory: {left}")
-    cluster._SHARED_SECONDS = 1.0
+    agreement._SHARED_SECONDS = 1.0
     checks = {
         "same": lambda: check_same(same | {"jax": "0.0.1" if RANK == 2 else "0.10.2", "extra": "yes"}),
         "shared": lambda: check_shared_directory(DIRECTORY / ("elsewhere" if RANK == 1 else "shared")),

@@ -1,4 +1,4 @@
-"""The hang doctor, with real processes that die, stop, stand still and leave."""
+"""The watch, with real processes that die, stop, stand still and leave."""
 
 import random
 import re
@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from accelnet.parallel.verdict import Beat, lost, stalled
-from accelnet.parallel.watch import watch
+from accelnet.cluster.verdict import Beat, lost, stalled
+from accelnet.cluster.watch import Watch
 
 pytestmark = pytest.mark.slow
 
@@ -125,7 +125,7 @@ def test_a_termination_signal_during_compilation_ends_all_at_once(run):
 
 
 def test_a_compilation_may_take_longer_than_the_timeout(run):
-    run.start("compile", 2, culprit=1, seconds=2.5, timeout=1)
+    run.start("compile", 2, culprit=1, seconds=4, timeout=2)
     assert run.codes() == [0, 0]
     assert "compiled" in run.said(0) and "error" not in run.said(0)
 
@@ -149,16 +149,16 @@ def test_a_single_process_can_be_ended_while_it_compiles(run):
 
 def test_a_single_process_is_not_watched():
     before = threading.active_count()
-    with watch(0.01) as doctor:
-        doctor.mark(1, "train")
+    with Watch(0.01) as watch:
+        watch.mark(1, "train")
         time.sleep(0.1)
-        doctor.explain(RuntimeError("of its own"))
+        watch.explain(RuntimeError("of its own"))
         assert threading.active_count() == before
 
 
 def test_a_timeout_of_zero_is_refused():
     with pytest.raises(ValueError, match="timeout_seconds is 0, expected more than 0"):
-        watch(0)
+        Watch(0)
 
 
 def beat(rank, step, phase, marks, seconds):

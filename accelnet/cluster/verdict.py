@@ -1,6 +1,5 @@
 """The verdict: who is lost or hangs, from what the processes say of themselves."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,13 +9,11 @@ class Beat:
     """What a process says of itself.
 
     Attributes:
-        rank: of the process.
-        host: its host.
-        step: that its main thread was at when it last made progress.
+        step: Step that its main thread was at when it last made progress.
         phase: "compile", "train", "evaluate", "save", "input" and so on.
-        marks: how often the main thread has made progress.
-        seconds: since it last did.
-        count: of the beats so far; one that stays the same is not heard again.
+        marks: Number of times that the main thread has made progress.
+        seconds: Time since it last did.
+        count: Number of beats so far; a beat whose count stays the same is not heard again.
 
     Example:
         >>> Beat(1, "a", 10, "train", 12, 0.5, 3).place
@@ -39,22 +36,10 @@ class Beat:
     def place(self) -> str:
         return f"step {self.step}, phase {self.phase}"
 
-    def to_bytes(self) -> bytes:
-        return json.dumps(vars(self)).encode()
-
-    @staticmethod
-    def from_bytes(text: bytes) -> "Beat":
-        return Beat(**json.loads(text))
-
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which processes are to blame, and the sentence that says so.
-
-    Example:
-        >>> Verdict(frozenset({1}), "rank 1 is lost").ranks
-        frozenset({1})
-    """
+    """Ranks of the processes that are to blame, and the sentence that says so."""
 
     ranks: frozenset[int]
     reason: str
@@ -66,13 +51,10 @@ def lost(
     """Name the processes that were not heard of for too long.
 
     Args:
-        beats: the last one of each process that was ever heard of, by rank.
+        beats: last beat of each process that was ever heard of, by rank.
         silent: seconds since each process was last heard of, or since the watch began, by rank.
-        num_processes: of the run.
-        timeout_seconds: how long a process may be silent.
-
-    Returns:
-        The `Verdict`, None if there is none.
+        num_processes: number of processes of the run.
+        timeout_seconds: time for which a process may be silent.
 
     Example:
         >>> beat = Beat(1, "a", 10, "train", 12, 0.5, 3)
@@ -96,13 +78,6 @@ def stalled(beats: Mapping[int, Beat], timeout_seconds: float) -> Verdict | None
 
     Those with the least progress are to blame: first by step, then by how often they made progress. While one of those
     at the lowest step compiles, all wait for it, and nothing hangs.
-
-    Args:
-        beats: of all processes that take part, by rank.
-        timeout_seconds: how long a main thread may make no progress.
-
-    Returns:
-        The `Verdict`, None if there is none.
 
     Example:
         >>> ahead, behind = Beat(0, "a", 10, "train", 12, 6.0, 3), Beat(1, "b", 10, "input", 11, 6.5, 3)

@@ -26,7 +26,7 @@ _EXIT_SECONDS = 10.0
 
 @dataclass
 class _Known:
-    """What is known where nothing can be passed: where process 0 listens, and who wants to know that it is gone."""
+    """What a signal handler has to know: where process 0 listens, and what to call when it is gone."""
 
     address: str = ""
     hook: Callable[[], None] | None = None
@@ -36,12 +36,9 @@ _known = _Known()
 
 
 def install(address: str) -> None:
-    """Handle the aborts of this process from now on, to its end.
+    """Handle the aborts of this process from now on, to its end, where process 0 at "host:port" does not answer.
 
     An abort for another reason, while process 0 answers, stays what it is.
-
-    Args:
-        address: "host:port" of process 0.
     """
     _known.address = address
     _c_library.signal(signal.SIGABRT, ctypes.cast(_on_abort, ctypes.c_void_p))
@@ -50,21 +47,8 @@ def install(address: str) -> None:
 
 
 def on_lost_store(hook: Callable[[], None] | None) -> None:
-    """Have a function called, on a thread of jax's, when process 0 is gone. It should end the process.
-
-    Args:
-        hook: the function; None for a message and exit code 5.
-    """
+    """Have a function called, on a thread of jax's, when process 0 is gone; None for a message and exit code 5."""
     _known.hook = hook
-
-
-def let_end(code: int) -> None:
-    """Let Python end this process with its own code, also if process 0 is gone before.
-
-    Args:
-        code: exit code, should Python not come to an end.
-    """
-    on_lost_store(lambda: end_later(code))
 
 
 def _hold_aborts() -> None:

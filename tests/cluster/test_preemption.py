@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from accelnet.cluster.preemption import Preemption
 from accelnet.errors import PreemptedError
-from accelnet.parallel.preemption import Preemption
 
 
 def test_the_flag_is_set_while_the_main_thread_is_inside_a_program():

@@ -11,12 +11,11 @@ import jax
 import numpy as np
 import pytest
 
+from accelnet.cluster import check_same, check_shared_directory, gather, initialize, rendezvous
+from accelnet.cluster.detection import membership
+from accelnet.cluster.rendezvous import meet
+from accelnet.cluster.store import Ending, Store, endings, tell_ending
 from accelnet.errors import UserError
-from accelnet.parallel import rendezvous
-from accelnet.parallel.cluster import check_same, check_shared_directory, gather, initialize
-from accelnet.parallel.detection import membership
-from accelnet.parallel.rendezvous import meet
-from accelnet.parallel.store import Ending, Store, endings, tell_ending
 
 pytestmark = pytest.mark.slow
 
@@ -269,7 +268,7 @@ def test_one_process_exchanges_with_itself(tmp_path):
 def test_looking_for_a_cluster_takes_no_time_and_touches_no_device():
     code = """
 import time
-from accelnet.parallel.cluster import initialize
+from accelnet.cluster import initialize
 start = time.perf_counter()
 found = initialize()
 seconds = time.perf_counter() - start
