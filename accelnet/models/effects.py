@@ -15,6 +15,7 @@ from typing import Any
 from flax import linen, nnx
 
 from accelnet.errors import UserError
+from accelnet.scopes import scope
 
 _INTENDED = "effects_are_intended"
 _PATH = "_accelnet_path"
@@ -75,15 +76,21 @@ def watched(train: bool) -> Iterator[None]:
 
 
 def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
-    """Make the layers of an nnx module report what they do; the module must be a copy that is thrown away.
+    """Make the layers of an nnx module name their operations, and report what they do.
+
+    The module must be a copy that is thrown away.
 
     Args:
-        module: of which every dropout, attention and batch normalization layer becomes one that reports.
+        module: of which every module that can be called gets a scope of its class's name, and every dropout, attention
+            and batch normalization layer becomes one that reports.
         frozen: regular expressions of paths; statistics of layers among these may stay.
     """
     layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
     intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
     for path, layer in layers:
+        # A class that does something when it gets a subclass must not get one here.
+        if callable(layer) and type(layer).__init_subclass__.__func__ is nnx.Module.__init_subclass__.__func__:
+            object.__setattr__(layer, "__class__", _scoped(type(layer)))
         around = any(one == "" or path == one or path.startswith(f"{one}.") for one in intended)
         if around or not isinstance(layer, nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention):
             continue
@@ -101,6 +108,19 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
         (True, False)
     """
     return any(re.fullmatch(pattern, f"{path}.scale") for pattern in frozen)
+
+
+@cache
+def _scoped(kind: type) -> type:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with scope(kind.__name__):
+            return kind.__call__(self, *args, **kwargs)
+
+    return _subclass(kind, call)
+
+
+def _subclass(kind: type, call: Callable[..., Any]) -> type:
+    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
 
 @cache
@@ -123,7 +143,7 @@ def _reporting(kind: type) -> type:
             watch.see_dropout(getattr(self, _PATH), kind.__name__, self.rate, outputs is not inputs)
         return outputs
 
-    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    return _subclass(kind, call)
 
 
 def _see_attention(watch: Watch, path: str, layer: Any, kwargs: Any) -> None:
@@ -138,9 +158,13 @@ def _is_zero(rate: Any) -> bool:
 
 
 def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
-    """Return an interceptor, as of `flax.linen.intercept_methods`, that reports what layers do."""
+    """Return an interceptor, as of `flax.linen.intercept_methods`, that names and reports what layers do."""
 
     def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        with scope(type(context.module).__name__):
+            return watched_call(next_call, args, kwargs, context)
+
+    def watched_call(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         watch = _watch.get()
         layer: Any = context.module
         kinds = (linen.Dropout, linen.BatchNorm, *_ATTENTION)
