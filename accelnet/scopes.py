@@ -27,7 +27,7 @@ def innermost(op_name: str) -> str:
     """Return the innermost scope that an instruction of a compiled program was traced in, "" if there is none.
 
     Args:
-        op_name: Metadata of the instruction. Transformations of JAX may wrap the names of scopes. Private classes, whose
+        op_name: Metadata of the instruction. JAX's transformations may wrap the names of scopes. Private classes, whose
             names begin with an underscore, belong to the scope around them.
 
     Example:

@@ -1,5 +1,7 @@
 """Scopes: the parts of a program have names in its compiled form, and nothing else changes."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -39,7 +41,7 @@ def test_the_innermost_scope_is_found_behind_whatever_wraps_it(op_name, expected
 class Registered(nnx.Module):
     """A class that refuses subclasses of its name."""
 
-    names = set()
+    names: ClassVar = set()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

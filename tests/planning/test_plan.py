@@ -25,6 +25,7 @@ from accelnet.planning.rows import device_total
 from accelnet.planning.targets import compilers
 from accelnet.planning.targets.compilers import missing_compiler
 from accelnet.planning.targets.target import find_target
+from accelnet.training.compiled import Program
 from accelnet.training.program import prepare
 from tests.planning.conftest import make_experiment, needs, random_data
 
@@ -199,6 +200,13 @@ def test_the_exported_program_is_the_very_program(experiment):
     expected = jax.tree.leaves(programs.train(state, operand, np.int32(2), np.bool_(True)))
     for a, b in zip(jax.tree.leaves(results), expected, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_arguments_whose_buffers_are_reused_may_stand_anywhere():
+    array = jax.ShapeDtypeStruct((2,), np.float32)
+    operands = (array, {"a": array, "b": array})
+    program = Program("add", lambda x, tree: jax.tree.map(lambda y: x + y, tree), operands, donate=(1,))
+    assert export_program(program, {}, ["cpu"]).donated == (1, 2)
 
 
 @pytest.mark.skipif(not kernels.load(), reason="no C++ compiler: the CPU's program is XLA's own")
