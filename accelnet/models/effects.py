@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 from flax import linen, nnx
@@ -120,7 +120,8 @@ def _scoped(kind: type) -> type:
 
 
 def _subclass(kind: type, call: Callable[..., Any]) -> type:
-    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
+    # `wraps` keeps the signature, by which a call is given what it names.
+    return type(kind)(kind.__name__, (kind,), {"__call__": wraps(kind.__call__)(call), "__module__": kind.__module__})
 
 
 @cache
