@@ -19,7 +19,7 @@ from accelnet.planning.plan import plan as plan
 from accelnet.training.events import EarlyStopping as EarlyStopping
 from accelnet.training.events import Event as Event
 from accelnet.training.events import Every as Every
+from accelnet.training.fit import evaluate as evaluate
+from accelnet.training.fit import fit as fit
 from accelnet.training.initial import Initial as Initial
-from accelnet.training.loop import evaluate as evaluate
-from accelnet.training.loop import fit as fit
 from accelnet.training.run import Run as Run

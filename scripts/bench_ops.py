@@ -3,9 +3,9 @@
 python scripts/bench_ops.py [--rounds 3] [--batch 64] [--only 0 5]
 python scripts/bench_ops.py --products [--rounds 3]
 
-Prints, for each shape, the milliseconds of the output, of the input's gradient and of the kernels' gradient by every
-lowering and by XLA's own convolution, each inside a compiled loop, where training runs. The median of rounds in
-which the programs take turns; * marks the fastest. `choose_lowering` is made from this table.
+Prints, for each shape, the milliseconds of the output, of the input's gradient and of the kernels' gradient by the
+compiled kernels, by patches and by XLA's own convolution, each inside a compiled loop, where training runs. The median
+of rounds in which the programs take turns; * marks the fastest.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from accelnet import ops
-from accelnet.ops import convolution, lowerings, winograd
+from accelnet.ops import convolution, cpu_convolution, patches
 from accelnet.ops.geometry import Geometry, transposed_kernels
 
 # Pixels per side, input channels, output channels, kernel size, stride, groups.
@@ -62,13 +62,7 @@ PRODUCTS = [
     (16, 16, 16, 256),
     (4, 3, 2, 1024),
 ]
-LOWERINGS = [
-    lowerings.KERNELS,
-    lowerings.PATCHES,
-    lowerings.make_winograd(2, 2),
-    lowerings.make_winograd(4, 4),
-    lowerings.DEPTHWISE,
-]
+LOWERINGS = {"kernels": cpu_convolution, "patches": patches}
 
 
 def in_loop(function: Callable[..., Array], *args: Array) -> Callable[[int], float]:
@@ -103,18 +97,14 @@ def candidates(lhs: Array, rhs: Array, geometry: Geometry) -> dict[str, dict[str
         "input gradient": {"XLA": (lambda g, rhs: jax.vjp(lambda x: native(x, rhs), lhs)[1](g)[0], gradient, rhs)},
         "kernel gradient": {"XLA": (lambda x, g: jax.vjp(lambda rhs: native(x, rhs), rhs)[1](g)[0], lhs, gradient)},
     }
-    for lowering in LOWERINGS:
-        if lowering.name.startswith("winograd") and not winograd.fits(rhs.shape, geometry):
-            continue
-        if lowering is lowerings.DEPTHWISE and not geometry.groups == lhs.shape[-1] > 1:
-            continue
-        passes["output"][lowering.name] = (lambda x, k, low=lowering: low.convolve(x, k, geometry), lhs, rhs)
-        passes["input gradient"][lowering.name] = (
+    for name, lowering in LOWERINGS.items():
+        passes["output"][name] = (lambda x, k, low=lowering: low.convolve(x, k, geometry), lhs, rhs)
+        passes["input gradient"][name] = (
             lambda g, k, low=lowering: low.convolve(g, transposed_kernels(k, geometry.groups), transposed),
             gradient,
             rhs,
         )
-        passes["kernel gradient"][lowering.name] = (
+        passes["kernel gradient"][name] = (
             lambda x, g, low=lowering: low.kernel_gradient(x, g, rhs.shape, geometry),
             lhs,
             gradient,

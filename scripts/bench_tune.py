@@ -32,10 +32,10 @@ import jax
 import numpy as np
 
 import accelnet as an
-from accelnet.choosing.members import grid
-from accelnet.choosing.population import Population
 from accelnet.choosing.tune import tune
 from accelnet.data.dataset import Data
+from accelnet.populations.members import grid
+from accelnet.populations.population import Population
 from accelnet.training.record import plain_value, write_atomically
 
 POINTS, SEEDS, FRESH_SEEDS = 16, 4, range(100, 116)

@@ -26,11 +26,12 @@ import jax
 import numpy as np
 from bench_tune import EXPERIMENTS, OPTIMIZERS, POINTS, make_function
 
-from accelnet.choosing.members import Member, grid
-from accelnet.choosing.population import Population
-from accelnet.choosing.rung import Rung, make_rung
-from accelnet.choosing.tune import BUDGET, EVALUATIONS, at_share, search
+from accelnet.choosing.search import at_share, search
+from accelnet.choosing.stage import Stage, make_stage
+from accelnet.choosing.tune import BUDGET, EVALUATIONS
 from accelnet.errors import UserError
+from accelnet.populations.members import Member, grid
+from accelnet.populations.population import Population
 from accelnet.training.record import plain_value, write_atomically
 
 SEEDS, SHORT_SEEDS, GRID_SEEDS, DRAWS = 8, 3, 4, 100
@@ -44,7 +45,7 @@ def record(name: str, optimizer: str) -> dict[str, Any]:
     def losses(share: float) -> np.ndarray:
         make, shorter = at_share(function, config, whole, share)
         population = Population(make, shorter, grid(range(SEEDS), learning_rate=rates), evaluations=EVALUATIONS)
-        return np.stack(make_rung([population.train()], share, "loss", True).losses)
+        return np.stack(make_stage([population.train()], share, "loss", True).losses)
 
     case = {"experiment": name, "optimizer": optimizer, "rates": rates}
     return plain_value(case | {"short": losses(BUDGET), "full": losses(1.0)})
@@ -56,7 +57,7 @@ def replay(case: dict[str, Any], order: np.ndarray) -> int:
     losses = np.array(case["short"], np.float64)[:, order[:SHORT_SEEDS]]
     settings = tuple({"learning_rate": rate} for rate in rates)
     runs: Any = (SimpleNamespace(steps=np.array([0, 1])),)
-    short = Rung(BUDGET, "loss", True, settings, tuple(losses), tuple(losses), runs)
+    short = Stage(BUDGET, "loss", True, settings, tuple(losses), tuple(losses), runs)
 
     def train(wanted: Any, _number: int) -> Any:
         ends = np.array([full[rates.index(setting["learning_rate"]), nth] for setting, nth in wanted])

@@ -17,9 +17,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from accelnet.choosing.members import grid
 from accelnet.choosing.paired import compare_paired
-from accelnet.choosing.population import Population
+from accelnet.populations.members import grid
+from accelnet.populations.population import Population
 from experiments.digits_mlp import Config, experiment
 
 

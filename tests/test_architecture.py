@@ -35,9 +35,10 @@ MAY_IMPORT = {
     "training": _TRAINING,
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
-    "choosing": _TRAINING | {"report", "planning", "evaluating"},
-    "cli": _TRAINING | {"report", "planning", "evaluating", "choosing"},
-    "__init__": _TRAINING | {"planning", "evaluating", "choosing", "cli"},
+    "populations": _TRAINING,
+    "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
+    "cli": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
+    "__init__": _TRAINING | {"planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

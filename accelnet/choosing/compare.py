@@ -11,15 +11,17 @@ import numpy as np
 
 from accelnet.choosing.candidates import Candidate, without_test
 from accelnet.choosing.compare_page import comparison_page
-from accelnet.choosing.members import check_field, grid
 from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
-from accelnet.choosing.population import Population
-from accelnet.choosing.results import PopulationRun
+from accelnet.choosing.stage import make_stage
+from accelnet.choosing.target import common_target, finite_curve, steps_to
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.experiment import Experiment
 from accelnet.objectives.metric import lower_is_better
 from accelnet.ops.flops import count_jaxpr_flops
+from accelnet.populations.members import check_field, grid
+from accelnet.populations.population import Population
+from accelnet.populations.results import PopulationRun
 from accelnet.report.progress import Progress
 from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report
@@ -78,13 +80,13 @@ def compare(
     for one in candidates:
         say(f"{one.name}: {len(rates)} learning rates, {tuning_seeds} seeds each")
         folder = _folder(workdir, one, "tuning")
-        tuned[one.name] = _tune(one, rates, tuning_seeds, metric, lower, split, folder, progress)
+        tuned[one.name] = _tune(one, rates, tuning_seeds, metric, lower, folder, progress)
         say(f"{one.name}: {seeds} seeds at a learning rate of {tuned[one.name]['learning_rate']:g}")
         runs[one.name] = _train(one, tuned, range(seeds), _folder(workdir, one, "seeds"), progress)
     finals = _finals(runs, metric, split, lower)
     comparisons = compare_paired(finals, lower_is_better=lower, alpha=alpha)
     winner = (min if lower else max)(finals, key=lambda name: finals[name].mean())
-    goal = _goal(runs, metric, lower) if target is None else target
+    goal = common_target(runs, metric, lower) if target is None else target
     described = [
         _describe(one, runs[one.name], tuned[one.name], finals[one.name], metric, lower, goal, say)
         for one in candidates
@@ -149,30 +151,30 @@ def _folder(workdir: str | Path | None, one: Candidate, part: str) -> Path | Non
 def _tune(
     one: Candidate,
     rates: Sequence[float],
-    seeds: int,
+    num_seeds: int,
     metric: str,
     lower: bool,
-    split: str,
     folder: Path | None,
     progress: bool,
 ) -> dict[str, Any]:
-    members = grid(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + seeds), learning_rate=rates)
-    population = Population(without_test(one.function), one.config, members, splits=(split,))
+    """Choose the learning rate with the best mean after full trainings."""
+    members = grid(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + num_seeds), learning_rate=rates)
+    population = Population(without_test(one.function), one.config, members, splits=())
     run = population.train(workdir=folder, progress=progress)
-    worst = math.inf if lower else -math.inf
-    values = np.where(_good(run, metric, split), run.metrics[split][metric], worst).reshape(len(rates), seeds)
-    means = values.mean(axis=1)
-    if not np.isfinite(means).any():
+    stage = make_stage([run], 1.0, metric, lower)
+    if not stage.leading():
         raise UserError(
             f"{one.name}: all learning rates from {min(rates):g} to {max(rates):g} diverged: give lower ones"
         )
-    best = int(np.argmin(means) if lower else np.argmax(means))
+    tried = [
+        {"learning_rate": setting["learning_rate"], "value": mean}
+        for setting, mean in zip(stage.settings, stage.means, strict=True)
+    ]
+    best = stage.leading()[0]
+    at_the_end = len(tried) > 1 and best in (0, len(tried) - 1)
     return {
-        "learning_rate": rates[best],
-        "at_the_end": len(rates) > 1 and best in (0, len(rates) - 1),
-        "tried": [{"learning_rate": rate, "value": value} for rate, value in zip(rates, means, strict=True)],
-        "seconds": run.seconds,
-    }
+        "learning_rate": tried[best]["learning_rate"], "at_the_end": at_the_end, "tried": tried, "seconds": run.seconds
+    }  # fmt: skip
 
 
 def _good(run: PopulationRun, metric: str, split: str) -> np.ndarray:
@@ -202,48 +204,6 @@ def _finals(runs: dict[str, PopulationRun], metric: str, split: str, lower: bool
     }
 
 
-def _goal(runs: dict[str, PopulationRun], metric: str, lower: bool) -> float:
-    """Return the best value that every candidate reaches in half of its trainings."""
-    best = np.nanmin if lower else np.nanmax
-    reached = [np.median(best(_curve(run, metric, lower), axis=0)) for run in runs.values()]
-    return float(max(reached) if lower else min(reached))
-
-
-def _curve(run: PopulationRun, metric: str, lower: bool) -> np.ndarray:
-    values = run.curves[metric]
-    return np.where(np.isfinite(values), values, np.inf if lower else -np.inf)
-
-
-def steps_to(steps: np.ndarray, values: np.ndarray, target: float, lower: bool) -> np.ndarray:
-    """Return at which step each curve first reaches a target, in proportion between two evaluations.
-
-    Args:
-        steps: int [E], rising.
-        values: float [E, P].
-        target: of the values.
-        lower: whether less is better.
-
-    Returns:
-        float [P]; infinite for a curve that never does.
-
-    Example:
-        >>> steps_to(np.array([0, 10, 20]), np.array([[4.0, 4.0], [2.0, 3.0], [1.0, 3.0]]), 1.5, True)
-        array([15., inf])
-    """
-    above = (values - target) * (1 if lower else -1)
-    reached = above <= 0
-    at = np.where(reached.any(axis=0), reached.argmax(axis=0), 0)
-    member = np.arange(values.shape[1])
-    before = np.maximum(at - 1, 0)
-    fall = above[before, member] - above[at, member]
-    # From an infinite value there is no proportion; the later step counts.
-    share = np.ones(len(at))
-    known = np.isfinite(fall) & (fall > 0)
-    share[known] = (above[before, member][known]) / fall[known]
-    found = steps[before] + share * (steps[at] - steps[before])
-    return np.where(reached.any(axis=0), found, np.inf)
-
-
 def _describe(
     one: Candidate,
     run: PopulationRun,
@@ -261,7 +221,7 @@ def _describe(
     batch = max(1, example.order.microbatch_size)
     flops = count_jaxpr_flops(trace_step(example).forward).total / batch
     latency = measure_latency(trained, (1,))[0]
-    curve = _curve(run, metric, lower)
+    curve = finite_curve(run, metric, lower)
     reached = steps_to(run.steps, curve, goal, lower)
     low, high = mean_interval(final)
     median = float(np.median(reached))

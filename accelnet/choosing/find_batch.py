@@ -11,10 +11,10 @@ import numpy as np
 
 from accelnet import runtime
 from accelnet.choosing.find_batch_page import page
-from accelnet.choosing.waves import free_bytes
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.populations.programs import free_bytes
 from accelnet.training.compiled import Program
 from accelnet.training.initial import initial_arrays
 from accelnet.training.program import prepare

@@ -11,7 +11,7 @@ from accelnet.errors import UserError
 from accelnet.report.numbers import duration, shown
 from accelnet.terminal import rendered
 from accelnet.training.record import ROW_FIELDS, plain_value, write_report
-from accelnet.training.workdir import CONFIG, read_config, read_description
+from accelnet.training.stored import Stored, read_stored
 
 _MOST_POINTS = 300  # of a curve
 
@@ -36,21 +36,21 @@ def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     """
     if not paths:
         raise UserError("no runs were given: name their work directories, such as runs/*")
-    found = {path: read_config(path) for path in map(Path, paths)}
-    with_runs = [path for path, config in found.items() if config is not None]
+    found = {path: read_stored(path) for path in map(Path, paths)}
+    with_runs = [path for path, stored in found.items() if stored.config is not None]
     if not with_runs:
         raise UserError(
             f"{', '.join(map(str, paths[:5]))} hold{'s' if len(paths) == 1 else ''} no run: give work directories in "
             "which `train --workdir` has run"
         )
     names = _names(with_runs)
-    settings = {names[path]: {**(read_description(path) or {}), **(found[path] or {})} for path in with_runs}
-    runs = [{"name": names[path], **_read(path)} for path in with_runs]
+    settings = {names[path]: {**(found[path].description or {}), **(found[path].config or {})} for path in with_runs}
+    runs = [{"name": names[path], **_read(path, found[path])} for path in with_runs]
     return plain_value({
         "runs": runs,
         "winners": {split: _winners(runs, split) for split in SPLITS},
         "differing": _differing(settings),
-        "left_out": [str(path) for path, config in found.items() if config is None],
+        "left_out": [str(path) for path, stored in found.items() if stored.config is None],
     })  # fmt: skip
 
 
@@ -66,14 +66,13 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     return {field: values for field, values in told.items() if len({json.dumps(v) for v in values.values()}) > 1}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, stored: Stored) -> dict[str, Any]:
     result, rows = _result(path), _rows(path)
     last = {row["split"]: row for row in rows}
     metrics = result.get("metrics") or {split: _metrics(row) for split, row in last.items()}
     timing = result.get("timing") or {}
-    description = read_description(path) or {}
-    said = {**_said(path), **{name: result[name] for name in ("directions", "objective") if result.get(name)}}
-    told = said.get("directions")
+    description = stored.description or {}
+    told = result.get("directions") or stored.directions
     directions = {name: lower for name, lower in told.items() if lower is not None} if isinstance(told, dict) else {}
     validation = [row for row in rows if row["split"] == "validation"]
     return {
@@ -84,7 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
         "parameters": result.get("parameters"),
         "metrics": {split: values for split, values in metrics.items() if values},
         "directions": directions,
-        "task": [description.get("data"), said.get("objective")],
+        "task": [description.get("data"), result.get("objective") or stored.objective],
         "best": {
             name: _best(validation, name, directions[name])
             for row in validation[-1:]
@@ -183,12 +182,6 @@ def _winners(runs: Sequence[Mapping[str, Any]], split: str) -> dict[str, list[st
             if len(alike) > 1:
                 found.setdefault(name, []).extend(run["name"] for run in alike if run["metrics"][split][name] == best)
     return found
-
-
-def _said(path: Path) -> dict[str, Any]:
-    """Return what config.json says of the run's metrics, nothing of a run that was made before they said it."""
-    content = json.loads((path / CONFIG).read_text())
-    return {name: content[name] for name in ("directions", "objective") if content.get(name)}
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:

@@ -15,10 +15,10 @@ from accelnet.training.curves import to_png
 Values = Mapping[str, Any]
 
 
-def curve(tuning: Values, rung: Values, name: str) -> list[tuple[float, float, float, float]]:
+def curve(tuning: Values, stage: Values, name: str) -> list[tuple[float, float, float, float]]:
     """Return (number, center, low, high) of one field; with two fields, of the best setting that has this number."""
     best: dict[float, Values] = {}
-    known = [setting for setting in rung["settings"] if setting["center"] is not None]
+    known = [setting for setting in stage["settings"] if setting["center"] is not None]
     for setting in sorted(known, key=lambda setting: setting["center"], reverse=tuning["lower_is_better"]):
         best[setting[name]] = setting
     return [(value, setting["center"], *_interval(setting)) for value, setting in sorted(best.items())]
@@ -30,9 +30,11 @@ def _interval(setting: Values) -> tuple[float, float]:
     return (setting["center"],) * 2 if None in (low, high) else (low, high)
 
 
-def _title(rung: Values) -> str:
-    counts = sorted({len(setting["seeds"]) for setting in rung["settings"]})
-    return f"{rung['steps']} steps, {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
+def _title(stage: Values) -> str:
+    counts = sorted({len(setting["seeds"]) for setting in stage["settings"]})
+    return (
+        f"{stage['steps']} steps, {' to '.join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))} seeds"
+    )
 
 
 def _of_field(tuning: Values, what: str, name: str) -> Any:
@@ -42,7 +44,7 @@ def _of_field(tuning: Values, what: str, name: str) -> Any:
 
 def page(tuning: Values) -> str:
     """Return the report as a page of its own, from the values of `Tuning.to_dict`."""
-    names = {f"c{n}": _title(rung) for n, rung in enumerate(tuning["rungs"])}
+    names = {f"c{n}": _title(stage) for n, stage in enumerate(tuning["stages"])}
     charts = [
         figure(
             name,
@@ -59,7 +61,7 @@ def page(tuning: Values) -> str:
             tag("h1", f"Tuning {tuning['experiment']}"),
             tag("p", tuning["reason"]),
             grid(charts),
-            *(section(names[f"c{n}"], _table(tuning, rung)) for n, rung in enumerate(tuning["rungs"])),
+            *(section(names[f"c{n}"], _table(tuning, stage)) for n, stage in enumerate(tuning["stages"])),
             tag(
                 "p",
                 f"{tuning['members']} members, whose steps make up {tuning['trainings']:.3g} trainings of full length, "
@@ -71,8 +73,8 @@ def page(tuning: Values) -> str:
 
 def _chart(tuning: Values, name: str) -> Markup:
     metric, recommended = tuning["metric"], tuning["recommended"][name]
-    curves = [curve(tuning, rung, name) for rung in tuning["rungs"]]
-    x = log_axis(name, [setting[name] for setting in tuning["rungs"][0]["settings"]], short, ACROSS)
+    curves = [curve(tuning, stage, name) for stage in tuning["stages"]]
+    x = log_axis(name, [setting[name] for setting in tuning["stages"][0]["settings"]], short, ACROSS)
     y = log_axis(f"{tuning['split']} {metric}", [mean for points in curves for _, mean, _, _ in points], number)
     shapes: list[Markup] = []
     for n, points in enumerate(curves):
@@ -93,14 +95,14 @@ def _marks(tuning: Values, name: str) -> Iterator[tuple[float, str]]:
     yield tuning["recommended"][name], "mark"
 
 
-def _table(tuning: Values, rung: Values) -> Markup:
+def _table(tuning: Values, stage: Values) -> Markup:
     rows = []
-    for setting in rung["settings"]:
+    for setting in stage["settings"]:
         said = "diverged" if setting["diverged"] else "may be the best" if setting["contender"] else ""
         shown = ["" if setting[part] is None else number(setting[part]) for part in ("mean", "low", "high")]
         rows.append([*(f"{setting[name]:.3g}" for name in tuning["fields"]), *shown, len(setting["seeds"]), said])
     head = [*tuning["fields"], tuning["metric"], "from", "to", "seeds", ""]
-    of = " of the geometric mean" if rung["scale"] == "log" else ""
+    of = " of the geometric mean" if stage["scale"] == "log" else ""
     caption = f"{tuning['split']} {tuning['metric']}: mean, and 95 % interval{of}"
     return table(caption, head, rows, words=(len(head) - 1,))
 
@@ -109,12 +111,12 @@ def picture(tuning: Values) -> bytes:
     """Return the plot as a PNG file, from the values of `Tuning.to_dict`."""
     from matplotlib.figure import Figure
 
-    fields, rungs = tuning["fields"], tuning["rungs"]
+    fields, stages = tuning["fields"], tuning["stages"]
     drawn = Figure(figsize=(6.4 * len(fields), 4.2), dpi=110, layout="constrained")
     for axes, name in zip(np.ravel(drawn.subplots(1, len(fields))), fields, strict=True):
-        for rung, color in zip(rungs, ("#0072B2", "#E69F00"), strict=True):
-            values, means, low, high = np.array(curve(tuning, rung, name)).T
-            axes.plot(values, means, "o-", color=color, label=_title(rung))
+        for stage, color in zip(stages, ("#0072B2", "#E69F00"), strict=True):
+            values, means, low, high = np.array(curve(tuning, stage, name)).T
+            axes.plot(values, means, "o-", color=color, label=_title(stage))
             axes.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
         axes.axvspan(*_of_field(tuning, "basin", name), color="#333333", alpha=0.08, label="basin")
         edge = _of_field(tuning, "edge", name)
@@ -122,7 +124,7 @@ def picture(tuning: Values) -> bytes:
             axes.axvline(edge, color="#B00020", linestyle="--", label="edge of divergence")
         axes.axvline(tuning["recommended"][name], color="#333333", label="recommended")
         axes.set_xscale("log")
-        axes.set_yscale("log" if all(rung["scale"] == "log" for rung in rungs) else "linear")
+        axes.set_yscale("log" if all(stage["scale"] == "log" for stage in stages) else "linear")
         axes.set_xlabel(name, parse_math=False)
         axes.set_ylabel(visible(f"{tuning['split']} {tuning['metric']}"), parse_math=False)
         axes.legend(frameon=False, fontsize=8)

@@ -91,9 +91,9 @@ class _Command:
         if getattr(options, "resume", False):
             if options.workdir is None:
                 raise UserError("--resume needs --workdir, the directory of the run to go on with")
-            from accelnet.training.workdir import read_config
+            from accelnet.training.stored import read_stored
 
-            stored = read_config(options.workdir)
+            stored = read_stored(options.workdir).config
             if stored is not None:
                 # The run's own settings are the defaults now; flags that are given still count.
                 verb, arguments = _parse(script, script.config_from_json(stored), args)

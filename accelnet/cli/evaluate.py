@@ -38,10 +38,10 @@ def evaluate(
 
     from accelnet.evaluating.assess import assess
     from accelnet.report.progress import Progress
-    from accelnet.training.loop import evaluate
-    from accelnet.training.workdir import read_config
+    from accelnet.training.fit import evaluate
+    from accelnet.training.stored import read_stored
 
-    stored = read_config(options.workdir)
+    stored = read_stored(options.workdir).config
     if stored is None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
     made = script.experiment(script.config_from_json(stored))

@@ -31,7 +31,7 @@ def train(
 ) -> None:
     """Train, and evaluate at the end."""
     from accelnet.planning.utilization import utilization
-    from accelnet.training.loop import fit
+    from accelnet.training.fit import fit
     from accelnet.training.result import result_line
 
     experiment = script.experiment(config)

@@ -10,7 +10,7 @@ import numpy as np
 
 from accelnet.evaluating.predictions import make_forward
 from accelnet.experiment import Experiment
-from accelnet.training.loop import fit
+from accelnet.training.fit import fit
 from accelnet.training.run import Run
 
 PERCENTILES = (50, 90, 99)

@@ -8,12 +8,14 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 from flax import linen, nnx
+from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError
-from accelnet.models.linen_modules import adapt_linen
-from accelnet.models.nnx_modules import adapt_nnx
-from accelnet.models.pure import PureModel
+from accelnet.models.linen_modules import LinenModel
+from accelnet.models.nnx_modules import NnxModel
+from accelnet.models.pure import CallSettings, ModelState, Params, PureModel
 from accelnet.signature import name_of, wants
 
 
@@ -54,9 +56,9 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
     if isinstance(model, PureModel):
         return model
     if isinstance(model, linen.Module):
-        return adapt_linen(model, frozen)
+        return LinenModel(model, frozen)
     if isinstance(model, nnx.Module):
-        return adapt_nnx(model, frozen)
+        return NnxModel(model, frozen)
     if inspect.isclass(model) and issubclass(model, linen.Module):
         raise UserError(f"model is the class {model.__name__}, expected a Linen module: call it, {model.__name__}(...)")
     if not callable(model):
@@ -75,7 +77,7 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
             f"model is {name_of(model)}, which also requires {', '.join(other)}: pass "
             f"`lambda rngs: {name_of(model)}({', '.join(f'{name}=...' for name in other)}, rngs=rngs)`"
         )
-    return adapt_nnx(model, frozen)
+    return NnxModel(model, frozen)
 
 
 def per_mode(*, training: Any, evaluation: Any) -> PureModel:
@@ -84,8 +86,8 @@ def per_mode(*, training: Any, evaluation: Any) -> PureModel:
     For modules whose configuration says the mode, as `deterministic` in that of many Linen Transformers.
 
     Args:
-        training: as of `adapt`; it makes the variables.
-        evaluation: likewise.
+        training: Model as in `adapt`, which makes the variables.
+        evaluation: Model as in `adapt`.
 
     Returns:
         The `PureModel`, which `Experiment(model=...)` takes.
@@ -97,9 +99,21 @@ def per_mode(*, training: Any, evaluation: Any) -> PureModel:
         >>> pure.apply({}, {}, jnp.ones(3), key=jax.random.key(0), train=False)[0].tolist()
         [1.0, 1.0, 1.0]
     """
-    first, second = adapt(training), adapt(evaluation)
+    return _PerMode(adapt(training), adapt(evaluation))
 
-    def apply(*args: Any, train: bool, **settings: Any) -> Any:
-        return (first if train else second).apply(*args, train=train, **settings)
 
-    return PureModel(first.init, apply, second.module, first.rules, second.source)
+class _PerMode(PureModel):
+    def __init__(self, training: PureModel, evaluation: PureModel) -> None:
+        self._models, self.source = {True: training, False: evaluation}, evaluation.source
+
+    def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
+        return self._models[True].init(key, inputs)
+
+    def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
+        return self._models[settings.train].call(params, model_state, inputs, settings)
+
+    def module(self, params: Params, model_state: ModelState) -> Any:
+        return self._models[False].module(params, model_state)
+
+    def rules(self, inputs: Any) -> Sequence[tuple[str, PartitionSpec]]:
+        return self._models[True].rules(inputs)

@@ -1,6 +1,7 @@
 """The convolutional network in its classic order."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,9 +12,11 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet import ops
+from accelnet.arguments import whole, word
 from accelnet.errors import UserError
 from accelnet.models.initialization import he_normal
-from accelnet.models.normalization import Norm, Normalization
+from accelnet.models.layers import ConvNorm, Convolve, make_dropout
+from accelnet.models.normalization import Norm
 from accelnet.models.sharding import SHARDING_RULES
 
 
@@ -72,19 +75,22 @@ class CNN(nnx.Module):
         head: Literal["flatten", "average"] = "flatten",
         dense_features: Sequence[int] = (128,),
         dropout: float = 0.0,
-        conv_general_dilated: Callable[..., Array] = ops.conv_general_dilated,
+        conv_general_dilated: Convolve = ops.conv_general_dilated,
         rngs: nnx.Rngs,
     ) -> None:
-        strides = [strides] * len(channels) if isinstance(strides, int) else list(strides)
-        _check(image_shape, channels, strides, num_convolutions, pooling, head, dropout)
+        steps = [strides] * len(channels) if isinstance(strides, int) else list(strides)
+        _check(image_shape, channels, steps, pooling)
+        whole("num_convolutions", num_convolutions, low=1)
+        word("head", head, ("flatten", "average"))
         self.image_shape, self.head = tuple(image_shape), head
+        common = {"norm": norm, "activation": activation, "conv_general_dilated": conv_general_dilated, "rngs": rngs}
         stages, shape = [], (1, *image_shape)
-        for index, (features, step) in enumerate(zip(channels, strides, strict=True)):
+        for index, (features, step) in enumerate(zip(channels, steps, strict=True)):
             layers = []
             for i in range(num_convolutions):
-                arguments = (shape[-1] if i == 0 else features, features, kernel_size, step if i == 0 else 1)
-                kind = _Separable if separable and (index, i) != (0, 0) else _Convolution
-                layers.append(kind(*arguments, 1, norm, activation, conv_general_dilated, rngs))
+                width, stride = (shape[-1], step) if i == 0 else (features, 1)
+                kind = _Separable if separable and (index, i) != (0, 0) else ConvNorm
+                layers.append(kind(width, features, kernel_size, strides=stride, **common))
             stage = _Stage(layers, pooling)
             before, shape = shape, _output_shape(stage, shape)
             if 0 in shape:
@@ -96,15 +102,11 @@ class CNN(nnx.Module):
         self.stages = nnx.List(stages)
         flat = shape[-1] if head == "average" else shape[1] * shape[2] * shape[3]
         widths = [flat, *dense_features]
-        self.dense = nnx.List(
-            [
-                nnx.Linear(a, b, kernel_init=he_normal, dot_general=ops.dot_general, rngs=rngs)
-                for a, b in pairwise(widths)
-            ]
-        )
+        linear = partial(nnx.Linear, dot_general=ops.dot_general, rngs=rngs)
+        self.dense = nnx.List([linear(a, b, kernel_init=he_normal) for a, b in pairwise(widths)])
         self.activation = activation
-        self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
-        self.output = nnx.Linear(widths[-1], out_features, dot_general=ops.dot_general, rngs=rngs)
+        self.dropout = make_dropout(dropout, rngs)
+        self.output = linear(widths[-1], out_features)
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of images, float [B, H, W, C]."""
@@ -115,62 +117,23 @@ class CNN(nnx.Module):
             x = stage(x)
         x = jnp.mean(x, axis=(1, 2)) if self.head == "average" else x.reshape(x.shape[0], -1)
         for layer in self.dense:
-            x = self.activation(layer(self._drop(x)))
-        return self.output(self._drop(x))
-
-    def _drop(self, x: Array) -> Array:
-        return x if self.dropout is None else self.dropout(x)
-
-
-class _Convolution(nnx.Module):
-    """Convolution, norm, activation."""
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int,
-        strides: int,
-        groups: int,
-        norm: Norm,
-        activation: Callable[[Array], Array],
-        conv_general_dilated: Callable[..., Array],
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.conv = nnx.Conv(
-            in_features,
-            out_features,
-            (kernel_size, kernel_size),
-            strides,
-            feature_group_count=groups,
-            use_bias=norm is None,
-            kernel_init=he_normal,
-            conv_general_dilated=conv_general_dilated,
-            rngs=rngs,
-        )
-        self.norm = None if norm is None else Normalization(norm, out_features, rngs=rngs)
-        self.activation = activation
-
-    def __call__(self, x: Array) -> Array:
-        x = self.conv(x)
-        return self.activation(x if self.norm is None else self.norm(x))
+            x = self.activation(layer(self.dropout(x)))
+        return self.output(self.dropout(x))
 
 
 class _Separable(nnx.Module):
     """A depthwise convolution, then a 1x1 convolution, each with norm and activation."""
 
-    def __init__(
-        self, in_features: int, out_features: int, kernel_size: int, strides: int, groups: int, *rest: Any
-    ) -> None:
-        self.depthwise = _Convolution(in_features, in_features, kernel_size, strides, in_features, *rest)
-        self.pointwise = _Convolution(in_features, out_features, 1, 1, groups, *rest)
+    def __init__(self, in_features: int, out_features: int, kernel_size: int, *, strides: int, **common: Any) -> None:
+        self.depthwise = ConvNorm(in_features, in_features, kernel_size, strides=strides, groups=in_features, **common)
+        self.pointwise = ConvNorm(in_features, out_features, 1, **common)
 
     def __call__(self, x: Array) -> Array:
         return self.pointwise(self.depthwise(x))
 
 
 class _Stage(nnx.Module):
-    def __init__(self, layers: list[_Convolution | _Separable], pooling: str | None) -> None:
+    def __init__(self, layers: list[Any], pooling: str | None) -> None:
         self.layers = nnx.List(layers)
         self.pooling = pooling
 
@@ -183,27 +146,13 @@ class _Stage(nnx.Module):
         return checkpoint_name(x, "block")
 
 
-def _check(
-    image_shape: tuple[int, int, int],
-    channels: Sequence[int],
-    strides: Sequence[int],
-    num_convolutions: int,
-    pooling: str | None,
-    head: str,
-    dropout: float,
-) -> None:
+def _check(image_shape: Sequence[int], channels: Sequence[int], strides: Sequence[int], pooling: str | None) -> None:
     if len(image_shape) != 3:
         raise UserError(f"image_shape is {tuple(image_shape)}, expected (height, width, channels)")
     if not channels or len(strides) != len(channels):
         raise UserError(f"strides {tuple(strides)} and channels {tuple(channels)}: expected one of each per stage")
-    if num_convolutions < 1:
-        raise UserError(f"num_convolutions is {num_convolutions}, expected at least 1")
     if pooling not in ("max", "average", None):
         raise UserError(f'pooling is {pooling!r}, expected "max", "average" or None')
-    if head not in ("flatten", "average"):
-        raise UserError(f'head is {head!r}, expected "flatten" or "average"')
-    if not 0.0 <= dropout < 1.0:
-        raise UserError(f"dropout is {dropout}, expected a rate in [0, 1)")
 
 
 def _output_shape(stage: _Stage, shape: tuple[int, ...]) -> tuple[int, ...]:

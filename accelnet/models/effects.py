@@ -9,13 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 from flax import linen, nnx
 
 from accelnet.errors import UserError
 from accelnet.scopes import scope
+
+Interceptor = Callable[[Any, Callable[[], Any], Any, Any], Any]
 
 _INTENDED = "effects_are_intended"
 _PATH = "_accelnet_path"
@@ -33,8 +35,8 @@ class Watch:
     """What was seen of the layers of one call.
 
     Attributes:
-        train: the mode.
-        found: sentences, each with the path of a layer.
+        train: Whether the call is one of training.
+        found: Sentences, each with the path of a layer.
     """
 
     train: bool
@@ -76,28 +78,42 @@ def watched(train: bool) -> Iterator[None]:
 
 
 def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
-    """Make the layers of an nnx module name their operations, and report what they do.
+    """Let the layers of an nnx module name their operations, and those with effects report what they do.
 
-    The module must be a copy that is thrown away.
-
-    Args:
-        module: of which every module that can be called gets a scope of its class's name, and every dropout, attention
-            and batch normalization layer becomes one that reports.
-        frozen: regular expressions of paths; statistics of layers among these may stay.
+    These are dropout, attention and batch normalization. Statistics of layers among the frozen parameters may stay. The
+    module must be a copy that is thrown away.
     """
     layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
     intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
     for path, layer in layers:
         # A class that does something when it gets a subclass must not get one here.
         if callable(layer) and type(layer).__init_subclass__.__func__ is nnx.Module.__init_subclass__.__func__:
-            object.__setattr__(layer, "__class__", _scoped(type(layer)))
+            intercept_calls(layer, _name)
         around = any(one == "" or path == one or path.startswith(f"{one}.") for one in intended)
         if around or not isinstance(layer, nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention):
             continue
         if isinstance(layer, nnx.BatchNorm) and is_frozen(path, frozen):
             continue
-        object.__setattr__(layer, "__class__", _reporting(type(layer)))
+        intercept_calls(layer, _report)
         setattr(layer, _PATH, path or "the model")
+
+
+def intercept_calls(module: nnx.Module, interceptor: Interceptor) -> None:
+    """Let `interceptor(module, run, args, kwargs)` give the outputs of a module's calls, which `run()` would give.
+
+    The module must be a copy that is thrown away, since its class changes, which survives the split and merge of
+    nnx.jit, nnx.scan and their like. A call of `super()` inside is none of its own.
+    """
+    object.__setattr__(module, "__class__", _intercepted(type(module), interceptor))
+
+
+@cache
+def _intercepted(kind: type, interceptor: Interceptor) -> type:
+    @wraps(kind.__call__)  # the signature, by which a call is given what it names
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return interceptor(self, partial(kind.__call__, self, *args, **kwargs), args, kwargs)
+
+    return type(kind)(kind.__name__, (kind,), {"__call__": call, "__module__": kind.__module__})
 
 
 def is_frozen(path: str, frozen: Sequence[str]) -> bool:
@@ -110,48 +126,40 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, f"{path}.scale") for pattern in frozen)
 
 
-@cache
-def _scoped(kind: type) -> type:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with scope(kind.__name__):
-            return kind.__call__(self, *args, **kwargs)
-
-    return _subclass(kind, call)
+def _name(layer: Any, run: Callable[[], Any], _args: Any, _kwargs: Any) -> Any:
+    with scope(type(layer).__name__):
+        return run()
 
 
-def _subclass(kind: type, call: Callable[..., Any]) -> type:
-    # `wraps` keeps the signature, by which a call is given what it names.
-    return type(kind)(kind.__name__, (kind,), {"__call__": wraps(kind.__call__)(call), "__module__": kind.__module__})
+def _report(layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
+    watch = _watch.get()
+    return run() if watch is None else _see(watch, getattr(layer, _PATH), layer, run, args, kwargs)
 
 
-@cache
-def _reporting(kind: type) -> type:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watch = _watch.get()
-        if watch is None:
-            return kind.__call__(self, *args, **kwargs)
-        if isinstance(self, nnx.BatchNorm):
-            before = None if self.mean is None else self.mean.get_value()
-            outputs = kind.__call__(self, *args, **kwargs)
-            if before is not None:
-                watch.see_statistics(getattr(self, _PATH), kind.__name__, self.mean.get_value() is not before)
-            return outputs
-        outputs = kind.__call__(self, *args, **kwargs)
-        if isinstance(self, nnx.MultiHeadAttention):
-            _see_attention(watch, getattr(self, _PATH), self, kwargs)
-        elif not _is_zero(self.rate):
-            inputs = args[0] if args else kwargs["inputs"]
-            watch.see_dropout(getattr(self, _PATH), kind.__name__, self.rate, outputs is not inputs)
+def _see(watch: Watch, path: str, layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
+    """Call a layer and note what it did."""
+    kind = type(layer).__name__
+    if isinstance(layer, nnx.BatchNorm | linen.BatchNorm):
+        before = _mean(layer)
+        outputs = run()
+        if isinstance(layer, linen.BatchNorm) or before is not None:
+            watch.see_statistics(path, kind, _mean(layer) is not before)
         return outputs
+    outputs = run()
+    if isinstance(layer, _ATTENTION):
+        if not _is_zero(layer.dropout_rate):
+            given = kwargs.get("deterministic")
+            deterministic = layer.deterministic if given is None else given
+            watch.see_dropout(path, kind, layer.dropout_rate, not deterministic)
+    elif not _is_zero(layer.rate):
+        watch.see_dropout(path, kind, layer.rate, outputs is not (args[0] if args else kwargs["inputs"]))
+    return outputs
 
-    return _subclass(kind, call)
 
-
-def _see_attention(watch: Watch, path: str, layer: Any, kwargs: Any) -> None:
-    if not _is_zero(layer.dropout_rate):
-        given = kwargs.get("deterministic")
-        deterministic = layer.deterministic if given is None else given
-        watch.see_dropout(path, type(layer).__name__, layer.dropout_rate, not deterministic)
+def _mean(layer: nnx.BatchNorm | linen.BatchNorm) -> Any:
+    if isinstance(layer, linen.BatchNorm):
+        return layer.get_variable("batch_stats", "mean")
+    return None if layer.mean is None else layer.mean.get_value()
 
 
 def _is_zero(rate: Any) -> bool:
@@ -163,28 +171,18 @@ def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
 
     def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         with scope(type(context.module).__name__):
-            return watched_call(next_call, args, kwargs, context)
+            return reported(next_call, args, kwargs, context)
 
-    def watched_call(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    def reported(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         watch = _watch.get()
         layer: Any = context.module
         kinds = (linen.Dropout, linen.BatchNorm, *_ATTENTION)
         if watch is None or context.method_name != "__call__" or not isinstance(layer, kinds) or _is_intended(layer):
             return next_call(*args, **kwargs)
-        path, kind = ".".join(context.module.path) or "the model", type(layer).__name__
-        if isinstance(layer, linen.BatchNorm):
-            if is_frozen(path, frozen) or layer.is_initializing():
-                return next_call(*args, **kwargs)
-            before = layer.get_variable("batch_stats", "mean")
-            outputs = next_call(*args, **kwargs)
-            watch.see_statistics(path, kind, layer.get_variable("batch_stats", "mean") is not before)
-            return outputs
-        outputs = next_call(*args, **kwargs)
-        if isinstance(layer, _ATTENTION):
-            _see_attention(watch, path, layer, kwargs)
-        elif not _is_zero(layer.rate):
-            watch.see_dropout(path, kind, layer.rate, outputs is not (args[0] if args else kwargs["inputs"]))
-        return outputs
+        path = ".".join(context.module.path) or "the model"
+        if isinstance(layer, linen.BatchNorm) and (is_frozen(path, frozen) or layer.is_initializing()):
+            return next_call(*args, **kwargs)
+        return _see(watch, path, layer, partial(next_call, *args, **kwargs), args, kwargs)
 
     return intercept
 

@@ -16,10 +16,10 @@ def he_normal(key: Array, shape: Sequence[int], dtype: Any = jnp.float32, out_sh
     numbers as a matrix, so they are drawn as a matrix.
 
     Args:
-        key: one PRNG key.
-        shape: of the kernel, [spatial..., inputs, outputs].
-        dtype: of the kernel.
-        out_sharding: as in jax.nn.initializers, of a kernel of rank 2 only.
+        key: One PRNG key.
+        shape: Shape of the kernel, [spatial..., inputs, outputs].
+        dtype: Type of the kernel.
+        out_sharding: As in jax.nn.initializers, for a kernel of rank 2 only.
 
     Returns:
         The kernel, [spatial..., inputs, outputs].

@@ -1,6 +1,7 @@
 """A Linen module as pure functions."""
 
 import contextlib
+import functools
 import re
 import threading
 import zlib
@@ -21,9 +22,11 @@ from accelnet.models.effects import watch_linen, watched
 from accelnet.models.normalization import without_padding
 from accelnet.models.pure import (
     FLAGS,
+    CallSettings,
     ModelState,
     Params,
     PureModel,
+    at_start,
     call_arguments,
     call_module,
     is_trained,
@@ -31,8 +34,6 @@ from accelnet.models.pure import (
 )
 
 _lock = threading.RLock()
-# What a call may ask for when its parameters are made.
-_AT_START = {"step": 0, "progress": 0.0}
 
 
 @dataclass
@@ -40,8 +41,8 @@ class _Asked:
     """What a module asked of flax in one call.
 
     Attributes:
-        streams: names of the random number streams.
-        sown: collections that `sow` wrote into.
+        streams: Names of the random number streams.
+        sown: Collections that `sow` wrote into.
     """
 
     streams: set[str] = field(default_factory=set)
@@ -85,118 +86,101 @@ def _recorded(*, noise: bool) -> Iterator[_Asked]:
             Scope.make_rng, linen.Module.has_rng, linen.Module.sow = make_rng, has_rng, sow  # type: ignore[method-assign]
 
 
-def adapt_linen(model: linen.Module, frozen: Sequence[str] = ()) -> PureModel:
-    """Give the pure functions of a Linen module.
+class LinenModel(PureModel):
+    """The pure functions of a Linen module; a bound one starts from its variables."""
 
-    Args:
-        model: the module; a bound one starts from its variables.
-        frozen: as of `adapt`.
-    """
-    given: Mapping[str, Any] | None = None
-    if model.scope is not None:
-        model, given = model.unbind()
-    names = {"dropout"}
-    call = type(model).__call__
+    def __init__(self, model: linen.Module, frozen: Sequence[str] = ()) -> None:
+        self._given: Mapping[str, Any] | None = None
+        if model.scope is not None:
+            model, self._given = model.unbind()
+        self.source, self._frozen = model, frozen
+        self._streams = {"dropout"}
 
-    def arguments(function: Any, inputs: Any, **settings: Any) -> tuple[list[Any], dict[str, Any]]:
-        given, named = call_arguments(function, inputs, bound=False, **settings)
-        # An attribute of the same name (`deterministic` of the module) is the author's choice, and linen refuses both.
-        chosen = [name for name in named if name in FLAGS and getattr(model, name, None) is not None]
-        return given, {name: value for name, value in named.items() if name not in chosen}
-
-    def streams(key: jax.Array) -> dict[str, jax.Array]:
-        fixed = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
-        others = {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in sorted(names - set(fixed))}
-        return fixed | others
-
-    def traced(function: Callable[[dict[str, jax.Array]], Any], key: jax.Array, *, noise: bool) -> tuple[Any, _Asked]:
-        """Call, and again where the module asked for a stream that it did not have."""
-        while True:
-            with _recorded(noise=noise) as asked:
-                result = function(streams(key))
-            if asked.streams <= names | {"params"}:
-                return result, asked
-            names.update(asked.streams - {"params"})
-
-    def variables_of(key: jax.Array, inputs: Any) -> dict[str, Any]:
-        args, kwargs = arguments(call, inputs, train=False, key=key, offered=_AT_START)
-
-        def made(rngs: dict[str, jax.Array]) -> Any:
-            return call_module(lambda *a, **k: model.init(rngs, *a, **k), args, kwargs)
-
-        variables, asked = traced(made, key, noise=False)
-        variables = {name: value for name, value in variables.items() if name not in {"intermediates", *asked.sown}}
-        return variables if given is None else {**variables, **given}
-
-    def init(key: jax.Array, inputs: Any) -> tuple[Params, ModelState]:
-        variables = jax.tree.map(jnp.array, linen.meta.unbox(variables_of(key, inputs)))
+    def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
+        variables = jax.tree.map(jnp.array, linen.meta.unbox(self._variables(key, inputs)))
         flat = flatten_dict(dict(variables.pop("params", {})))
         trained = {path: value for path, value in flat.items() if is_trained(value)}
         others = {path: value for path, value in flat.items() if path not in trained}
         state = {"params": unflatten_dict(others)} if others else {}
         return unflatten_dict(trained), state | {name: _plain(value) for name, value in variables.items()}
 
-    def apply(
-        params: Params,
-        model_state: ModelState,
-        inputs: Any,
-        *,
-        key: jax.Array,
-        train: bool,
-        dtype: Any = None,
-        axes: tuple[str, ...] = (),
-        batch_statistics: bool = False,
-        mask: Any = None,
-        method: str | None = None,
-        sown: bool = False,
-        **offered: Any,
-    ) -> Any:
-        function = call if method is None else getattr(type(model), method, None)
+    def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
+        function = getattr(type(self.source), settings.method or "__call__", None)
         if function is None:
-            raise UserError(f"the model, {type(model).__name__}, has no method {method!r}")
-        args, kwargs = arguments(function, inputs, train=train, key=key, offered=offered)
+            raise UserError(f"the model, {type(self.source).__name__}, has no method {settings.method!r}")
+        args, kwargs = self._arguments(function, inputs, settings)
         variables = merged({"params": params}, model_state)
-
-        def adjust(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-            module = context.module
-            if isinstance(module, linen.BatchNorm):  # this call's own copy of a frozen dataclass
-                if axes and module.axis_name is None:
-                    object.__setattr__(module, "axis_name", axes)
-                if batch_statistics:
-                    object.__setattr__(module, "momentum", 0.0)
-            outputs = next_call(*args, **kwargs)
-            if dtype is None or getattr(module, "dtype", dtype) is not None or context.method_name != "__call__":
-                return outputs
-            return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, outputs)
 
         def applied(rngs: dict[str, jax.Array]) -> Any:
             def bound(*args: Any, **kwargs: Any) -> Any:
                 # All collections may be written to: what evaluation changes is dropped, and BatchNorm is watched.
                 mutable = DenyList(("params",))
-                return model.apply(variables, *args, rngs=rngs, mutable=mutable, method=method, **kwargs)
+                return self.source.apply(variables, *args, rngs=rngs, mutable=mutable, method=settings.method, **kwargs)
 
             with (
-                watched(train),
-                without_padding(mask),
-                linen.intercept_methods(watch_linen(frozen)),
-                linen.intercept_methods(adjust),
+                watched(settings.train),
+                without_padding(settings.mask),
+                linen.intercept_methods(watch_linen(self._frozen)),
+                linen.intercept_methods(functools.partial(_configured, settings)),
             ):
                 return call_module(bound, args, kwargs)
 
-        (outputs, after), asked = traced(applied, key, noise=train)
+        (outputs, after), asked = self._traced(applied, settings.key, noise=settings.train)
         left = {name: after[name] for name in after if name in asked.sown and name not in model_state}
-        state = _after(model_state, after, left) if train else model_state
-        return (outputs, state, _plain(left)) if sown else (outputs, state)
+        state = _after(model_state, after, left) if settings.train else model_state
+        return (outputs, state, _plain(left)) if settings.sown else (outputs, state)
 
-    def live(params: Params, model_state: ModelState) -> linen.Module:
-        return model.bind(merged({"params": params}, model_state))
+    def module(self, params: Params, model_state: ModelState) -> linen.Module:
+        return self.source.bind(merged({"params": params}, model_state))
 
-    def rules(inputs: Any) -> list[tuple[str, PartitionSpec]]:
-        variables = jax.eval_shape(lambda inputs: variables_of(jax.random.key(0), inputs), inputs)
+    def rules(self, inputs: Any) -> list[tuple[str, PartitionSpec]]:
+        variables = jax.eval_shape(lambda inputs: self._variables(jax.random.key(0), inputs), inputs)
         flat: dict[Any, Any] = flatten_dict(_plain(linen.get_partition_spec(variables).get("params", {})))
         return [(re.escape(".".join(path)), spec) for path, spec in flat.items() if spec is not None and any(spec)]
 
-    return PureModel(init, apply, live, rules, model)
+    def _variables(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
+        args, kwargs = self._arguments(type(self.source).__call__, inputs, at_start(key))
+
+        def made(rngs: dict[str, jax.Array]) -> Any:
+            return call_module(lambda *a, **k: self.source.init(rngs, *a, **k), args, kwargs)
+
+        variables, asked = self._traced(made, key, noise=False)
+        variables = {name: value for name, value in variables.items() if name not in {"intermediates", *asked.sown}}
+        return variables if self._given is None else {**variables, **self._given}
+
+    def _arguments(self, function: Any, inputs: Any, settings: CallSettings) -> tuple[list[Any], dict[str, Any]]:
+        given, named = call_arguments(function, inputs, settings, bound=False)
+        # An attribute of the same name (`deterministic` of the module) is the author's choice, and linen refuses both.
+        chosen = [name for name in named if name in FLAGS and getattr(self.source, name, None) is not None]
+        return given, {name: value for name, value in named.items() if name not in chosen}
+
+    def _traced(
+        self, function: Callable[[dict[str, jax.Array]], Any], key: jax.Array, *, noise: bool
+    ) -> tuple[Any, _Asked]:
+        """Call, and again where the module asked for a stream that it did not have."""
+        while True:
+            others = sorted(self._streams - {"dropout"})
+            rngs = {"params": jax.random.fold_in(key, 0), "dropout": jax.random.fold_in(key, 1)}
+            rngs |= {name: jax.random.fold_in(key, zlib.crc32(name.encode())) for name in others}
+            with _recorded(noise=noise) as asked:
+                result = function(rngs)
+            if asked.streams <= set(rngs):
+                return result, asked
+            self._streams |= asked.streams - {"params"}
+
+
+def _configured(settings: CallSettings, next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    """Call a layer in the run's dtype, with BatchNorm's statistics of the examples that the settings name."""
+    module, dtype = context.module, settings.dtype
+    if isinstance(module, linen.BatchNorm):  # this call's own copy of a frozen dataclass
+        if settings.axes and module.axis_name is None:
+            object.__setattr__(module, "axis_name", settings.axes)
+        if settings.batch_statistics:
+            object.__setattr__(module, "momentum", 0.0)
+    outputs = next_call(*args, **kwargs)
+    if dtype is None or getattr(module, "dtype", dtype) is not None or context.method_name != "__call__":
+        return outputs
+    return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, outputs)
 
 
 def _plain(tree: Any) -> Any:

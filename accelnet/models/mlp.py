@@ -9,6 +9,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.errors import UserError
+from accelnet.models.layers import check_dropout, make_dropout
 from accelnet.models.normalization import Normalization
 from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops import dot_general
@@ -62,8 +63,7 @@ class MLP(nnx.Module):
         widths = [in_features, *hidden_features]
         if min(*widths, out_features) < 1:
             raise UserError(f"features are {widths} -> {out_features}, expected at least 1 everywhere")
-        if not 0.0 <= dropout < 1.0:
-            raise UserError(f"dropout is {dropout}, expected a rate in [0, 1)")
+        check_dropout(dropout)
         if norm not in (None, "layer", "batch"):
             raise UserError(f'norm is {norm!r}, expected None, "layer" or "batch"')
         if shared and (len(hidden_features) < 2 or len(set(hidden_features)) > 1):
@@ -103,14 +103,12 @@ class _Hidden(nnx.Module):
         self.linear = nnx.Linear(in_features, out_features, dot_general=dot_general, rngs=rngs)
         self.norm = None if norm is None else Normalization(norm, out_features, rngs=rngs)
         self.activation = activation
-        self.dropout = None if dropout == 0.0 else nnx.Dropout(dropout, rngs=rngs)
+        self.dropout = make_dropout(dropout, rngs)
         self.skip = skip
 
     def __call__(self, inputs: Array) -> Array:
         x = self.linear(inputs)
         if self.norm is not None:
             x = self.norm(x)
-        x = self.activation(x)
-        if self.dropout is not None:
-            x = self.dropout(x)
+        x = self.dropout(self.activation(x))
         return checkpoint_name(x + inputs if self.skip else x, "block")

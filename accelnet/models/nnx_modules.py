@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec
 from accelnet.errors import UserError, user_code
 from accelnet.models.effects import watch_layers, watched
 from accelnet.models.normalization import without_padding
-from accelnet.models.pure import ModelState, Params, PureModel, call_arguments, call_module, is_trained
+from accelnet.models.pure import CallSettings, ModelState, Params, PureModel, call_arguments, call_module, is_trained
 from accelnet.signature import described
 
 Path = tuple[Any, ...]
@@ -40,13 +40,10 @@ def _built(model: Any, key: jax.Array) -> nnx.Module:
 
 
 def abstract_split(model: Any) -> tuple[Any, nnx.State]:
-    """Split an nnx module, or what a callable makes, into its structure and the shapes of its state.
-
-    Args:
-        model: the module, or `model(rngs=...)`.
+    """Split an nnx module, or what `model(rngs=...)` makes, into its structure and the shapes of its state.
 
     Raises:
-        UserError: if what is made is no nnx module.
+        UserError: If what is made is no nnx module.
 
     Example:
         >>> _, state = abstract_split(lambda rngs: nnx.Linear(3, 2, rngs=rngs))
@@ -67,107 +64,105 @@ def abstract_split(model: Any) -> tuple[Any, nnx.State]:
     return graphdef, nnx.from_flat_state(list(zip(paths, like, strict=True)))
 
 
-def adapt_nnx(model: Any, frozen: Sequence[str] = ()) -> PureModel:
-    """Give the pure functions of an nnx module, or of a callable that makes one.
+class NnxModel(PureModel):
+    """The pure functions of an nnx module, which starts from its own values, or of what `model(rngs=...)` makes."""
 
-    Args:
-        model: the module, whose own values are the initial ones, or `model(rngs=...)`.
-        frozen: as of `adapt`.
+    def __init__(self, model: Any, frozen: Sequence[str] = ()) -> None:
+        self.source, self._frozen = model, frozen
+        self._graphdef, state = abstract_split(model)
+        self._template = dict(nnx.to_flat_state(state))
+        self._kinds = {path: _kind(leaf) for path, leaf in self._template.items()}
 
-    Raises:
-        UserError: if what is made is no nnx module.
-    """
+    def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
+        flat = dict(nnx.to_flat_state(nnx.split(_built(self.source, key))[1]))
+        return jax.tree.map(jnp.array, (self._plain(flat, "params"), self._plain(flat, "model_state")))
 
-    def build(key: jax.Array) -> nnx.Module:
-        return _built(model, key)
-
-    graphdef, state = abstract_split(model)
-    template = dict(nnx.to_flat_state(state))
-    paths = list(template)
-    kinds = {path: _kind(leaf) for path, leaf in template.items()}
-
-    def plain(flat: dict[Path, Leaf]) -> tuple[Params, ModelState]:
-        return tuple(  # type: ignore[return-value]
-            unflatten_dict({_names(path): _value(flat[path]) for path in paths if kinds[path] == kind})
-            for kind in ("params", "model_state")
-        )
-
-    def merge(params: Params, model_state: ModelState, key: jax.Array) -> Any:
-        values = flatten_dict(params) | flatten_dict(model_state)
-        index = 0
-        filled = []
-        for path, leaf in template.items():
-            if kinds[path] == "random":
-                # Every stream has its own key, so that two layers never draw the same noise.
-                filled.append((path, _random(leaf, jax.random.fold_in(key, index))))
-                index += 1
-            elif kinds[path] == "fixed":
-                filled.append((path, leaf))
-            else:
-                value = values[_names(path)]
-                filled.append((path, leaf.replace(value) if isinstance(leaf, nnx.Variable) else value))
-        # copy: a Variable made under another trace (BatchNorm's statistics) may not be written to.
-        return nnx.merge(graphdef, nnx.from_flat_state(filled), copy=True)
-
-    def init(key: jax.Array, _inputs: Any = None) -> tuple[Params, ModelState]:
-        return jax.tree.map(jnp.array, plain(dict(nnx.to_flat_state(nnx.split(build(key))[1]))))
-
-    def apply(
-        params: Params,
-        model_state: ModelState,
-        inputs: Any,
-        *,
-        key: jax.Array,
-        train: bool,
-        dtype: Any = None,
-        axes: tuple[str, ...] = (),
-        batch_statistics: bool = False,
-        mask: Any = None,
-        method: str | None = None,
-        sown: bool = False,
-        **offered: Any,
-    ) -> Any:
-        module = merge(params, model_state, key)
-        module.train() if train else module.eval()
-        watch_layers(module, frozen)
-        for _, layer in nnx.iter_modules(module):
-            if dtype is not None and getattr(layer, "dtype", dtype) is None:
-                setattr(layer, "dtype", dtype)  # noqa: B010, not every module has one
-            if isinstance(layer, nnx.BatchNorm):
-                if axes and layer.axis_name is None:
-                    layer.axis_name = axes  # pyright: ignore[reportAttributeAccessIssue]
-                if batch_statistics:
-                    layer.momentum = 0.0
-        call = _method(module, method)
-        given, named = call_arguments(call, inputs, train=train, key=key, offered=offered, bound=True)
-        with watched(train), without_padding(mask), warnings.catch_warnings():
+    def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
+        module = self._merge(params, model_state, settings.key)
+        module.train() if settings.train else module.eval()
+        watch_layers(module, self._frozen)
+        _configure(module, settings)
+        call = _method(module, settings.method)
+        given, named = call_arguments(call, inputs, settings, bound=True)
+        with watched(settings.train), without_padding(settings.mask), warnings.catch_warnings():
             # Whatever type of variable is sown: nnx.capture asks for the types.
             warnings.filterwarnings("ignore", r"Using 'Module\.sow\(\)' outside", DeprecationWarning)
             outputs = call_module(call, given, named)
         flat = dict(nnx.to_flat_state(nnx.split(module)[1]))
-        after = _after(flat, template, kinds, plain) if train else model_state
+        after = self._after(flat) if settings.train else model_state
         # What the call made anew lives for this call alone: what was sown, among it.
-        left = {_names(path): _value(leaf) for path, leaf in flat.items() if path not in template}
-        return (outputs, after, unflatten_dict(left)) if sown else (outputs, after)
+        left = {_names(path): _value(leaf) for path, leaf in flat.items() if path not in self._template}
+        return (outputs, after, unflatten_dict(left)) if settings.sown else (outputs, after)
 
-    def live(params: Params, model_state: ModelState) -> nnx.Module:
-        module = merge(params, model_state, jax.random.key(0))
+    def module(self, params: Params, model_state: ModelState) -> nnx.Module:
+        module = self._merge(params, model_state, jax.random.key(0))
         module.eval()
         return module
 
-    def rules(_inputs: Any) -> list[tuple[str, PartitionSpec]]:
+    def rules(self, inputs: Any) -> list[tuple[str, PartitionSpec]]:
         found = []
-        for path, leaf in template.items():
+        for path, leaf in self._template.items():
             names = leaf.get_metadata().get("out_sharding") if isinstance(leaf, nnx.Variable) else None
             if names:
                 found.append((re.escape(".".join(_names(path))), PartitionSpec(*names)))
-        module = nnx.merge(graphdef, nnx.from_flat_state(list(template.items())))
+        module = nnx.merge(self._graphdef, nnx.from_flat_state(list(self._template.items())))
         for path, part in nnx.iter_modules(module):
             before = "".join(re.escape(f"{name}.") for name in _names(path))
             found += [(before + pattern, spec) for pattern, spec in getattr(part, "sharding_rules", ())]
         return found
 
-    return PureModel(init, apply, live, rules, model)
+    def _plain(self, flat: dict[Path, Leaf], kind: str) -> dict[str, Any]:
+        return unflatten_dict({_names(path): _value(flat[path]) for path, k in self._kinds.items() if k == kind})
+
+    def _merge(self, params: Params, model_state: ModelState, key: jax.Array) -> Any:
+        values = flatten_dict(params) | flatten_dict(model_state)
+        num_random = 0
+        filled = []
+        for path, leaf in self._template.items():
+            if self._kinds[path] == "random":
+                # Every stream has its own key, so that two layers never draw the same noise.
+                filled.append((path, _random(leaf, jax.random.fold_in(key, num_random))))
+                num_random += 1
+            elif self._kinds[path] == "fixed":
+                filled.append((path, leaf))
+            else:
+                value = values[_names(path)]
+                filled.append((path, leaf.replace(value) if isinstance(leaf, nnx.Variable) else value))
+        # copy: a Variable made under another trace (BatchNorm's statistics) may not be written to.
+        return nnx.merge(self._graphdef, nnx.from_flat_state(filled), copy=True)
+
+    def _after(self, flat: dict[Path, Leaf]) -> ModelState:
+        """Return the model's state after a call, or say what of it cannot be kept."""
+        for path, leaf in flat.items():
+            if path not in self._template and isinstance(leaf, nnx.Param):
+                raise UserError(
+                    f"the model's call made a parameter, {'.'.join(_names(path))}, which would not be trained: make it "
+                    "in __init__"
+                )
+        for path, before in self._template.items():
+            if self._kinds[path] != "model_state":
+                continue
+            if path not in flat:
+                raise UserError(f"the model's call removed its variable {'.'.join(_names(path))}: keep it")
+            old, new = _value(before), _value(flat[path])
+            if np.shape(new) != old.shape or jnp.result_type(new) != old.dtype:
+                raise UserError(
+                    f"the model's call changed its variable {'.'.join(_names(path))} from {old.dtype}{list(old.shape)} "
+                    f"to {jnp.result_type(new)}{list(np.shape(new))}: a variable that lasts keeps its shape and dtype"
+                )
+        return self._plain(flat, "model_state")
+
+
+def _configure(module: nnx.Module, settings: CallSettings) -> None:
+    """Set the layers' dtype, and of which examples BatchNorm takes its statistics."""
+    for _, layer in nnx.iter_modules(module):
+        if settings.dtype is not None and getattr(layer, "dtype", settings.dtype) is None:
+            setattr(layer, "dtype", settings.dtype)  # noqa: B010, not every module has one
+        if isinstance(layer, nnx.BatchNorm):
+            if settings.axes and layer.axis_name is None:
+                layer.axis_name = settings.axes  # pyright: ignore[reportAttributeAccessIssue]
+            if settings.batch_statistics:
+                layer.momentum = 0.0
 
 
 def _names(path: Path) -> tuple[str, ...]:
@@ -204,27 +199,3 @@ def _method(module: nnx.Module, name: str | None) -> Callable[..., Any]:
     if not callable(call):
         raise UserError(f"the model, {type(module).__name__}, has no method {name!r}")
     return call
-
-
-def _after(
-    flat: dict[Path, Leaf], template: dict[Path, Leaf], kinds: dict[Path, str], plain: Callable[..., Any]
-) -> Any:
-    """Return the model's state after a call, or say what of it cannot be kept."""
-    for path, leaf in flat.items():
-        if path not in template and isinstance(leaf, nnx.Param):
-            raise UserError(
-                f"the model's call made a parameter, {'.'.join(_names(path))}, which would not be trained: make it in "
-                "__init__"
-            )
-    for path, before in template.items():
-        if kinds[path] != "model_state":
-            continue
-        if path not in flat:
-            raise UserError(f"the model's call removed its variable {'.'.join(_names(path))}: keep it")
-        old, new = _value(before), _value(flat[path])
-        if np.shape(new) != old.shape or jnp.result_type(new) != old.dtype:
-            raise UserError(
-                f"the model's call changed its variable {'.'.join(_names(path))} from {old.dtype}{list(old.shape)} to "
-                f"{jnp.result_type(new)}{list(np.shape(new))}: a variable that lasts keeps its shape and dtype"
-            )
-    return plain(flat)[1]

@@ -33,7 +33,6 @@ class Normalization(nnx.Module):
         UserError: for another norm.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> layer = Normalization("layer", 2, rngs=nnx.Rngs(0))
         >>> layer(jnp.array([[1.0, 3.0]])).round(2).tolist()
         [[-1.0, 1.0]]

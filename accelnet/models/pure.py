@@ -1,6 +1,7 @@
 """A model as two pure functions over plain nested dicts, and what a module's call is given."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,60 +24,105 @@ _KEYS = ("key", "rng", "prng_key")
 _KEY_ENDINGS = ("_key", "_rng")
 
 
-def _no_rules(_inputs: Any) -> tuple[Any, ...]:
-    return ()
-
-
 @dataclass(frozen=True)
-class PureModel:
-    """A Flax module as pure functions.
+class CallSettings:
+    """What a model's call is given beside its inputs; `PureModel.apply` explains each."""
+
+    key: jax.Array
+    train: bool
+    dtype: Any
+    axes: tuple[str, ...]
+    batch_statistics: bool
+    mask: Any
+    method: str | None
+    sown: bool
+    offered: Mapping[str, Any]
+
+
+class PureModel(ABC):
+    """A Flax module as pure functions over nested dicts; `adapt` makes it.
 
     Attributes:
-        init: `init(key, inputs) -> (params, model_state)`. `inputs` as for `apply`; only shapes and dtypes matter.
-        apply: `apply(params, model_state, inputs, *, key, train, dtype=None, axes=(), batch_statistics=False,
-            mask=None, method=None, sown=False, **offered) -> (outputs, model_state)`, with `sown=True` `(outputs,
-            model_state, sown)`. `inputs` is an array [B, ...] or a dict; `key` feeds dropout and other noise; `train`
-            is a Python bool. In evaluation the returned `model_state` is the given one. `dtype` is that of layers
-            which do not say their own: without it, float32 batch statistics would make all that comes after them
-            float32. `axes` names the mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics
-            over all of them. `batch_statistics` makes BatchNorm's running averages those of this batch alone. `mask`,
-            bool[B], is False for padding, which accelnet's BatchNorm leaves out of its statistics. `method` is
-            another method than the module's call. `sown` is what the module's `sow` left behind, as nested dicts.
-            `offered` holds further values that the call may ask for by name.
-        module: `module(params, model_state)` gives the live `nnx` module in evaluation mode, or a bound
-            Linen module.
-        rules: `rules(inputs)` gives the sharding rules that the module's partitioned initializers make: pairs of a
-            regular expression for a parameter's path and a `PartitionSpec`; so does a class attribute `sharding_rules`
-            of an nnx module, for paths below the module.
-        source: the Flax module, or what makes it, in evaluation mode.
+        source: The Flax module, or what makes it, in evaluation mode.
     """
 
-    init: Callable[..., tuple[Params, ModelState]]
-    apply: Callable[..., Any]
-    module: Callable[[Params, ModelState], Any]
-    rules: Callable[[Any], Sequence[tuple[str, PartitionSpec]]] = _no_rules
-    source: Any = None
+    source: Any
+
+    @abstractmethod
+    def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
+        """Make the parameters and the model's state; of `inputs`, as in `apply`, only shapes and dtypes matter."""
+
+    @abstractmethod
+    def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
+        """Compute what `apply` returns."""
+
+    @abstractmethod
+    def module(self, params: Params, model_state: ModelState) -> Any:
+        """Return the live `nnx` module in evaluation mode, or a bound Linen module."""
+
+    @abstractmethod
+    def rules(self, inputs: Any) -> Sequence[tuple[str, PartitionSpec]]:
+        """Return the module's own sharding rules: pairs of a regular expression for a parameter's path and a spec.
+
+        They are made by partitioned initializers and by the class attribute `sharding_rules` of an nnx module, whose
+        paths begin at that module.
+        """
+
+    def apply(
+        self,
+        params: Params,
+        model_state: ModelState,
+        inputs: Any,
+        *,
+        key: jax.Array,
+        train: bool,
+        dtype: Any = None,
+        axes: tuple[str, ...] = (),
+        batch_statistics: bool = False,
+        mask: Any = None,
+        method: str | None = None,
+        sown: bool = False,
+        **offered: Any,
+    ) -> Any:
+        """Call the module.
+
+        Args:
+            params: Trained parameters, a nested dict.
+            model_state: Other variables, a nested dict.
+            inputs: An array [B, ...] or a dict.
+            key: PRNG key of dropout and other noise.
+            train: The mode.
+            dtype: That of layers which do not say their own: without it, float32 batch statistics would make all that
+                comes after them float32.
+            axes: Mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics over all of them.
+            batch_statistics: Whether BatchNorm's running averages become those of this batch alone.
+            mask: bool[B], False for padding, which accelnet's BatchNorm leaves out of its statistics.
+            method: Name of another method than the module's call.
+            sown: Whether to return what the module's `sow` left behind, too.
+            **offered: Further values that the call may ask for by name.
+
+        Returns:
+            `(outputs, model_state)`, or with `sown` `(outputs, model_state, sown)`, the last as nested dicts. In
+            evaluation the model's state is the given one.
+        """
+        given = CallSettings(key, train, dtype, axes, batch_statistics, mask, method, sown, offered)
+        return self.call(params, model_state, inputs, given)
+
+
+def at_start(key: jax.Array) -> CallSettings:
+    """Return the settings of a call in evaluation mode, before the first step."""
+    return CallSettings(key, False, None, (), False, None, None, False, {"step": 0, "progress": 0.0})
 
 
 def call_arguments(
-    call: Callable[..., Any], inputs: Any, *, train: bool, key: jax.Array, offered: Mapping[str, Any], bound: bool
+    call: Callable[..., Any], inputs: Any, settings: CallSettings, *, bound: bool
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Choose what a module's call gets.
-
-    Args:
-        call: the method.
-        inputs: an array or a dict.
-        train: the mode.
-        key: of the noise.
-        offered: what else it can ask for.
-        bound: whether `self` is given already.
-
-    Returns:
-        Positional and keyword arguments.
+    """Choose the positional and keyword arguments of a module's method, of which `self` may be `bound` already.
 
     Raises:
-        UserError: if it requires what there is not, or does not know one of the inputs' names.
+        UserError: If it requires what there is not, or does not know one of the inputs' names.
     """
+    train, key, offered = settings.train, settings.key, settings.offered
     asked = wants(call)
     names = asked.positional if bound else asked.positional[1:]
     known, required = asked.names - ({"self"} - set(names)), [n for n in asked.required if bound or n != "self"]

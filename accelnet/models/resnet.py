@@ -1,6 +1,7 @@
 """The residual network for small images."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet import ops
+from accelnet.arguments import word
 from accelnet.errors import UserError
-from accelnet.models.initialization import he_normal
-from accelnet.models.normalization import Norm, Normalization
+from accelnet.models.layers import ConvNorm, Convolve
 from accelnet.models.sharding import SHARDING_RULES
 
 
@@ -59,19 +60,17 @@ class ResNet(nnx.Module):
         norm: Literal["batch", "layer", "group"] = "batch",
         shortcut: Literal["identity", "projection"] = "identity",
         shared: bool = False,
-        conv_general_dilated: Callable[..., Array] = ops.conv_general_dilated,
+        conv_general_dilated: Convolve = ops.conv_general_dilated,
         rngs: nnx.Rngs,
     ) -> None:
         if depth < 8 or (depth - 2) % 6:
-            near = [max(8, depth - (depth - 2) % 6), max(8, depth - (depth - 2) % 6) + 6]
-            raise UserError(f"depth is {depth}, expected 6n + 2 with n >= 1: the nearest are {near[0]} and {near[1]}")
+            near = max(8, depth - (depth - 2) % 6)
+            raise UserError(f"depth is {depth}, expected 6n + 2 with n >= 1: the nearest are {near} and {near + 6}")
         num_blocks = (depth - 2) // 6
         if len(widths) != 3:
             raise UserError(f"widths are {tuple(widths)}, expected three, one per stage")
-        if norm not in ("batch", "layer", "group"):
-            raise UserError(f'norm is {norm!r}, expected "batch", "layer" or "group"')
-        if shortcut not in ("identity", "projection"):
-            raise UserError(f'shortcut is {shortcut!r}, expected "identity" or "projection"')
+        word("norm", norm, ("batch", "layer", "group"))
+        word("shortcut", shortcut, ("identity", "projection"))
         if shortcut == "identity" and list(widths) != sorted(widths):
             raise UserError(
                 f'widths are {tuple(widths)}: shortcut="identity" pads channels, so widths must not shrink; '
@@ -81,13 +80,14 @@ class ResNet(nnx.Module):
             raise UserError(
                 f"shared=True with depth {depth}: one block per stage leaves nothing to share; use 14 or more"
             )
-        self.stem = _ConvNorm(in_features, widths[0], 3, 1, norm, conv_general_dilated, rngs)
+        layer = partial(ConvNorm, norm=norm, conv_general_dilated=conv_general_dilated, rngs=rngs)
+        self.stem = layer(in_features, widths[0], 3)
         blocks = []
         for stage, width in enumerate(widths):
             for i in range(2 if shared else num_blocks):
                 features = widths[max(0, stage - 1)] if i == 0 else width
                 strides = 2 if stage > 0 and i == 0 else 1
-                blocks.append(_Block(features, width, strides, norm, shortcut, conv_general_dilated, rngs))
+                blocks.append(_Block(layer, features, width, strides, shortcut))
         self.blocks = nnx.List(blocks)
         self.repeats = num_blocks - 1 if shared else 1
         self.head = nnx.Linear(widths[-1], out_features, dot_general=ops.dot_general, rngs=rngs)
@@ -101,52 +101,14 @@ class ResNet(nnx.Module):
         return self.head(jnp.mean(x, axis=(1, 2)))
 
 
-class _ConvNorm(nnx.Module):
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        kernel_size: int,
-        strides: int,
-        norm: Norm,
-        conv_general_dilated: Callable[..., Array],
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.conv = nnx.Conv(
-            in_features,
-            out_features,
-            (kernel_size, kernel_size),
-            strides,
-            use_bias=False,
-            kernel_init=he_normal,
-            conv_general_dilated=conv_general_dilated,
-            rngs=rngs,
-        )
-        self.norm = Normalization(norm, out_features, rngs=rngs)
-
-    def __call__(self, inputs: Array) -> Array:
-        return self.norm(self.conv(inputs))
-
-
 class _Block(nnx.Module):
     def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        strides: int,
-        norm: Norm,
-        shortcut: str,
-        conv_general_dilated: Callable[..., Array],
-        rngs: nnx.Rngs,
+        self, layer: Callable[..., ConvNorm], in_features: int, out_features: int, strides: int, shortcut: str
     ) -> None:
-        self.first = _ConvNorm(in_features, out_features, 3, strides, norm, conv_general_dilated, rngs)
-        self.second = _ConvNorm(out_features, out_features, 3, 1, norm, conv_general_dilated, rngs)
-        changes = strides > 1 or in_features != out_features
-        self.projection = (
-            _ConvNorm(in_features, out_features, 1, strides, norm, conv_general_dilated, rngs)
-            if changes and shortcut == "projection"
-            else None
-        )
+        self.first = layer(in_features, out_features, 3, strides=strides)
+        self.second = layer(out_features, out_features, 3)
+        projects = shortcut == "projection" and (strides > 1 or in_features != out_features)
+        self.projection = layer(in_features, out_features, 1, strides=strides) if projects else None
         self.strides = strides
         self.extra_features = out_features - in_features
 

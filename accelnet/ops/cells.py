@@ -42,94 +42,79 @@ class Cell(NamedTuple):
     backward: Callable[..., tuple[Array, Array, Arrays]]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def scan_cell(
-    cell: Cell,
-    reverse: bool,
-    projected: Array,
-    tokens: Array | None,
-    kernel: Array,
-    bias: Array | None,
-    first: Arrays,
-    valid: Array | None,
-) -> tuple[Array, Arrays]:
-    """Scan a cell over all steps.
+class Operands(NamedTuple):
+    """What the scan of a cell reads.
 
-    On a CPU, in float32, the whole scan is one of the compiled kernels.
+    Attributes:
+        projected: The input's products plus bias, [steps, batch, gates * hidden]; with tokens, those of every symbol,
+            [symbols, gates * hidden].
+        kernel: Recurrent kernel, [hidden, gates * hidden].
+        first: Initial state, arrays [batch, hidden].
+        tokens: int [steps, batch], or None; a step with one that is no symbol's is NaN.
+        bias: Bias of the recurrent product, [gates * hidden], or None; GRU only.
+        valid: bool [steps, batch, 1], or None; where False, the state stays as it is.
+    """
+
+    projected: Any
+    kernel: Any
+    first: Any
+    tokens: Any = None
+    bias: Any = None
+    valid: Any = None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def scan_cell(cell: Cell, reverse: bool, operands: Operands) -> tuple[Array, Arrays]:
+    """Scan a cell over all steps, on a CPU in float32 by a compiled kernel.
 
     Args:
         cell: `SIMPLE`, `LSTM` or `GRU`.
         reverse: Scan from the last step to the first.
-        projected: The input's products plus bias, [steps, batch, gates * hidden]; with tokens, those of every symbol,
-            [symbols, gates * hidden].
-        tokens: int [steps, batch], or None; a step with one that is no symbol's is NaN.
-        kernel: Recurrent kernel, [hidden, gates * hidden].
-        bias: Bias of the recurrent product, [gates * hidden], or None; GRU only.
-        first: Initial state, arrays [batch, hidden].
-        valid: bool [steps, batch, 1], or None; where False, the state stays as it is.
+        operands: Inputs, weights and the initial state.
 
     Returns:
         The hidden states of all steps, [steps, batch, hidden], and the last state.
 
     Example:
-        >>> states, _ = scan_cell(
-        ...     SIMPLE, False, jnp.ones((5, 2, 4)), None, jnp.eye(4), None, (jnp.zeros((2, 4)),), None
-        ... )
+        >>> states, _ = scan_cell(SIMPLE, False, Operands(jnp.ones((5, 2, 4)), jnp.eye(4), (jnp.zeros((2, 4)),)))
         >>> states.shape
         (5, 2, 4)
     """
-    return _scan(cell, reverse, False, projected, tokens, kernel, bias, first, valid)[0]
+    return _scan(cell, reverse, False, operands)[0]
 
 
-def _forward(
-    cell: Cell,
-    reverse: bool,
-    projected: Array,
-    tokens: Array | None,
-    kernel: Array,
-    bias: Array | None,
-    first: Arrays,
-    valid: Array | None,
-) -> tuple[tuple[Array, Arrays], tuple[Any, ...]]:
-    results, saved = _scan(cell, reverse, True, projected, tokens, kernel, bias, first, valid)
-    table = None if tokens is None else projected
-    return results, (saved, table, tokens, kernel, bias, valid)
+def _forward(cell: Cell, reverse: bool, operands: Operands) -> tuple[tuple[Array, Arrays], tuple[Arrays, Operands]]:
+    results, saved = _scan(cell, reverse, True, operands)
+    table = None if operands.tokens is None else operands.projected
+    return results, (saved, operands._replace(projected=table, first=None))
 
 
 def _backward(
-    cell: Cell, reverse: bool, residuals: tuple[Any, ...], cotangents: tuple[Array, Arrays]
-) -> tuple[Array, None, Array, Array | None, Arrays, None]:
-    saved, table, tokens, kernel, bias, valid = residuals
+    cell: Cell, reverse: bool, residuals: tuple[Arrays, Operands], cotangents: tuple[Array, Arrays]
+) -> tuple[Operands]:
+    saved, kept = residuals
     dhiddens, dlast = cotangents
     before = saved[0]
-    operands = (dhiddens, *dlast, kernel, *saved, *_given(valid))
-    outputs = _by_kernel("accelnet_recur_backward", _Backward(cell, reverse, valid is not None), operands)
+    operands = (dhiddens, *dlast, kept.kernel, *saved, *_given(kept.valid))
+    outputs = _by_kernel("accelnet_recur_backward", _Backward(cell, reverse, kept.valid is not None), operands)
     dprojected, drecurrent, *dfirst = outputs if cell is GRU else (outputs[0], *outputs)
     # One contracted axis: for two XLA:CPU copies both operands first.
     dkernel = transposed_product(before.reshape(-1, before.shape[-1]), drecurrent.reshape(-1, drecurrent.shape[-1]))
-    dbias = None if bias is None else drecurrent.sum((0, 1))
-    if tokens is not None:
-        dprojected = jnp.zeros_like(table).at[tokens].add(dprojected, mode="drop")
-    return dprojected, None, dkernel, dbias, tuple(d.astype(o.dtype) for d, o in zip(dfirst, dlast, strict=True)), None
+    dbias = None if kept.bias is None else drecurrent.sum((0, 1))
+    if kept.tokens is not None:
+        dprojected = jnp.zeros_like(kept.projected).at[kept.tokens].add(dprojected, mode="drop")
+    dfirst = tuple(d.astype(o.dtype) for d, o in zip(dfirst, dlast, strict=True))
+    return (Operands(dprojected, dkernel, dfirst, bias=dbias),)
 
 
 scan_cell.defvjp(_forward, _backward)
 
 
-def _scan(
-    cell: Cell,
-    reverse: bool,
-    save: bool,
-    projected: Array,
-    tokens: Array | None,
-    kernel: Array,
-    bias: Array | None,
-    first: Arrays,
-    valid: Array | None,
-) -> tuple[tuple[Array, Arrays], Arrays]:
-    meaning = _Forward(cell, reverse, save, tokens is not None, bias is not None, valid is not None)
-    operands = (projected, *_given(tokens), *first, kernel, *_given(bias), *_given(valid))
-    hiddens, *others = _by_kernel("accelnet_recur", meaning, operands)
+def _scan(cell: Cell, reverse: bool, save: bool, given: Operands) -> tuple[tuple[Array, Arrays], Arrays]:
+    has = (array is not None for array in (given.tokens, given.bias, given.valid))
+    tokens, bias, valid = map(_given, (given.tokens, given.bias, given.valid))
+    operands = (given.projected, *tokens, *given.first, given.kernel, *bias, *valid)
+    hiddens, *others = _by_kernel("accelnet_recur", _Forward(cell, reverse, save, *has), operands)
     last, saved = others[: cell.num_states], others[cell.num_states :]
     return (hiddens, tuple(last)), tuple(saved)
 

@@ -1,7 +1,7 @@
 """Convolution with one meaning and, per platform, the program that is fast there."""
 
-import functools
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
-from accelnet.ops.geometry import Geometry, transposed_kernels
-from accelnet.ops.lowerings import choose_lowering
+from accelnet.ops import cpu_convolution
+from accelnet.ops.geometry import Geometry, resolve, transposed_kernels
 
 _EXACT_ALGORITHMS = ("F32_F32_F32", "F64_F64_F64")
 
@@ -36,23 +36,22 @@ def conv_general_dilated(
         out[n, y, x, o] = sum_{i, j, c} padded[n, y + i, x + j, c] * rhs[i, j, c, o]
 
     Inside a loop, XLA's CPU convolution takes 40 to 400 times as long for the kernels' gradient as products do
-    (`scripts/bench_ops.py`). So on the CPU, channels-last convolutions of floats become products of patches,
-    Winograd's products or shifted products (`choose_lowering`); every other platform, layout and type gets
-    XLA's own. Works under jit, vmap over images and over weights, grad, scan and remat; not under jvp.
+    (`scripts/bench_ops.py`). So on the CPU, channels-last convolutions of floats are compiled kernels or products of
+    patches (`accelnet.ops.cpu_convolution`); every other platform, layout and type gets XLA's own. Works under jit,
+    vmap over images and over weights, grad, scan and remat; not under jvp.
 
     Args:
-        lhs: images, float [N, spatial..., C] (the fast paths; any layout with `dimension_numbers`).
+        lhs: images, float [N, spatial..., C] (any layout with `dimension_numbers`).
         rhs: kernels, float [spatial..., C / feature_group_count, O].
         window_strides: one integer >= 1 per spatial axis.
         padding: "SAME", "SAME_LOWER", "VALID" or (low, high) per spatial axis; negative numbers crop.
         lhs_dilation: spread of the image's pixels per spatial axis (a transposed convolution), or None.
         rhs_dilation: spread of the kernel's taps per spatial axis, or None.
-        dimension_numbers: as in jax.lax; ("NHWC", "HWIO", "NHWC") is fast, and its like for 1 and 3
-            spatial axes.
+        dimension_numbers: as in jax.lax; ("NHWC", "HWIO", "NHWC") and its like for 1 and 3 spatial axes are fast.
         feature_group_count: number of groups of channels; equal to C it is a depthwise convolution.
         batch_group_count: as in jax.lax; other than 1 gets XLA's own convolution.
         precision: as in jax.lax. At "highest", given or by `jax.default_matmul_precision`, no program rounds more
-            than a sum of float32 products does: Winograd's are left out.
+            than a sum of float32 products does: Winograd's filtering is left out.
         preferred_element_type: dtype to accumulate in and return, or None for the inputs' own.
         out_sharding: as in jax.lax; other than None gets XLA's own convolution.
 
@@ -68,10 +67,9 @@ def conv_general_dilated(
         >>> float(out[0, 0, 0, 0])
         6.0
 
-    Source: patches times a matrix: Chellapilla et al. 2006, section 3.1; tiles: Lavin and Gray 2016, section 4;
-        the rest original.
+    Source: Chellapilla et al. 2006, section 3.1, for patches; Lavin and Gray 2016, section 4, for Winograd's filtering.
     """
-    native = functools.partial(
+    native = partial(
         lax.conv_general_dilated,
         window_strides=window_strides,
         padding=padding,
@@ -85,26 +83,13 @@ def conv_general_dilated(
     )
     if out_sharding is not None:
         return native(lhs, rhs, out_sharding=out_sharding)
-    jax.eval_shape(native, lhs, rhs)  # jax.lax's own checks and messages come before any lowering of ours
+    jax.eval_shape(native, lhs, rhs)  # jax.lax's own checks and messages come before any program of ours
     layout = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     if batch_group_count != 1 or layout != _channels_last(lhs.ndim) or not jnp.issubdtype(lhs.dtype, jnp.floating):
         return native(lhs, rhs)
-    rank = lhs.ndim - 2
-    strides = tuple(int(s) for s in window_strides)
-    rhs_dilation = tuple(int(d) for d in rhs_dilation or (1,) * rank)
-    if isinstance(padding, str):
-        extents = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:rank], rhs_dilation, strict=True)]
-        padding = lax.padtype_to_pads(lhs.shape[1:-1], extents, strides, padding)
-    geometry = Geometry(
-        strides=strides,
-        padding=tuple((int(low), int(high)) for low, high in padding),
-        lhs_dilation=tuple(int(d) for d in lhs_dilation or (1,) * rank),
-        rhs_dilation=rhs_dilation,
-        groups=int(feature_group_count),
-        precision=_explicit(precision),
-        preferred_element_type=None if preferred_element_type is None else jnp.dtype(preferred_element_type),
-    )
-    return _convolve(lhs, rhs, geometry)
+    geometry = resolve(lhs.shape, rhs.shape, window_strides, padding, lhs_dilation, rhs_dilation, feature_group_count)
+    dtype = None if preferred_element_type is None else jnp.dtype(preferred_element_type)
+    return _convolve(lhs, rhs, geometry._replace(precision=_explicit(precision), preferred_element_type=dtype))
 
 
 def _explicit(precision: Any) -> Any:
@@ -137,7 +122,7 @@ def native(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
 
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
-@functools.partial(jax.jit, static_argnums=2, inline=True)
+@partial(jax.jit, static_argnums=2, inline=True)
 def _convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     if 0 in (*lhs.shape, *rhs.shape, *geometry.output_sizes(lhs.shape, rhs.shape)):
         return native(lhs, rhs, geometry)
@@ -146,15 +131,10 @@ def _convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
 # The platform is chosen within the two passes: a `platform_dependent` that autodiff takes apart keeps what the
 # backward pass of every platform needs, zeros for all but one, and the patches, nine times the image.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _portable(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    lowering = choose_lowering(lhs.shape, rhs.shape, geometry, lhs.dtype)
-    return lax.platform_dependent(
-        lhs,
-        rhs,
-        cpu=lambda lhs, rhs: lowering.convolve(lhs, rhs, geometry),
-        default=lambda lhs, rhs: native(lhs, rhs, geometry),
-    )
+    cpu, default = (partial(program, geometry=geometry) for program in (cpu_convolution.convolve, native))
+    return lax.platform_dependent(lhs, rhs, cpu=cpu, default=default)
 
 
 def _portable_forward(lhs: Array, rhs: Array, geometry: Geometry) -> tuple[Array, tuple[Array, Array]]:
@@ -166,10 +146,8 @@ def _portable_backward(geometry: Geometry, operands: tuple[Array, Array], gradie
     def portable(lhs: Array, rhs: Array, gradient: Array) -> tuple[Array, Array]:
         transposed = geometry.transposed(lhs.shape, rhs.shape)
         kernels = transposed_kernels(rhs, geometry.groups)
-        lowering = choose_lowering(gradient.shape, kernels.shape, transposed, gradient.dtype)
-        lhs_gradient = lowering.convolve(gradient, kernels.astype(gradient.dtype), transposed)
-        lowering = choose_lowering(lhs.shape, rhs.shape, geometry, lhs.dtype)
-        rhs_gradient = lowering.kernel_gradient(lhs.astype(gradient.dtype), gradient, rhs.shape, geometry)
+        lhs_gradient = cpu_convolution.convolve(gradient, kernels.astype(gradient.dtype), transposed)
+        rhs_gradient = cpu_convolution.kernel_gradient(lhs.astype(gradient.dtype), gradient, rhs.shape, geometry)
         return lhs_gradient.astype(lhs.dtype), rhs_gradient.astype(rhs.dtype)
 
     def default(lhs: Array, rhs: Array, gradient: Array) -> tuple[Array, Array]:

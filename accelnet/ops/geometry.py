@@ -40,6 +40,36 @@ class Geometry(NamedTuple):
             padding.append((before, needed - before - (out - 1) * self.strides[axis] - 1))
         return self._replace(strides=self.lhs_dilation, padding=tuple(padding), lhs_dilation=self.strides)
 
+    def of_three_axes(self) -> "Geometry":
+        """Return the geometry with axes of one pixel behind its own, of which it has at most three."""
+        ones = (1,) * (3 - len(self.strides))
+        return self._replace(
+            strides=self.strides + ones,
+            padding=self.padding + ((0, 0),) * len(ones),
+            lhs_dilation=self.lhs_dilation + ones,
+            rhs_dilation=self.rhs_dilation + ones,
+        )
+
+
+def resolve(
+    lhs_shape: Shape,
+    rhs_shape: Shape,
+    strides: Sequence[int],
+    padding: str | Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int] | None,
+    rhs_dilation: Sequence[int] | None,
+    groups: int,
+) -> Geometry:
+    """Make the geometry of a channels-last convolution from the arguments of `jax.lax.conv_general_dilated`."""
+    ones = (1,) * len(strides)
+    lhs_dilation, rhs_dilation = (tuple(map(int, given or ones)) for given in (lhs_dilation, rhs_dilation))
+    strides = tuple(map(int, strides))
+    if isinstance(padding, str):
+        extents = [(k - 1) * d + 1 for k, d in zip(rhs_shape, rhs_dilation, strict=False)]
+        padding = lax.padtype_to_pads(lhs_shape[1:-1], extents, strides, padding)
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return Geometry(strides, pads, lhs_dilation, rhs_dilation, int(groups))
+
 
 def transposed_kernels(rhs: Array, groups: int) -> Array:
     """Mirror kernels [spatial..., C / groups, O] and exchange their channels: [spatial..., O / groups, C]."""
@@ -51,17 +81,9 @@ def transposed_kernels(rhs: Array, groups: int) -> Array:
 def views(
     lhs: Array, starts: Sequence[Sequence[int]], sizes: Sequence[int], strides: Sequence[int], fill: float = 0.0
 ) -> list[Array]:
-    """Return, for every start, the pixels start, start + stride, ... of each spatial axis.
+    """Return, for every start, the pixels start, start + stride, ... of each spatial axis of images, [N, *sizes, C].
 
-    Args:
-        lhs: images [N, spatial..., C].
-        starts: for each view one integer per spatial axis; may lie before or behind the image.
-        sizes: number of pixels of the views per spatial axis.
-        strides: step between them per spatial axis.
-        fill: what lies beyond the image.
-
-    Returns:
-        Arrays [N, *sizes, C].
+    A start may lie before or behind the image, which `fill` surrounds.
 
     Example:
         >>> line = jnp.arange(1.0, 5.0).reshape(1, 4, 1)
@@ -85,15 +107,9 @@ def views(
 
 
 def interleave(parts: Sequence[Array], factors: Sequence[int], sizes: Sequence[int]) -> Array:
-    """Undo a split of images into every `factor`-th pixel.
+    """Undo a split of images into every `factor`-th pixel: make images [N, *sizes, C] of tiles of `factors` pixels.
 
-    Args:
-        parts: prod(factors) arrays [N, spatial..., C], for every pixel within a tile, in row-major order.
-        factors: pixels of a tile per spatial axis.
-        sizes: pixels of the images per spatial axis; what the tiles hold beyond them is cut off.
-
-    Returns:
-        The images [N, *sizes, C].
+    Of every pixel within a tile there is a part, in row-major order; what the tiles hold beyond the sizes is cut off.
 
     Example:
         >>> even, odd = jnp.array([0.0, 2.0]).reshape(1, 2, 1), jnp.array([1.0, 3.0]).reshape(1, 2, 1)

@@ -4,14 +4,14 @@ What comes before never meets a nonlinearity, so all steps can be computed in a 
 the recurrent layer that accelerators like. On the CPU, whose cores gain nothing from the rounds, it is a loop.
 """
 
-import functools
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from accelnet.ops.recurrence import check_inputs, check_shapes, project
+from accelnet.ops.sequences import check_layer, project
 
 
 def linear_recurrence(
@@ -37,17 +37,13 @@ def linear_recurrence(
         UserError: If shapes or dtypes do not fit together.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> linear_recurrence(jnp.full((1, 4, 1), 0.5), jnp.ones((1, 4, 1))).ravel().tolist()
         [1.0, 1.5, 1.75, 1.875]
 
-    Source: Blelloch, Prefix Sums and Their Applications (1990), section 1.4; the gradient: original.
+    Source: Blelloch, Prefix Sums and Their Applications (1990), section 1.4.
     """
-    batch, features = check_inputs(inputs, None), inputs.shape[-1]
-    expected = {"decay": (decay, inputs.shape)}
-    if initial_state is not None:
-        expected["initial_state"] = (initial_state, (batch, features))
-    check_shapes(expected, f"inputs of shape {inputs.shape}")
+    features, states = inputs.shape[-1], () if initial_state is None else (initial_state,)
+    batch = check_layer(inputs, {"decay": (decay, inputs.shape)}, features, "", states=states)
     dtype = jnp.promote_types(inputs.dtype, jnp.float32)
     first = jnp.zeros((batch, features), dtype) if initial_state is None else initial_state.astype(dtype)
     states = _run(reverse, decay.swapaxes(0, 1).astype(dtype), inputs.swapaxes(0, 1).astype(dtype), first)
@@ -88,7 +84,6 @@ def min_gru(
         UserError: If shapes or dtypes do not fit together.
 
     Example:
-        >>> import jax.numpy as jnp
         >>> outputs, state = min_gru(jnp.ones((2, 5, 3)), jnp.ones((3, 8)), jnp.zeros(8))
         >>> outputs.shape, bool((outputs[:, -1] == state).all())
         ((2, 5, 4), True)
@@ -96,14 +91,10 @@ def min_gru(
     Source: Feng et al., Were RNNs All We Needed? (2024), section 3.1, without its logarithms: a product of
         numbers in (0, 1) can only vanish, as it should.
     """
-    hidden = input_kernel.shape[-1] // 2
-    batch = check_inputs(inputs, tokens)
+    hidden, states = input_kernel.shape[-1] // 2, () if initial_state is None else (initial_state,)
     expected = {"input_kernel": (input_kernel, (inputs.shape[-1], 2 * hidden)), "bias": (bias, (2 * hidden,))}
-    if initial_state is not None:
-        expected["initial_state"] = (initial_state, (batch, hidden))
-    if lengths is not None:
-        expected["lengths"] = (lengths, (batch,))
-    check_shapes(expected, f"inputs of shape {inputs.shape} and {hidden} hidden features")
+    context = f" and {hidden} hidden features"
+    batch = check_layer(inputs, expected, hidden, context, states=states, lengths=lengths, tokens=tokens)
     dtype = inputs.dtype
     # The gate's numbers near 1 differ by less than bfloat16 holds, and decide how long a state lives.
     wide = jnp.promote_types(dtype, jnp.float32)
@@ -122,20 +113,15 @@ def min_gru(
 
 
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
-@functools.partial(jax.jit, static_argnums=0, inline=True)
+@partial(jax.jit, static_argnums=0, inline=True)
 def _run(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
     return _states(reverse, decay, inputs, first)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _states(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
-    return lax.platform_dependent(
-        decay,
-        inputs,
-        first,
-        cpu=functools.partial(states_by_loop, reverse),
-        default=functools.partial(states_by_rounds, reverse),
-    )
+    cpu, default = (partial(program, reverse) for program in (states_by_loop, states_by_rounds))
+    return lax.platform_dependent(decay, inputs, first, cpu=cpu, default=default)
 
 
 def states_by_loop(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:

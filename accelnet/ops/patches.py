@@ -1,5 +1,6 @@
-"""Convolution by products of patches with kernels, and by sums of shifted products for depthwise ones."""
+"""Convolution by products of patches with kernels, and by sums of shifted products where every channel is its own."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -10,23 +11,19 @@ from accelnet.ops.geometry import Geometry, Shape, interleave, views
 
 
 def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve by one product of every output pixel's patch with the kernels as a matrix.
+    """Convolve images [N, spatial..., C] with kernels [spatial..., C / groups, O] to [N, spatial..., O].
 
-    The patches are static slices side by side in the channel axis. Of a dilated image (a transposed
-    convolution, or the input gradient of a strided one) only pixels that are there are multiplied: every
-    `dilation`-th output pixel meets the same few taps, and is a convolution of its own.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        rhs: kernels [spatial..., C / groups, O].
-        geometry: any.
-
-    Returns:
-        [N, spatial..., O].
+    It is one product of every output pixel's patch with the kernels as a matrix. The patches are static slices side by
+    side in the channel axis. Of a dilated image (a transposed convolution, or the input gradient of a strided one) only
+    pixels that are there are multiplied: every `dilation`-th output pixel meets the same few taps, and is a convolution
+    of its own. Depthwise convolutions are sums of shifted elementwise products, which XLA fuses into one loop, kept in
+    at least float32.
 
     Source: Chellapilla et al., High performance convolutional neural networks for document processing
-        (2006), section 3.1; dilated images: original.
+        (2006), section 3.1.
     """
+    if _is_depthwise(lhs, geometry):
+        return _convolve_depthwise(lhs, rhs, geometry)
     dilation = geometry.lhs_dilation
     if math.prod(dilation) == 1 or math.prod(geometry.strides) > 1:
         gathered = jnp.stack(_tap_views(lhs, rhs.shape, geometry), axis=-2)
@@ -55,21 +52,14 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
 
 def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
-    """Compute the gradient of the kernels: the product of the patches and the output's gradient.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        gradient: of the output, [N, spatial..., O].
-        rhs_shape: (spatial..., C / groups, O).
-        geometry: any.
-
-    Returns:
-        [spatial..., C / groups, O].
-    """
-    gathered = jnp.stack(_tap_views(lhs, rhs_shape, geometry), axis=-2)
-    num_taps, (width, features) = gathered.shape[-2], rhs_shape[-2:]
+    """Compute the gradient of the kernels: the product of the patches and the output's gradient [N, spatial..., O]."""
+    shifted = _tap_views(lhs, rhs_shape, geometry)
+    if _is_depthwise(lhs, geometry):
+        return _depthwise_kernel_gradient(shifted, gradient, lhs.shape[-1]).reshape(rhs_shape)
+    num_taps, (width, features) = len(shifted), rhs_shape[-2:]
     # One axis is contracted, not three: for three XLA:CPU transposes both operands first.
-    gathered, gradient = gathered.reshape(-1, num_taps * lhs.shape[-1]), gradient.reshape(-1, features)
+    gathered = jnp.stack(shifted, axis=-2).reshape(-1, num_taps * lhs.shape[-1])
+    gradient = gradient.reshape(-1, features)
     if geometry.groups == 1:
         return _dot(gathered, gradient, ((0,), (0,)), ((), ()), geometry).reshape(rhs_shape)
     groups = geometry.groups
@@ -80,52 +70,31 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
     return jnp.moveaxis(product, 0, -2).reshape(num_taps, width, features).reshape(rhs_shape)
 
 
-def convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve every channel on its own by a sum of shifted elementwise products, which XLA fuses into one loop.
+def _is_depthwise(lhs: Array, geometry: Geometry) -> bool:
+    return geometry.groups == lhs.shape[-1] > 1
 
-    Args:
-        lhs: images [N, spatial..., C].
-        rhs: kernels [spatial..., 1, C * multiplier].
-        geometry: any with C groups.
 
-    Returns:
-        [N, spatial..., C * multiplier]. Sums are kept in at least float32.
-    """
+def _convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     channels, features = lhs.shape[-1], rhs.shape[-1]
     out_dtype = geometry.preferred_element_type or lhs.dtype
     sum_dtype = jnp.promote_types(out_dtype, jnp.float32)
     kernels = rhs.reshape(-1, channels, features // channels).astype(sum_dtype)
-    out = None
-    for view, kernel in zip(_tap_views(lhs, rhs.shape, geometry), kernels, strict=True):
+
+    def term(view: Array, kernel: Array) -> Array:
         kernel = kernel[:, 0] if features == channels else kernel
         view = view.astype(sum_dtype) if features == channels else view.astype(sum_dtype)[..., None]
-        term = view * kernel.reshape((1,) * (lhs.ndim - 1) + kernel.shape)
-        out = term if out is None else out + term
-    assert out is not None
+        return view * kernel.reshape((1,) * (lhs.ndim - 1) + kernel.shape)
+
+    out = functools.reduce(jnp.add, map(term, _tap_views(lhs, rhs.shape, geometry), kernels))
     return out.reshape(*out.shape[: lhs.ndim - 1], features).astype(out_dtype)
 
 
-def depthwise_kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
-    """Compute the gradient of depthwise kernels: per tap a sum over the pixels.
-
-    Args:
-        lhs: images [N, spatial..., C].
-        gradient: of the output, [N, spatial..., C * multiplier].
-        rhs_shape: (spatial..., 1, C * multiplier).
-        geometry: any with C groups.
-
-    Returns:
-        [spatial..., 1, C * multiplier].
-    """
-    channels, features = lhs.shape[-1], rhs_shape[-1]
+def _depthwise_kernel_gradient(shifted: list[Array], gradient: Array, channels: int) -> Array:
+    """Sum over the pixels, per tap; [taps, C, multiplier]."""
     sum_dtype = jnp.promote_types(gradient.dtype, jnp.float32)
-    gradient = gradient.astype(sum_dtype).reshape(*gradient.shape[:-1], channels, features // channels)
-    pixels = tuple(range(lhs.ndim - 1))
-    sums = [
-        jnp.sum(view.astype(sum_dtype)[..., None] * gradient, axis=pixels)
-        for view in _tap_views(lhs, rhs_shape, geometry)
-    ]
-    return jnp.stack(sums).reshape(rhs_shape)
+    gradient = gradient.astype(sum_dtype).reshape(*gradient.shape[:-1], channels, -1)
+    pixels = tuple(range(gradient.ndim - 2))
+    return jnp.stack([jnp.sum(view.astype(sum_dtype)[..., None] * gradient, axis=pixels) for view in shifted])
 
 
 def _tap_views(lhs: Array, rhs_shape: Shape, geometry: Geometry) -> list[Array]:
@@ -159,10 +128,5 @@ def _product(gathered: Array, kernels: Array, geometry: Geometry) -> Array:
 
 
 def _dot(a: Array, b: Array, contracted: tuple, batch: tuple, geometry: Geometry) -> Array:
-    return lax.dot_general(
-        a,
-        b,
-        (contracted, batch),
-        precision=geometry.precision,
-        preferred_element_type=geometry.preferred_element_type,
-    )
+    settings = {"precision": geometry.precision, "preferred_element_type": geometry.preferred_element_type}
+    return lax.dot_general(a, b, (contracted, batch), **settings)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,21 +93,10 @@ class _Windows(NamedTuple):
     def tile(self) -> bool:
         return self.strides == self.window and 0 not in self.counts
 
-    def split(self, inputs: Array, fill: float) -> Array:
-        """Return [batch..., count, window, count, window, ..., C], without pixels beyond the last window."""
-        config = [(low, high - rest, 0) for (low, high), rest in zip(self.pads, self.remainders, strict=True)]
-        config = [(0, 0, 0)] * self.first + config + [(0, 0, 0)]
-        padded = lax.pad(inputs, jnp.asarray(fill, inputs.dtype), config)
-        sizes = [n for pair in zip(self.counts, self.window, strict=True) for n in pair]
-        return padded.reshape(*inputs.shape[: self.first], *sizes, inputs.shape[-1])
-
-    def join(self, split: Array) -> Array:
-        """Undo `split`; pixels beyond the last window are zeros."""
-        sizes = [n * w for n, w in zip(self.counts, self.window, strict=True)]
-        whole = split.reshape(*split.shape[: self.first], *sizes, split.shape[-1])
-        config = [(-low, rest - high, 0) for (low, high), rest in zip(self.pads, self.remainders, strict=True)]
-        config = [(0, 0, 0)] * self.first + config + [(0, 0, 0)]
-        return lax.pad(whole, jnp.zeros((), whole.dtype), config)
+    @property
+    def inner(self) -> tuple[int, ...]:
+        """The axes of `split` that lie within a window."""
+        return tuple(self.first + 1 + 2 * axis for axis in range(len(self.window)))
 
     @property
     def outputs(self) -> tuple[int, ...]:
@@ -120,6 +109,24 @@ class _Windows(NamedTuple):
         """The shortest type that numbers the pixels of a window."""
         return np.min_scalar_type(math.prod(self.window) - 1)
 
+    def pad(self, inputs: Array, config: Sequence[tuple[int, int, int]], fill: float = 0.0) -> Array:
+        """Pad the spatial axes as `lax.pad` does."""
+        return lax.pad(inputs, jnp.asarray(fill, inputs.dtype), [(0, 0, 0)] * self.first + [*config, (0, 0, 0)])
+
+    def split(self, inputs: Array, fill: float) -> Array:
+        """Return [batch..., count, window, count, window, ..., C], without pixels beyond the last window."""
+        config = [(low, high - rest, 0) for (low, high), rest in zip(self.pads, self.remainders, strict=True)]
+        sizes = [n for pair in zip(self.counts, self.window, strict=True) for n in pair]
+        return self.pad(inputs, config, fill).reshape(*inputs.shape[: self.first], *sizes, inputs.shape[-1])
+
+    def join(self, split: Array) -> Array:
+        """Undo `split`; pixels beyond the last window are zeros."""
+        sizes = [n * w for n, w in zip(self.counts, self.window, strict=True)]
+        whole = split.reshape(*split.shape[: self.first], *sizes, split.shape[-1])
+        return self.pad(
+            whole, [(-low, rest - high, 0) for (low, high), rest in zip(self.pads, self.remainders, strict=True)]
+        )
+
     def views(self, inputs: Array, fill: float) -> list[Array]:
         """Return, for every pixel of a window in row-major order, that pixel of all windows."""
         lows = [low for low, _ in self.pads]
@@ -131,24 +138,20 @@ class _Windows(NamedTuple):
 
     def place(self, view: Array, start: tuple[int, ...], shape: tuple[int, ...]) -> Array:
         """Undo one of `views`: put its pixels where they came from, in zeros of this shape."""
-        config = [(0, 0, 0)] * self.first
+        config = []
         for first, n, step, (low, _), size in zip(
             start, self.outputs, self.strides, self.pads, shape[self.first : -1], strict=True
         ):
             begin = first - low
             config.append((begin, size - begin - (n - 1) * step - 1, step - 1))
-        return lax.pad(view, jnp.zeros((), view.dtype), [*config, (0, 0, 0)])
+        return self.pad(view, config)
 
-    @property
-    def inner(self) -> tuple[int, ...]:
-        """The axes of `split` that lie within a window."""
-        return tuple(self.first + 1 + 2 * axis for axis in range(len(self.window)))
-
-    def full(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
-        return (1,) * self.first + spatial + (1,)
-
-    def full_pads(self) -> list[tuple[int, int]]:
-        return [(0, 0)] * self.first + list(self.pads) + [(0, 0)]
+    def reduce(self, inputs: Array, initial: float, operation: Callable[..., Array]) -> Array:
+        """Reduce every window by XLA's own operation."""
+        around = (1,) * self.first
+        window, strides = (*around, *self.window, 1), (*around, *self.strides, 1)
+        pads = [(0, 0)] * self.first + [*self.pads, (0, 0)]
+        return lax.reduce_window(inputs, np.array(initial, inputs.dtype), operation, window, strides, pads)
 
 
 def _resolve(
@@ -243,24 +246,16 @@ def _first_max_gradient(windows: _Windows, shape: tuple[int, ...], tap: Array, g
         taps = taps.reshape((1,) * windows.first + tuple(sizes) + (1,))
         tap, gradient = (jnp.expand_dims(array, windows.inner) for array in (tap, gradient))
         return windows.join(jnp.where(tap == taps, gradient, zero))
-    total = None
-    for index, start in enumerate(np.ndindex(*windows.window)):
-        part = jnp.where(tap == jnp.asarray(index, tap.dtype), gradient, zero)
-        total = windows.place(part, start, shape) if total is None else total + windows.place(part, start, shape)
-    assert total is not None
-    return total
+    parts = (
+        windows.place(jnp.where(tap == jnp.asarray(index, tap.dtype), gradient, zero), start, shape)
+        for index, start in enumerate(np.ndindex(*windows.window))
+    )
+    return functools.reduce(jnp.add, parts)
 
 
 def _reduce_max(inputs: Array, windows: _Windows) -> Array:
     low = -np.inf if jnp.issubdtype(inputs.dtype, jnp.floating) else jnp.iinfo(inputs.dtype).min
-    return lax.reduce_window(
-        inputs,
-        np.array(low, inputs.dtype),
-        lax.max,
-        windows.full(windows.window),
-        windows.full(windows.strides),
-        windows.full_pads(),
-    )
+    return windows.reduce(inputs, low, lax.max)
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
@@ -269,14 +264,7 @@ def _sum(inputs: Array, windows: _Windows) -> Array:
         return windows.split(inputs, 0.0).sum(axis=windows.inner)
 
     def native(inputs: Array) -> Array:
-        return lax.reduce_window(
-            inputs,
-            np.array(0, inputs.dtype),
-            lax.add,
-            windows.full(windows.window),
-            windows.full(windows.strides),
-            windows.full_pads(),
-        )
+        return windows.reduce(inputs, 0, lax.add)
 
     def portable(inputs: Array) -> Array:
         return functools.reduce(jnp.add, windows.views(inputs, 0.0))

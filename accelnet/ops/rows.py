@@ -1,6 +1,6 @@
 """Rows of an array by their numbers, as a data set's batches are taken."""
 
-from typing import NamedTuple
+from functools import partial
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,11 +10,7 @@ from accelnet.ops import kernels
 
 # The kernel that takes rows, by which planning recognizes it in compiled programs.
 TARGET = "accelnet_take_rows"
-
-
-class _Take(NamedTuple):
-    def __call__(self, table: Array, numbers: Array) -> tuple[Array]:
-        return (jnp.take(table, numbers, axis=0, mode="clip"),)
+_MEANING = kernels.Meaning(partial(jnp.take, axis=0, mode="clip"))
 
 
 def take_rows(table: Array, numbers: Array) -> Array:
@@ -43,4 +39,4 @@ def take_rows(table: Array, numbers: Array) -> Array:
     if jnp.iinfo(numbers.dtype).max > jnp.iinfo(jnp.int32).max:
         # In int32, where the kernel reads them, large numbers would be others.
         numbers = jnp.clip(numbers, 0, max(table.shape[0] - 1, 0))
-    return kernels.call(kernels.Kernel(TARGET, (), _Take()), table, numbers.astype(jnp.int32))[0]
+    return kernels.call(kernels.Kernel(TARGET, (), _MEANING), table, numbers.astype(jnp.int32))[0]

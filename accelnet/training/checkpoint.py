@@ -1,27 +1,26 @@
 """Checkpoints: state, record and configuration of a run as one unit, asynchronous and atomic, by Orbax.
 
-The only file that knows Orbax. A checkpoint is a directory `checkpoints/STEP` with a flat dict of arrays and
-one JSON document; Orbax writes it under another name and renames it when it is complete. Every process writes and
-reads what lies on its own devices, and a checkpoint of one layout is read into any other. The JSON holds a checksum of
-every array, so damage is found when a run resumes and not in its results.
+Only this file knows Orbax. A checkpoint is a directory `checkpoints/STEP` with a flat dict of arrays and one JSON
+document; Orbax writes it under another name and renames it when it is complete. Every process writes and reads what
+lies on its own devices, and a checkpoint of one layout is read into any other. The JSON holds a checksum of every
+array, so damage is found when a run resumes and not in its results.
 """
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
 
-from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.terminal import say
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
+from accelnet.training.snapshot import ChecksumError, is_on_cpu, snapshot, verified
 
 Tree = Any
 Record = dict[str, Any]
@@ -29,22 +28,18 @@ Record = dict[str, Any]
 DIRECTORY = "checkpoints"
 
 
-class ChecksumError(ValueError):
-    """Report an array that is not the one that was saved; all processes see it."""
-
-
 class Checkpoints:
     """The checkpoints of one work directory.
 
     Args:
-        workdir: directory of the run; "checkpoints" in it is created when something is saved.
-        hosts: the processes of the run, None for one.
-        keep_last: newest checkpoints kept, at least 1.
-        keep_best: checkpoints kept whose validation metric is the best, at least 0.
-        best_metric: name of that metric.
-        lower_is_better: its direction.
-        note: called with a sentence when a damaged checkpoint is passed over.
-        read_only: change nothing in the directory, where another process may be training.
+        workdir: Directory of the run; "checkpoints" in it is created when something is saved.
+        hosts: Processes of the run. None: this one.
+        keep_last: Number of newest checkpoints kept, at least 1.
+        keep_best: Number of checkpoints kept whose validation metric is the best, at least 0.
+        best_metric: Name of that metric.
+        lower_is_better: Direction of that metric.
+        note: Function that gets a sentence when a damaged checkpoint is passed over.
+        read_only: Change nothing in the directory, where another process may be training.
 
     """
 
@@ -79,20 +74,18 @@ class Checkpoints:
             # Orbax reports every step of a save at this level; what matters comes as an exception.
             logging.getLogger("absl").setLevel(logging.ERROR)
             last, best = self._keep
-
-            def score(metrics: dict[str, float]) -> Any:
-                return self._score(metrics)
-
             keep: list[Any] = [policies.LatestN(last)]
             if best:
                 keep.append(
-                    policies.BestN(get_metric_fn=score, reverse=True, n=best, keep_checkpoints_without_metrics=False)
+                    policies.BestN(
+                        get_metric_fn=self._score, reverse=True, n=best, keep_checkpoints_without_metrics=False
+                    )
                 )
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=policies.AnyPreservationPolicy(keep),
-                    best_fn=score,  # without it Orbax writes no metrics
+                    best_fn=self._score,  # without it Orbax writes no metrics
                     best_mode="min",
                     cleanup_tmp_directories=not self.read_only,
                     read_only=self.read_only,
@@ -120,11 +113,9 @@ class Checkpoints:
             metrics = self._open().metrics(step)
             if metrics and self.best_metric in metrics:
                 scored[step] = self._score(metrics)
-        if not scored:
-            return None
-        return min(scored, key=scored.__getitem__)
+        return min(scored, key=scored.__getitem__, default=None)
 
-    def _score(self, metrics: dict[str, float]) -> tuple[float, float]:
+    def _score(self, metrics: dict[str, float]) -> Any:
         """Return what is the smaller the better; of equals the earliest, which took less training."""
         return rank(metrics[self.best_metric], self.lower_is_better), metrics["step"]
 
@@ -142,19 +133,22 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        arrays, checksums = _snapshot(_flat(state))
+        arrays, checksums = snapshot(_flat(state))
 
         def write() -> None:
             # To convert an array that is not ready would hold Python's lock, and with it the training.
             jax.block_until_ready((arrays, checksums))
-            signatures = {name: _signature(array, int(checksums[name])) for name, array in arrays.items()}
+            signatures = {
+                name: {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": int(checksums[name])}
+                for name, array in arrays.items()
+            }
             content = ocp.args.JsonSave(record | {"arrays": signatures})
             state_and_record = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=content)
             scored = None if metrics is None else {**metrics, "step": step}
             self._open().save(step, metrics=scored, args=state_and_record, force=True)
 
         step = int(state.step)
-        if jax.process_count() == 1 and _is_on_cpu(arrays):
+        if jax.process_count() == 1 and is_on_cpu(arrays):
             # Orbax prepares a save for longer than it takes to copy a state of a few MB.
             self._writing = self._thread.submit(write)
         else:
@@ -209,13 +203,11 @@ class Checkpoints:
             except UserError:
                 raise
             except Exception as error:  # Orbax, TensorStore and JSON each have their own
+                damaged = f"checkpoint {self.directory / str(candidate)} is damaged ({first_line(error)})"
                 if jax.process_count() > 1 and not isinstance(error, ChecksumError):
                     # Perhaps only this process has met it, and the others wait for it in Orbax.
-                    raise UserError(
-                        f"checkpoint {self.directory / str(candidate)} is damaged ({_first_line(error)}): move it "
-                        "away, and go on from the one before with --resume"
-                    ) from error
-                damages.append(f"checkpoint {self.directory / str(candidate)} is damaged ({_first_line(error)})")
+                    raise UserError(f"{damaged}: move it away, and go on from the one before with --resume") from error
+                damages.append(damaged)
                 continue
             for damage in damages:
                 self.note(f"{damage}: going on from step {candidate}")
@@ -248,11 +240,7 @@ class Checkpoints:
             for name, shape in shapes.items()
         }
         arrays = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
-        arrays, checksums = _snapshot({name: arrays[name] for name in shapes})
-        for name, checksum in jax.device_get(checksums).items():
-            if checksum != stored[name]["checksum"]:
-                raise ChecksumError(f"the checksum of {name} is wrong")
-        return arrays
+        return verified({name: arrays[name] for name in shapes}, {name: stored[name]["checksum"] for name in shapes})
 
     def _read(self, step: int, abstract: Tree) -> tuple[Tree, Record]:
         record = self.read_record(step)
@@ -264,10 +252,7 @@ class Checkpoints:
                 f"experiment differ in {', '.join(differing[:5])}{' …' if len(differing) > 5 else ''}"
             )
         for name, shape in shapes.items():
-            before, now = (
-                (stored[name]["dtype"], stored[name]["shape"]),
-                (shape.dtype.name, list(shape.shape)),
-            )
+            before, now = (stored[name]["dtype"], stored[name]["shape"]), (shape.dtype.name, list(shape.shape))
             if before != now:
                 raise UserError(
                     f"checkpoint {self.directory / str(step)} holds {name} as {before[0]}{before[1]}, the "
@@ -289,75 +274,18 @@ class Checkpoints:
 
         self._on_first(rename)
 
-    def _reporting(self) -> Any:
-        return _Reporting(self.directory)
-
-
-class _Reporting:
-    """Turn a failed write into one sentence."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turn a failed write into one sentence."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # Orbax and TensorStore each have their own
             raise UserError(
-                f"a checkpoint could not be written to {self.directory}: {_first_line(error)}. The checkpoints "
+                f"a checkpoint could not be written to {self.directory}: {first_line(error)}. The checkpoints "
                 "that were complete are unharmed; make room or give another --workdir, and go on with --resume"
             ) from error
-
-
-def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read the weights of a run without its experiment.
-
-    Args:
-        workdir: of the run.
-        best: take the checkpoint with the best validation metric, not the newest.
-
-    Returns:
-        (params, model state), arrays by path.
-
-    Raises:
-        UserError: if there is no such checkpoint, it cannot be read, or the run keeps averaged weights.
-    """
-    checkpoints = Checkpoints(workdir, read_only=True)
-    try:
-        steps = checkpoints.steps()
-        if not steps:
-            raise UserError(f"{workdir} holds no checkpoint: name the work directory of a run that has saved one")
-        record = checkpoints.read_record(steps[-1])
-        if best:
-            checkpoints.best_metric, checkpoints.lower_is_better = record["best_metric"], record["lower_is_better"]
-            step = checkpoints.best_step()
-            if step is None:
-                raise UserError(f"{workdir} holds no checkpoint with a validation metric: leave out best=True")
-            record = checkpoints.read_record(step)
-        else:
-            step = steps[-1]
-        if record["averaged"]:
-            raise UserError(
-                f"the run in {workdir} keeps averaged weights: give the Run of an.evaluate(experiment, workdir), which "
-                "has them with their batch statistics"
-            )
-        stored = record["arrays"]
-        shapes = {
-            name: jax.ShapeDtypeStruct(tuple(one["shape"]), jnp.dtype(one["dtype"])) for name, one in stored.items()
-        }
-        arrays = checkpoints.read_arrays(step, shapes, stored)
-    except UserError:
-        raise
-    except Exception as error:  # Orbax, TensorStore and JSON each have their own
-        raise UserError(f"the checkpoint in {workdir} cannot be read: {_first_line(error)}") from error
-    finally:
-        checkpoints.close()
-
-    def below(field: str) -> dict[str, Any]:
-        return {name.removeprefix(field): array for name, array in arrays.items() if name.startswith(field)}
-
-    return below("params.") | below("frozen."), below("model_state.")
 
 
 def _flat(tree: Tree) -> dict[str, Any]:
@@ -365,49 +293,7 @@ def _flat(tree: Tree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _snapshot(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Return arrays that the next chunk of steps does not write into, and a checksum of each; not waited for.
-
-    On the CPU, where the host's view of an array is the array itself, they are copies. Elsewhere Orbax copies them to
-    the host before it returns.
-    """
-    first = next(iter(arrays.values()))
-    mesh = first.sharding.mesh if isinstance(first.sharding, NamedSharding) else None
-    same = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    if not _is_on_cpu(arrays):
-        return arrays, jax.jit(_checksums, out_shardings=same)(arrays)
-    # One program for both: it is not waited for, where copies alone would be.
-    where = {name: array.sharding for name, array in arrays.items()}
-    return jax.jit(_copies_and_checksums, out_shardings=(where, same))(arrays)
-
-
-def _is_on_cpu(arrays: dict[str, jax.Array]) -> bool:
-    return next(iter(next(iter(arrays.values())).sharding.device_set)).platform == "cpu"
-
-
-def _copies_and_checksums(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    return {name: jnp.copy(array) for name, array in arrays.items()}, _checksums(arrays)
-
-
-def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: _checksum(array) for name, array in arrays.items()}
-
-
-def _checksum(array: jax.Array) -> jax.Array:
-    """Hash every value with its position and add up: the same however the array is cut over devices and hosts."""
-    if array.dtype == jnp.bool_:
-        array = array.astype(jnp.uint8)
-    bits = jax.lax.bitcast_convert_type(array, jnp.dtype(f"uint{8 * array.dtype.itemsize}")).astype(jnp.uint32)
-    position = jnp.zeros(array.shape, jnp.uint32)
-    for axis, length in enumerate(array.shape):
-        position = position * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    return jnp.sum(mix(bits ^ mix(position, jnp), jnp), dtype=jnp.uint32)
-
-
-def _signature(array: jax.Array, checksum: int) -> dict[str, Any]:
-    return {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": checksum}
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the kind of an exception and the first line of its text."""
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:200]}" if text else type(error).__name__

@@ -6,6 +6,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from accelnet.data.feed import AbstractFeed
@@ -33,6 +34,14 @@ class Failure(flax.struct.PyTreeNode):
     loss: jax.Array
     grad_norm: jax.Array
     param_norm: jax.Array
+
+    def explain(self, where: str) -> str:
+        """Tell what happened, in words."""
+        if np.isfinite(self.loss):
+            norm = f"the update {where} made the global norm of the weights {self.param_norm:.4g}"
+            return f"{norm}, after a loss of {self.loss:.4g}"
+        norms = f"{self.grad_norm:.4g} and that of the weights {self.param_norm:.4g}"
+        return f"the loss became {self.loss} {where}; there the global norm of the gradients was {norms}"
 
 
 def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout = ONE_DEVICE) -> Callable[..., Any]:

@@ -40,6 +40,11 @@ class Weights(flax.struct.PyTreeNode):
     model_state: Any
     step: Any
 
+    @classmethod
+    def of(cls, state: Any) -> "Weights":
+        """Return those that are trained."""
+        return cls(state.params, state.frozen, state.model_state, state.step)
+
 
 def keeps_average(state: TrainState) -> bool:
     """Say whether the weights to evaluate with are others than those that are trained; shapes are enough."""

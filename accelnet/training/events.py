@@ -1,4 +1,4 @@
-"""When something happens on the host: at steps, epochs or seconds. A chunk of steps ends there."""
+"""What a user lets happen during training, and when training stops before its last step."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any, Literal
 from accelnet.arguments import number, shown, whole, word
 from accelnet.errors import UserError
 from accelnet.signature import arguments, name_of
+from accelnet.training.rhythm import Every
 
 
 def rank(value: float | None, lower_is_better: bool) -> float:
@@ -20,54 +21,6 @@ def rank(value: float | None, lower_is_better: bool) -> float:
     if value is None or math.isnan(value):
         return math.inf
     return value if lower_is_better else -value
-
-
-@dataclass(frozen=True)
-class Every:
-    """A rhythm: every so many steps, epochs or seconds. Give exactly one.
-
-    Args:
-        steps: at least 1.
-        epochs: above 0; rounded to whole steps, at least one.
-        seconds: of wall-clock time, above 0. What happens then depends on the machine's speed, so use steps
-            or epochs for what must be the same on every machine.
-
-    Raises:
-        UserError: if none or several are given, or one is out of its range.
-
-    Example:
-        >>> Every(epochs=0.5).next_step(7, steps_per_epoch=10)
-        10
-
-    """
-
-    steps: int | None = None
-    epochs: float | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
-        if len(given) != 1:
-            raise UserError(f"Every got {given or 'nothing'}: give exactly one of steps, epochs, seconds")
-        name, value = next(iter(given.items()))
-        if name == "steps":
-            whole("steps of Every", value, 1)
-        else:
-            number(f"{name} of Every", value, above=0)
-
-    def next_step(self, step: int, steps_per_epoch: int) -> int | None:
-        """Return the first step after `step` at which this happens; None if seconds decide."""
-        if self.seconds is not None:
-            return None
-        if self.steps is not None:
-            return (step // self.steps + 1) * self.steps
-        assert self.epochs is not None
-        if self.epochs * steps_per_epoch <= 1:
-            return step + 1
-        count = int(step / (self.epochs * steps_per_epoch))
-        while round(count * self.epochs * steps_per_epoch) <= step:
-            count += 1
-        return round(count * self.epochs * steps_per_epoch)
 
 
 @dataclass(frozen=True)

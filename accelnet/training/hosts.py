@@ -22,13 +22,15 @@ class Hosts:
     All processes call these methods in the same order.
 
     Args:
-        doctor: watches over the processes.
-        preemption: knows whether this process was told to end.
+        doctor: Watch over the processes.
+        preemption: Record of whether this process was told to end.
+        finishes: Functions that complete what is being written; called before this process is ended from outside.
     """
 
-    def __init__(self, doctor: Doctor, preemption: Preemption) -> None:
+    def __init__(self, doctor: Doctor, preemption: Preemption, finishes: list[Callable[[], None]]) -> None:
         self.doctor = doctor
         self.preemption = preemption
+        self.finishes = finishes
 
     @property
     def is_first(self) -> bool:
@@ -75,15 +77,18 @@ class Hosts:
 
 
 @contextlib.contextmanager
-def together(
-    workdir: str | Path | None, hang_timeout: float, finish: Callable[[], None] = lambda: None
-) -> Iterator[Hosts]:
+def supervised(workdir: str | Path | None, hang_timeout: float) -> Iterator[Hosts]:
     """Run a block on all processes: if one of them is lost or ends, so do the others, saying why.
 
     Args:
-        workdir: where Python stacks go; None for standard error.
-        hang_timeout: seconds without progress after which a process counts as lost.
-        finish: completes what is being written; called before this process is ended from outside.
+        workdir: Directory of Python stacks. None: standard error.
+        hang_timeout: Seconds without progress after which a process counts as lost.
     """
+    finishes: list[Callable[[], None]] = []
+
+    def finish() -> None:
+        for complete in finishes:
+            complete()
+
     with Preemption() as preemption, watch(hang_timeout, workdir, preemption=preemption, finish=finish) as doctor:
-        yield Hosts(doctor, preemption)
+        yield Hosts(doctor, preemption, finishes)

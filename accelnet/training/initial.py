@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from accelnet.arguments import check_patterns, listed, shown
 from accelnet.errors import UserError, user_code
 from accelnet.experiment import Experiment
-from accelnet.training.checkpoint import stored_weights
+from accelnet.training.checkpoint import Checkpoints, first_line
 from accelnet.training.state import TrainState, init_state
 
 
@@ -138,3 +138,53 @@ def _matched(
             "out, as with Initial(source, paths=['backbone.*'])"
         )
     return {path: jnp.asarray(value, chosen[path].dtype) for path, value in found.items()}
+
+
+def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the weights of a run without its experiment.
+
+    Args:
+        workdir: of the run.
+        best: take the checkpoint with the best validation metric, not the newest.
+
+    Returns:
+        (params, model state), arrays by path.
+
+    Raises:
+        UserError: if there is no such checkpoint, it cannot be read, or the run keeps averaged weights.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"{workdir} holds no checkpoint: name the work directory of a run that has saved one")
+        record = checkpoints.read_record(steps[-1])
+        if best:
+            checkpoints.best_metric, checkpoints.lower_is_better = record["best_metric"], record["lower_is_better"]
+            step = checkpoints.best_step()
+            if step is None:
+                raise UserError(f"{workdir} holds no checkpoint with a validation metric: leave out best=True")
+            record = checkpoints.read_record(step)
+        else:
+            step = steps[-1]
+        if record["averaged"]:
+            raise UserError(
+                f"the run in {workdir} keeps averaged weights: give the Run of an.evaluate(experiment, workdir), which "
+                "has them with their batch statistics"
+            )
+        stored = record["arrays"]
+        shapes = {
+            name: jax.ShapeDtypeStruct(tuple(one["shape"]), jnp.dtype(one["dtype"])) for name, one in stored.items()
+        }
+        arrays = checkpoints.read_arrays(step, shapes, stored)
+    except UserError:
+        raise
+    except Exception as error:  # Orbax, TensorStore and JSON each have their own
+        raise UserError(f"the checkpoint in {workdir} cannot be read: {first_line(error)}") from error
+    finally:
+        checkpoints.close()
+
+    def below(field: str) -> dict[str, Any]:
+        return {name.removeprefix(field): array for name, array in arrays.items() if name.startswith(field)}
+
+    return below("params.") | below("frozen."), below("model_state.")

@@ -31,6 +31,7 @@ class Programs:
         weights: see `make_weights`; None where a state is evaluated with the weights that are trained.
         evaluate_rest: from a number of examples to the program that evaluates a batch of so many, and its feed; for a
             loss of which padding cannot be taken out.
+        trained_weights: from a state to the weights that are trained, as `evaluate` takes them.
     """
 
     init: Program
@@ -41,12 +42,19 @@ class Programs:
     layout: Layout
     weights: Program | None
     evaluate_rest: Callable[[int], tuple[Program, AbstractFeed]]
+    trained_weights: Callable[[Any], Any] = Weights.of
 
     @property
     def compiles(self) -> dict[str, int]:
         """How often each program of the run was compiled."""
         counts = {"train": self.train.compiles, "eval": self.evaluate.compiles}
         return counts if self.weights is None else counts | {"weights": self.weights.compiles}
+
+    @property
+    def compile_seconds(self) -> float:
+        """Time of all compilations."""
+        programs = (self.init, self.train, self.evaluate, self.weights)
+        return sum(program.compile_seconds for program in programs if program is not None)
 
 
 def make_programs(
@@ -79,9 +87,6 @@ def make_programs(
     train_operand, _ = feed.abstract()
     shardings = None if layout.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state)
 
-    def of_weights(tree: Any) -> Weights:
-        return Weights(tree.params, tree.frozen, tree.model_state, tree.step)
-
     def program(
         name: str, function: Any, operands: Any, out: Any, spec: PartitionSpec, *, at: int, **more: Any
     ) -> Program:
@@ -95,7 +100,7 @@ def make_programs(
 
     def evaluation(feed: AbstractFeed) -> Program:
         operand = feed.abstract()[1]
-        operands = (of_weights(state), state.metrics, operand, *[number] * 4)
+        operands = (Weights.of(state), state.metrics, operand, *[number] * 4)
         function = make_eval_chunk(experiment, feed, layout)
         return program("eval", function, operands, (same, same), feed.eval_spec, at=2)
 
@@ -120,7 +125,7 @@ def make_programs(
     train = make_train_chunk(experiment, feed, layout)
     chosen = None
     if keeps_average(shapes):
-        out = None if shardings is None else of_weights(shardings)
+        out = None if shardings is None else Weights.of(shardings)
         function = make_weights(experiment, feed, layout)
         chosen = program("weights", function, (state, train_operand), out, feed.train_spec, at=1)
     return Programs(

@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 
 from accelnet.errors import UserError
 
-Row = dict[str, Any]
-
 # What a row says beside its metrics.
 ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second")
 
@@ -112,7 +110,7 @@ def plain_value(value: Any) -> Any:
 
 
 class MetricsLog:
-    r"""Keep the metrics of a run: in memory as `rows`, and in a file with one JSON object per line.
+    r"""Keep the metrics of a run in a file with one JSON object per line.
 
     Every row is in the file when `append` returns. A row that does not fit on the disk leaves no trace, and
     the rows before it stay readable.
@@ -135,15 +133,14 @@ class MetricsLog:
 
     def __init__(self, path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]] = ()) -> None:
         self.path = Path(path)
-        self.rows: list[Row] = [plain_value(row) for row in rows]
-        write_atomically(self.path, "".join(map(_line, self.rows)))
+        write_atomically(self.path, "".join(map(_line, rows)))
         try:
             self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
             raise_unwritable(self.path, error)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row, to memory and to the file.
+        """Add a row.
 
         Args:
             row: "step", "split" and so on (`ROW_FIELDS`), and the metrics. NaN and infinities become None.
@@ -153,8 +150,7 @@ class MetricsLog:
         """
         if self._descriptor is None:
             raise ValueError(f"{self.path} is closed: no row can be added")
-        plain = plain_value(row)
-        data = _line(plain).encode()
+        data = _line(row).encode()
         length = os.fstat(self._descriptor).st_size
         try:
             while data:
@@ -162,10 +158,9 @@ class MetricsLog:
         except OSError as error:
             os.ftruncate(self._descriptor, length)
             raise_unwritable(self.path, error)
-        self.rows.append(plain)
 
     def close(self) -> None:
-        """Close the file; `rows` stay."""
+        """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -177,8 +172,8 @@ class MetricsLog:
         self.close()
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(plain_value(row), allow_nan=False) + "\n"
 
 
 class TensorBoardLog:

@@ -51,8 +51,7 @@ class Run:
 
     @cached_property
     def _weights(self) -> Weights:
-        state = self.state
-        return self.weights or Weights(state.params, state.frozen, state.model_state, state.step)
+        return self.weights or Weights.of(self.state)
 
     @property
     def params(self) -> Any:

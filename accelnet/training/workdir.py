@@ -8,20 +8,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.fingerprint import fingerprint
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.curves import write_curves
 from accelnet.training.evaluation import keeps_average
+from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
-from accelnet.training.result import write_result
+from accelnet.training.result import Timing, write_result
+from accelnet.training.stored import CONFIG, changed_fields
 
 Row = dict[str, Any]
 Tree = Any
 
-CONFIG = "config.json"
 # TensorStore takes them for a pattern, and for a separator.
 _UNREADABLE = "[]\\"
 
@@ -40,13 +44,24 @@ class Restored:
     seconds: dict[str, float]
     changed: Sequence[str]
 
+    def timing(self) -> Timing:
+        """Return where the time went so far, going on."""
+        return Timing({name: value for name, value in self.seconds.items() if name != "total"}, self.seconds["total"])
+
 
 class Workdir:
-    """A run's rows in memory, and nothing on the disk."""
+    """Keep a run's rows and its best state in memory, and nothing on the disk.
 
-    def __init__(self) -> None:
-        self.path: Path | None = None
+    Args:
+        experiment: Experiment whose best state is kept, where it asks for that and one process has it all.
+    """
+
+    path: Path | None = None
+
+    def __init__(self, experiment: Experiment | None = None) -> None:
         self.rows: list[Row] = []
+        self._watched = experiment if experiment and experiment.keep_best and jax.process_count() == 1 else None
+        self._best: tuple[float, Tree] | None = None
 
     def open(self, abstract_state: Tree) -> Restored | None:
         """Begin, or go on: return what was restored, None at the start."""
@@ -61,10 +76,24 @@ class Workdir:
         return any(row["step"] == step for row in reversed(self.rows[-2:]) if row["split"] == "train")
 
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
-        """Write a checkpoint."""
+        """Keep a state, with the metrics of its evaluation if there was one."""
+        if self._watched is None or validation is None:
+            return
+        value = rank(validation[self._watched.best_metric], self._watched.best_is_lower)
+        if self._best is None or value < self._best[0]:
+            # A copy: on a CPU the host's view of an array is the array itself, which the next step writes into.
+            self._best = value, jax.tree.map(np.array, jax.device_get(state))
 
     def best(self, abstract_state: Tree) -> Any:
         """Return the state with the best validation metric, None if there is none."""
+        if self._best is None:
+            return None
+        return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), self._best[1], abstract_state)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether `best` gives a state."""
+        return self._best is not None
 
     def last_good(self) -> str:
         """Return a sentence about the newest checkpoint."""
@@ -136,43 +165,11 @@ class DiskWorkdir(Workdir):
         )
 
     def _claim(self, resume: bool, allow_change: bool) -> list[str]:
-        changed = self._check(resume, allow_change)
+        changed = changed_fields(self.directory, self.experiment, resume=resume, allow_change=allow_change)
         self._lock = _lock(self.directory)
         return changed
 
-    def _check(self, resume: bool, allow_change: bool) -> list[str]:
-        """Return the names of changed fields, or say why the directory cannot be used."""
-        before, now = read_description(self.directory), plain_value(self.experiment.description())
-        if before is None:
-            return []
-        if not resume:
-            raise UserError(
-                f"{self.directory} already holds a run of {before.get('experiment')}: pass --resume to go on "
-                "with it, or another --workdir"
-            )
-        if before.get("experiment") != now["experiment"]:
-            raise UserError(
-                f"{self.directory} holds the experiment {before.get('experiment')}, not {now['experiment']}: give "
-                "another --workdir"
-            )
-        changes = {
-            name: (before.get(name), now.get(name))
-            for name in dict.fromkeys([*before, *now])
-            if before.get(name) != now.get(name)
-        }
-        # More or fewer steps alone change nothing that was done, unless the optimizer follows the run's progress.
-        harmless = () if self.experiment.follows_progress else ("steps", "epochs")
-        harmful = {name: change for name, change in changes.items() if name not in harmless}
-        if harmful and not allow_change:
-            listed = ", ".join(_changed(name, *change) for name, change in harmful.items())
-            raise UserError(
-                f"the configuration of the run in {self.directory} changed: {listed}. Give the old values, or "
-                "--allow-change to go on with the new ones"
-            )
-        return list(changes)
-
     def open(self, abstract_state: Tree) -> Restored | None:
-        """Restore the newest whole checkpoint, and rewrite the metrics as they were then."""
         found = self.checkpoints.restore(abstract_state)
         state, record = found or (None, {"rows": [], "seconds": {}})
         step = 0 if state is None else int(state.step)
@@ -203,7 +200,6 @@ class DiskWorkdir(Workdir):
         )
 
     def log(self, row: Mapping[str, Any]) -> None:
-        """Record a row of metrics, in memory and on the disk."""
         plain = plain_value(row)
         for log in self._logs:
             log.append(plain)
@@ -224,14 +220,16 @@ class DiskWorkdir(Workdir):
             self._saved = step
 
     def best(self, abstract_state: Tree) -> Any:
-        """Return the state with the best validation metric, None if there is none."""
         self.checkpoints.wait()
         step = self.checkpoints.best_step()
         found = None if step is None else self.checkpoints.restore(abstract_state, step)
         return None if found is None else found[0]
 
+    @property
+    def keeps_best(self) -> bool:
+        return jax.process_count() == 1
+
     def last_good(self) -> str:
-        """Return a sentence about the newest checkpoint."""
         self.checkpoints.wait()
         steps = self.checkpoints.steps()
         return (
@@ -239,11 +237,9 @@ class DiskWorkdir(Workdir):
         )
 
     def saved_as(self) -> str:
-        """Return a sentence about the newest checkpoint, which is complete."""
         return f"the state is saved in {self.directory}, go on with --resume"
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk."""
         self.checkpoints.wait()
 
     def finish(self, result: Mapping[str, Any]) -> None:
@@ -256,7 +252,6 @@ class DiskWorkdir(Workdir):
         write_result(self.directory, result)
 
     def close(self) -> None:
-        """Finish writing and let go."""
         try:
             self.checkpoints.close()
         finally:
@@ -264,58 +259,7 @@ class DiskWorkdir(Workdir):
                 log.close()
             if self._lock is not None:
                 os.close(self._lock)
-            self.close = lambda: None  # type: ignore[method-assign]
-
-
-def read_description(path: str | Path) -> dict[str, Any] | None:
-    """Return what config.json says the run in a directory is, None if there is none.
-
-    Raises:
-        UserError: if the file cannot be understood.
-    """
-    content = _read_config(path)
-    return None if content is None else content["description"]
-
-
-def read_config(path: str | Path) -> dict[str, Any] | None:
-    """Return the settings that the run in a directory was started with, None if there is none.
-
-    Raises:
-        UserError: if the file cannot be understood.
-    """
-    content = _read_config(path)
-    return None if content is None else content["config"]
-
-
-def read_fitted(path: str | Path) -> Any:
-    """Return what the run in a directory fitted to its training rows, None if there is no run or nothing.
-
-    Raises:
-        UserError: if the file cannot be understood.
-    """
-    content = _read_config(path)
-    return None if content is None else content["fitted"]
-
-
-def _read_config(path: str | Path) -> dict[str, Any] | None:
-    file = Path(path) / CONFIG
-    try:
-        content = json.loads(file.read_text())
-        return {
-            "description": dict(content["description"]),
-            "config": dict(content["config"]),
-            "fitted": dict(content.get("fitted") or {}),
-        }
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as a run's configuration ({error}): give another --workdir") from error
-
-
-def _changed(name: str, old: Any, new: Any) -> str:
-    if name in ("model", "optimizer", "objective", "frozen", "data"):
-        return f"{name} is another"
-    return f"{name} was {old!r} and is {new!r}"
+            self._logs, self._lock = [], None
 
 
 def _lock(path: Path) -> int:

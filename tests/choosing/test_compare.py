@@ -137,7 +137,7 @@ def test_structures_stand_against_what_they_cost(compared):
 @pytest.mark.slow
 def test_what_is_finished_is_not_trained_again(compared, monkeypatch):
     folder, values, candidates, _ = compared
-    monkeypatch.setattr("accelnet.choosing.population.compile_waves", lambda *_: pytest.fail("trains again"))
+    monkeypatch.setattr("accelnet.populations.population.make_programs", lambda *_: pytest.fail("trains again"))
     again = compare(candidates, rates=(1e-2, 1e-1), tuning_seeds=1, workdir=folder, progress=False)
     assert again["comparisons"] == values["comparisons"] and again["test"] == values["test"]
 

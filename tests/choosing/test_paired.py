@@ -5,7 +5,6 @@ import pytest
 import scipy.stats
 
 import accelnet as an
-from accelnet.choosing.compare import steps_to
 from accelnet.choosing.paired import (
     ALPHA,
     compare_paired,
@@ -15,6 +14,7 @@ from accelnet.choosing.paired import (
     median_interval,
     sign_flip_p,
 )
+from accelnet.choosing.target import steps_to
 
 NOISES = {
     "normal": lambda rng, size: rng.normal(size=size),

@@ -12,12 +12,13 @@ import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.choosing.members import Member
-from accelnet.choosing.rung import Rung
-from accelnet.choosing.tune import _below, _leader, tune
-from accelnet.choosing.tune import search as search_in
+from accelnet.choosing.search import below, leader
+from accelnet.choosing.search import search as search_in
+from accelnet.choosing.stage import Stage
+from accelnet.choosing.tune import tune
 from accelnet.choosing.tune_page import curve
 from accelnet.objectives import Objective
+from accelnet.populations.members import Member
 
 CURVATURE = np.array([10.0, 1.0])
 BATCH, ROWS, NOISE = 4, 400, 1.0
@@ -82,7 +83,7 @@ def test_the_edge_is_that_of_stability(tuned):
 
 def test_the_recommended_rate_is_as_good_as_the_best_by_theory(tuned):
     tuning, _ = tuned
-    rates = [setting["learning_rate"] for setting in tuning.rungs[0].settings]
+    rates = [setting["learning_rate"] for setting in tuning.stages[0].settings]
     # What no rate can remove, the scatter of the validation examples, is part of every loss.
     floor = 0.5 * CURVATURE.sum() * NOISE**2
     excess = {rate: expected_excess(rate, 320) + floor for rate in rates if rate < 2 / CURVATURE.max()}
@@ -95,8 +96,8 @@ def test_the_recommended_rate_is_as_good_as_the_best_by_theory(tuned):
 def test_a_fifth_of_the_grid_is_trained_each_population_as_one_program(tuned):
     tuning, _ = tuned
     assert tuning.cost <= 16 * 4 / 5
-    assert all(run.compiles["advance"] == 1 for rung in tuning.rungs for run in rung.runs)
-    assert [rung.steps for rung in tuning.rungs] == [16, 320] and tuning.full.num_members == 10
+    assert all(run.compiles["train"] == 1 for stage in tuning.stages for run in stage.runs)
+    assert [stage.steps for stage in tuning.stages] == [16, 320] and tuning.full.num_members == 10
 
 
 def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
@@ -107,7 +108,7 @@ def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
     assert (folder / "tune.png").stat().st_size > 10_000
     html = (folder / "report.html").read_text()
     assert tuning.reason.split(". ")[0] in html and "<script" not in html
-    monkeypatch.setattr("accelnet.choosing.population.compile_waves", lambda *_: pytest.fail("it was finished"))
+    monkeypatch.setattr("accelnet.populations.population.make_programs", lambda *_: pytest.fail("it was finished"))
     again = tune(experiment, Config(), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False)
     assert again.recommended == tuning.recommended and again.basin == tuning.basin
     with pytest.raises(an.UserError, match="another population"):
@@ -148,8 +149,8 @@ def test_a_mistake_is_one_message(ranges, settings, words):
 def test_the_metric_says_which_setting_leads_and_nan_never_does(lower, best):
     losses = (np.array([1.0, 1.1]), np.array([2.0, 2.1]), np.array([np.nan, 3.0]))
     settings = ({"rate": 0.1}, {"rate": 0.2}, {"rate": 0.3})
-    rung = Rung(1.0, "wer", lower, settings, losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
-    assert rung.leading() == [best, 1 - best] and rung.contest.best == best
+    stage = Stage(1.0, "wer", lower, settings, losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
+    assert stage.leading() == [best, 1 - best] and stage.contest.best == best
 
 
 @pytest.mark.slow
@@ -172,43 +173,43 @@ def test_two_fields_at_once(tmp_path):
 RATES = {"rate": [2.0**n for n in range(8)]}
 
 
-def make_rung(settings, means, noise=0.01):
+def make_stage(settings, means, noise=0.01):
     seeds = noise * np.array([-1.0, 1.0, 0.0])
     losses = tuple(np.exp(mean + np.roll(seeds, index)) for index, mean in enumerate(means))
-    return Rung(0.25, "loss", True, tuple(settings), losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
+    return Stage(0.25, "loss", True, tuple(settings), losses, losses, (SimpleNamespace(steps=np.array([0, 2])),))
 
 
 def one_field(means, noise=0.01):
-    return make_rung([{"rate": rate} for rate in RATES["rate"]], means, noise)
+    return make_stage([{"rate": rate} for rate in RATES["rate"]], means, noise)
 
 
 def test_a_lucky_setting_between_worse_ones_does_not_lead():
     means = [0.0, -0.7, -1.6, -2.4, -2.6, -2.5, 0.0, -2.7]
-    assert _leader(one_field(means, noise=3.0)) == {"rate": 2.0**4}
+    assert leader(one_field(means, noise=3.0)) == {"rate": 2.0**4}
 
 
 def test_what_is_no_chance_is_not_smoothed():
-    assert _leader(one_field([-2.0, -2.1, -2.0, 0.0, -2.5, 0.0, 0.0, 0.0])) == {"rate": 2.0**4}
+    assert leader(one_field([-2.0, -2.1, -2.0, 0.0, -2.5, 0.0, 0.0, 0.0])) == {"rate": 2.0**4}
 
 
 def test_what_diverged_is_no_neighbour():
-    assert _leader(one_field([np.nan, np.nan, -2.0, np.nan, -1.0, 0.0, np.nan, np.nan])) == {"rate": 4.0}
+    assert leader(one_field([np.nan, np.nan, -2.0, np.nan, -1.0, 0.0, np.nan, np.nan])) == {"rate": 4.0}
 
 
 def test_neighbours_are_those_of_either_field():
     settings = [{"a": a, "b": b} for a in (1.0, 2.0, 4.0) for b in (1.0, 2.0, 4.0)]
     means = [0.0, 0.0, -1.1, -1.0, -1.0, -1.0, 0.0, -1.0, 1.0]
-    assert _leader(make_rung(settings, means, noise=3.0)) == {"a": 2.0, "b": 2.0}
+    assert leader(make_stage(settings, means, noise=3.0)) == {"a": 2.0, "b": 2.0}
 
 
 def test_the_search_begins_at_the_leader_and_below_it_on_the_grid():
     rates = {"rate": np.geomspace(1e-4, 1.0, 17).tolist()}
-    at = [rates["rate"].index(setting["rate"]) for setting in _below({"rate": rates["rate"][6]}, rates)]
+    at = [rates["rate"].index(setting["rate"]) for setting in below({"rate": rates["rate"][6]}, rates)]
     assert at == [6, 4, 2]
-    at = [rates["rate"].index(setting["rate"]) for setting in _below({"rate": rates["rate"][1]}, rates)]
+    at = [rates["rate"].index(setting["rate"]) for setting in below({"rate": rates["rate"][1]}, rates)]
     assert at == [1, 0]
     both = {"a": [0.1, 1.0], "b": [0.01, 0.1, 1.0]}
-    found = _below({"a": 1.0, "b": 1.0}, both)
+    found = below({"a": 1.0, "b": 1.0}, both)
     assert {"a": 1.0, "b": 1.0} in found and {"a": 0.1, "b": 1.0} in found and {"a": 1.0, "b": 0.1} in found
 
 
@@ -227,7 +228,7 @@ def search(losses):
             curves={"loss": np.stack([start, ends])},
             train={"loss": np.stack([start, ends])},
             failed=np.where(np.isnan(ends), 3, -1),
-            compiles={"advance": 1},
+            compiles={"train": 1},
         )
 
     short = one_field([0.0, 0.0, 0.0, 0.0, 0.0, -1.0, 0.0, 0.0])
@@ -235,24 +236,26 @@ def search(losses):
 
 
 def test_the_search_follows_the_leader_and_gives_the_two_that_lead_further_seeds():
-    rung, trained = search([[3.0] * 9, [1.0] * 9, [2.0] * 9, [2.5] * 9, [3.0] * 9, [3.0] * 9, [4.0] * 9, [5.0] * 9])
+    stage, trained = search([[3.0] * 9, [1.0] * 9, [2.0] * 9, [2.5] * 9, [3.0] * 9, [3.0] * 9, [4.0] * 9, [5.0] * 9])
     assert trained == [[(5, 0), (3, 0), (2, 0)], [(1, 0)], [(0, 0)], [(1, 1), (2, 1)], [(1, 2), (2, 2)], [(1, 3)]]
-    assert rung.settings[rung.leading()[0]] == {"rate": 2.0}
+    assert stage.settings[stage.leading()[0]] == {"rate": 2.0}
 
 
 def test_a_lucky_seed_in_full_is_found_out():
     luck = [[3.0] * 9, [3.0] * 9, [1.5] * 9, [2.0] * 9, [2.2] * 9, [0.5, 9.0, 9.0, 9.0], [4.0] * 9, [5.0] * 9]
-    rung, trained = search(luck)
-    assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and sum(map(len, trained)) == 10
+    stage, trained = search(luck)
+    assert stage.settings[stage.leading()[0]] == {"rate": 4.0} and sum(map(len, trained)) == 10
 
 
 def test_a_setting_that_diverges_in_full_does_not_lead_and_all_that_do_are_a_mistake():
-    rung, _ = search([[3.0] * 9, [2.0] * 9, [1.5] * 9, *[[np.nan] * 9] * 5])
-    assert rung.settings[rung.leading()[0]] == {"rate": 4.0} and not rung.contest.contenders[-1]
-    rung, trained = search([[2.0] * 9, *[[np.nan] * 9] * 7])
-    assert trained[1:3] == [[(0, 0)], [(1, 0)]] and rung.settings[rung.leading()[0]] == {"rate": 1.0}
-    alone = Rung(1.0, "loss", True, rung.settings[:2], (np.array([2.0]), np.array([3.0])), rung.before[:2], rung.runs)
-    bad = dataclasses.replace(alone, settings=rung.settings[:3], losses=(*alone.losses, np.array([np.nan] * 2)))
+    stage, _ = search([[3.0] * 9, [2.0] * 9, [1.5] * 9, *[[np.nan] * 9] * 5])
+    assert stage.settings[stage.leading()[0]] == {"rate": 4.0} and not stage.contest.contenders[-1]
+    stage, trained = search([[2.0] * 9, *[[np.nan] * 9] * 7])
+    assert trained[1:3] == [[(0, 0)], [(1, 0)]] and stage.settings[stage.leading()[0]] == {"rate": 1.0}
+    alone = Stage(
+        1.0, "loss", True, stage.settings[:2], (np.array([2.0]), np.array([3.0])), stage.before[:2], stage.runs
+    )
+    bad = dataclasses.replace(alone, settings=stage.settings[:3], losses=(*alone.losses, np.array([np.nan] * 2)))
     points = curve({"lower_is_better": True}, bad.to_dict(), "rate")
     np.testing.assert_allclose(points, [(1.0, 2.0, 2.0, 2.0), (2.0, 3.0, 3.0, 3.0)])
     with pytest.raises(an.UserError, match=r"diverged within 10 \(rate 1, rate 4, rate 8, rate 32\): give a lower"):

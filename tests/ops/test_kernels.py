@@ -11,10 +11,9 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from accelnet.ops import cells, convolution, kernels
+from accelnet.ops import cells, convolution, kernels, patches
 from accelnet.ops.geometry import Geometry, transposed_kernels
 from accelnet.ops.kernels import library
-from accelnet.ops.lowerings import PATCHES
 
 pytestmark = pytest.mark.cpu
 
@@ -58,6 +57,11 @@ CONVOLUTIONS = {
 }
 
 
+# Members of a population have images of their own, kernels of their own, or both: all three for one case of each loop.
+AXES = [(0, None), (None, 0), (0, 0)]
+WITH_ALL_AXES = {"winograd", "1x1", "all at once", "depthwise"}
+
+
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_a_convolution_and_its_gradients_are_those_of_the_plain_programs(name):
     lhs_shape, rhs_shape, geometry = CONVOLUTIONS[name]
@@ -74,19 +78,16 @@ def test_a_convolution_and_its_gradients_are_those_of_the_plain_programs(name):
     def plain(lhs, rhs, gradient):
         transposed = geometry.transposed(lhs.shape, rhs.shape)
         mirrored = transposed_kernels(rhs, geometry.groups)
-        out = PATCHES.convolve(lhs, rhs, geometry)
-        lhs_gradient = PATCHES.convolve(gradient, mirrored, transposed)
-        return out, lhs_gradient, PATCHES.kernel_gradient(lhs, gradient, rhs.shape, geometry)
+        out = patches.convolve(lhs, rhs, geometry)
+        lhs_gradient = patches.convolve(gradient, mirrored, transposed)
+        return out, lhs_gradient, patches.kernel_gradient(lhs, gradient, rhs.shape, geometry)
 
     assert "accelnet_convolve" in by_kernels.lower(lhs, rhs, gradient).as_text()
     assert_close(by_kernels(lhs, rhs, gradient), plain(lhs, rhs, gradient))
-    # Members of a population, with images of their own, kernels of their own, and both.
-    for lhs_axis, rhs_axis in ((0, None), (None, 0), (0, 0)):
-        many_lhs = lhs if lhs_axis is None else jnp.stack([lhs, -lhs, lhs * 0.5])
-        many_rhs = rhs if rhs_axis is None else jnp.stack([rhs, rhs * 2, -rhs])
-        axes = (lhs_axis, rhs_axis, None)
-        ours, theirs = (jax.vmap(f, in_axes=axes)(many_lhs, many_rhs, gradient) for f in (by_kernels, plain))
-        assert_close(ours, theirs)
+    number = list(CONVOLUTIONS).index(name) % 3
+    for axes in AXES if name in WITH_ALL_AXES else [AXES[number]]:
+        many = [x if axis is None else jnp.stack([x, -x, x * 0.5]) for x, axis in zip((lhs, rhs), axes, strict=True)]
+        assert_close(*(jax.vmap(f, in_axes=(*axes, None))(*many, gradient) for f in (by_kernels, plain)))
 
 
 def test_kernels_fit_into_nested_maps():
@@ -133,8 +134,7 @@ def test_a_recurrence_and_its_gradients_are_those_of_the_plain_scan(name, steps,
         return (hiddens * weights[0]).sum() + sum((state * weights[1]).sum() for state in last)
 
     def by_kernels(arrays):
-        a = arrays
-        out = cells.scan_cell(cell, reverse, a["projected"], None, a["kernel"], a["bias"], a["first"], valid)
+        out = cells.scan_cell(cell, reverse, cells.Operands(**arrays, valid=valid))
         return of_hiddens(*out), out
 
     def plain(arrays):
@@ -161,7 +161,7 @@ def test_kernels_have_second_derivatives_through_their_meaning():
         return jax.grad(lambda kernel: (jax.grad(lambda k: scan(k)[0].sum())(kernel) ** 2).sum())(kernel)
 
     meaning = cells._Forward(cells.LSTM, False, False, False, False, False)
-    ours = curvature(lambda k: cells.scan_cell(cells.LSTM, False, projected, None, k, None, first, None))
+    ours = curvature(lambda k: cells.scan_cell(cells.LSTM, False, cells.Operands(projected, k, first)))
     assert_close(ours, curvature(lambda k: meaning(projected, *first, k)))
 
 
@@ -170,17 +170,15 @@ def test_tanh_and_sigmoid_are_right_everywhere():
         [jnp.linspace(-100, 100, 4001), jnp.linspace(-1, 1, 2001), jnp.array([jnp.inf, -jnp.inf, jnp.nan])]
     )
     nothing = jnp.zeros((1, 1))
-    tanh = cells.scan_cell(
-        cells.SIMPLE, False, x.reshape(1, -1, 1), None, nothing, None, (jnp.zeros((x.size, 1)),), None
-    )[0]
+    zeros = jnp.zeros((x.size, 1))
+    tanh = cells.scan_cell(cells.SIMPLE, False, cells.Operands(x.reshape(1, -1, 1), nothing, (zeros,)))[0]
     # Two units in the last place of a float32 are 2.4e-7.
     np.testing.assert_allclose(tanh.ravel(), np.tanh(np.asarray(x, np.float64)), rtol=3e-7)
     # Where float32's nearest to tanh(x) is 1, it is 1, and nothing is beyond.
     np.testing.assert_array_equal(tanh.ravel()[np.abs(x) > 9.02], np.sign(x[np.abs(x) > 9.02]))
     assert np.nanmax(np.abs(tanh)) == 1
     gates = jnp.zeros((1, x.size, 4)).at[0, :, 3].set(x).at[0, :, 0].set(100.0).at[0, :, 2].set(100.0)
-    first = (jnp.zeros((x.size, 1)),) * 2
-    out = cells.scan_cell(cells.LSTM, False, gates, None, jnp.zeros((1, 4)), None, first, None)[0].ravel()
+    out = cells.scan_cell(cells.LSTM, False, cells.Operands(gates, jnp.zeros((1, 4)), (zeros, zeros)))[0].ravel()
     # A sigmoid is half of a tanh above a half, so that what is near 0 is right to the same absolute 2e-7.
     np.testing.assert_allclose(out, np.tanh(1) / (1 + np.exp(-np.asarray(x, np.float64))), rtol=0, atol=2e-7)
 

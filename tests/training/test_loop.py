@@ -12,11 +12,13 @@ import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.training import loop
 from accelnet.training.compiled import RecompilationError
+from accelnet.training.loop import Loop
 from accelnet.training.program import prepare
+from accelnet.training.rhythm import Pace
 
 TIMES = ("seconds", "examples_per_second")
+STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step
 
 
 def fit(experiment, **options):
@@ -33,11 +35,10 @@ def without_times(rows):
 
 
 @pytest.mark.parametrize("microbatch_size", [None, 3])
-def test_cutting_the_run_at_other_places_changes_no_bit(make_experiment, monkeypatch, microbatch_size):
+def test_cutting_the_run_at_other_places_changes_no_bit(make_experiment, microbatch_size):
     experiment = make_experiment(microbatch_size=microbatch_size)
     long = fit(experiment)
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 1e-9)  # chunks of one step
-    short = fit(experiment)
+    short = fit(experiment, pace=STEPWISE)
     same(long, short)
     assert without_times(long.rows) == without_times(short.rows)
 
@@ -119,10 +120,13 @@ def test_epochs_round_to_whole_steps(every, expected):
     assert steps == expected
 
 
-def test_events_by_seconds_fire_between_chunks(make_experiment, monkeypatch):
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 1e-9)
+def test_events_by_seconds_fire_between_chunks(make_experiment):
     seen = []
-    fit(make_experiment(), events=[an.Event(an.Every(seconds=1e-6), lambda moment: seen.append(moment.step))])
+    fit(
+        make_experiment(),
+        pace=STEPWISE,
+        events=[an.Event(an.Every(seconds=1e-6), lambda moment: seen.append(moment.step))],
+    )
     assert len(seen) > 5
 
 
@@ -191,9 +195,9 @@ def test_the_work_directory_holds_all_results(make_experiment, tmp_path):
 
 def test_the_test_split_is_touched_once(make_experiment, monkeypatch):
     splits = []
-    evaluate = loop._Loop.evaluate
+    evaluate = Loop.evaluate
     monkeypatch.setattr(
-        loop._Loop,
+        Loop,
         "evaluate",
         lambda self, state, split: splits.append(split) or evaluate(self, state, split),
     )

@@ -16,11 +16,13 @@ import optax
 import pytest
 
 import accelnet as an
-from accelnet.training import loop
 from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.loop import Loop
+from accelnet.training.rhythm import Pace
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "examples_per_second")
+STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step
 
 
 class Killed(Exception):
@@ -51,17 +53,16 @@ def full(make_experiment):
 
 
 @pytest.mark.parametrize("step", [1, 5, 12, 30])
-def test_a_run_that_died_and_went_on_ends_with_the_same_bits(full, tmp_path, monkeypatch, step):
+def test_a_run_that_died_and_went_on_ends_with_the_same_bits(full, tmp_path, step):
     expected = fit(full)
     with pytest.raises(Killed):
         fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=step), die)])
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 1e-9)  # other chunks than before
-    same(fit(full, workdir=tmp_path / "run", resume=True), expected)
+    # In other chunks than before.
+    same(fit(full, workdir=tmp_path / "run", resume=True, pace=STEPWISE), expected)
 
 
 @pytest.mark.parametrize("step", [9, 13])  # the second is followed by an evaluation
-def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, tmp_path, monkeypatch, step):
-    monkeypatch.setattr(loop, "_CHUNK_SECONDS", 1e-9)
+def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, tmp_path, step):
     expected = fit(full)
 
     def tell(moment):
@@ -69,25 +70,24 @@ def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, tmp_path, mon
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(an.PreemptedError, match=rf"told to end \(SIGTERM\) at step {step + 1}: the state is saved in"):
-        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=1), tell)])
+        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=1), tell)], pace=STEPWISE)
     assert Checkpoints(tmp_path / "run").steps()[-1] == step + 1
     same(fit(full, workdir=tmp_path / "run", resume=True), expected)
 
 
 def test_a_run_that_is_told_to_end_while_it_evaluates_stops_between_batches(make_experiment, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_EVAL_BATCHES", 1)
-    experiment, evaluate = make_experiment(), loop._Loop.evaluate
+    experiment, evaluate, pace = make_experiment(), Loop.evaluate, Pace(eval_batches=1)
 
     def told(self, state, split):
         if split == "test":
             signal.raise_signal(signal.SIGTERM)
         return evaluate(self, state, split)
 
-    monkeypatch.setattr(loop._Loop, "evaluate", told)
+    monkeypatch.setattr(Loop, "evaluate", told)
     with pytest.raises(an.PreemptedError, match="at step 42"):
-        fit(experiment, workdir=tmp_path / "run")
-    monkeypatch.setattr(loop._Loop, "evaluate", evaluate)
-    same(fit(experiment, workdir=tmp_path / "run", resume=True), fit(experiment))
+        fit(experiment, workdir=tmp_path / "run", pace=pace)
+    monkeypatch.setattr(Loop, "evaluate", evaluate)
+    same(fit(experiment, workdir=tmp_path / "run", resume=True, pace=pace), fit(experiment, pace=pace))
 
 
 def test_without_a_work_directory_a_run_that_is_told_to_end_says_so(make_experiment):
@@ -100,11 +100,10 @@ _SCRIPT = """
 import sys
 import accelnet as an
 from tests.training.conftest import toy_experiment
-from accelnet.training import loop
-loop._CHUNK_SECONDS = 1e-3
+from accelnet.training.rhythm import Pace
 experiment = toy_experiment(microbatch_size=3, epochs=60, save_every=an.Every(steps=3), log_every=an.Every(steps=5))
 print("started", flush=True)
-an.fit(experiment, workdir=sys.argv[1], resume=True, progress=False)
+an.fit(experiment, workdir=sys.argv[1], resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
 """
 
 

@@ -10,6 +10,7 @@ Every operand and result has a leading axis of members, 1 where members share it
 
 from accelnet.ops.kernels.call import NAME as NAME
 from accelnet.ops.kernels.call import Kernel as Kernel
+from accelnet.ops.kernels.call import Meaning as Meaning
 from accelnet.ops.kernels.call import call as call
 from accelnet.ops.kernels.call import meaning_of as meaning_of
 from accelnet.ops.kernels.call import taken as taken

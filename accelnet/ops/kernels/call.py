@@ -21,9 +21,9 @@ class Kernel(NamedTuple):
     """Name a kernel and say what it computes (hashable).
 
     Attributes:
-        target: one of `library.TARGETS`.
-        numbers: its integer settings, in the order of kernels.cc.
-        meaning: a function from the operands of one member to a tuple of its results; hashable. One with a method
+        target: One of `library.TARGETS`.
+        numbers: Its integer settings, in the order of kernels.cc.
+        meaning: Function from the operands of one member to a tuple of its results; hashable. One with a method
             `cotangent` has one result, which is linear in each of its two operands: `cotangent(position)` is the
             kernel that gives an operand's cotangent, and whether it takes the result's cotangent second and not first.
     """
@@ -31,6 +31,16 @@ class Kernel(NamedTuple):
     target: str
     numbers: tuple[int, ...]
     meaning: Callable[..., tuple[Array, ...]]
+
+
+class Meaning(NamedTuple):
+    """What a kernel of one result computes: `function(*operands, *settings)` (hashable, if the settings are)."""
+
+    function: Callable[..., Array]
+    settings: tuple[Any, ...] = ()
+
+    def __call__(self, *operands: Array) -> tuple[Array]:
+        return (self.function(*operands, *self.settings),)
 
 
 NAME = "accelnet_kernel"
@@ -43,8 +53,8 @@ def call(kernel: Kernel, *operands: Array) -> tuple[Array, ...]:
     """Compute what a kernel means, by the kernel where it can be.
 
     Args:
-        kernel: what is computed.
-        *operands: arrays, without an axis of members. The kernel itself wants float32 or bool.
+        kernel: The kernel.
+        *operands: Arrays, without an axis of members. The kernel itself wants float32 or bool.
 
     Returns:
         The results of `kernel.meaning`.

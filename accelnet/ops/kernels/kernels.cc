@@ -31,6 +31,7 @@ static int64_t member_size(Numbers shape) {
 // Elements between members of a population; 0 where they share the array.
 static int64_t member_step(Numbers shape) { return shape[0] == 1 ? 0 : member_size(shape); }
 
+// The only choice of a convolution's program. Without kernels there is none: it is products of patches (patches.py).
 template <typename Function>
 static Function choose(const Convolution& c, bool may_round, Function depthwise, Function winograd, Function plain) {
   return is_depthwise(c) ? depthwise : may_round && fits_winograd(c) ? winograd : plain;

@@ -83,7 +83,7 @@ def share(cache: str | os.PathLike[str]) -> None:
     """Put this process's kernels, compiled if need be, into another cache directory: one to measure or test with.
 
     Args:
-        cache: what $XDG_CACHE_HOME will be; nothing of accelnet's is there yet.
+        cache: Directory that $XDG_CACHE_HOME will name; nothing of accelnet's is there yet.
 
     Example:
         >>> share(tempfile.mkdtemp())

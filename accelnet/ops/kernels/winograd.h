@@ -53,14 +53,19 @@ constexpr float kKernel[kPoints][3] = {{1 / 4.f, 0, 0},
 // For fewer tiles, transforming the kernels takes longer than is won: one image of 14x14x32 to 64 channels, 16 tiles,
 // took 208 us and 112 without, two 143 and 184 (two cores, AMD EPYC).
 constexpr int64_t kFewestTiles = 32;
+// With fewer channels the transforms are not worth their products (scripts/bench_ops.py).
+constexpr int64_t kFewestChannels = 16;
 
 inline bool fits_winograd(const Convolution& c) {
+  if (std::min(c.channels, c.features) < kFewestChannels) return false;
   if (c.images * ceil_div(c.axes[0].out, kTile) * ceil_div(c.axes[1].out, kTile) < kFewestTiles) return false;
   for (int axis = 0; axis < 3; ++axis) {
     const Axis& a = c.axes[axis];
     if (a.kernel != (axis < 2 ? 3 : 1) || a.stride != 1 || a.lhs_dilation != 1 || a.rhs_dilation != 1) return false;
   }
-  return c.groups == 1 && c.channels % kLanes == 0 && c.features % kLanes == 0 && c.axes[2].out == 1;
+  const Axis& third = c.axes[2];
+  const bool is_flat = third.in == 1 && third.out == 1 && third.low == 0;
+  return is_flat && c.groups == 1 && c.channels % kLanes == 0 && c.features % kLanes == 0;
 }
 
 // The tiles of a convolution, in the order of images, lines and columns, and how many are computed together.

@@ -1,6 +1,7 @@
 """Populations: a member is its solo run, whatever it trains beside."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,10 +14,10 @@ import pytest
 from flax import nnx
 
 import accelnet as an
-from accelnet.choosing import population as module
-from accelnet.choosing import waves
-from accelnet.choosing.members import Member, grid
-from accelnet.choosing.population import Population
+from accelnet.populations import population as population_module
+from accelnet.populations import programs
+from accelnet.populations.members import Member, Sweep, grid
+from accelnet.populations.population import Population
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ MEMBERS = (
 def test_a_member_is_its_solo_run(kind):
     config = Config(kind=kind)
     run = Population(experiment, config, MEMBERS).train(progress=False)
-    assert run.compiles == {"init": 1, "advance": 1}
+    assert run.compiles == {"init": 1, "train": 1, "eval": 1}
     for index in range(len(MEMBERS)):
         assert_is_solo(run, experiment, config, index)
 
@@ -119,8 +120,9 @@ def test_waves_and_devices_change_no_result():
 
 
 def _bytes(population, size):
-    family = module.Family(population.function, population.config, population.members)
-    memory = waves._make(population.batches, family, jax.devices()[:1], size).advance.compiled.memory_analysis()
+    sweep = Sweep(population.function, population.config, population.members)
+    _, made = programs.programs_of_size(sweep, population.batches, jax.devices()[:1], size)
+    memory = made.train.compiled.memory_analysis()
     return memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
 
 
@@ -175,6 +177,27 @@ def test_a_field_that_cannot_vary_is_one_message(values, words):
         Population(experiment, Config(), grid((0,), **values)).train(progress=False)
 
 
+def test_a_fault_of_the_users_own_is_not_said_to_be_of_what_varies():
+    def faulty(config: Config) -> an.Experiment:
+        def loss(outputs, targets):
+            return jnp.dot(outputs, targets["missing"])
+
+        return experiment(config).replace(objective=loss)
+
+    with pytest.raises(Exception, match="the loss failed") as fault:
+        Population(faulty, Config(), grid((0,), learning_rate=(0.1, 0.2))).train(progress=False)
+    assert "cannot vary" not in str(fault.value)
+
+
+def test_early_stopping_is_left_out_and_said(capsys):
+    def stopping(config: Config) -> an.Experiment:
+        return experiment(config).replace(early_stopping=an.EarlyStopping(patience=1))
+
+    run = Population(stopping, Config(), grid((0,), learning_rate=(0.0, 0.1)), evaluations=5).train()
+    assert run.steps[-1] == 15 and np.isfinite(run.curves["loss"]).all()
+    assert "events and early stopping are left out" in capsys.readouterr().err
+
+
 def test_a_field_that_decides_what_python_does_is_named():
     def branching(config: Config) -> an.Experiment:
         return experiment(dataclasses.replace(config, kind="net" if config.momentum > 0.5 else "mlp"))
@@ -188,51 +211,44 @@ def test_an_interrupted_population_goes_on_and_a_finished_one_is_read(tmp_path, 
     population = Population(experiment, Config(), members, evaluations=5)
     whole = population.train(progress=False)
 
-    monkeypatch.setattr(module, "_SAVE_SECONDS", 0.0)
-    advance, calls = module._Training._until, []
+    def tell(moment):
+        if moment.step == 12:
+            signal.raise_signal(signal.SIGTERM)
 
-    def until(self, wave, values, point, num_finished):
-        calls.append(point)
-        if point == 12:
-            raise KeyboardInterrupt
-        return advance(self, wave, values, point, num_finished)
-
-    monkeypatch.setattr(module._Training, "_until", until)
-    with pytest.raises(KeyboardInterrupt):
-        population.train(progress=False, workdir=tmp_path)
-    monkeypatch.setattr(module._Training, "_until", advance)
+    events = [an.Event(an.Every(steps=1), tell)]
+    with pytest.raises(an.PreemptedError, match="the population is saved, the same command goes on"):
+        population.train(progress=False, workdir=tmp_path, events=events)
     resumed = population.train(progress=False, workdir=tmp_path)
-    assert calls == [3, 6, 9, 12]
     np.testing.assert_array_equal(resumed.curves["loss"], whole.curves["loss"])
     np.testing.assert_array_equal(resumed.train["loss"], whole.train["loss"])
-    assert resumed.compiles == {"init": 0, "advance": 1}  # it went on from a state
+    assert resumed.compiles == {"init": 0, "train": 1, "eval": 1}  # it went on from a state
 
-    monkeypatch.setattr(module, "compile_waves", lambda *_: pytest.fail("it was finished"))
+    monkeypatch.setattr(population_module, "make_programs", lambda *_: pytest.fail("it was finished"))
     again = population.train(progress=False, workdir=tmp_path)
-    np.testing.assert_array_equal(again.curves["loss"], whole.curves["loss"].astype(np.float64))
+    np.testing.assert_array_equal(again.curves["loss"], whole.curves["loss"])
     assert again.members == resumed.members and again.failed.tolist() == whole.failed.tolist()
     with pytest.raises(an.UserError, match="another population, which differs in members"):
         Population(experiment, Config(), members[:2], evaluations=5).train(progress=False, workdir=tmp_path)
 
 
 @pytest.mark.slow
-def test_finished_waves_are_kept(tmp_path, monkeypatch):
+def test_finished_waves_are_kept(tmp_path):
     population = Population(experiment, Config(), grid((0, 1, 2), learning_rate=(0.01, 0.1)))
     devices = jax.devices()[:2]
     whole = population.train(progress=False, devices=devices)
     needed = int(_bytes(population, 3) * 0.7)
-    wave, calls = module._Training._wave, []
+    calls = []
 
-    def second_fails(self, numbers, *others):
-        calls.append(numbers.tolist())
+    def second_fails(moment):
+        calls.append((moment.state.states.seed.tolist(), moment.state.values["learning_rate"].tolist()))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return wave(self, numbers, *others)
 
-    monkeypatch.setattr(module._Training, "_wave", second_fails)
+    given = {"devices": devices, "memory_bytes": needed, "workdir": tmp_path, "progress": False}
+    given["events"] = [an.Event("start", second_fails)]
     with pytest.raises(KeyboardInterrupt):
-        population.train(progress=False, devices=devices, memory_bytes=needed, workdir=tmp_path)
-    run = population.train(progress=False, devices=devices, memory_bytes=needed, workdir=tmp_path)
+        population.train(**given)
+    run = population.train(**given)
     assert calls[2] == calls[1] and calls[0] != calls[1]
     np.testing.assert_allclose(run.curves["loss"], whole.curves["loss"], rtol=2e-5)
 
@@ -241,8 +257,8 @@ ORTHOGONAL = """
 import dataclasses, jax, numpy as np, optax
 jax.config.update("jax_num_cpu_devices", 2)
 import accelnet as an
-from accelnet.choosing.members import grid
-from accelnet.choosing.population import Population
+from accelnet.populations.members import grid
+from accelnet.populations.population import Population
 
 @dataclasses.dataclass(frozen=True)
 class Config:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.choosing.results import PopulationRun
 from accelnet.choosing.statistics import Contest, compete
+from accelnet.populations.results import PopulationRun
 from accelnet.training.record import plain_value
 
 # A training loss has noise, and with dropout it is the higher one.
@@ -16,7 +16,7 @@ _WORSE = 0.25
 
 
 @dataclass(frozen=True)
-class Rung:
+class Stage:
     """Settings trained for a share of the whole training, with its schedule scaled to that.
 
     Attributes:
@@ -102,13 +102,13 @@ class Rung:
             }
             for index, setting in enumerate(self.settings)
         ]
-        compiles = [run.compiles["advance"] for run in self.runs]
+        compiles = [run.compiles["train"] for run in self.runs]
         return plain_value(
             {"share": self.share, "steps": self.steps, "scale": self.scale, "compiles": compiles, "settings": rows}
         )
 
 
-def make_rung(runs: Sequence[PopulationRun], share: float, metric: str, lower_is_better: bool) -> Rung:
+def make_stage(runs: Sequence[PopulationRun], share: float, metric: str, lower_is_better: bool) -> Stage:
     """Put the members of populations together by their settings, and say which diverged.
 
     A member has diverged if a loss was not finite, or if its training loss in the last part of the training was well
@@ -127,7 +127,7 @@ def make_rung(runs: Sequence[PopulationRun], share: float, metric: str, lower_is
     for place, member in enumerate(members):
         places.setdefault(tuple(member.fields.values()), []).append(place)
     found = [places[numbers] for numbers in sorted(places)]
-    return Rung(
+    return Stage(
         share=share,
         metric=metric,
         lower_is_better=lower_is_better,

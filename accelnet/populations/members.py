@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from accelnet.choosing.operand import Operand
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.populations.operand import Operand
 
 ExperimentFunction = Callable[[Any], Experiment]
 
@@ -24,8 +24,8 @@ class Member:
     """One training of a population.
 
     Attributes:
-        seed: of weights, order and noise, uint32.
-        fields: numbers of the Config's fields that differ between members.
+        seed: Seed of weights, order and noise, uint32.
+        fields: Numbers of the Config's fields that differ between members.
     """
 
     seed: int
@@ -44,13 +44,13 @@ def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Member, ...]:
 
 
 @dataclass(frozen=True)
-class Family:
+class Sweep:
     """The experiments of a population: one function, called with each member's numbers or with operands for all.
 
     Args:
-        function: from a Config to an `Experiment`.
-        config: what the members have in common.
-        members: at least one, with numbers for the same fields.
+        function: Function from a Config to an `Experiment`.
+        config: Config whose other fields all members have in common.
+        members: At least one member; all have numbers for the same fields.
 
     Raises:
         UserError: if there is no member, members name different fields, a field is none of the Config's numbers, or
@@ -118,20 +118,12 @@ class Family:
         vars(experiment).update(order=self.example.order, couples_padding=self.example.couples_padding)
         return experiment
 
-    def check_models(self) -> None:
-        """Build every model, one number at a time: a rate that is out of range shows only there.
-
-        Raises:
-            UserError: as of the model.
-        """
-        for setting in self._settings():
-            _ = self._experiment(dict(setting)).pure_model
+    def experiments(self) -> Iterator[Experiment]:
+        """Make the experiment of every combination of numbers, with plain numbers."""
+        return map(self._experiment, map(dict, dict.fromkeys(tuple(member.fields.items()) for member in self.members)))
 
     def _experiment(self, fields: Mapping[str, Any]) -> Experiment:
         return self.function(dataclasses.replace(self.config, **fields))
-
-    def _settings(self) -> list[tuple[tuple[str, float], ...]]:
-        return list(dict.fromkeys(tuple(member.fields.items()) for member in self.members))
 
 
 def _sizes(experiment: Experiment) -> tuple[Any, ...]:

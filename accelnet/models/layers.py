@@ -1,0 +1,97 @@
+"""Layers that several models are made of."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from flax import nnx
+from jax import Array
+
+from accelnet import ops
+from accelnet.errors import UserError
+from accelnet.models.initialization import he_normal
+from accelnet.models.normalization import Norm, Normalization
+
+Convolve = Callable[..., Array]
+T = TypeVar("T")
+
+
+def identity(x: T) -> T:
+    """Return what came."""
+    return x
+
+
+def check_dropout(rate: float) -> None:
+    """Refuse what is no rate of dropout."""
+    if not 0.0 <= rate < 1.0:
+        raise UserError(f"dropout is {rate}, expected a rate in [0, 1)")
+
+
+def make_dropout(rate: float, rngs: nnx.Rngs) -> Callable[[Array], Array]:
+    """Return a layer of dropout, or for rate 0 a function that changes nothing.
+
+    Args:
+        rate: Share of the features that training zeroes, in [0, 1).
+        rngs: Source of keys (stream `dropout`).
+
+    Raises:
+        UserError: For another rate.
+
+    Example:
+        >>> make_dropout(0.0, nnx.Rngs(0))(3)
+        3
+    """
+    check_dropout(rate)
+    return nnx.Dropout(rate, rngs=rngs) if rate else identity
+
+
+class ConvNorm(nnx.Module):
+    """Convolve images with square kernels, "SAME" padding, then normalize and activate.
+
+    Args:
+        in_features: Channels of the images.
+        out_features: Channels of the outputs.
+        kernel_size: Height and width of each kernel, in pixels.
+        strides: Step of the kernel, in pixels.
+        groups: Groups of channels.
+        norm: As in `Normalization`; None leaves it out, and gives the convolution a bias.
+        activation: Elementwise nonlinearity.
+        conv_general_dilated: The convolution, with the arguments of jax.lax.conv_general_dilated.
+        rngs: Source of keys (stream `params`).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> ConvNorm(3, 4, 3, strides=2, norm="layer", rngs=nnx.Rngs(0))(jnp.ones((2, 8, 8, 3))).shape
+        (2, 4, 4, 4)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int,
+        *,
+        strides: int = 1,
+        groups: int = 1,
+        norm: Norm = None,
+        activation: Callable[[Array], Array] = identity,
+        conv_general_dilated: Convolve = ops.conv_general_dilated,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = nnx.Conv(
+            in_features,
+            out_features,
+            (kernel_size, kernel_size),
+            strides,
+            feature_group_count=groups,
+            use_bias=norm is None,
+            kernel_init=he_normal,
+            conv_general_dilated=conv_general_dilated,
+            rngs=rngs,
+        )
+        self.norm = None if norm is None else Normalization(norm, out_features, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        """Compute outputs [B, H / strides, W / strides, out_features] of images [B, H, W, in_features]."""
+        x = self.conv(x)
+        return self.activation(x if self.norm is None else self.norm(x))

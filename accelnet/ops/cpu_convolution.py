@@ -1,0 +1,62 @@
+"""The CPU's program for channels-last convolutions: a compiled kernel, whose meaning is products of patches."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from accelnet.ops import kernels, patches
+from accelnet.ops.geometry import Geometry, Shape
+
+
+def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
+    """Convolve by the compiled kernel, or by `patches.convolve` in other types than float32 and above three axes.
+
+    Which loop the kernel takes (a product, depthwise, Winograd's, or products of patches that it does not write down)
+    is chosen in kernels.cc, by the shape alone. Where programs hold no kernels, they convolve by patches: see
+    `accelnet.ops.kernels`.
+
+    Example:
+        >>> plain = Geometry((1, 1), ((0, 0), (0, 0)), (1, 1), (1, 1), 1)
+        >>> convolve(jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 2, 5)), plain).shape
+        (1, 2, 2, 5)
+    """
+    if not _has_kernel(lhs, geometry):
+        return patches.convolve(lhs, rhs, geometry)
+    whole = geometry.of_three_axes()
+    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole), kernels.Meaning(patches.convolve, (whole,)))
+    (out,) = kernels.call(kernel, _with_three_axes(lhs, 1), _with_three_axes(rhs, 0))
+    return out.reshape(lhs.shape[0], *geometry.output_sizes(lhs.shape, rhs.shape), rhs.shape[-1])
+
+
+def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
+    """Compute the gradient of the kernels, as `convolve` computes the output; arguments as in `patches`."""
+    if not _has_kernel(lhs, geometry):
+        return patches.kernel_gradient(lhs, gradient, rhs_shape, geometry)
+    whole = geometry.of_three_axes()
+    meaning = kernels.Meaning(patches.kernel_gradient, (_three_axes(rhs_shape, 0), whole))
+    kernel = kernels.Kernel("accelnet_kernel_gradient", _numbers(whole), meaning)
+    (out,) = kernels.call(kernel, _with_three_axes(lhs, 1), _with_three_axes(gradient, 1))
+    return out.reshape(rhs_shape)
+
+
+def _has_kernel(lhs: Array, geometry: Geometry) -> bool:
+    is_float32 = lhs.dtype == jnp.float32 and geometry.preferred_element_type in (None, jnp.float32)
+    return is_float32 and len(geometry.strides) <= 3
+
+
+def _numbers(geometry: Geometry) -> tuple[int, ...]:
+    """Return what kernels.cc asks of a convolution: whether its transforms may round, and the geometry."""
+    given = geometry.precision
+    is_exact = lax.Precision.HIGHEST in (given if isinstance(given, tuple) else (given,))
+    lows = (low for low, _ in geometry.padding)
+    flags = int(not is_exact), geometry.groups
+    return (*flags, *geometry.strides, *lows, *geometry.lhs_dilation, *geometry.rhs_dilation)
+
+
+def _three_axes(shape: Shape, first: int) -> Shape:
+    """Put axes of one pixel behind the spatial axes of a shape, which begin at `first`: 1 for images, 0 for kernels."""
+    end = len(shape) - 2 + first
+    return (*shape[:end], *(1,) * (3 + first - end), *shape[end:])
+
+
+def _with_three_axes(array: Array, first: int) -> Array:
+    return array.reshape(_three_axes(array.shape, first))

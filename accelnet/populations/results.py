@@ -1,0 +1,171 @@
+"""What comes out of a population, and the files that keep it: population.json and the checkpoints of one wave."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from accelnet.errors import UserError
+from accelnet.populations.members import Member
+from accelnet.populations.programs import Wave
+from accelnet.terminal import say
+from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.hosts import Hosts
+from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.workdir import Restored, Workdir
+
+
+@dataclass(frozen=True)
+class PopulationRun:
+    """What came out of a population; P members, E evaluations.
+
+    Attributes:
+        members: Members that were trained.
+        split: Split that was evaluated on the way.
+        steps: Steps of the evaluations, int [E]; the first is 0, the last the last step.
+        curves: Metrics of that split by name, float [E, P].
+        train: Metrics of the training batches since the evaluation before, by name, float [E, P]; NaN at step 0.
+        metrics: Metrics of the final weights, by split and name, float [P].
+        failed: Step at which a member's loss was not finite, int [P]; -1 for none.
+        seconds: Time of the training, in all processes that took part in it, without compilation.
+        compile_seconds: Time of compilation.
+        compiles: Number of compilations of each program.
+        wave_size: Number of members that trained together.
+        num_parameters: Number of parameters of one member.
+    """
+
+    members: tuple[Member, ...]
+    split: str
+    steps: np.ndarray
+    curves: dict[str, np.ndarray]
+    train: dict[str, np.ndarray]
+    metrics: dict[str, dict[str, np.ndarray]]
+    failed: np.ndarray
+    seconds: float
+    compile_seconds: float
+    compiles: dict[str, int]
+    wave_size: int
+    num_parameters: int
+
+    def field(self, name: str) -> np.ndarray:
+        """Return a field of all members, float [P]."""
+        return np.array([member.fields[name] for member in self.members], np.float64)
+
+
+class PopulationFile:
+    """population.json: which population it is, the results of finished waves, and the result.
+
+    Args:
+        workdir: Directory of the file. None: nothing is kept.
+        description: JSON values that say which population it is.
+    """
+
+    def __init__(self, workdir: str | Path | None, description: Mapping[str, Any]) -> None:
+        self.path = None if workdir is None else Path(workdir) / "population.json"
+        self.description = json.loads(json.dumps(plain_value(description)))
+        self.waves: list[Any] = []
+
+    def read(self) -> PopulationRun | None:
+        """Read the waves that are finished, and return the result where all are.
+
+        Raises:
+            UserError: if the file cannot be read, or is of another population.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            content = json.loads(self.path.read_text())
+            description, result, self.waves = content["description"], content["result"], content["waves"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{self.path} cannot be read as a population ({error}): give another directory") from error
+        if description != self.description:
+            differing = [name for name in self.description if description.get(name) != self.description[name]]
+            raise UserError(
+                f"{self.path} is of another population, which differs in {', '.join(differing)}: give another directory"
+            )
+        if result is None:
+            return None
+        members = tuple(
+            Member(row["seed"], {name: value for name, value in row.items() if name != "seed"})
+            for row in description["members"]
+        )
+        arrays = {name: to_arrays(result[name]) for name in ("steps", "curves", "train", "metrics", "failed")}
+        arrays |= {name: arrays[name].astype(int) for name in ("steps", "failed")}
+        return PopulationRun(**(result | arrays | {"members": members}))
+
+    def write(self, run: PopulationRun | None = None) -> None:
+        """Write the waves that are finished, and the result if there is one."""
+        if self.path is not None:
+            result = run and {name: getattr(run, name) for name in run.__dataclass_fields__ if name != "members"}
+            content = plain_value({"description": self.description, "waves": self.waves, "result": result})
+            write_atomically(self.path, json.dumps(content) + "\n")
+
+
+class _Saved(flax.struct.PyTreeNode):
+    step: Any
+    wave: Wave
+
+
+class WaveWorkdir(Workdir):
+    """The checkpoints of a wave, in the directory of its population.
+
+    Args:
+        directory: Directory of the population.
+        hosts: The processes of the run.
+        index: Number of waves that are finished.
+        num_steps: Steps of a training.
+    """
+
+    def __init__(self, directory: Path, hosts: Hosts, index: int, num_steps: int) -> None:
+        super().__init__()
+        self.index = index
+        self.num_steps = num_steps
+        # The order of checkpoints is that of steps; no metric says which is best.
+        self.checkpoints = Checkpoints(
+            directory, hosts=hosts, keep_last=1, keep_best=0, best_metric="loss", note=say
+        )  # fmt: skip
+
+    def open(self, abstract_state: Wave) -> Restored | None:
+        """Restore the newest checkpoint of this wave, and its rows."""
+        step = jax.ShapeDtypeStruct((), jnp.int32, sharding=abstract_state.step.sharding)
+        found = self.checkpoints.restore(_Saved(step, abstract_state))
+        if found is None or found[1]["wave"] != self.index:
+            return None
+        saved, record = found
+        self.rows = list(record["rows"])
+        return Restored(saved.wave, record["seconds"], ())
+
+    def save(self, state: Wave, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
+        """Write a checkpoint. After an evaluation none is written: the clock says when a wave is saved."""
+        if validation is None:
+            record = {"rows": list(self.rows), "wave": self.index, "seconds": seconds}
+            self.checkpoints.save(_Saved(state.step + self.index * self.num_steps, state), record)
+
+    def last_good(self) -> str:
+        """Return a sentence about the newest checkpoint."""
+        return self.saved_as()
+
+    def saved_as(self) -> str:
+        """Return a sentence about the newest checkpoint, which is complete."""
+        return "the population is saved, the same command goes on"
+
+    def wait(self) -> None:
+        """Wait until what was saved is on the disk."""
+        self.checkpoints.wait()
+
+    def close(self) -> None:
+        """Finish writing."""
+        self.checkpoints.close()
+
+
+def to_arrays(tree: Any) -> Any:
+    """Turn lists of JSON values, NaN as null, back into arrays."""
+    if isinstance(tree, dict):
+        return {name: to_arrays(value) for name, value in tree.items()}
+    return np.array(tree, np.float64)

@@ -1,0 +1,264 @@
+"""`fit` and `evaluate`: train an experiment, or evaluate the weights of a run."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from accelnet import runtime
+from accelnet.arguments import number, path
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+from accelnet.optim import hyperparams, with_hyperparams
+from accelnet.parallel.layout import Strategy
+from accelnet.terminal import say
+from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.events import Event
+from accelnet.training.hosts import Hosts, supervised
+from accelnet.training.initial import initial_arrays
+from accelnet.training.loop import Loop
+from accelnet.training.program import Programs, prepare
+from accelnet.training.progress import make_progress
+from accelnet.training.record import plain_value
+from accelnet.training.result import Timing, make_result
+from accelnet.training.rhythm import Every, Pace, Rhythm
+from accelnet.training.run import Run
+from accelnet.training.state import TrainState
+from accelnet.training.stored import read_stored
+from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
+
+_LOGS_PER_RUN = 100
+_EVALUATIONS_PER_RUN = 50
+SAVE_SECONDS = 300.0
+# Between two signs of life of a process there are a chunk of steps, some batches of evaluation, a save.
+HANG_SECONDS = 300.0
+
+
+def fit(
+    experiment: Experiment,
+    *,
+    workdir: str | Path | None = None,
+    resume: bool = False,
+    allow_change: bool = False,
+    events: Sequence[Event] = (),
+    progress: bool = True,
+    mesh: str | Mesh | None = None,
+    strategy: Strategy = "jit",
+    hang_timeout: float = HANG_SECONDS,
+    pace: Pace = Pace(),  # noqa: B008, it is frozen
+) -> Run:
+    """Train an experiment to its end.
+
+    Args:
+        experiment: what is trained.
+        workdir: where the run keeps its configuration, checkpoints, metrics, curves and result. None: nowhere.
+        resume: go on where the run in `workdir` stopped; from the start if there is nothing yet.
+        allow_change: resume although the configuration changed; the new one counts from here on.
+        events: the user's own, beside those of the experiment.
+        progress: show a progress display on standard error.
+        mesh: the devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
+            accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
+        strategy: "jit" for one partitioned program, "pmap" for a replicated one.
+        hang_timeout: seconds after which a process of several that is silent, or makes no progress, ends them all.
+        pace: how much one call of a compiled program does.
+
+    Returns:
+        The finished `Run`.
+
+    Raises:
+        UserError: for a mistake in the configuration, the work directory or its disk.
+        DivergenceError: if the loss became NaN or infinite.
+        PreemptedError: after SIGTERM to any process, when the state is saved.
+
+    Example:
+        >>> import numpy as np, accelnet as an
+        >>> data = an.data.from_arrays(np.eye(20, 2, dtype=np.float32), np.arange(20) % 2, num_classes=2)
+        >>> run = fit(
+        ...     Experiment(
+        ...         data=data,
+        ...         model=lambda rngs: an.models.MLP(2, (4,), 2, rngs=rngs),
+        ...         batch_size=4,
+        ...         steps=3,
+        ...         optimizer=an.optim.adam(1e-2),
+        ...         objective=an.objectives.softmax_cross_entropy(),
+        ...     ),
+        ...     progress=False,
+        ... )
+        >>> run.step, sorted(run.metrics)
+        (3, ['test', 'train', 'validation'])
+
+    """
+    timing = Timing()
+    runtime.prepare()
+    if events:
+        experiment = experiment.replace(events=(*experiment.events, *events))
+    number("hang_timeout", hang_timeout, above=0)
+    if workdir is not None:
+        workdir = path("workdir", workdir).absolute()  # an event may change the current directory
+    work, display, feed = Workdir(), None, None
+    with supervised(workdir, hang_timeout) as hosts:
+        try:
+            if workdir is not None and resume:
+                experiment = _refitted(experiment, hosts.on_first(lambda: read_stored(workdir).fitted))
+            feed, programs = prepare(experiment, mesh, strategy)
+            hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
+            work = _open_workdir(experiment, workdir, hosts, resume=resume, allow_change=allow_change)
+            hosts.finishes.append(work.wait)
+            hosts.mark(0, "compile")
+            restored = work.open(programs.abstract_state)
+            if restored is None:
+                start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+                state = timing.measure("compile", start, np.uint32(experiment.seed))
+            else:
+                state = _changed(restored, programs, experiment)
+                timing = restored.timing()
+            display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
+            if experiment.order.whole_batches:
+                display.note(_dropped(experiment))
+            loop = Loop(
+                experiment, feed, programs, work, hosts, display, timing,
+                rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,
+            )  # fmt: skip
+            state = loop.train(state)
+            metrics = _evaluate_at_end(loop, state)
+            for split, values in metrics.items():
+                if values and split not in ("train", "validation"):  # those that are evaluated only here
+                    loop.log(split, values)
+            timing.measure("checkpoint", work.wait)
+            result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
+            run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), _find_best(loop))
+            work.finish(run.result)
+            return run
+        finally:
+            if display is not None:
+                display.close()
+            work.close()
+            if feed is not None:
+                feed.close()
+
+
+def evaluate(
+    experiment: Experiment,
+    workdir: str | Path,
+    *,
+    best: bool = False,
+    splits: Sequence[str] | None = None,
+    mesh: str | Mesh | None = None,
+    strategy: Strategy = "jit",
+    hang_timeout: float = HANG_SECONDS,
+) -> Run:
+    """Evaluate the weights of a run that is in a work directory.
+
+    What was fitted to the training rows there, such as means and deviations, is applied to the data of `experiment`.
+
+    Args:
+        experiment: that was trained there.
+        workdir: of the run.
+        best: take the checkpoint with the best validation metric, not the newest.
+        splits: to evaluate. None: all; an empty list loads the weights alone.
+        mesh: as of `fit`; it need not be that of the training.
+        strategy: as of `fit`.
+        hang_timeout: as of `fit`.
+
+    Returns:
+        The `Run` as it was at the checkpoint. Its result is empty.
+
+    Raises:
+        UserError: if there is no checkpoint, or it does not fit the experiment.
+    """
+    runtime.prepare()
+    with supervised(None, hang_timeout) as hosts:
+        checkpoints = Checkpoints(
+            workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,
+            note=say, read_only=True,
+        )  # fmt: skip
+        feed = None
+        try:
+            experiment = _refitted(experiment, hosts.on_first(lambda: read_stored(workdir).fitted))
+            feed, programs = prepare(experiment, mesh, strategy)
+            hosts.mark(0, "compile")
+            found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
+            if found is None:
+                raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
+            state, record = found
+            display = make_progress(experiment.name, 1, show=False)
+            loop = Loop(experiment, feed, programs, Workdir(), hosts, display, Timing(), rhythms={})
+            wanted = experiment.data.splits if splits is None else splits
+            metrics = {split: loop.evaluate(state, split) for split in wanted}
+            return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
+        finally:
+            checkpoints.close()
+            if feed is not None:
+                feed.close()
+
+
+def _refitted(experiment: Experiment, fitted: Any) -> Experiment:
+    """Return the experiment with what an earlier run fitted to its training rows."""
+    if not fitted or fitted == plain_value(experiment.data.fitted):
+        return experiment
+    return experiment.replace(data=experiment.data.refitted(fitted))
+
+
+def _dropped(experiment: Experiment) -> str:
+    left = experiment.order.num_examples % experiment.order.batch_size
+    return (
+        f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are left "
+        "out (other ones in each epoch)"
+    )
+
+
+def _open_workdir(
+    experiment: Experiment, path: str | Path | None, hosts: Hosts, *, resume: bool, allow_change: bool
+) -> Workdir:
+    if path is None:
+        if resume:
+            raise UserError("resume=True needs a workdir, the directory of the run to go on with")
+        return Workdir(experiment)
+    return DiskWorkdir(path, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
+
+
+def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:
+    """Let a changed seed and learning rate (or decay, or momentum) count: the old ones are in the state."""
+    if not set(restored.changed) - {"steps", "epochs"}:
+        return restored.state
+    fresh = programs.init(np.uint32(experiment.seed))
+    opt_state = with_hyperparams(restored.state.opt_state, **hyperparams(fresh.opt_state))
+    return restored.state.replace(opt_state=opt_state, seed=fresh.seed)
+
+
+def _evaluate_at_end(loop: Loop, state: TrainState) -> dict[str, dict[str, Any]]:
+    """Return the metrics of the splits that the experiment asks for, by split; empty ones for the others."""
+    every = dict.fromkeys(("train", "validation", "test", *loop.experiment.data.splits))
+    wanted = loop.experiment.final_splits
+    return {split: loop.evaluate(state, split) if split in wanted else {} for split in every}
+
+
+def _find_best(loop: Loop) -> Callable[[], Run] | None:
+    """Return the function that gives the run as it was at the best evaluation; None where that was not kept."""
+    experiment, work = loop.experiment, loop.work
+    if not work.keeps_best:
+        return None
+    if work.path is not None:
+        return partial(evaluate, experiment, work.path, best=True, splits=experiment.final_splits)
+
+    def best() -> Run:
+        state = work.best(loop.programs.abstract_state)
+        return Run(experiment, state, _evaluate_at_end(loop, state), work.rows, {}, loop.weights(state))
+
+    return best
+
+
+def rhythms_of(experiment: Experiment) -> dict[str, Rhythm]:
+    """Return when a run of an experiment logs, saves and evaluates."""
+    total, per_epoch = experiment.total_steps, experiment.order.steps_per_epoch
+    rhythms: dict[str, Rhythm] = {
+        "log": experiment.log_every or Every(steps=max(1, total // _LOGS_PER_RUN)),
+        "save": experiment.save_every or Every(seconds=SAVE_SECONDS),
+    }
+    if experiment.data.num_examples("validation"):
+        epochs = -(-total // (per_epoch * _EVALUATIONS_PER_RUN))
+        rhythms["eval"] = experiment.eval_every or Every(epochs=max(1, epochs))
+    return rhythms

@@ -1,0 +1,90 @@
+"""config.json of a work directory: what the run in it was started with, and what it fitted to its training rows."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+from accelnet.training.record import plain_value
+
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What config.json says; None where there is no run.
+
+    Attributes:
+        description: Description of the experiment, by which a resumed run is known.
+        config: Settings that the script was called with.
+        fitted: Numbers and names that were fitted to the training rows.
+        directions: By metric, whether lower is better.
+        objective: Fingerprint of the objective.
+    """
+
+    description: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    fitted: dict[str, Any] | None = None
+    directions: Any = None
+    objective: Any = None
+
+
+def read_stored(workdir: str | Path) -> Stored:
+    """Read config.json of a work directory.
+
+    Raises:
+        UserError: if the file cannot be understood.
+    """
+    file = Path(workdir) / CONFIG
+    try:
+        content = json.loads(file.read_text())
+        dicts = dict(content["description"]), dict(content["config"]), dict(content.get("fitted") or {})
+        return Stored(*dicts, content.get("directions"), content.get("objective"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Stored()
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read as a run's configuration ({error}): give another --workdir") from error
+
+
+def changed_fields(workdir: Path, experiment: Experiment, *, resume: bool, allow_change: bool) -> list[str]:
+    """Return the names of the fields in which an experiment differs from the run in a work directory.
+
+    Raises:
+        UserError: if the run in there cannot go on as this experiment.
+    """
+    before, now = read_stored(workdir).description, plain_value(experiment.description())
+    if before is None:
+        return []
+    if not resume:
+        raise UserError(
+            f"{workdir} already holds a run of {before.get('experiment')}: pass --resume to go on "
+            "with it, or another --workdir"
+        )
+    if before.get("experiment") != now["experiment"]:
+        raise UserError(
+            f"{workdir} holds the experiment {before.get('experiment')}, not {now['experiment']}: give "
+            "another --workdir"
+        )
+    changes = {
+        name: (before.get(name), now.get(name))
+        for name in dict.fromkeys([*before, *now])
+        if before.get(name) != now.get(name)
+    }
+    # More or fewer steps alone change nothing that was done, unless the optimizer follows the run's progress.
+    harmless = () if experiment.follows_progress else ("steps", "epochs")
+    harmful = {name: change for name, change in changes.items() if name not in harmless}
+    if harmful and not allow_change:
+        listed = ", ".join(_changed(name, *change) for name, change in harmful.items())
+        raise UserError(
+            f"the configuration of the run in {workdir} changed: {listed}. Give the old values, or "
+            "--allow-change to go on with the new ones"
+        )
+    return list(changes)
+
+
+def _changed(name: str, old: Any, new: Any) -> str:
+    if name in ("model", "optimizer", "objective", "frozen", "data"):
+        return f"{name} is another"
+    return f"{name} was {old!r} and is {new!r}"
