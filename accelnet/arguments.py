@@ -1,4 +1,8 @@
-"""Arguments of one kind are checked in one place: whole numbers, numbers, fractions, words, paths, names."""
+"""Checks of arguments, one for each kind: whole numbers, numbers, fractions, words, paths, names.
+
+Each takes the argument's name, for the message, and the value, and returns the value in its plain type. A value of
+another kind or out of range raises `UserError`, which tells what came and what was expected.
+"""
 
 import math
 import numbers
@@ -9,55 +13,46 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from accelnet.errors import UserError
 
 _MOST_NAMES = 20  # in a message
 
 
 def whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
-    """Return a whole number, or raise an error that says what came.
+    """Return a whole number.
 
     Args:
-        name: what the argument is called in the message.
-        value: an int or NumPy integer. Booleans, floats such as 64.0 and text are refused.
-        low: least value that is allowed, None for any.
-        high: largest value that is allowed, None for any.
-
-    Returns:
-        The number as an int.
+        name: Name of the argument, for the message.
+        value: An int or NumPy integer. Booleans, floats such as 64.0 and text are refused.
+        low: Least value that is allowed, None for any.
+        high: Largest value that is allowed, None for any.
 
     Raises:
         UserError: if it is of another kind or out of range.
 
     Example:
-        >>> whole("window", np.int32(8), low=1)
+        >>> whole("window", 8, low=1)
         8
         >>> whole("window", 1.5, low=1)
         Traceback (most recent call last):
         accelnet.errors.UserError: window is 1.5, expected a whole number of at least 1
     """
-    good = isinstance(value, numbers.Integral) and not isinstance(value, bool | np.bool_)
-    if not good or not _within(value, low, high):
-        raise UserError(f"{name} is {shown(value)}, expected a whole number{_range(low, high)}")
+    good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    _check(name, value, good and _within(value, low, high), f"a whole number{_range(low, high)}")
     return int(value)
 
 
 def number(
     name: str, value: Any, low: float | None = None, high: float | None = None, *, above: float | None = None
 ) -> float:
-    """Return a finite number, or raise an error that says what came.
+    """Return a finite number.
 
     Args:
-        name: what the argument is called in the message.
-        value: an int, a float or a NumPy number. Booleans, text, NaN and infinity are refused.
-        low: least value that is allowed, None for any.
-        high: largest value that is allowed, None for any.
-        above: value that it must exceed, None for any.
-
-    Returns:
-        The number as a float.
+        name: Name of the argument, for the message.
+        value: An int, a float or a NumPy number. Booleans, text, NaN and infinity are refused.
+        low: Least value that is allowed, None for any.
+        high: Largest value that is allowed, None for any.
+        above: Value that it must exceed, None for any.
 
     Raises:
         UserError: if it is of another kind or out of range.
@@ -69,22 +64,19 @@ def number(
         Traceback (most recent call last):
         accelnet.errors.UserError: epochs is '3', expected a finite number above 0
     """
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_) and math.isfinite(value)
-    if not good or not _within(value, low, high) or (above is not None and not float(value) > above):
-        bound = f" above {above}" if above is not None else ""
-        raise UserError(f"{name} is {shown(value)}, expected a finite number{bound}{_range(low, high)}")
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    good = good and _within(value, low, high) and (above is None or float(value) > above)
+    bound = f" above {above}" if above is not None else ""
+    _check(name, value, good, f"a finite number{bound}{_range(low, high)}")
     return float(value)
 
 
 def fraction(name: str, value: Any) -> float:
-    """Return a fraction of something, at least 0 and below 1, or raise an error that says what came.
+    """Return a fraction of the rows, at least 0 and below 1.
 
     Args:
-        name: what the argument is called in the message.
-        value: as of `number`.
-
-    Returns:
-        The number as a float.
+        name: Name of the argument, for the message.
+        value: A number, as in `number`.
 
     Raises:
         UserError: if it is of another kind or out of range.
@@ -96,49 +88,40 @@ def fraction(name: str, value: Any) -> float:
         Traceback (most recent call last):
         accelnet.errors.UserError: test is 5, expected a fraction of the rows: a number of at least 0 and below 1
     """
-    try:
-        if (found := number(name, value, low=0)) < 1:
-            return found
-    except UserError:
-        pass
-    raise UserError(f"{name} is {shown(value)}, expected a fraction of the rows: a number of at least 0 and below 1")
+    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and 0 <= float(value) < 1
+    _check(name, value, good, "a fraction of the rows: a number of at least 0 and below 1")
+    return float(value)
 
 
 def word(name: str, value: Any, choices: Collection[str] | None = None) -> str:
-    """Return text, or raise an error that says what came.
+    """Return text that is not empty.
 
     Args:
-        name: what the argument is called in the message.
-        value: a str that is not empty.
-        choices: what is allowed, None for any text.
-
-    Returns:
-        The text.
+        name: Name of the argument, for the message.
+        value: A str.
+        choices: What is allowed, None for any text.
 
     Raises:
-        UserError: if it is no text, empty, or none of the choices.
+        UserError: if it is not text, empty, or none of the choices.
 
     Example:
         >>> word("held_out", "ends", ("end", "blocks"))
         Traceback (most recent call last):
         accelnet.errors.UserError: held_out is 'ends', expected one of 'end', 'blocks'; did you mean 'end'?
     """
-    if choices is not None and not (isinstance(value, str) and value in choices):
-        raise UserError(f"{name} is {shown(value)}, expected one of {listed(choices)}{did_you_mean(value, choices)}")
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{name} is {shown(value)}, expected text that is not empty")
+    if choices is not None:
+        good = isinstance(value, str) and value in choices
+        _check(name, value, good, f"one of {listed(choices)}{did_you_mean(value, choices)}")
+    _check(name, value, isinstance(value, str) and value, "text that is not empty")
     return value
 
 
 def names(name: str, value: Any) -> tuple[str, ...]:
-    """Return several different names, or raise an error that says what came.
+    """Return several different names.
 
     Args:
-        name: what the argument is called in the message.
-        value: a list or tuple of text. A single text is refused: it would be taken for its letters.
-
-    Returns:
-        The names.
+        name: Name of the argument, for the message.
+        value: A list or tuple of text. A single text is refused: its letters would be the names.
 
     Raises:
         UserError: if it is of another kind or has a name twice.
@@ -150,11 +133,9 @@ def names(name: str, value: Any) -> tuple[str, ...]:
         Traceback (most recent call last):
         accelnet.errors.UserError: features is 'size', expected a list of names, such as ['size']
     """
-    if isinstance(value, str):
-        raise UserError(f"{name} is {shown(value)}, expected a list of names, such as [{shown(value)}]")
-    if not isinstance(value, Iterable) or isinstance(value, bytes):
-        raise UserError(f"{name} is {shown(value)}, expected a list of names")
-    found = tuple(value)
+    such = f", such as [{shown(value)}]" if isinstance(value, str) else ""
+    _check(name, value, isinstance(value, Iterable) and not isinstance(value, str | bytes), f"a list of names{such}")
+    found: tuple[Any, ...] = tuple(value)
     for one in found:
         if not isinstance(one, str):
             raise UserError(f"{name} has {shown(one)} in it, expected names only")
@@ -164,14 +145,11 @@ def names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def path(name: str, value: Any) -> Path:
-    """Return a path, or raise an error that says what came.
+    """Return a path.
 
     Args:
-        name: what the argument is called in the message.
-        value: text or a path, not empty.
-
-    Returns:
-        The path.
+        name: Name of the argument, for the message.
+        value: Text or a path, not empty.
 
     Raises:
         UserError: if it is of another kind or empty.
@@ -182,20 +160,20 @@ def path(name: str, value: Any) -> Path:
         accelnet.errors.UserError: path is None, expected the path of a file or directory
     """
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise UserError(f"{name} is {shown(value)}, expected the path of a file or directory")
-    return Path(text)
+    good = isinstance(text, str) and text and "\0" not in text
+    _check(name, value, good, "the path of a file or directory")
+    return Path(text)  # type: ignore[arg-type]
 
 
 def check_patterns(name: str, values: Iterable[Any]) -> None:
-    """Refuse what is no regular expression.
+    """Refuse values that are not regular expressions.
 
     Args:
-        name: what the argument is called in the message.
-        values: what should be regular expressions.
+        name: Name of the argument, for the message.
+        values: The values.
 
     Raises:
-        UserError: for the first that is none.
+        UserError: for the first that is not one.
 
     Example:
         >>> check_patterns("frozen", ["(backbone.*"])
@@ -213,12 +191,13 @@ def shown(value: Any) -> str:
     r"""Return a value in the form that messages show: short, on one line, without control characters.
 
     Args:
-        value: anything.
+        value: Anything.
 
     Returns:
-        At most about 80 characters.
+        About 80 characters at most.
 
     Example:
+        >>> import numpy as np
         >>> shown("red\x1b[31m"), shown(np.zeros((3, 4))), shown(len)
         ("'red\\x1b[31m'", 'an array of float64 [3, 4]', 'builtin_function_or_method len')
     """
@@ -237,12 +216,6 @@ def shown(value: Any) -> str:
 def listed(values: Iterable[Any]) -> str:
     """Return values in the form that messages show, separated by commas; of more than 20, the first.
 
-    Args:
-        values: anything.
-
-    Returns:
-        One line.
-
     Example:
         >>> listed(["a", "b"]), listed([])
         ("'a', 'b'", 'none')
@@ -256,11 +229,8 @@ def did_you_mean(value: Any, choices: Iterable[str]) -> str:
     """Return the end of a message that names the choice that was probably meant, or nothing.
 
     Args:
-        value: what came.
-        choices: what is allowed.
-
-    Returns:
-        "; did you mean 'x'?" or "".
+        value: What came.
+        choices: What is allowed.
 
     Example:
         >>> did_you_mean("prize", ["price", "size"])
@@ -268,6 +238,11 @@ def did_you_mean(value: Any, choices: Iterable[str]) -> str:
     """
     close = get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
     return f"; did you mean {shown(close[0])}?" if close else ""
+
+
+def _check(name: str, value: Any, good: object, expected: str) -> None:
+    if not good:
+        raise UserError(f"{name} is {shown(value)}, expected {expected}")
 
 
 def _within(value: Any, low: float | None, high: float | None) -> bool:

@@ -6,14 +6,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-# Their frames say nothing about a mistake in a user's own function.
+# Their frames do not help to find a mistake in a user's function.
 _LIBRARIES = frozenset((
     "accelnet", "chex", "equinox", "flax", "jax", "jaxlib", "numpy", "optax", "orbax", "scipy", "tyro", "treescope",
 ))  # fmt: skip
 
 
 class UserError(ValueError):
-    """Report a mistake of the user's: what came, what was expected, what to do.
+    """Report a user's mistake: what came, what was expected, what to do.
 
     The command line prints the message alone and exits with code 2.
 
@@ -38,7 +38,7 @@ class DivergenceError(ArithmeticError):
 
 
 class PreemptedError(RuntimeError):
-    """Report a run that was told to end (SIGTERM) and saved its state. The command line exits with code 4.
+    """Report a run that got SIGTERM and saved its state. The command line exits with code 4.
 
     Example:
         >>> PreemptedError.exit_code
@@ -49,7 +49,7 @@ class PreemptedError(RuntimeError):
 
 
 class LostProcessError(RuntimeError):
-    """Report a process of the run that died or does not answer. The command line exits with code 5.
+    """Report a process of the run that died or does not respond. The command line exits with code 5.
 
     Example:
         >>> LostProcessError.exit_code
@@ -60,16 +60,12 @@ class LostProcessError(RuntimeError):
 
 
 class UserCodeError(Exception):
-    """Report an exception inside a function of the user's own. The command line shows it and exits with code 1.
+    """Report an exception inside a user's function. The command line shows it and exits with code 1.
 
     Args:
-        role: what the function is to accelnet, such as "the loss".
-        error: the exception.
-        given: what the function was called with, such as "outputs float32[16, 10]". Empty: nothing is said of it.
-
-    Attributes:
-        role: as given.
-        error: as given.
+        role: Role of the function, such as "the loss".
+        error: The exception.
+        given: Arguments of the function in words, such as "outputs float32[16, 10]". Empty: they are not shown.
 
     Example:
         >>> print(UserCodeError("the loss", ZeroDivisionError("division by zero"), "outputs float32[16, 10]"))
@@ -89,10 +85,10 @@ class UserCodeError(Exception):
 
 
 def user_traceback(error: BaseException) -> str:
-    """Return the traceback of an exception with the user's own frames: those of no library that accelnet stands on.
+    """Return the traceback of an exception with the user's own frames, without those of accelnet and its libraries.
 
     Args:
-        error: an exception that was raised.
+        error: An exception that was raised.
 
     Example:
         >>> print(user_traceback(KeyError("labels")))
@@ -100,7 +96,8 @@ def user_traceback(error: BaseException) -> str:
     """
     lines = []
     for frame, number in traceback.walk_tb(error.__traceback__):
-        if _is_of_user(frame.f_globals.get("__name__") or ""):
+        package = (frame.f_globals.get("__name__") or "").partition(".")[0]
+        if package not in _LIBRARIES and package not in sys.stdlib_module_names:
             code = frame.f_code
             lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}')
             source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
@@ -111,14 +108,13 @@ def user_traceback(error: BaseException) -> str:
     return "\n".join([*lines, "".join(summary.format_exception_only()).strip()])
 
 
-def _is_of_user(module: str) -> bool:
-    package = module.partition(".")[0]
-    return package not in _LIBRARIES and package not in sys.stdlib_module_names
-
-
 @contextlib.contextmanager
 def user_code(role: str, given: str = "") -> Iterator[None]:
-    """Turn an exception of the user's own code into a `UserCodeError`; accelnet's own errors pass.
+    """Turn an exception of the user's code into a `UserCodeError`; accelnet's own errors pass.
+
+    Args:
+        role: Role of the code, such as "the loss".
+        given: Its arguments in words.
 
     Example:
         >>> with user_code("the script's after_train"):

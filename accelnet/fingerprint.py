@@ -1,4 +1,4 @@
-"""A fingerprint of what a user wrote, functions too: it changes when that does, and not between processes."""
+"""Fingerprints of a user's values and functions: they change with these, and not between processes."""
 
 import dataclasses
 import hashlib
@@ -21,14 +21,14 @@ _MOST_BYTES = 1 << 24  # of an array
 def fingerprint(value: Any, known: Mapping[str, Any] | None = None) -> str:
     """Return 16 hexadecimal digits for a value.
 
-    A function counts by its code and by what it closes over, an array by its numbers, one above 16 MiB by some of them.
-    Of functions that belong to an installed package the name alone counts, so that another release of it is not taken
-    for another loss. What has no form of its own, such as a traced number, counts by its type.
+    A function counts by its code and by what it closes over, an array by its numbers, an array above 16 MiB by some of
+    them. A function of an installed package counts by its name alone, so that another release of the package is not
+    another loss. What has no form of its own, such as a traced number, counts by its type.
 
     Args:
-        value: anything: numbers, text, arrays, functions, dataclasses, modules, nested in any way.
-        known: fields of a dataclass that are compared elsewhere, such as a script's settings: one that has these values
-            counts as itself, whatever they are.
+        value: Anything: numbers, text, arrays, functions, dataclasses, modules, nested in any way.
+        known: Fields of a dataclass that are compared elsewhere, such as a script's settings. A dataclass with these
+            values counts as itself, whatever they are.
 
     Example:
         >>> def scale(factor):
@@ -115,10 +115,9 @@ def _of_function(function: types.FunctionType, seen: dict[int, Any], known: Mapp
     if _is_of_user(function):
         yield from _of_code(function.__code__)
         # Globals that the code names: a constant beside the loss counts as one within it.
-        named = {
-            name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__
-        }
-        yield from _of_items({n: v for n, v in named.items() if not isinstance(v, types.ModuleType)}, seen, known)
+        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+        named = {n: v for n, v in named.items() if n in function.__globals__ and not isinstance(v, types.ModuleType)}
+        yield from _of_items(named, seen, known)
     for part in (function.__defaults__, function.__kwdefaults__):
         yield from _parts(part, seen, known)
     for cell in function.__closure__ or ():

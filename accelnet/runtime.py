@@ -1,4 +1,4 @@
-"""Settings of this process: where compiled programs are kept, what happens to freed memory, how small loops compile."""
+"""Settings of this process, and the user's cache: compiled programs, freed memory, how small loops compile."""
 
 import ctypes
 import functools
@@ -6,12 +6,10 @@ import os
 import sys
 from pathlib import Path
 
-from accelnet.cache import private_directory
-
 ENVIRONMENT_VARIABLE = "ACCELNET_RUNTIME"
 SMALL_LOOPS = "xla_cpu_small_while_loop_byte_threshold"
-# XLA's own is 1 KiB. The XOR network's step takes 0.24 us from 8 KiB on and 1.16 below; MLPs from 4-8-3 to 64-128-10
-# took as long with 1 KiB as with 1 GiB (two cores, AMD EPYC, jax 0.10.2): their products stay kernels either way.
+# XLA's default is 1 KiB. The XOR network's step takes 0.24 us from 8 KiB on and 1.16 below; MLPs from 4-8-3 to
+# 64-128-10 took as long with 1 KiB as with 1 GiB (two cores, AMD EPYC, jax 0.10.2): their products stay kernels.
 _SMALL_BYTES = 1 << 15
 # Constants of malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -25,12 +23,12 @@ _MIN_COMPILE_SECONDS = 0.1
 def prepare() -> dict[str, bool]:
     """Set this process up, once. `main`, `fit`, `evaluate` and every compilation of a run call it.
 
-    XLA reads its flags when the first program of the process is compiled: call it before, where a notebook trains
-    networks as small as that of XOR, whose step then takes a fifth of the time. Nothing else depends on when it is
-    called. `ACCELNET_RUNTIME=plain` leaves everything as it is.
+    XLA reads its flags when the first program of the process is compiled. A notebook that trains networks as small as
+    that of XOR calls it before: a step then takes a fifth of the time. Nothing else depends on when it is called.
+    `ACCELNET_RUNTIME=plain` leaves everything as it is.
 
     Returns:
-        What was set: "compilation_cache", "freed_memory" and "small_loops".
+        Whether each of "compilation_cache", "freed_memory" and "small_loops" was set.
 
     Example:
         >>> sorted(prepare())
@@ -40,19 +38,51 @@ def prepare() -> dict[str, bool]:
         "compilation_cache": enable_compilation_cache, "freed_memory": keep_freed_memory,
         "small_loops": compile_small_loops,
     }  # fmt: skip
-    if os.environ.get(ENVIRONMENT_VARIABLE) == "plain":
-        return dict.fromkeys(settings, False)
-    return {name: bool(setting()) for name, setting in settings.items()}
+    plain = os.environ.get(ENVIRONMENT_VARIABLE) == "plain"
+    return {name: not plain and bool(setting()) for name, setting in settings.items()}
+
+
+def user_cache_directory() -> Path:
+    """Return the user's own cache directory of accelnet, whether it exists or not.
+
+    Source: XDG Base Directory Specification 0.8.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "accelnet"
+
+
+def private_directory(name: str) -> Path | None:
+    """Make a directory in the cache that only the user can enter (mode 0700).
+
+    Args:
+        name: Name of the directory.
+
+    Returns:
+        The directory, or None where it cannot be made or belongs to another user, so that its files are not trusted.
+
+    Example:
+        >>> directory = private_directory("example")
+        >>> directory is None or directory.is_dir()
+        True
+    """
+    directory = user_cache_directory() / name
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if directory.stat().st_uid != os.getuid():
+            return None
+        directory.chmod(0o700)
+    except OSError:
+        return None
+    return directory
 
 
 def enable_compilation_cache() -> Path | None:
     """Keep compiled programs in a directory that only the user can enter (mode 0700).
 
-    Whatever is set already is left alone: `JAX_COMPILATION_CACHE_DIR` names another directory, and
-    `JAX_ENABLE_COMPILATION_CACHE=false` switches it off.
+    What the user has set stays: `JAX_COMPILATION_CACHE_DIR` names another directory, and
+    `JAX_ENABLE_COMPILATION_CACHE=false` switches the cache off.
 
     Returns:
-        The directory, or None where the cache is off, not possible, or the user's own choice.
+        The directory, or None where the cache is off, not possible, or set by the user.
 
     Example:
         >>> directory = enable_compilation_cache()
@@ -71,17 +101,17 @@ def enable_compilation_cache() -> Path | None:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed blocks below 1 GiB for the next call, instead of giving them back to the kernel.
+    """Let glibc keep freed blocks below 1 GiB for the next call, instead of giving them back to the kernel.
 
     A compiled program on the CPU allocates its buffers anew on every call. glibc gives blocks above 128 KiB back as
-    soon as they are freed, so every call pays for fresh pages: half of the time of a CNN's inference. In a training
-    chunk the buffers stay, and nothing changes. The process then holds what it once needed. The inference of 256 images
-    of 28x28 by a CNN with 32 and 64 channels took 18 to 26 ms with it and 37 to 45 without, in three turns of two
-    processes (two cores, AMD EPYC; `scripts/bench.py --cases cnn_inference_256` times it).
+    soon as they are freed, so every call pays for fresh pages: half of the time of a CNN's inference (256 images of
+    28x28, 32 and 64 channels: 18 to 26 ms with this setting and 37 to 45 without, three turns of two processes on two
+    cores of an AMD EPYC; `scripts/bench.py --cases cnn_inference_256`). In a training chunk the buffers stay, and
+    nothing changes. The process keeps the memory that it once needed.
 
     Returns:
-        True if it was done: on Linux with glibc, and where none of glibc's own settings (GLIBC_TUNABLES,
-        MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_) says otherwise.
+        Whether it was done: on Linux with glibc, unless one of glibc's own settings (GLIBC_TUNABLES,
+        MALLOC_MMAP_THRESHOLD_, MALLOC_TRIM_THRESHOLD_) is set.
 
     Example:
         >>> from unittest import mock
@@ -114,14 +144,14 @@ def return_freed_memory() -> None:
 
 
 def compile_small_loops() -> bool:
-    """Have XLA's CPU compiler make one function of every loop that touches less than 32 KiB in a turn.
+    """Let XLA's CPU compiler make one function of every loop that touches less than 32 KiB in a turn.
 
-    A kernel costs more to start than a tiny network's operations take: 60 of them make a step of the XOR network. The
-    option is added to XLA_FLAGS, which processes that this one starts inherit.
+    Starting a kernel takes longer than a tiny network's operations, and a step of the XOR network has 60 kernels. The
+    option is added to XLA_FLAGS, which child processes inherit.
 
     Returns:
-        True if the option was added; False where XLA_FLAGS sets it or another one of its kind already.
-        `XLA_FLAGS=--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1024` is XLA's own choice.
+        Whether the option was added; False where XLA_FLAGS has it or another backend option already.
+        `XLA_FLAGS=--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=1024` keeps XLA's default.
 
     Example:
         >>> from unittest import mock

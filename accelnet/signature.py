@@ -12,16 +12,18 @@ from accelnet.errors import UserError, user_code
 
 
 class Wants:
-    """What a function asks for, by the names of its parameters.
+    """Hold what a function asks for, by the names of its parameters.
 
     Args:
-        function: any callable. One without a signature (some built-in functions) wants its positional arguments alone.
+        function: Any callable. One without a signature (some built-in functions) wants its positional arguments alone.
 
     Attributes:
-        positional: names that positional arguments can fill, in order.
-        required: names without a default.
-        names: all that can be given by name.
-        anything: whether it takes any keyword (`**kwargs`).
+        positional: Names that positional arguments can fill, in order.
+        positional_only: Names that only they can fill.
+        any_positional: Whether it takes any further positional argument (`*args`).
+        required: Names without a default.
+        names: All names that can be given.
+        anything: Whether it takes any keyword (`**kwargs`).
 
     Example:
         >>> wants = Wants(lambda outputs, batch, *, step, key=None: 0)
@@ -30,13 +32,13 @@ class Wants:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        kinds = inspect.Parameter
         try:
             # Of a class its constructor's, which a metaclass may hide.
             target = function.__init__ if inspect.isclass(function) else function
             parameters = list(inspect.signature(target).parameters.values())[int(target is not function) :]
         except (TypeError, ValueError):
-            parameters = [inspect.Parameter("arguments", inspect.Parameter.VAR_POSITIONAL)]
-        kinds = inspect.Parameter
+            parameters = [kinds("arguments", kinds.VAR_POSITIONAL)]
         self.positional = [p.name for p in parameters if p.kind in (kinds.POSITIONAL_ONLY, kinds.POSITIONAL_OR_KEYWORD)]
         self.positional_only = {p.name for p in parameters if p.kind is kinds.POSITIONAL_ONLY}
         self.any_positional = any(p.kind is kinds.VAR_POSITIONAL for p in parameters)
@@ -46,9 +48,7 @@ class Wants:
         self.required = [p.name for p in named if p.default is kinds.empty]
 
 
-@lru_cache(maxsize=512)
-def _wants(function: Callable[..., Any]) -> Wants:
-    return Wants(function)
+_wants = lru_cache(maxsize=512)(Wants)
 
 
 def wants(function: Callable[..., Any]) -> Wants:
@@ -62,13 +62,13 @@ def wants(function: Callable[..., Any]) -> Wants:
 def arguments(
     role: str, function: Callable[..., Any], positional: Sequence[Any], offered: Mapping[str, Any]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Choose what a function gets of what there is.
+    """Choose the arguments of a user's function from those that are offered.
 
     Args:
-        role: of the function, for messages: "the loss".
-        function: of the user.
-        positional: arguments that it always gets, first.
-        offered: what else it can ask for by name; a callable of no arguments in an `Offer` is made when asked for.
+        role: Role of the function, for messages: "the loss".
+        function: The user's function.
+        positional: Arguments that it always gets, first.
+        offered: Arguments that it can ask for by name; one in an `Offer` is made when it is asked for.
 
     Returns:
         Positional and keyword arguments.
@@ -95,13 +95,16 @@ def arguments(
             f"{len(positional)} arguments it can ask for {', '.join(sorted(offered)) or 'nothing'}, or give the "
             "parameter a default"
         )
-    before = [name for name in asked.positional[len(positional) :] if name in asked.positional_only and name in named]
-    extra = [named.pop(name) for name in before]
-    return [*positional, *extra], {name: _made(value) for name, value in named.items()}
+    later = asked.positional[len(positional) :]
+    extra = [named.pop(name) for name in later if name in asked.positional_only and name in named]
+    return [*positional, *extra], {n: value.make() if isinstance(value, Offer) else value for n, value in named.items()}
 
 
 class Offer:
-    """Something that is made only for a function that asks for it.
+    """Hold an argument that is made only for a function that asks for it.
+
+    Args:
+        make: Function without arguments that makes it.
 
     Example:
         >>> arguments("the loss", lambda o, b, key: 0, [1, 2], {"key": Offer(lambda: "made")})[1]
@@ -112,25 +115,18 @@ class Offer:
         self.make = make
 
 
-def _made(value: Any) -> Any:
-    return value.make() if isinstance(value, Offer) else value
-
-
 def call(role: str, function: Callable[..., Any], *positional: Any, **offered: Any) -> Any:
     """Call a user's function with what it asks for.
 
     Args:
-        role: of the function, for messages: "the loss".
-        function: of the user.
-        *positional: arguments that it always gets.
-        **offered: what else it can ask for by name.
-
-    Returns:
-        Its result.
+        role: Role of the function, for messages: "the loss".
+        function: The user's function.
+        *positional: Arguments that it always gets.
+        **offered: Arguments that it can ask for by name.
 
     Raises:
-        UserError: as of `arguments`.
-        UserCodeError: if the function fails; the message has its role, what it was given and its own frames.
+        UserError: as in `arguments`.
+        UserCodeError: if the function fails; the message has its role, its arguments and its own frames.
 
     Example:
         >>> call("the loss", lambda outputs, batch, step: outputs + step, 1, {}, step=3, key=None)
@@ -142,7 +138,7 @@ def call(role: str, function: Callable[..., Any], *positional: Any, **offered: A
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Return what a function is called in messages.
+    """Return the name of a function in messages.
 
     Example:
         >>> name_of(len)

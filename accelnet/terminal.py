@@ -1,8 +1,7 @@
-"""What is written to standard output and standard error. Nothing else in accelnet prints.
+"""Standard output and standard error. Nothing else in accelnet prints.
 
-A stream may be absent, closed, full, or a pipe that nobody reads any more, and its encoding may lack most characters.
-None of this ends a training: text that cannot be shown is dropped, and the exit code of a command tells when text that
-was to be kept is lost.
+A stream may be absent, closed, full, or a pipe without a reader, and its encoding may lack most characters. None of
+this ends a training: text that cannot be shown is dropped. The exit code of a command tells when results are lost.
 """
 
 import contextlib
@@ -10,12 +9,14 @@ import errno
 import os
 import shutil
 import sys
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Nobody reads any more: the pipe's other end, the terminal or the descriptor is gone.
+# There is no reader: the pipe's other end, the terminal or the descriptor is gone.
 _UNREAD = (errno.EPIPE, errno.EIO, errno.EBADF)
+_RENEW = "\r\033[K"  # back to the start of the line, and wipe it
 _PLAIN = {
     "─": "-", "━": "-", "═": "=", "│": "|", "┃": "|", "║": "|", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "┌": "+",
     "┐": "+", "└": "+", "┘": "+", "├": "+", "┤": "+", "╸": "-", "╺": "-", "█": "#", "•": "*", "·": "*", "×": "x",
@@ -25,13 +26,13 @@ _PLAIN = {
 
 
 def visible(text: str) -> str:
-    r"""Return text with every character that could steer a terminal as its escape; lines and tabs stay.
+    r"""Escape every character that could steer a terminal; lines and tabs stay.
 
     Example:
         >>> print(visible("loss \x1b[31mred\r \u202e"))
         loss \x1b[31mred\r \u202e
     """
-    return "".join(character if _is_harmless(character) else _escape(character) for character in text)
+    return "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def encodable(text: str, encoding: str | None) -> str:
@@ -50,15 +51,14 @@ def encodable(text: str, encoding: str | None) -> str:
 
 
 class Stream:
-    r"""A text stream that always takes what is written.
+    r"""Write to a text stream that may fail, without ever failing.
 
     Args:
-        stream: a stream, None for one that takes and drops everything, or the name of one of this process's: the
-            stream that has this name when something is written.
+        stream: A stream; None to drop everything; or "stdout" or "stderr", the stream of `sys` at the time of writing.
 
     Attributes:
-        lost: the error that kept written text from its destination, a full disk for instance. None: there was none, or
-            only nobody who reads.
+        lost: Error that kept written text from its destination, such as a full disk. None: there was none; a missing
+            reader does not count.
 
     Example:
         >>> length = Stream("stdout").write("1 µs\n")
@@ -150,8 +150,8 @@ def rendered(renderable: Any, width: int = 100) -> str:
     """Return a table of rich as text without empty lines. What looks like markup in it is text.
 
     Args:
-        renderable: what rich can draw.
-        width: in characters.
+        renderable: Object that rich can draw.
+        width: Width in characters.
 
     Example:
         >>> from rich.table import Table
@@ -173,9 +173,44 @@ def rendered(renderable: Any, width: int = 100) -> str:
     return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
 
 
+class StatusLine:
+    """Show what is being done: one line on standard error that is renewed.
+
+    Where that is not a terminal, a line is written at most every 2 seconds.
+
+    Args:
+        show: Whether anything is shown.
+
+    Example:
+        >>> StatusLine(show=False)("compiling")
+    """
+
+    def __init__(self, show: bool) -> None:
+        self._show, self._is_terminal = show, show and _ERROR.isatty()
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        now = time.monotonic()
+        line = f"{now - self._start:4.0f} s  {visible(text)}"
+        if self._is_terminal:
+            self._write(_RENEW + line.replace("\n", " ")[: _ERROR.columns])
+        elif self._show and now - self._last >= 2:
+            self._last = now
+            self._write(line + "\n")
+
+    def close(self) -> None:
+        """Wipe the line."""
+        if self._is_terminal:
+            self._write(_RENEW)
+
+    def _write(self, text: str) -> None:
+        _ERROR.write(text)
+        _ERROR.flush()
+
+
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[Stream]:
-    """Let all that this process prints, the user's own code included, go through a `Stream`; yield the one of results.
+    """Send all that this process prints, the user's code included, through a `Stream`; yield that of standard output.
 
     Example:
         >>> with guarded_streams() as output:
@@ -205,21 +240,14 @@ def _is_harmless(character: str) -> bool:
     return character in "\n\t" or not (steering or unicodedata.bidirectional(character) in _DIRECTIONS)
 
 
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def _encodable_character(character: str, encoding: str) -> str:
     candidates = (character, _PLAIN.get(character, ""), unicodedata.normalize("NFKD", character))
-    for candidate in candidates:
-        found = candidate.encode(encoding, "ignore").decode(encoding)
-        if found:
-            return found
-    return "?"
+    found = (candidate.encode(encoding, "ignore").decode(encoding) for candidate in candidates)
+    return next(filter(None, found), "?")
 
 
 def _drop(stream: Any) -> None:
-    """Let what is still in a stream's buffer, and all that follows, go nowhere: Python flushes it once more at exit."""
+    """Drop a stream's buffer and all that follows, since Python flushes it once more at exit."""
     with contextlib.suppress(AttributeError, OSError, ValueError):
         descriptor = os.open(os.devnull, os.O_WRONLY)
         try:
@@ -229,7 +257,7 @@ def _drop(stream: Any) -> None:
 
 
 def _fill_closed_descriptors() -> None:
-    """Open the standard descriptors that are closed: else the next file gets the number, and with it XLA's messages."""
+    """Open closed standard descriptors; else the next file gets the number, and XLA's messages."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from accelnet.report.progress import Progress
-from accelnet.terminal import Stream, encodable, guarded_streams, rendered, say, show, visible
+from accelnet.terminal import StatusLine, Stream, encodable, guarded_streams, rendered, say, show, visible
 from accelnet.training.progress import BarProgress, LineProgress
 
 
@@ -46,7 +45,7 @@ def test_nothing_that_is_written_fails_where_a_stream_is_gone(monkeypatch, make)
     monkeypatch.setattr(sys, "stderr", stream)
     say("x")
     show("x")
-    progress = Progress(True)
+    progress = StatusLine(True)
     progress("x")
     progress.close()
     for kind in (LineProgress, BarProgress):
@@ -110,7 +109,7 @@ def test_no_name_steers_the_terminal_of_a_progress_display(monkeypatch):
         assert "\x1b]" not in stream.getvalue() and "\x1b[2J" not in stream.getvalue()
         assert "di\\x1b]0;git\\x07" in stream.getvalue() and "\\x1b[2J" in stream.getvalue()
     monkeypatch.setattr(sys, "stderr", Terminal())
-    Progress(True)("\x1b[2J\nnext")
+    StatusLine(True)("\x1b[2J\nnext")
     assert "\\x1b[2J next" in sys.stderr.getvalue()
 
 

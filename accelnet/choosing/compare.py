@@ -22,7 +22,7 @@ from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.populations.members import check_field, grid
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
-from accelnet.report.progress import Progress
+from accelnet.terminal import StatusLine
 from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report
 
@@ -74,7 +74,7 @@ def compare(
     examples = {one.name: without_test(one.function)(one.config) for one in candidates}
     first = examples[candidates[0].name]
     metric = first.best_metric if metric is None else metric
-    lower, say = _direction(examples, metric), Progress(progress)
+    lower, say = _direction(examples, metric), StatusLine(progress)
     split = "validation" if first.data.num_examples("validation") else "train"
     runs, tuned = {}, {}
     for one in candidates:
@@ -212,7 +212,7 @@ def _describe(
     metric: str,
     lower: bool,
     goal: float,
-    say: Progress,
+    say: StatusLine,
 ) -> dict[str, Any]:
     config = dataclasses.replace(one.config, learning_rate=tuned["learning_rate"])
     example = without_test(one.function)(config)

@@ -6,17 +6,15 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.abc import Loader
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import tyro
 
-from accelnet.cli.devices import check_platform, choose_platform
+from accelnet.cli.devices import start_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, ExperimentFunction, Script
-from accelnet.errors import UserCodeError, UserError
+from accelnet.errors import UserCodeError, UserError, user_code
 
 if TYPE_CHECKING:
     from accelnet.choosing.candidates import Candidate
@@ -24,20 +22,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """What is compared, and how closely. One candidate alone is compared with the script as it is."""
+    """Candidates and the precision of the comparison. A single candidate is compared with the script as it is."""
 
     optimizers: str | None = None
-    """Algorithms with commas between them, such as sgd,momentum,adam,muon, in the place of the script's own."""
+    """Algorithms that replace the script's own, separated by commas, such as sgd,momentum,adam,muon."""
     variants: tuple[Path, ...] = ()
-    """Scripts, each with a function `experiment` of its own."""
+    """Scripts, each with its own function `experiment`."""
     set: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """field=value, or several with spaces between them, once for each candidate."""
+    """field=value, or several separated by spaces, once for each candidate."""
     seeds: int | None = None
     """Trainings of each candidate. None: as many as can show a difference, at least 12."""
     metric: str | None = None
-    """That decides. None: the experiment's best_metric."""
+    """Metric that decides. None: the experiment's best_metric."""
     target: float | None = None
-    """Of the metric, for the time to it. None: what every candidate reaches in half of its trainings."""
+    """Value of the metric, for the time to reach it. None: what every candidate reaches in half of its trainings."""
     rates: tuple[float, ...] | None = None
     """Learning rates that are tried for each candidate. None: 16 from 1e-4 to 3."""
     tuning_seeds: int = 2
@@ -45,15 +43,14 @@ class CompareOptions:
     alpha: float = 0.02
     """Chance of claiming a difference where there is none, over all comparisons."""
     workdir: Path | None = None
-    """Directory for compare.json, report.html and what is trained; what is finished there is not trained again."""
+    """Directory for compare.json, report.html and the trained candidates. The same command continues there."""
 
 
 def compare(script: Script, config: Config, options: CompareOptions, output: Output) -> None:
-    """Say which optimizer, variant or setting is better, and whether that is shown."""
+    """Compare optimizers, variants or settings, and test the differences."""
     if options.target is not None and not math.isfinite(options.target):
         raise UserError(f"--target is {options.target}, expected a number of the metric")
-    choose_platform(None)
-    check_platform()
+    start_platform()
     from accelnet.choosing.candidates import Candidate, optimizer_candidates
     from accelnet.choosing.compare import RATES, compare
 
@@ -87,8 +84,8 @@ def changed(config: Any, text: str) -> Any:
     """Return a Config with other values.
 
     Args:
-        config: a dataclass.
-        text: field=value, several with spaces between them; the values of a tuple have commas between them.
+        config: A dataclass.
+        text: field=value, several separated by spaces; the values of a tuple are separated by commas.
 
     Raises:
         UserError: if there is no such field.
@@ -109,7 +106,7 @@ def changed(config: Any, text: str) -> Any:
 
 
 def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candidate"]:
-    """Load scripts; a field that was set for this one, and that they have too, is set for them."""
+    """Load scripts, and set the fields that were set for this script and that they have too."""
     from accelnet.choosing.candidates import Candidate
 
     default = script.default_config()
@@ -136,9 +133,12 @@ def _load(path: Path, name: str) -> Script:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where annotations and dataclasses look their module up
     try:
-        _execute(spec.loader, module, path)
-    except (ImportError, SyntaxError) as error:
-        raise UserError(f"the variant {path} cannot be loaded: {error}") from error
+        with user_code(f"the variant {path}"):
+            spec.loader.exec_module(module)
+    except UserCodeError as error:
+        if isinstance(error.error, ImportError | SyntaxError):
+            raise UserError(f"the variant {path} cannot be loaded: {error.error}") from error
+        raise
     except SystemExit as error:
         raise UserError(
             f'the variant {path} ended the process when it was loaded: put `if __name__ == "__main__":` before what '
@@ -155,17 +155,8 @@ def _load(path: Path, name: str) -> Script:
     return script
 
 
-def _execute(loader: Loader, module: ModuleType, path: Path) -> None:
-    try:
-        loader.exec_module(module)
-    except (ImportError, SyntaxError):
-        raise
-    except Exception as error:
-        raise UserCodeError(f"the variant {path}", error) from error
-
-
 def _table(values: dict[str, Any]) -> str:
-    from accelnet.report.numbers import number
+    from accelnet.report.numbers import interval, number
 
     lines = [f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals"]
     width = max(len(one["name"]) for one in values["candidates"])
@@ -173,16 +164,15 @@ def _table(values: dict[str, Any]) -> str:
         final, reached = one["final"], one["steps_to_target"]
         steps = "not reached" if reached["median"] is None else f"after {reached['median']:,.0f} steps"
         lines.append(
-            f"{one['name']:{width}}  {number(final['mean'])}  {number(final['low'])} to {number(final['high'])}  "
+            f"{one['name']:{width}}  {number(final['mean'])}  {interval(final)}  "
             f"learning rate {number(one['learning_rate'])}  {number(values['target'])} {steps}"
         )
     lines.append("")
     lines += [
-        f"{one['first']} less {one['second']}: {number(one['difference'])}, {number(one['low'])} to "
-        f"{number(one['high'])}, corrected p {number(one['corrected'])}: {one['words']}"
+        f"{one['first']} minus {one['second']}: {number(one['difference'])}, {interval(one)}, corrected p "
+        f"{number(one['corrected'])}: {one['words']}"
         for one in values["comparisons"]
     ]
     lines += ["", f"{values['words']}."]
-    for name, found in values["test"].items():
-        lines.append(f"test {name}: {number(found['mean'])}, {number(found['low'])} to {number(found['high'])}")
+    lines += [f"test {name}: {number(found['mean'])}, {interval(found)}" for name, found in values["test"].items()]
     return "\n".join(lines)

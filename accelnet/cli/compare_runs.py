@@ -11,16 +11,16 @@ from accelnet.cli.script import Script
 
 @dataclass(frozen=True)
 class CompareRunsOptions:
-    """What is put side by side, and where that is written."""
+    """Runs that are compared, and where the report is written."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Work directories, such as runs/*; those that hold no run are left out."""
+    """Work directories, such as runs/*; those without a run are left out."""
     workdir: Path = Path("runs/compare-runs")
     """Directory for compare-runs.json and report.html; made if needed."""
 
 
 def compare_runs(
-    script: Script,  # noqa: ARG001, all verbs get it; runs of any script are compared
+    script: Script,  # noqa: ARG001, every verb gets it; runs of any script are compared
     options: CompareRunsOptions,
     output: JsonOutput,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Which devices and processes compute: the options, and what they set up before anything touches a device."""
+"""Devices and processes that compute: their options, and the setup that precedes any use of a device."""
 
 import contextlib
 import logging
@@ -18,33 +18,36 @@ _MOST_CPU_DEVICES = 1024
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """Which devices compute."""
+    """Devices that compute."""
 
     mesh: str | None = None
-    """The devices as a grid: data=8 cuts batches, fsdp=8 weights too, model=2 layers; data=2,fsdp=4 combines; auto
+    """Grid of devices: data=8 cuts batches, fsdp=8 weights too, model=2 layers; data=2,fsdp=4 combines; auto
     takes all. None: all accelerators, or one CPU device."""
     strategy: Literal["jit", "pmap"] = "jit"
     """One program that XLA partitions, or one that is replicated on every device."""
     cpu_devices: int | None = None
-    """Compute on the CPU, as if it were so many devices."""
+    """Compute on the CPU, as if it were this many devices."""
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """Which processes compute together. On TPU pods, Slurm, Open MPI and Kubernetes jax knows it."""
+    """Processes that compute together. On TPU pods, Slurm, Open MPI and Kubernetes jax finds them."""
 
     coordinator: str | None = None
-    """host:port of process 0; None: of JAX_COORDINATOR_ADDRESS, or as jax detects it."""
+    """host:port of process 0. None: $JAX_COORDINATOR_ADDRESS, or as jax detects it."""
     num_processes: int | None = None
-    """Of the run; None: of JAX_NUM_PROCESSES, or as jax detects it."""
+    """Number of processes of the run. None: $JAX_NUM_PROCESSES, or as jax detects it."""
     process_id: int | None = None
-    """Of this process, from 0; None: of JAX_PROCESS_ID, or as jax detects it."""
+    """Number of this process, from 0. None: $JAX_PROCESS_ID, or as jax detects it."""
     hang_timeout: float = 300.0
-    """Seconds after which a process that is missing, silent or without progress ends them all."""
+    """Seconds after which a process that is missing, silent or without progress ends the run."""
 
 
 def choose_platform(cpu_devices: int | None) -> None:
-    """Take the CPU, as so many devices, where that is asked for or nothing else is there. No device is touched.
+    """Take the CPU where it is asked for or there is nothing else. No device is touched.
+
+    Args:
+        cpu_devices: Number of CPU devices to simulate. None: the platform that jax finds.
 
     Raises:
         UserError: if the number is out of range, or the devices of this process are chosen already.
@@ -55,21 +58,34 @@ def choose_platform(cpu_devices: int | None) -> None:
                 f"--cpu-devices is {cpu_devices}, expected 1 to {_MOST_CPU_DEVICES}: they are simulated, on the "
                 f"{_num_cores()} cores of this machine"
             )
-        _set_num_cpu_devices(cpu_devices)
+        import jax
+
+        try:
+            jax.config.update("jax_num_cpu_devices", cpu_devices)  # refused after the first computation
+        except RuntimeError:
+            raise UserError(
+                f"--cpu-devices is {cpu_devices}, but this process computes on {jax.local_device_count()} "
+                f"{jax.default_backend()} devices already: start a new process"
+            ) from None
+        jax.config.update("jax_platforms", "cpu")
     elif not os.environ.get("JAX_PLATFORMS") and has_compilers_alone():
         import jax
 
         jax.config.update("jax_platforms", "cpu")
 
 
-def choose_population_devices(cpu_devices: int | None) -> None:
-    """Take all accelerators, else one CPU device per core: members share nothing, so each device keeps to itself.
+def start_platform(cpu_devices: int | None = None, *, population: bool = False) -> None:
+    """Choose the platform and start it.
+
+    Args:
+        cpu_devices: Number of CPU devices to simulate. None: the platform that jax finds.
+        population: Whether members of a population are computed: they share nothing, so a CPU is one device per core.
 
     Raises:
-        UserError: as of `choose_platform`, and if the platform is missing.
+        UserError: as in `choose_platform`, and if the platform is missing.
     """
     choose_platform(cpu_devices)
-    if cpu_devices is None:
+    if population and cpu_devices is None:
         import jax
 
         with contextlib.suppress(RuntimeError):  # where devices are in use already, in a notebook for instance
@@ -83,7 +99,7 @@ def check_platform() -> None:
     A plugin of jax that cannot start is one line of the error, or a warning where another platform serves.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if the platform is missing.
     """
     import jax
 
@@ -124,25 +140,15 @@ def _plugin_failures(failures: list[str]) -> Iterator[None]:
         logger.removeFilter(collect)
 
 
-def _set_num_cpu_devices(number: int) -> None:
-    import jax
-
-    try:
-        jax.config.update("jax_num_cpu_devices", number)  # refused after the first computation
-    except RuntimeError:
-        raise UserError(
-            f"--cpu-devices is {number}, but this process computes on {jax.local_device_count()} "
-            f"{jax.default_backend()} devices already: start a new process"
-        ) from None
-    jax.config.update("jax_platforms", "cpu")
-
-
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
 def join_cluster(options: ClusterOptions) -> None:
     """Join the other processes of the run, if it has any.
+
+    Args:
+        options: Options of the processes.
 
     Raises:
         UserError: if the timeout is not above 0.
@@ -161,12 +167,12 @@ def join_cluster(options: ClusterOptions) -> None:
 
 
 def has_compilers_alone(devices: Path = Path("/dev")) -> bool:
-    """Say whether this machine has compilers for accelerators, as `plan` wants them, and no accelerator.
+    """Say whether this machine has compilers for accelerators, which `plan` needs, and no accelerator.
 
     JAX would look for the devices all the same, and print a traceback for each platform that has none.
 
     Args:
-        devices: where the system lists devices.
+        devices: Directory where the system lists devices.
     """
     from importlib.util import find_spec
 

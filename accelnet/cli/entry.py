@@ -1,9 +1,9 @@
 """From the arguments of a process to a verb: parsing, messages and exit codes.
 
-Exit codes: 0 done; 1 an exception in the user's own code, or a fault of accelnet's; 2 a mistake of the user's, one
-message; 3 the loss became NaN or infinite; 4 told to end (SIGTERM), the state is saved; 5 another process of the run is
-lost; 130 interrupted. Closed streams, and a reader of the output who leaves early (`summary | head -1`), change none of
-them; results that do not fit on the disk (`> file`) are a 2.
+Exit codes: 0 done; 1 an exception in the user's own code, or an error in accelnet; 2 a mistake of the user's, with one
+message; 3 the loss became NaN or infinite; 4 SIGTERM came and the state is saved; 5 another process of the run is lost;
+130 interrupted. Closed streams, and a reader of the output who leaves early (`summary | head -1`), change none of them;
+results that do not fit on the disk (`> file`) give 2.
 """
 
 import dataclasses
@@ -32,10 +32,10 @@ def main(
     """Run the command line of an experiment script: `train`, `evaluate`, `summary` and the other verbs.
 
     Args:
-        experiment: the script's function from its Config, a flat frozen dataclass with defaults, to an
-            `Experiment`. Its parameter's annotation says which dataclass.
-        args: command line arguments; None for those of the process.
-        after_train: called with the finished `Run` of `train`, to show what else there is to see.
+        experiment: Function from the script's Config, a flat frozen dataclass with defaults, to an `Experiment`. Its
+            parameter is annotated with the dataclass.
+        args: Command line arguments; None for those of the process.
+        after_train: Function that is called with the finished `Run` of `train`, to show more results.
 
     Raises:
         SystemExit: with the exit codes above.
@@ -78,7 +78,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 class _Command:
-    """One command: the verb and what it was given, as far as they are known when it ends."""
+    """A command with its verb and options, as far as they are known when it ends."""
 
     def __init__(self) -> None:
         self.options: Any = None
@@ -104,7 +104,7 @@ class _Command:
         verb(script, **arguments)
 
     def left_behind(self) -> str:
-        """Say what an interrupted command leaves, and how to go on."""
+        """Describe what an interrupted command leaves, and how to continue."""
         workdir: Path | None = getattr(self.options, "workdir", None)
         if workdir is None:
             return "nothing was saved" + (", because --workdir was not given" if self.is_training else "")
@@ -132,7 +132,6 @@ def _with_absolute_workdir(options: Any) -> Any:
 
 
 def _choose_devices(arguments: Iterable[Any]) -> None:
-    """Do what must come before anything touches a device, then touch them."""
     found = [value for value in arguments if isinstance(value, DeviceOptions | ClusterOptions)]
     for value in found:
         if isinstance(value, DeviceOptions):
@@ -164,7 +163,7 @@ def _parse(script: Script, default: Any, args: list[str]) -> tuple[Verb, dict[st
 
 
 def _path_rules() -> Any:
-    """Return rules for tyro under which no path is empty: that would be the current directory."""
+    """Return rules for tyro that refuse an empty path, which would be the current directory."""
     import tyro.constructors
 
     registry = tyro.constructors.ConstructorRegistry()

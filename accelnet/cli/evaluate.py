@@ -1,5 +1,6 @@
 """The verb `evaluate`."""
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,22 +9,22 @@ from accelnet.cli.devices import ClusterOptions, DeviceOptions
 from accelnet.cli.output import Output, show_intervals, show_metrics
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
-from accelnet.terminal import show
+from accelnet.terminal import StatusLine, show
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Which weights are evaluated."""
+    """Weights that are evaluated, and the split that is described."""
 
     workdir: Path
-    """Directory of the run; its own settings are used."""
+    """Directory of the run, whose settings are used."""
     best: bool = False
-    """Take the checkpoint with the best validation metric, not the newest."""
+    """Evaluate the checkpoint with the best validation metric instead of the newest."""
     split: str | None = None
-    """Which split is looked at closely, for report.html. None: test, or validation or train where there is none."""
+    """Split that report.html describes. None: test, or validation or train where there is none."""
     slices: str | None = None
-    """Labels, with commas between them, by whose values the metrics are told apart: targets, a column of a table, an
-    array of the data."""
+    """Labels separated by commas: targets, a column of a table, an array of the data. The metrics are computed for each
+    of their values."""
 
 
 def evaluate(
@@ -33,11 +34,10 @@ def evaluate(
     devices: DeviceOptions,
     processes: ClusterOptions,
 ) -> None:
-    """Evaluate the weights of a run on every split, and one closely: report.html in the run's directory."""
+    """Evaluate a run on every split, and describe one split in report.html in the run's directory."""
     import jax
 
     from accelnet.evaluating.assess import assess
-    from accelnet.report.progress import Progress
     from accelnet.training.fit import evaluate
     from accelnet.training.stored import read_stored
 
@@ -56,9 +56,8 @@ def evaluate(
     show(f"{made.name}, step {run.step}")
     show_metrics(run.metrics)
     split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
-    say = Progress(not output.quiet)
-    found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
-    say.close()
+    with contextlib.closing(StatusLine(not output.quiet)) as say:
+        found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
     if jax.process_index() == 0:
         page = found.write(options.workdir)
         show_intervals(found.values)

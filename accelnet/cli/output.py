@@ -1,4 +1,4 @@
-"""What several verbs show, and how each of them ends."""
+"""Results on standard output: tables of metrics, and the end of every verb."""
 
 import json
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ from accelnet.terminal import rendered, show
 
 @dataclass(frozen=True)
 class JsonOutput:
-    """How the answer is shown."""
+    """Form of the answer."""
 
     json: bool = False
-    """Print the result as the last line of standard output, as one JSON object."""
+    """Print the result as one JSON object, on the last line of standard output."""
 
 
 @dataclass(frozen=True)
 class Output(JsonOutput):
-    """How the answer is shown."""
+    """Form of the answer."""
 
     quiet: bool = False
     """Show no progress."""
 
 
 def finish(output: JsonOutput, text: object, values: Mapping[str, Any], workdir: Path | None, *files: str) -> None:
-    """Show an answer: as text, where it is kept, and as JSON where that is asked for.
+    """Show an answer as text, where it is kept, and as JSON with --json.
 
     Args:
-        output: of the command line.
-        text: the answer.
-        values: the answer as JSON values.
-        workdir: directory of the files; None if there are none.
-        files: names in it.
+        output: Options of the command line.
+        text: The answer.
+        values: The answer as JSON values.
+        workdir: Directory of the files; None if there are none.
+        *files: Their names.
     """
     show(text)
     if workdir is not None:
@@ -55,7 +55,7 @@ def show_metrics(metrics: Any) -> None:
 
 def show_intervals(values: Any) -> None:
     """Show the metrics of an assessment with their intervals."""
-    from accelnet.evaluating.page import interval
+    from accelnet.report.numbers import interval
 
     few = any(found["low"] is None and found["value"] is not None for found in values["metrics"].values())
     show(f"\n{values['split']}, {values['examples']:,} examples, {'too few for' if few else 'with 95 %'} intervals")
@@ -66,5 +66,4 @@ def show_intervals(values: Any) -> None:
 
 
 def _value(value: float | None) -> str:
-    """Return four digits, or a word for a value that is not defined, such as the AUC of a single class."""
     return "undefined" if value is None else f"{value:.4f}"

@@ -1,50 +1,51 @@
 """The verbs `plan` and `targets`."""
 
+import contextlib
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnet.cli.devices import check_platform, choose_platform
+from accelnet.cli.devices import start_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
-from accelnet.terminal import show
+from accelnet.terminal import StatusLine, show
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """For which hardware, within what."""
+    """Hardware, and limits of cost and time."""
 
     targets: str | None = None
-    """Names with commas between them, such as v5e:2x2,h100:8,cpu; `targets` lists them, "here" is this machine. None:
-    a spread of them."""
+    """Names separated by commas, such as v5e:2x2,h100:8,cpu; `targets` lists them, "here" is this machine. None: a
+    selection of them."""
     tuned: Path | None = None
-    """Work directory of `tune` or `compare`, whose recommended settings are taken."""
+    """Work directory of `tune` or `compare`, whose recommended settings are used."""
     mesh: str | None = None
-    """As of `train`, with -1 for as many devices as a target has. None: data parallel over all of them."""
+    """Mesh as in `train`, with -1 for as many devices as a target has. None: data parallel over all of them."""
     budget: str | None = None
-    """Say what to rent for at most this, such as 20usd."""
+    """Largest cost, such as 20usd: show what to rent for it."""
     deadline: str | None = None
-    """Say what to rent to be done within this, such as 2h or 90min."""
+    """Longest time, such as 2h or 90min: show what to rent for it."""
     workdir: Path | None = None
     """Directory for plan.json and plan.html. None writes nothing."""
     abstract: bool = False
-    """Compile nothing: shapes and facts alone, in seconds."""
+    """Compile nothing: use shapes and facts alone, in seconds."""
     measure: bool = False
     """Measure a step and its parts on this machine first; the parts are kept and used from then on."""
     prove: bool = False
-    """Instead: export the programs for CPU, CUDA and TPU at once, run them from there bit for bit, compile each."""
+    """Instead, export the programs for CPU, CUDA and TPU at once, run the export bit for bit, and compile each."""
     compile_seconds: float = 300.0
-    """After which a compiler is given up."""
+    """Longest time for one compilation."""
     targets_file: Path | None = None
     """TOML with facts and prices of your own; also $ACCELNET_TARGETS."""
 
 
 @dataclass(frozen=True)
 class TargetsOptions:
-    """Which targets are listed."""
+    """Targets that are listed."""
 
     family: str | None = None
     """tpu, gpu, or the beginning of names such as v5e, listed with every size. None: all."""
@@ -53,7 +54,7 @@ class TargetsOptions:
 
 
 def plan(script: Script, config: Config, options: PlanOptions, output: Output) -> None:
-    """Say whether it fits on hardware that is not here, how fast it can be, and what it costs."""
+    """Predict whether a run fits on other hardware, how fast it can be, and what it costs."""
     from accelnet.parallel.mesh import parse_mesh
     from accelnet.planning.choice import parse_hours, parse_usd
 
@@ -68,8 +69,7 @@ def plan(script: Script, config: Config, options: PlanOptions, output: Output) -
     if options.prove:
         _prove(script, config, options, output)
         return
-    choose_platform(None)
-    check_platform()
+    start_platform()
     from accelnet.planning.plan import plan
 
     made = plan(
@@ -93,30 +93,18 @@ def _prove(script: Script, config: Config, options: PlanOptions, output: Output)
     given = [f"--{name.replace('_', '-')}" for name in others if getattr(options, name)]
     if given:
         raise UserError(f"--prove stands alone, without {', '.join(given)}: it runs on the CPU and needs no targets")
-    choose_platform(None)
-    check_platform()
+    start_platform()
     from accelnet.planning.prove import prove
-    from accelnet.report.progress import Progress
 
-    say = Progress(not output.quiet)
-    proof = prove(script.experiment(config), compile_seconds=options.compile_seconds, say=say)
-    say.close()
+    with contextlib.closing(StatusLine(not output.quiet)) as say:
+        proof = prove(script.experiment(config), compile_seconds=options.compile_seconds, say=say)
     finish(output, proof, proof.to_dict(), None)
     if not proof.holds:
         raise SystemExit(1)
 
 
 def _with_tuned(script: Script, config: Any, directory: Path) -> Any:
-    """Return the Config with the settings that tuning has recommended, or those of the winner of a comparison.
-
-    Args:
-        script: whose Config it is.
-        config: the others' values.
-        directory: with the tune.json of `tune`, or the compare.json of `compare`.
-
-    Raises:
-        UserError: if there is neither, it cannot be understood, or the Config has no such field.
-    """
+    """Return the Config with the settings that `tune` or `compare` recommends in a directory."""
     found = [path for name in ("tune.json", "compare.json") if (path := directory / name).is_file()]
     if not found:
         raise UserError(f"{directory} holds neither tune.json nor compare.json: `tune --workdir {directory}` makes one")

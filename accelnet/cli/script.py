@@ -1,4 +1,4 @@
-"""The experiment script whose command line it is: its function, its Config, and experiments made from them."""
+"""The experiment script: its function, its Config, and experiments made from them."""
 
 import dataclasses
 import inspect
@@ -17,16 +17,16 @@ ExperimentFunction = Callable[[Any], Experiment]
 
 
 class Config:
-    """Stand, in the signature of a verb, for the Config of whatever script it is called in."""
+    """Stand, in the signature of a verb, for the Config of the script."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """What a verb knows of the script.
+    """Hold what a verb knows of the script.
 
     Args:
-        function: from the script's Config to an `Experiment`.
-        after_train: called with the finished `Run` of `train`. None: nothing is.
+        function: Function from the script's Config to an `Experiment`.
+        after_train: Function that is called with the finished `Run` of `train`, if any.
     """
 
     function: ExperimentFunction
@@ -34,11 +34,11 @@ class Script:
 
     @cached_property
     def config_type(self) -> type:
-        """The script's Config, which the annotation of its function's parameter names.
+        """Class of the script's Config, which annotates the parameter of its function.
 
         Raises:
-            UserError: if the function has not one parameter that is annotated with a dataclass, or the dataclass is not
-                flat or has a field without a default.
+            UserError: if not exactly one parameter is annotated with a dataclass, or the dataclass is not flat or has a
+                field without a default.
         """
         if not inspect.isfunction(self.function):
             raise UserError(f"main was given {_name(self.function)}, {_EXPECTED}")

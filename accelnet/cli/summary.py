@@ -6,7 +6,7 @@ from accelnet.terminal import show
 
 
 def summary(script: Script, config: Config, devices: DeviceOptions) -> None:
-    """Show layers, shapes, parameters and FLOPs; with --mesh also what lies where."""
+    """Show layers, shapes, parameters and FLOPs; with --mesh also the placement on devices."""
     from accelnet.models.summary import summary
 
     experiment = script.experiment(config)

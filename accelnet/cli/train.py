@@ -11,14 +11,14 @@ from accelnet.terminal import show
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Where a run is kept, and how it goes on."""
+    """Where a run is kept, and whether it is resumed."""
 
     workdir: Path | None = None
     """Directory for checkpoints, metrics, curves and result.json; made if needed. None keeps nothing."""
     resume: bool = False
-    """Go on where the run in --workdir stopped, with its settings; from the start if there is nothing yet."""
+    """Resume the run in --workdir, with its settings; start one if there is none yet."""
     allow_change: bool = False
-    """Resume although settings changed."""
+    """Resume with changed settings."""
 
 
 def train(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from accelnet.cli.devices import choose_population_devices
+from accelnet.cli.devices import start_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
@@ -14,26 +14,26 @@ from accelnet.errors import UserError
 
 @dataclass(frozen=True)
 class TuneOptions:
-    """What is tuned, and how much that may take."""
+    """Fields that are tuned, and the effort."""
 
     fields: tyro.conf.Positional[tuple[str, ...]]
-    """One or two of the numbers above, such as learning_rate, or learning_rate weight_decay."""
+    """One or two numbers of the Config, such as learning_rate, or learning_rate weight_decay."""
     range: tuple[str, ...] = ()
-    """Lowest and highest number for each field, such as 1e-4:1. None: from a hundredth of the number above to its
+    """Lowest and highest value for each field, such as 1e-4:1. None: from a hundredth of the field's value to its
     hundredfold."""
     points: int | None = None
-    """Numbers tried per field. None: 16 for one field, 8 for two."""
+    """Values tried per field. None: 16 for one field, 8 for two."""
     seeds: int = 3
-    """Short trainings per number, from --seed on."""
+    """Short trainings per value, from --seed on."""
     budget: float | None = None
-    """Share of a whole training that these get. None: a twentieth, or ten steps if that is more."""
+    """Length of a short training as a share of a whole one. None: a twentieth, or ten steps if that is more."""
     metric: str = "loss"
-    """That decides, of the validation split."""
+    """Metric of the validation split that decides."""
     workdir: Path | None = None
-    """Directory for tune.json, tune.png, report.html and what is trained; the same command goes on there. None keeps
+    """Directory for tune.json, tune.png, report.html and the populations; the same command continues there. None keeps
     nothing."""
     cpu_devices: int | None = None
-    """Share the members among so many CPU devices. None: all accelerators, else a device per core."""
+    """Distribute the members over this many CPU devices. None: all accelerators, else a device per core."""
 
 
 def tune(script: Script, config: Config, options: TuneOptions, output: Output) -> None:
@@ -47,7 +47,7 @@ def tune(script: Script, config: Config, options: TuneOptions, output: Output) -
             "--range for each or none"
         )
     spans = [_span(text) for text in options.range] or [None] * len(fields)
-    choose_population_devices(options.cpu_devices)
+    start_platform(options.cpu_devices, population=True)
     from accelnet.choosing.tune import tune
 
     tuning = tune(

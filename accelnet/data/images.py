@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from accelnet import arguments
-from accelnet.cache import user_cache_directory
 from accelnet.data.dataset import Data
 from accelnet.data.normalize import fit, standardize
 from accelnet.data.splits import cut, stratified_order
 from accelnet.errors import UserError
+from accelnet.runtime import user_cache_directory
 
 DEBIAN_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"

@@ -1,6 +1,6 @@
-"""How good a trained experiment is: everything that can be measured of one split, with its uncertainty."""
+"""Everything that can be measured of a run on one split, with its uncertainty."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +11,19 @@ from accelnet.errors import UserError
 from accelnet.evaluating.classes import class_names, describe_classes, describe_labels
 from accelnet.evaluating.latency import measure_latency
 from accelnet.evaluating.numbers import describe_numbers
+from accelnet.evaluating.page import assessment_page
 from accelnet.evaluating.pixels import describe_pixels
 from accelnet.evaluating.predictions import Predictions, predict
 from accelnet.evaluating.slices import mean_metrics, slice_metrics
 from accelnet.evaluating.text import describe_tokens
 from accelnet.evaluating.worst import worst_predicted
-from accelnet.report.progress import Progress
 from accelnet.training.record import plain_value, write_report
 from accelnet.training.run import Run
 
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """What was measured of a split.
+    """Hold what was measured on a split.
 
     Attributes:
         values: JSON values, of the schema that the README documents.
@@ -33,8 +33,6 @@ class Assessment:
 
     def page(self) -> str:
         """Return them as an HTML page that needs nothing else."""
-        from accelnet.evaluating.page import assessment_page
-
         return assessment_page(self.values)
 
     def write(self, directory: str | Path) -> Path:
@@ -53,19 +51,19 @@ def assess(
     slices: Sequence[str] = (),
     latency: bool = True,
     weighted: bool = False,
-    say: Progress | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Assessment:
-    """Measure how good a run is on a split, and how sure that is.
+    """Measure metrics of a run on a split, with their uncertainty.
 
     Args:
-        run: trained, or restored by `evaluate`.
-        split: of its data.
-        slices: labels by whose values the metrics are told apart: "targets", an array of the data with one number per
-            example, or a column of a table.
-        latency: measure how long answers take too.
-        weighted: weigh examples by `data.arrays["weights"]` in all that is described. False: each example counts once,
-            but one of weight 0 nowhere. The objective's own metrics count as they do in training.
-        say: what is told what is being done. None: nobody.
+        run: Run that was trained, or restored by `evaluate`.
+        split: Name of a split of its data.
+        slices: Labels; the metrics are computed for each of their values too. A label is "targets", another array of
+            the data with one number per example, or a column of a table.
+        latency: Whether the latency of answers is measured too.
+        weighted: Whether examples are weighted by `data.arrays["weights"]` in all that is described. False: each
+            example counts once, but one of weight 0 nowhere. The objective's own metrics count as they do in training.
+        say: Function that is told what is being done.
 
     Returns:
         The `Assessment`.
@@ -91,14 +89,12 @@ def assess(
         >>> accuracy["low"] <= accuracy["value"] <= accuracy["high"]
         True
     """
-    experiment, data, say = run.experiment, run.experiment.data, say or Progress(False)
+    experiment, data = run.experiment, run.experiment.data
     predictions = predict(run, split, say)
     say("intervals from resampled examples")
-    sums = predictions.sums
-    described = _described(run, predictions, weighted)
-    metrics = mean_metrics(experiment.objective.metrics, sums)
+    sums, described = predictions.sums, _described(run, predictions, weighted)
     # What the objective names counts as it is there: its loss may be smoothed or weighted.
-    metrics = {**described.pop("metrics", {}), **metrics}
+    metrics = described.pop("metrics", {}) | mean_metrics(experiment.objective.metrics, sums)
     values = {
         "experiment": experiment.name,
         "step": run.step,
@@ -132,15 +128,12 @@ def _described(run: Run, predictions: Predictions, weighted: bool) -> dict[str, 
     if predictions.kind == "numbers":
         return describe_numbers(outputs, targets, weights, info.get("target"))
     if outputs.dtype.kind == "i":
-        counted = np.broadcast_to(_spread(predictions.weights, targets.ndim) != 0, targets.shape)
+        live = predictions.weights != 0
+        counted = np.broadcast_to(live.reshape(live.shape + (1,) * (targets.ndim - live.ndim)), targets.shape)
         num_classes = max(info.get("num_classes", 0), int(outputs.max()) + 1, int(targets[counted].max(initial=0)) + 1)
         return describe_pixels(outputs, targets, counted, weights, class_names(info, num_classes))
     describe = describe_classes if predictions.kind == "classes" else describe_labels
     return describe(outputs, targets, weights, class_names(info, outputs.shape[1]))
-
-
-def _spread(weights: np.ndarray, rank: int) -> np.ndarray:
-    return weights.reshape(weights.shape + (1,) * (rank - weights.ndim))
 
 
 def _example_weights(run: Run, predictions: Predictions, weighted: bool) -> np.ndarray:

@@ -1,13 +1,21 @@
-"""What can be said of predicted classes, and of answers yes or no: right, how sure, and which for which."""
+"""Metrics of predicted classes and of answers yes or no: how many are right, and how well confidence fits."""
 
 from typing import Any
 
 import numpy as np
 
-from accelnet.evaluating.bootstrap import Statistic, mean_known, ratio, resampled
-from accelnet.evaluating.confusion import class_table
+from accelnet.evaluating.bootstrap import Statistic, resampled
+from accelnet.evaluating.confusion import by_class, class_rates, class_table, counted, rate_intervals
 from accelnet.evaluating.ranking import ranked, ranking_curves
-from accelnet.evaluating.shares import Found, entries, f1_interval, macro_interval, mean_share, share_interval
+from accelnet.evaluating.shares import (
+    Estimate,
+    estimates,
+    macro_interval,
+    mean_known,
+    mean_share,
+    ratio,
+    share_interval,
+)  # fmt: skip
 
 BINS = 15  # of confidence
 
@@ -17,18 +25,18 @@ def describe_classes(
 ) -> dict[str, Any]:
     """Describe predictions of one class of C.
 
-    All is computed from the logits, in float64: probabilities of float32 are 1, and equal, for logits that are not.
+    All is computed from the logits, in float64: where logits differ, probabilities in float32 may be equal, and 1.
 
     Args:
-        logits: float [N, C], -inf for a class that is left out.
-        labels: int [N].
-        weights: float [N], of the examples; they weigh all that is described.
-        names: of the C classes.
+        logits: Logits, float [N, C], -inf for a class that is left out.
+        labels: True classes, int [N].
+        weights: Weights of the examples, float [N]; they weigh all that is described.
+        names: Names of the C classes.
 
     Returns:
-        "metrics" (each "value", "low" and "high", None where undefined), "classes" (per class "name", "support",
-        "precision", "recall", "f1"), "confusion" (rows are true classes; None for many), "confused" (the commonest
-        mistakes), "calibration" and, for two classes, "curves".
+        "metrics" (`Estimate`s by name), "classes" (per class "name", "support", "precision", "recall", "f1"),
+        "confusion" (rows are true classes; None for many), "confused" (the commonest mistakes), "calibration" and, for
+        two classes, "curves".
 
     Example:
         >>> found = describe_classes(np.array([[2.0, 0.1], [0.2, 0.8]]), np.array([0, 1]), np.ones(2), ("a", "b"))
@@ -43,7 +51,7 @@ def describe_classes(
     num_classes, predicted = logits.shape[1], logits.argmax(axis=1)
     logs, every = log_softmax(logits, axis=1), np.arange(len(labels))
     confidence, right = np.exp(logs[every, predicted]), (predicted == labels).astype(np.float64)
-    occupied, bins = np.unique(np.ceil(confidence * BINS), return_inverse=True)
+    _, bins = np.unique(np.ceil(confidence * BINS), return_inverse=True)
     scores = logits[:, 1] - logits[:, 0] if num_classes == 2 else None
     found = resampled(_statistic(-logs[every, labels], confidence, right, bins, scores, labels), weights)
     # The estimate by bins is too high by about what resampling adds to it once more: the interval is reflected.
@@ -51,16 +59,10 @@ def describe_classes(
     if error["low"] is not None:
         error["low"], error["high"] = (max(0.0, 2 * error["value"] - error[end]) for end in ("high", "low"))
     tabled = class_table(labels, predicted, weights, names)
-    described = {
-        "metrics": {
-            "accuracy": mean_share(right, weights),
-            **_top(logits, labels, weights),
-            **tabled.pop("metrics"),
-            **found,
-        },
-        **tabled,
-        "calibration": _calibration(bins, len(occupied), confidence, right, weights),
-    }
+    metrics = {
+        "accuracy": mean_share(right, weights), **_top(logits, labels, weights), **tabled.pop("metrics"), **found,
+    }  # fmt: skip
+    described = {"metrics": metrics, **tabled, "calibration": _calibration(bins, confidence, right, weights)}
     if scores is not None and 0 < labels.sum() < len(labels):
         described["curves"] = ranking_curves(scores, labels == 1, weights)
     return described
@@ -71,17 +73,17 @@ def describe_labels(
 ) -> dict[str, Any]:
     """Describe K answers yes or no; one of them as two classes.
 
-    A label that never is yes has no recall, and one that is always yes or always no has no area under the ROC curve:
+    A label that is never yes has no recall, and one that is always yes or always no has no area under the ROC curve:
     these are None, and left out of the means over the labels.
 
     Args:
-        logits: of yes, float [N, K].
-        targets: 0 or 1, [N] or [N, K], integers too; above 0.5 is yes.
-        weights: float [N], of the examples.
-        names: of the K labels.
+        logits: Logits of yes, float [N, K].
+        targets: Answers, 0 or 1, [N] or [N, K], integers too; above 0.5 is yes.
+        weights: Weights of the examples, float [N].
+        names: Names of the K labels.
 
     Returns:
-        As of `describe_classes` for one label; else "metrics" (means over the labels) and "classes".
+        For one label as `describe_classes`; else "metrics" (means over the labels) and "classes".
 
     Example:
         >>> yes = np.array([[2.0, -1.0], [-3.0, 0.5]])
@@ -94,61 +96,35 @@ def describe_labels(
         pair = np.concatenate([np.zeros_like(logits), logits], axis=1)
         return describe_classes(pair, answers[:, 0].astype(np.int64), weights, ("no", "yes"))
     predicted = logits > 0
-    parts = {"hits": answers & predicted, "targets": answers, "claimed": predicted, "either": answers | predicted}
-    columns = {name: part.astype(np.float64) for name, part in parts.items()}
+    columns = [part.astype(np.float64) for part in (answers & predicted, answers, predicted, answers | predicted)]
     rankings = [ranked(logits[:, k], answers[:, k]) for k in range(logits.shape[1])]
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        hits, true, claimed = (weights @ columns[name] for name in ("hits", "targets", "claimed"))
+        rates = class_rates(*(weights @ column for column in columns[:3]))
         every = [ranking(weights) for ranking in rankings]
-        found = {
-            "precision": np.where((claimed == 0) & (true > 0), 0.0, ratio(hits, claimed, np.nan)),
-            "recall": ratio(hits, true, np.nan),
-            "f1": ratio(2 * hits, true + claimed, np.nan),
-            **{name: np.stack([one[name] for one in every], axis=1) for name in ("roc_auc", "average_precision")},
-        }
+        found = rates | {name: np.stack([one[name] for one in every], axis=1) for name in every[0]}
         return found | {f"{name}_macro": mean_known(value, axis=1) for name, value in found.items()}
 
     found = resampled(statistic, weights)
-    sums = {name: weights @ column for name, column in columns.items()}
-    squares = {name: weights**2 @ column for name, column in columns.items()}
-    shares = {
-        "precision": share_interval(sums["hits"], sums["claimed"], squares["claimed"]),
-        "recall": share_interval(sums["hits"], sums["targets"], squares["targets"]),
-        "f1": f1_interval(sums["hits"], sums["targets"], sums["claimed"], squares["either"]),
-    }
-    np.copyto(shares["precision"][0], 0.0, where=(sums["claimed"] == 0) & (sums["targets"] > 0))
-    for name, (value, low, high) in shares.items():
+    hits, support, claimed, _ = (weights @ column for column in columns)
+    rates = rate_intervals((hits, support, claimed), [weights**2 @ column for column in columns[1:]])
+    for name, rate in rates.items():
         # Resamples know how labels go together, but not that a share of 1 may be chance.
-        alone, macro = macro_interval(value, low, high, shared=1.0), found[f"{name}_macro"]
+        alone, macro = macro_interval(*rate, shared=1.0), found[f"{name}_macro"]
         if macro["low"] is not None:
             macro["low"], macro["high"] = min(macro["low"], alone["low"]), max(macro["high"], alone["high"])
-    by_label = {name: entries(*share) for name, share in shares.items()}
-    for name in ("precision", "recall", "f1", "roc_auc", "average_precision"):
-        listed = found.pop(name)
-        if name not in by_label:
-            by_label[name] = [
-                {end: None if values is None else values[k] for end, values in listed.items()}
-                for k in range(len(names))
-            ]
-    whole = bool((weights == np.round(weights)).all())
-    return {
-        "metrics": found,
-        "classes": [
-            {"name": name, "support": int(sums["targets"][k]) if whole else float(sums["targets"][k])}
-            | {key: column[k] for key, column in by_label.items()}
-            for k, name in enumerate(names)
-        ],
-    }
+        found[name] = estimates(*rate)
+    by_label = {name: found.pop(name) for name in [*rates, "roc_auc", "average_precision"]}
+    return {"metrics": found, "classes": by_class(names, counted(support, weights), by_label)}
 
 
 def class_names(info: Any, num_classes: int) -> tuple[str, ...]:
-    """Return what the data calls its classes, else their numbers."""
+    """Return the names that the data gives its classes, else their numbers."""
     names = tuple(map(str, info.get("class_names", ())))
     return names if len(names) == num_classes else tuple(map(str, range(num_classes)))
 
 
-def _top(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, Found]:
+def _top(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[str, Estimate]:
     num_classes = logits.shape[1]
     own = logits[np.arange(len(labels)), labels][:, None]
     # Of equals the first rank higher, as in accelnet.objectives.TopKAccuracy.
@@ -156,17 +132,14 @@ def _top(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> dict[st
     return {f"top_{k}_accuracy": mean_share((ahead < k).astype(np.float64), weights) for k in (2, 5) if k < num_classes}
 
 
-def _calibration(bins: np.ndarray, number: int, confidence: Any, right: Any, weights: np.ndarray) -> list[Any]:
-    def summed(values: np.ndarray) -> np.ndarray:
-        return np.bincount(bins, weights=values, minlength=number)
-
-    total = summed(weights)
-    sure, share = ratio(summed(weights * confidence), total), total / total.sum()
-    accuracy = entries(*share_interval(summed(weights * right), total, summed(weights**2)))
+def _calibration(bins: np.ndarray, confidence: Any, right: Any, weights: np.ndarray) -> list[Any]:
+    total, sure, hits, squares = (
+        np.bincount(bins, weights=values) for values in (weights, weights * confidence, weights * right, weights**2)
+    )
+    accuracy = estimates(*share_interval(hits, total, squares))
     return [
-        {"accuracy": accuracy[b], "confidence": float(sure[b]), "share": float(share[b])}
-        for b in range(number)
-        if total[b] > 0
+        {"accuracy": accuracy[b], "confidence": float(sure[b] / total[b]), "share": float(total[b] / total.sum())}
+        for b in np.flatnonzero(total > 0)
     ]
 
 

@@ -1,4 +1,4 @@
-"""How long an answer takes, from arrays on the host to outputs on the host, and how long a step of training."""
+"""Latency of answers, from arrays on the host to outputs on the host, and the time of a training step."""
 
 import dataclasses
 import time
@@ -28,42 +28,40 @@ def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECO
     The time is from NumPy arrays to NumPy outputs: preparation and transfers count, compilation does not.
 
     Args:
-        run: trained, or restored by `evaluate`.
-        batch_sizes: each at least 1.
-        seconds: to spend on each, or at least 10 calls, at most 1,000.
+        run: Run that was trained, or restored by `evaluate`.
+        batch_sizes: Batch sizes, each at least 1.
+        seconds: Time to spend on each; at least 10 calls and at most 1,000.
 
     Returns:
-        For each "batch_size", "calls", "p50", "p90", "p99" (seconds per call) and "examples_per_second" at the median.
+        For each batch size "batch_size", "calls", "p50", "p90", "p99" (seconds per call) and "examples_per_second" at
+        the median.
     """
     data, forward = run.experiment.data, make_forward(run.experiment)
     program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
     weights = jax.device_put((run.params, run.model_state))
-    return [_timed(program, weights, _batch(data, size), size, seconds) for size in batch_sizes]
 
+    def timed(size: int) -> dict[str, Any]:
+        batch = {**data.take(np.arange(size) % data.num_rows), "mask": np.ones(size, bool)}
+        for _ in range(_WARM_UP_CALLS):
+            jax.device_get(program(*weights, batch))
+        times: list[float] = []
+        started = time.perf_counter()
+        while len(times) < _LEAST_CALLS or (len(times) < _MOST_CALLS and time.perf_counter() - started < seconds):
+            start = time.perf_counter()
+            jax.device_get(program(*weights, batch))
+            times.append(time.perf_counter() - start)
+        found = dict(zip((f"p{p}" for p in PERCENTILES), np.percentile(times, PERCENTILES).tolist(), strict=True))
+        return {"batch_size": size, "calls": len(times), **found, "examples_per_second": size / found["p50"]}
 
-def _batch(data: Any, size: int) -> Any:
-    return {**data.take(np.arange(size) % data.num_rows), "mask": np.ones(size, bool)}
-
-
-def _timed(program: Any, weights: Any, batch: Any, size: int, seconds: float) -> dict[str, Any]:
-    times: list[float] = []
-    for _ in range(_WARM_UP_CALLS):
-        jax.device_get(program(*weights, batch))
-    started = time.perf_counter()
-    while len(times) < _LEAST_CALLS or (len(times) < _MOST_CALLS and time.perf_counter() - started < seconds):
-        start = time.perf_counter()
-        jax.device_get(program(*weights, batch))
-        times.append(time.perf_counter() - start)
-    found = dict(zip((f"p{p}" for p in PERCENTILES), np.percentile(times, PERCENTILES).tolist(), strict=True))
-    return {"batch_size": size, "calls": len(times), **found, "examples_per_second": size / found["p50"]}
+    return [timed(size) for size in batch_sizes]
 
 
 def measure_step(experiment: Experiment, seconds: float = _SECONDS) -> tuple[Run, float]:
-    """Train for about so long on this machine's devices, without the test split, and time a step.
+    """Train for about `seconds` on this machine's devices, without the test split, and time a step.
 
     Args:
-        experiment: of which as many steps are made as there is time for.
-        seconds: of training, compilation aside.
+        experiment: Experiment to train.
+        seconds: Time of training, without compilation.
 
     Returns:
         The `Run`, of few steps, and the seconds of one step.

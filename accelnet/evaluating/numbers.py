@@ -1,11 +1,12 @@
-"""What can be said of predicted numbers: how far off, and in which direction."""
+"""Errors of predicted numbers: their size, and their direction."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from accelnet.evaluating.bootstrap import mean_known, ratio, resampled
+from accelnet.evaluating.bootstrap import resampled
+from accelnet.evaluating.shares import mean_known, ratio
 
 _POINTS = 600  # of a picture
 _BARS = 30
@@ -17,18 +18,18 @@ def describe_numbers(
 ) -> dict[str, Any]:
     """Describe predictions of K numbers.
 
-    Args:
-        outputs: float [N, K].
-        targets: float [N] or [N, K].
-        weights: float [N], of the examples.
-        undo: as of `accelnet.data.undo_target`, where the data says how targets were standardized.
-
     R2 of targets that are all equal is 1 if every output is exact, else 0, as `accelnet.objectives.R2` has it.
 
+    Args:
+        outputs: Predictions, float [N, K].
+        targets: True numbers, float [N] or [N, K].
+        weights: Weights of the examples, float [N].
+        undo: How targets were standardized, as for `accelnet.data.undo_target`. None: not known.
+
     Returns:
-        "metrics" (with intervals, as of `resampled`; means over the outputs), "outputs" (the same for each, where there
-        are several) and "residuals": for each of the first outputs "quantiles" (by percentage), a "histogram" and
-        some "points" (predicted, target minus predicted).
+        "metrics" (`Estimate`s by name, means over the outputs), "outputs" (the same for each, where there are several)
+        and "residuals": for each of the first outputs "quantiles" (by percentage), a "histogram" and some "points"
+        (predicted, target minus predicted).
 
     Example:
         >>> found = describe_numbers(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0]), np.ones(3))
@@ -39,14 +40,14 @@ def describe_numbers(
     targets = np.asarray(targets, np.float64).reshape(outputs.shape)
     # Sums of squares cancel for targets far from zero.
     errors, spread = targets - outputs, targets - targets[weights > 0].mean(axis=0)
-    other, fixed = _not_the_commonest(targets, weights > 0), np.all(errors[weights > 0] == 0, axis=0)
+    other, exact = _not_the_commonest(targets, weights > 0), np.all(errors[weights > 0] == 0, axis=0)
     columns = {"absolute": np.abs(errors), "square": errors**2, "spread": spread, "spread_square": spread**2}
     if undo is not None:
         from accelnet.data.encoding import undo_target
 
         columns["own_units"] = np.abs(undo_target(targets, undo) - undo_target(outputs, undo))
 
-    unvaried = np.where(weights @ other > 0, np.nan, fixed)
+    unvaried = np.where(weights @ other > 0, np.nan, exact)
 
     def each(weights: np.ndarray) -> dict[str, np.ndarray]:
         total = weights.sum(axis=1, keepdims=True)
@@ -60,20 +61,17 @@ def describe_numbers(
         }
         return found | ({"mean_absolute_error_in_own_units": mean["own_units"]} if undo is not None else {})
 
-    found = resampled(lambda w: {name: mean_known(value, axis=1) for name, value in each(w).items()}, weights)
-    described: dict[str, Any] = {"metrics": found, "outputs": []}
-    if outputs.shape[1] > 1:
-        by_output = resampled(each, weights)
-        described["outputs"] = [
-            {name: {end: v and v[k] for end, v in value.items()} for name, value in by_output.items()}
-            for k in range(outputs.shape[1])
-        ]
-    described["residuals"] = [_residuals(outputs[:, k], errors[:, k]) for k in range(min(_PICTURED, outputs.shape[1]))]
-    return described
+    num_outputs = outputs.shape[1]
+    by_output = resampled(each, weights) if num_outputs > 1 else {}
+    return {
+        "metrics": resampled(lambda w: {name: mean_known(value, axis=1) for name, value in each(w).items()}, weights),
+        "outputs": [dict(zip(by_output, one, strict=True)) for one in zip(*by_output.values(), strict=True)],
+        "residuals": [_residuals(outputs[:, k], errors[:, k]) for k in range(min(_PICTURED, num_outputs))],
+    }
 
 
 def _not_the_commonest(targets: np.ndarray, live: np.ndarray) -> np.ndarray:
-    """Mark the live examples whose target is another than most: float64 [N, K], 0 for all where targets are equal."""
+    """Mark the live examples with another target than most, float64 [N, K]: none where all targets are equal."""
     marked = np.zeros(targets.shape)
     for k, column in enumerate(targets.T):
         values, counts = np.unique(column[live], return_counts=True)

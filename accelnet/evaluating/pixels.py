@@ -1,11 +1,12 @@
-"""What can be said of one class for each pixel, or each step, of an example."""
+"""Metrics of one predicted class for each pixel, or each step, of an example."""
 
 from typing import Any
 
 import numpy as np
 
-from accelnet.evaluating.bootstrap import mean_known, ratio, resampled
-from accelnet.evaluating.confusion import class_table
+from accelnet.evaluating.bootstrap import resampled
+from accelnet.evaluating.confusion import class_rates, class_table
+from accelnet.evaluating.shares import mean_known, ratio
 
 
 def describe_pixels(
@@ -13,18 +14,18 @@ def describe_pixels(
 ) -> dict[str, Any]:
     """Describe predictions of one class of C at each of many places of an example.
 
-    The places of an example are alike, so that intervals come from other examples, not from other places.
+    The places of an example are alike, so the intervals come from resampled examples, not from resampled places.
 
     Args:
-        predicted: int [N, ...], the classes.
-        labels: int [N, ...].
-        counted: bool [N, ...], the places that count.
-        weights: float [N], of the examples.
-        names: of the C classes.
+        predicted: Predicted classes, int [N, ...].
+        labels: True classes, int [N, ...].
+        counted: Places that count, bool [N, ...].
+        weights: Weights of the examples, float [N].
+        names: Names of the C classes.
 
     Returns:
         "metrics" ("f1_macro", "iou_macro": means of F1 and of the intersection over union), "classes", "confusion" and
-        "confused", of places, as of `describe_classes`.
+        "confused", of places, as in `describe_classes`.
 
     Example:
         >>> classes = np.array([[0, 1, 1], [0, 0, 1]])
@@ -43,24 +44,16 @@ def describe_pixels(
         cells = owner[chosen] * num_classes + index[chosen]
         return np.bincount(cells, minlength=num_examples * num_classes).reshape(num_examples, num_classes).astype(float)
 
-    hits, support, claimed = places(true, true == called), places(true), places(called)
+    parts = places(true, true == called), places(true), places(called)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
-        right, of_class, called_so = weights @ hits, weights @ support, weights @ claimed
-        found = {
-            "precision": np.where((called_so == 0) & (of_class > 0), 0.0, ratio(right, called_so, np.nan)),
-            "recall": ratio(right, of_class, np.nan),
-            "f1": ratio(2 * right, of_class + called_so, np.nan),
-            "iou": ratio(right, of_class + called_so - right, np.nan),
-        }
+        hits, support, claimed = (weights @ part for part in parts)
+        found = class_rates(hits, support, claimed) | {"iou": ratio(hits, support + claimed - hits, np.nan)}
         return found | {f"{name}_macro": mean_known(found[name], axis=1) for name in ("f1", "iou")}
 
     found = resampled(statistic, weights)
     described = class_table(true, called, weights[owner], names)
-    by_class = {name: found.pop(name) for name in ("precision", "recall", "f1", "iou")}
-    for place, one in enumerate(described["classes"]):
-        one |= {
-            name: {end: None if values is None else values[place] for end, values in value.items()}
-            for name, value in by_class.items()
-        }
+    for name in ("precision", "recall", "f1", "iou"):
+        for one, estimate in zip(described["classes"], found.pop(name), strict=True):
+            one[name] = estimate
     return {**described, "metrics": found}

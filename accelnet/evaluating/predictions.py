@@ -1,4 +1,4 @@
-"""What a run says of every example of a split."""
+"""Outputs, losses and metrics of every example of a split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet.errors import UserError
+from accelnet.evaluating.shares import ratio
 from accelnet.experiment import Experiment
 from accelnet.objectives.objective import Task
-from accelnet.report.progress import Progress
 from accelnet.training.forward import BoundModel, with_precision
 from accelnet.training.run import Run
 from accelnet.training.step import prepared
@@ -19,19 +19,19 @@ from accelnet.training.step import prepared
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Hold what a run says of the N examples of a split.
+    """Hold the predictions of a run for the N examples of a split.
 
     Attributes:
-        kind: the task of the objective.
-        described: whether outputs and targets have a form in which the task can be described; else there are losses and
+        kind: Task of the objective.
+        described: Whether outputs and targets have a form in which the task can be described; else there are losses and
             metrics alone.
-        rows: of the data's arrays.
+        rows: Rows of the data's arrays.
         outputs: float32: logits [N, C] of classes and [N, K] of labels, numbers [N, K]; int32: the predicted classes
-            [N, ...] of one for each pixel. None of tokens, and where nothing is described.
-        targets: [N], [N, K] or [N, ...]; of classes their numbers.
-        losses: float32 [N] or [N, ...].
-        weights: of the losses.
-        sums: by metric that is a mean, what each example adds to its total and weight, both float64 [N].
+            [N, ...] of one for each pixel. None for tokens, and where nothing is described.
+        targets: Targets [N], [N, K] or [N, ...]; classes by number.
+        losses: Losses, float32 [N] or [N, ...].
+        weights: Weights of the losses.
+        sums: What each example adds to total and weight of every metric that is a mean, both float64 [N].
     """
 
     kind: Task
@@ -45,18 +45,17 @@ class Predictions:
 
     @property
     def example_losses(self) -> np.ndarray:
-        """The mean loss of each example, float64 [N]; 0 where its weight is 0."""
-        total, weight = self.sums["loss"]
-        return np.divide(total, weight, out=np.zeros(len(total)), where=weight != 0)
+        """Mean loss of each example, float64 [N]; 0 where its weight is 0."""
+        return ratio(*self.sums["loss"])
 
 
 def is_described(task: Task, outputs: Any, targets: Any) -> bool:
     """Say whether outputs and targets have a form in which the objective's task can be described.
 
     Args:
-        task: of the objective.
-        outputs: of the model, a pytree of arrays or of their shapes.
-        targets: of the data.
+        task: Task of the objective.
+        outputs: Outputs of the model, a pytree of arrays or of their shapes.
+        targets: Targets of the data.
 
     Example:
         >>> is_described("labels", np.zeros((5, 1)), np.zeros(5, int)), is_described("labels", {"a": 0}, None)
@@ -76,14 +75,11 @@ def _columns(array: Any) -> tuple[int, ...]:
     return (*array.shape, 1) if len(array.shape) == 1 else tuple(array.shape)
 
 
-def make_forward(experiment: Experiment) -> Callable[[Any, Any, Any], tuple[Any, Any]]:
-    """Return `forward(params, model_state, batch) -> (outputs, prepared batch)`, as evaluation computes them."""
-    forward = _make_forward(experiment)
-    return lambda *args: forward(*args)[:2]
+def make_forward(experiment: Experiment) -> Callable[[Any, Any, Any], tuple[Any, Any, dict[str, Any]]]:
+    """Return `forward(params, model_state, batch) -> (outputs, prepared batch, offered)`, as evaluation computes them.
 
-
-def _make_forward(experiment: Experiment) -> Callable[[Any, Any, Any], tuple[Any, Any, dict[str, Any]]]:
-    """Return the same with what a loss may ask for beside outputs and batch, as the end of the run has it."""
+    `offered` is what a loss may ask for beside outputs and batch, as it is at the end of the run.
+    """
     apply = with_precision(experiment.pure_model.apply, experiment.precision)
 
     def forward(params: Any, model_state: Any, batch: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -97,13 +93,13 @@ def _make_forward(experiment: Experiment) -> Callable[[Any, Any, Any], tuple[Any
     return forward
 
 
-def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
+def predict(run: Run, split: str, say: Callable[[str], None]) -> Predictions:
     """Compute outputs, losses and metrics of every example of a split, in batches of one shape.
 
     Args:
-        run: trained, or restored by `evaluate`.
-        split: of its data.
-        say: what is told what is being done. None: nobody.
+        run: Run that was trained, or restored by `evaluate`.
+        split: Name of a split of its data.
+        say: Function that is told what is being done.
 
     Returns:
         The `Predictions`.
@@ -111,12 +107,12 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
     Raises:
         UserError: if the data has no such split, or outputs are not finite.
     """
-    experiment, data, say = run.experiment, run.experiment.data, say or Progress(False)
+    experiment, data = run.experiment, run.experiment.data
     rows = data.splits.get(split, range(0))
     if not len(rows):
         raise UserError(f"data {data.name!r} has no split {split!r}, only: {', '.join(data.splits)}")
     size = min(experiment.resolved_eval_batch_size, len(rows))
-    forward, weights = _make_forward(experiment), (run.params, run.model_state)
+    forward, weights = make_forward(experiment), (run.params, run.model_state)
 
     def batch_of(first: int) -> Any:
         # The last batch is filled up with its own first row, which counts nowhere there; where it would, it is smaller.
@@ -124,8 +120,11 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
         mask = index < len(rows)
         return {**data.take(rows.start + np.where(mask, index, first)), "mask": mask}
 
-    outputs, targets = jax.eval_shape(_outputs_and_targets(forward), *weights, batch_of(0))
-    kind = experiment.objective.task
+    def answers(*args: Any) -> tuple[Any, Any]:
+        outputs, batch, _ = forward(*args)
+        return outputs, batch.get("targets")
+
+    kind, (outputs, targets) = experiment.objective.task, jax.eval_shape(answers, *weights, batch_of(0))
     described = is_described(kind, outputs, targets)
     one_hot = described and kind == "classes" and outputs.shape == targets.shape
 
@@ -153,14 +152,6 @@ def predict(run: Run, split: str, say: Progress | None = None) -> Predictions:
         kept, targets = (kept, targets.argmax(axis=1)) if described else (None, targets)
     sums = {name: _sums(*pair) for name, pair in examples.items()}
     return Predictions(kind, described, rows, kept, targets, losses, weight, sums)
-
-
-def _outputs_and_targets(forward: Callable[..., Any]) -> Callable[..., Any]:
-    def of(*args: Any) -> Any:
-        outputs, batch, _ = forward(*args)
-        return outputs, batch.get("targets")
-
-    return of
 
 
 def _kept(kind: Task, outputs: Any) -> Any:

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.evaluating.bootstrap import Statistic, ratio
+from accelnet.evaluating.bootstrap import Statistic
+from accelnet.evaluating.shares import ratio
 
 _CURVE_POINTS = 200
 

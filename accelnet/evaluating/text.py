@@ -1,4 +1,4 @@
-"""What can be said of predicted text: bits per character, where they go, and what the model writes itself."""
+"""Metrics of predicted text: bits per character at each position, and samples of what the model writes."""
 
 import math
 from typing import Any
@@ -20,11 +20,11 @@ def describe_tokens(run: Run, predictions: Predictions) -> dict[str, Any]:
     """Describe predictions of the next token at each of T steps.
 
     Args:
-        run: that made them.
-        predictions: of windows of tokens.
+        run: Run that made them.
+        predictions: Predictions of windows of tokens.
 
     Returns:
-        "bits_by_position": the mean loss in bits at each step of a window, and, of text, "samples": each with
+        "bits_by_position", the mean loss in bits at each step of a window, and, for text, "samples": each with
         "temperature", "beginning" and "text".
     """
     losses, weights = predictions.losses, predictions.weights
@@ -32,15 +32,12 @@ def describe_tokens(run: Run, predictions: Predictions) -> dict[str, Any]:
         by_position = np.sum(losses * weights, axis=0) / np.sum(weights, axis=0) / math.log(2)
     described: dict[str, Any] = {"bits_by_position": by_position.tolist()}
     if "vocabulary" in run.experiment.data.info:
+        spread = np.linspace(predictions.rows[0], predictions.rows[-1], len(_SAMPLES)).astype(int).tolist()
         described["samples"] = [
             {"temperature": temperature, **continuation(run, temperature=temperature, seed=seed, row=row)}
-            for (temperature, seed), row in zip(_SAMPLES, _spread(predictions.rows), strict=True)
+            for (temperature, seed), row in zip(_SAMPLES, spread, strict=True)
         ]
     return described
-
-
-def _spread(rows: range) -> list[int]:
-    return [rows[index * (len(rows) - 1) // max(1, len(_SAMPLES) - 1)] for index in range(len(_SAMPLES))]
 
 
 def continuation(
@@ -51,19 +48,19 @@ def continuation(
     seed: int = 0,
     row: int | None = None,
 ) -> dict[str, str]:
-    """Let a model of characters go on from a window of its data, drawing each from the last window.
+    """Continue a window of the data with characters that are drawn from the model's predictions, one after the other.
 
     p(c) = softmax(logits / temperature)_c
 
     Args:
-        run: of an experiment on `accelnet.data.text`, whose model maps tokens [B, T] to logits [B, T, V].
-        num_characters: to draw.
-        temperature: above 0; 1 draws from the model's own distribution, less draws likelier characters more often.
-        seed: of the draws.
-        row: of the data's arrays, where the beginning is. None: the first of the test split.
+        run: Run of an experiment on `accelnet.data.text`, whose model maps tokens [B, T] to logits [B, T, V].
+        num_characters: Number of characters to draw.
+        temperature: Above 0; 1 draws from the model's own distribution, less draws likelier characters more often.
+        seed: Seed of the draws.
+        row: Row of the data's arrays with the window. None: the first of the test split.
 
     Returns:
-        "beginning", the window, and "text", what was drawn.
+        "beginning", the window, and "text", the drawn characters.
     """
     data = run.experiment.data
     apply = with_precision(run.experiment.pure_model.apply, run.experiment.precision)

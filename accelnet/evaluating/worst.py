@@ -1,4 +1,4 @@
-"""The examples that a run predicts worst, to look at."""
+"""The examples with the largest losses, to look at."""
 
 import base64
 import io
@@ -23,13 +23,13 @@ def worst_predicted(data: Data, predictions: Predictions, num_examples: int = NU
     """Return the examples with the largest losses, those first.
 
     Args:
-        data: whose examples they are.
-        predictions: of a split.
-        num_examples: at most.
+        data: Data set of the examples.
+        predictions: Predictions of a split.
+        num_examples: Largest number of examples.
 
     Returns:
-        For each "row" (of the data's arrays), "loss", "target" and "predicted" (in words), and what it is: "picture",
-        a PNG as a data URI, of images; "text" of characters; "inputs", by name, of a table.
+        For each "row" (of the data's arrays), "loss", "target" and "predicted" (in words), and the input: "picture", a
+        PNG as a data URI, of an image; "text" of characters; "inputs", by name, of a row of a table.
     """
     losses = predictions.example_losses
     order = np.argsort(-losses, kind="stable")[:num_examples]
@@ -42,32 +42,24 @@ def worst_predicted(data: Data, predictions: Predictions, num_examples: int = NU
 
 
 def _answers(data: Data, predictions: Predictions, index: int) -> dict[str, str]:
+    """Return "target" and "predicted" of an example in words, nothing where there are none."""
     from scipy.special import expit, softmax
 
-    outputs, target = predictions.outputs, predictions.targets[index]
-    if outputs is None:
+    kind, target = predictions.kind, predictions.targets[index]
+    if predictions.outputs is None or (kind == "classes" and np.ndim(target)):
         return {}
-    output = outputs[index]
-    if predictions.kind == "classes":
-        if np.ndim(target):
-            return {}
+    output = predictions.outputs[index]
+    if kind == "classes":
         names, sure = class_names(data.info, len(output)), softmax(output.astype(np.float64))
-        return {
-            name: f"{names[index]} ({percent(sure[index])})"
-            for name, index in (("target", int(target)), ("predicted", int(output.argmax())))
-        }
-    target = np.ravel(target)
-    if predictions.kind == "labels":
-        return {
-            "target": ", ".join(number(float(value)) for value in target),
-            "predicted": ", ".join(percent(share) for share in expit(output.astype(np.float64))),
-        }
-    if "target" in data.info:
-        target, output = (undo_target(values, data.info["target"]) for values in (target, output))
-    return {
-        name: ", ".join(number(float(value)) for value in values)
-        for name, values in (("target", target), ("predicted", output))
-    }
+        words = [[f"{names[c]} ({percent(sure[c])})"] for c in (int(target), int(output.argmax()))]
+    elif kind == "labels":
+        words = [map(number, np.ravel(target).tolist()), map(percent, expit(output.astype(np.float64)))]
+    else:
+        answers = [np.ravel(target), output]
+        if "target" in data.info:
+            answers = [undo_target(values, data.info["target"]) for values in answers]
+        words = [map(number, values.tolist()) for values in answers]
+    return {name: ", ".join(one) for name, one in zip(("target", "predicted"), words, strict=True)}
 
 
 def _shown(data: Data, row: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from accelnet.planning.scaling import scaling
 from accelnet.planning.table import plan_table
 from accelnet.planning.targets.accelerators import load_accelerators
 from accelnet.planning.targets.target import DEFAULT_TARGETS, Target, find_target, this_machine
-from accelnet.report.progress import Progress
+from accelnet.terminal import StatusLine
 from accelnet.training.record import write_atomically
 
 
@@ -129,7 +129,7 @@ def plan(
         probe = Path(workdir) / "plan.probe"
         write_atomically(probe, "")
         probe.unlink()
-    say = Progress(progress)
+    say = StatusLine(progress)
     named = find_targets(targets, targets_file)
     measured = None
     if measure:

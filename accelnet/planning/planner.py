@@ -22,7 +22,7 @@ from accelnet.planning.rows import Memory, Row, device_total, too_large
 from accelnet.planning.targets.accelerators import Accelerator
 from accelnet.planning.targets.compilers import missing_compiler
 from accelnet.planning.targets.target import Target
-from accelnet.report.progress import Progress
+from accelnet.terminal import StatusLine
 from accelnet.training.flops import TracedStep, trace_step
 from accelnet.training.program import Programs, prepare
 from accelnet.training.state import abstract_state
@@ -137,14 +137,14 @@ class Planner:
         compile: bool = True,  # noqa: A002
         compile_seconds: float = COMPILE_SECONDS,
         measured: Mapping[str, float] | None = None,
-        say: Progress | None = None,
+        say: StatusLine | None = None,
     ) -> None:
         self.experiment = experiment
         self.mesh = mesh
         self.may_compile = compile
         self.compile_seconds = compile_seconds
         self.measured = measured or {}
-        self.say = say or Progress(False)
+        self.say = say or StatusLine(False)
         self._exported: dict[Any, tuple[ExportedProgram, float]] = {}
         self._shapes = functools.cache(abstract_state)
         self._plain = functools.cache(lambda experiment: experiment.replace(remat="none"))

@@ -1,4 +1,4 @@
-"""Charts as SVG that takes its colours from the page, so that they follow its light and dark."""
+"""Charts as SVG. The page gives the colours, light and dark."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -8,12 +8,12 @@ from typing import NamedTuple
 from accelnet.report.markup import Markup, tag
 from accelnet.report.numbers import short
 
-# Of a picture 360 wide: narrow, so that its text stays readable on a phone.
+# Sides of the axes in a picture 360 wide: narrow, so that its text is readable on a phone.
 ACROSS, UP = (44.0, 350.0), (214.0, 24.0)
 
 
 class Axis(NamedTuple):
-    """One side of a chart, from `start` to `stop` in its picture; `base` is of its logarithm, 0 for none."""
+    """Axis of a chart, from `start` to `stop` in the picture; `base` is the base of its logarithm, 0 for none."""
 
     name: str
     low: float
@@ -24,15 +24,14 @@ class Axis(NamedTuple):
     stop: float
 
     def at(self, value: float) -> float:
-        """Return where a value lies in the picture; beyond the ends, at the end."""
+        """Return the place of a value in the picture; values beyond the ends lie at the end."""
+        share = (value - self.low) / (self.high - self.low)
         if self.base:
             share = math.log(max(value, self.low) / self.low) / math.log(self.high / self.low)
-        else:
-            share = (value - self.low) / (self.high - self.low)
         return round(self.start + (self.stop - self.start) * min(max(share, 0.0), 1.0), 1)
 
     def ticks(self) -> list[float]:
-        """Return the values that get a line and a number, about six of them."""
+        """Return the values that have a line and a number, about six."""
         if not self.base:
             rough = (self.high - self.low) / 6
             power = 10.0 ** math.floor(math.log10(rough))
@@ -49,7 +48,7 @@ class Axis(NamedTuple):
 def log_axis(
     name: str, values: Iterable[float], text: Callable[[float], str], side: tuple[float, float] = UP, base: int = 10
 ) -> Axis:
-    """Return a logarithmic axis with room for the values; those that are not above 0 do not count."""
+    """Return a logarithmic axis with room for the values above 0."""
     made = [value for value in values if value > 0] or [1.0]
     low, high = min(made) / 1.2, max(made) * 1.2
     room = max(1.0, math.sqrt(8 / (high / low)))  # enough for two numbers along it
@@ -59,7 +58,7 @@ def log_axis(
 def linear_axis(
     name: str, values: Iterable[float], text: Callable[[float], str], side: tuple[float, float] = UP
 ) -> Axis:
-    """Return an axis with a little room around the values; those that are not finite do not count.
+    """Return an axis with a little room around the finite values.
 
     Example:
         >>> linear_axis("", [0.0, 10.0, math.nan], str).ticks()
@@ -77,7 +76,7 @@ def path(x: Axis, y: Axis, points: Iterable[tuple[float, float]], kind: str) -> 
 
 
 def chart(title: str, words: str, x: Axis, y: Axis, shapes: Iterable[Markup]) -> Markup:
-    """Draw axes with shapes between them; `words` say what a person who does not see them would like to know."""
+    """Draw axes with shapes between them; `words` describe them for a person who cannot see."""
     (left, right), (bottom, top) = ACROSS, UP
     axes = [tag("text", y.name, x=0, y=11), tag("text", x.name, x=right, y=bottom + 31, text_anchor="end")]
     for tick in x.ticks():
@@ -95,20 +94,22 @@ _MARKED = 30  # points of a line that are few enough to be marked
 
 
 def lines(title: str, x: Axis, y: Axis, series: Iterable[Line]) -> Markup:
-    """Draw lines, each a class, a name and points; those of class "ideal" have no marks."""
+    """Draw lines, each a class, a name and points; lines of class "ideal" have no marks."""
     shapes, words = [], []
     for kind, name, points in series:
-        shapes.append(path(x, y, points, kind if kind == "ideal" else f"line {kind}"))
-        if kind != "ideal" and len(points) <= _MARKED:
-            shapes += [tag("circle", class_=kind, cx=x.at(a), cy=y.at(b), r=3.5) for a, b in points]
-        if kind != "ideal":
-            told = points if len(points) <= _MARKED else [points[0], points[-1]]
-            words.append(f"{name}: {', '.join(f'{y.text(b)} with {a:,}' for a, b in told)}")
+        if kind == "ideal":
+            shapes.append(path(x, y, points, kind))
+            continue
+        shapes.append(path(x, y, points, f"line {kind}"))
+        few = len(points) <= _MARKED
+        shapes += dots(x, y, points, kind, 3.5) if few else []
+        told = points if few else [points[0], points[-1]]
+        words.append(f"{name}: {', '.join(f'{y.text(b)} with {a:,}' for a, b in told)}")
     return tag("div", tag("h4", title), chart(title, "; ".join(words), x, y, shapes))
 
 
 def dots(x: Axis, y: Axis, points: Iterable[tuple[float, float]], kind: str, radius: float = 2.0) -> list[Markup]:
-    """Draw points; those that are not finite are left out."""
+    """Draw the finite points."""
     return [
         tag("circle", class_=kind, cx=x.at(a), cy=y.at(b), r=radius)
         for a, b in points
@@ -117,12 +118,12 @@ def dots(x: Axis, y: Axis, points: Iterable[tuple[float, float]], kind: str, rad
 
 
 def ranges(x: Axis, y: Axis, spans: Iterable[tuple[float, float, float]], kind: str) -> list[Markup]:
-    """Draw a line from low to high for each (x, low, high), as of an interval."""
+    """Draw intervals, a line from low to high for each (x, low, high)."""
     return [path(x, y, [(at, low), (at, high)], f"line {kind}") for at, low, high in spans]
 
 
 def histogram(title: str, name: str, counts: Sequence[int], edges: Sequence[float], kind: str = "c0") -> Markup:
-    """Draw how many values lie between edges, one more of these than of counts."""
+    """Draw the counts of values between edges; there is one edge more than counts."""
     x = linear_axis(name, edges, short, ACROSS)
     y = Axis("", 0.0, max([*counts, 1]), short, 0, *UP)
     shapes = [
@@ -137,7 +138,7 @@ def histogram(title: str, name: str, counts: Sequence[int], edges: Sequence[floa
 
 
 def matrix(title: str, words: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
-    """Draw how often each row's name came out as each column's, as shares of the row."""
+    """Draw how often each row's name was predicted as each column's, as shares of the row."""
     size = len(counts)
     left, top, cell = 34.0, 34.0, 320.0 / size
     shapes = [
@@ -155,7 +156,7 @@ def matrix(title: str, words: str, counts: Sequence[Sequence[int]], names: Seque
             spot = {"x": round(left + b * cell, 1), "y": round(top + a * cell, 1)}
             box = {"width": round(cell, 1), "height": round(cell, 1), "class": f"cell {'c0' if a == b else 'c5'}"}
             told = tag("title", f"{names[a]} as {names[b]}: {count:,} of {total:,}")
-            # Mistakes are few: their square root is what can be seen.
+            # Mistakes are few: only their square root is visible.
             shapes.append(tag("rect", told, fill_opacity=round(math.sqrt(count / total), 2), **spot, **box))
             if numbered and count:
                 middle = {"x": round(left + (b + 0.5) * cell, 1), "y": round(top + place + 4, 1)}
@@ -167,7 +168,7 @@ def matrix(title: str, words: str, counts: Sequence[Sequence[int]], names: Seque
 def bar(
     title: str, parts: Sequence[tuple[str, str, float]], whole: float, mark: float = 0.0, kind: str = "bar"
 ) -> Markup:
-    """Draw (class, words, value) one behind the other, `whole` being the width."""
+    """Draw (class, words, value) one after the other, in a bar whose width is `whole`."""
     at, shapes = 0.0, []
     for name, words, value in parts:
         width = 1000 * value / whole if whole else 0.0

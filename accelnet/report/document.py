@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from accelnet.report.markup import tag
 
 NUM_COLORS = 8  # classes c0 to c7
-# The palette of Okabe and Ito, which differs for colour-blind people too; every area has an outline besides.
+# The palette of Okabe and Ito, which colour-blind people can distinguish; every area has an outline too.
 _STYLE = """
 :root{color-scheme:light dark;--paper:#fff;--card:#f5f6f8;--ink:#1b1f24;--soft:#555d67;--line:#c9ced6;
 --good:#00664b;--bad:#a33b00}
@@ -51,13 +51,12 @@ def document(title: str, body: Iterable[str], style: str = "") -> str:
     """Return a page to read, in light and dark, on a screen and on a phone.
 
     Args:
-        title: in the browser's tab.
-        body: its parts; what is no markup is escaped.
+        title: Title in the browser's tab.
+        body: Parts of the page; text that is not markup is escaped.
         style: CSS beside that of all pages, such as the colours of classes: `.weights{--c:#0072b2}`.
 
     Returns:
-        A whole HTML document. A browser that shows it asks nobody for anything: it is told to refuse all but what is in
-        the page.
+        A whole HTML document. Its policy lets a browser fetch nothing.
 
     Example:
         >>> "<body><main>1 &lt; 2</main></body>" in document("Less", ["1 < 2"])

@@ -17,9 +17,9 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
     """Make an element.
 
     Args:
-        name: of the element.
-        *children: markup, or text, which is escaped.
-        **attributes: `class_` and `aria_label` stand for class and aria-label.
+        name: Name of the element.
+        *children: Markup, or text, which is escaped.
+        **attributes: Attributes; `class_` and `aria_label` stand for class and aria-label.
 
     Example:
         >>> tag("p", "1 < 2", class_="note")
@@ -35,29 +35,29 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
 
 
 def joined(*children: str) -> Markup:
-    """Put markup and text, which is escaped, one behind the other."""
+    """Join markup and text, which is escaped."""
     return Markup("".join(child if isinstance(child, Markup) else html.escape(str(child)) for child in children))
 
 
 def section(title: str, *children: str) -> Markup:
-    """Make a part of a page with its heading; nothing where there is nothing in it."""
+    """Make a section of a page with its heading; nothing if it is empty."""
     return tag("section", tag("h2", title), *children, Markup("\n")) if any(children) else Markup()
 
 
 def grid(children: Iterable[str]) -> Markup:
-    """Put figures side by side where there is room."""
+    """Place figures side by side where there is room."""
     made = list(children)
     return tag("div", *made, class_="grid") if made else Markup()
 
 
 def figure(title: str, *children: str, caption: str = "") -> Markup:
-    """Make a card: a heading, pictures, and what they say."""
+    """Make a card: a heading, pictures, and a caption."""
     told = [tag("figcaption", caption)] if caption else []
     return tag("figure", *([tag("h3", title)] if title else []), *children, *told)
 
 
 def legend(names: Mapping[str, str]) -> Markup:
-    """Say what the colours mean: names by class."""
+    """Make a legend of colours: names by class."""
     return tag("ul", *(tag("li", tag("i", class_=key), name) for key, name in names.items()), class_="legend")
 
 
@@ -65,10 +65,10 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
     """Make a table that scrolls inside its own box.
 
     Args:
-        caption: above it, also what screen readers say.
-        head: names of the columns.
-        rows: cells, text or markup; the first of a row is its heading.
-        words: columns that hold no numbers, the first aside.
+        caption: Text above it, which screen readers read too.
+        head: Names of the columns.
+        rows: Cells, text or markup; the first of a row is its heading.
+        words: Columns with words instead of numbers, beside the first.
     """
     kinds = ["w" if column in words else "n" if column else "" for column in range(len(head))]
     tags = [("td", {"class": kind}) if kind else ("th", {"scope": "row"}) for kind in kinds]
@@ -80,5 +80,5 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
 
 
 def noted(text: str, note: str, **attributes: object) -> Markup:
-    """Put a note in small letters below a text."""
+    """Add a note in small letters below a text."""
     return joined(tag("span", text, **attributes), tag("small", note))

@@ -1,5 +1,8 @@
 """Numbers as people read them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def size(number: float) -> str:
     """Return bytes as people read them, in powers of 1,024.
@@ -85,3 +88,18 @@ def shown(value: float | None) -> str:
         ('0.1235', 'undefined')
     """
     return "undefined" if value is None else number(value)
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    """Return the interval of a measured number in words, nothing where there is none.
+
+    Args:
+        found: JSON values "low" and "high".
+
+    Example:
+        >>> interval({"low": 0.25, "high": 0.5}), interval({"low": None, "high": None})
+        ('0.25 to 0.5', '')
+    """
+    if found["low"] is None or found["high"] is None:
+        return ""
+    return f"{number(found['low'])} to {number(found['high'])}"

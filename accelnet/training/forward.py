@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from accelnet.experiment import Precision, Remat
 from accelnet.ops import kernels
+from accelnet.training.settings import Precision, Remat
 
 Tree = Any
 

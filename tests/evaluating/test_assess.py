@@ -111,10 +111,10 @@ def test_metrics_are_the_exact_ones_with_intervals_around_them(kind, runs, asses
 def test_every_kind_is_a_page_that_needs_nothing(kind, assessments):
     text = assessments[kind].page()
     page = needs_nothing(text)
-    assert "Metrics" in page.text and "Predicted worst" in page.text
+    assert "Metrics" in page.text and "Largest losses" in page.text
     assert HOSTILE not in text
     sections = {
-        "classes": ("Which for which", "Calibration", "Classes", "Latency"), "binary": ("Thresholds", "Calibration"),
+        "classes": ("Confusion", "Calibration", "Classes", "Latency"), "binary": ("Thresholds", "Calibration"),
         "labels": ("Classes",), "numbers": ("Residuals",), "tokens": ("Text", "Bits per symbol"), "other": (),
     }  # fmt: skip
     assert all(section in page.text for section in sections[kind])
@@ -223,7 +223,7 @@ def test_one_class_for_each_pixel_is_described_by_class():
     found = assess(run, latency=False)
     assert found.values["described"] and np.sum(found.values["confusion"]) == 36 * 20
     assert 0 < found.values["metrics"]["iou_macro"]["low"] < found.values["metrics"]["iou_macro"]["high"]
-    assert "Which for which" in needs_nothing(found.page()).text
+    assert "Confusion" in needs_nothing(found.page()).text
 
 
 @pytest.mark.parametrize("soft", [False, True])

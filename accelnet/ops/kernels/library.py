@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from accelnet.cache import private_directory
+from accelnet.runtime import private_directory
 from accelnet.terminal import say
 
 TARGETS = (

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.cache import user_cache_directory
 from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call
 from accelnet.planning.modelled.device import DeviceModel
 from accelnet.planning.targets.accelerators import Accelerator
+from accelnet.runtime import user_cache_directory
 
 VERSION = 7
 
