@@ -31,7 +31,7 @@ _SMALLEST_BYTES = 4 << 20
 def measure_time(name: str) -> dict[str, Any]:
     """Return measured and predicted seconds of a case's step; run in a process of its own."""
     from accelnet.planning.measure import measure
-    from accelnet.planning.targets import this_machine
+    from accelnet.planning.targets.target import this_machine
     from bench_systems.accelnet_chunks import make_experiment
 
     return measure(make_experiment(CASES[name]), this_machine(), keep=False).to_dict()
@@ -43,7 +43,7 @@ def measure_memory(name: str) -> dict[str, Any]:
     import numpy as np
 
     from accelnet.planning.planner import Planner
-    from accelnet.planning.targets import this_machine
+    from accelnet.planning.targets.target import this_machine
     from accelnet.training.program import prepare
     from bench_systems.accelnet_chunks import make_experiment
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 
 import accelnet as an
-from accelnet.planning.process import compiler_environment
-from accelnet.planning.targets import find_target
+from accelnet.planning.compiled.process import compiler_environment
+from accelnet.planning.targets.target import find_target
 
 TARGETS = ("v5e:1x1", "v6e:1x1")
 # Of the batch that takes about as much as there is.
@@ -75,9 +75,9 @@ def compile_directly(family: str, batch_size: int, name: str) -> bool:
     program = prepare(make_experiment(family, batch_size), absent=absent)[1].train
     here = SingleDeviceSharding(device)
     operands = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), program.operands)
-    donated = tuple(range(len(program.donate)))
+    jitted = jax.jit(program.function, donate_argnums=program.donate)
     try:
-        jax.jit(program.function, donate_argnums=donated).trace(*operands).lower(lowering_platforms=("tpu",)).compile()
+        jitted.trace(*operands).lower(lowering_platforms=("tpu",)).compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

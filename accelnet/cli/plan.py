@@ -125,7 +125,7 @@ def _with_tuned(script: Script, config: Any, directory: Path) -> Any:
 
 def targets(script: Script, options: TargetsOptions) -> None:  # noqa: ARG001, as every verb
     """List the hardware that `plan` knows."""
-    from accelnet.planning.listing import targets_table
-    from accelnet.planning.machine import load_accelerators
+    from accelnet.planning.targets.accelerators import load_accelerators
+    from accelnet.planning.targets.listing import targets_table
 
     show(targets_table(load_accelerators(options.targets_file), options.family))

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
 from flax import linen, nnx
 
 from accelnet.errors import UserError
+from accelnet.scopes import scope
 
 Interceptor = Callable[[Any, Callable[[], Any], Any, Any], Any]
 
@@ -77,13 +78,17 @@ def watched(train: bool) -> Iterator[None]:
 
 
 def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
-    """Let dropout, attention and batch normalization layers of an nnx module report what they do.
+    """Let the layers of an nnx module name their operations, and those with effects report what they do.
 
-    Statistics of layers among the frozen parameters may stay. The module must be a copy that is thrown away.
+    These are dropout, attention and batch normalization. Statistics of layers among the frozen parameters may stay. The
+    module must be a copy that is thrown away.
     """
     layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
     intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
     for path, layer in layers:
+        # A class that does something when it gets a subclass must not get one here.
+        if callable(layer) and type(layer).__init_subclass__.__func__ is nnx.Module.__init_subclass__.__func__:
+            intercept_calls(layer, _name)
         around = any(one == "" or path == one or path.startswith(f"{one}.") for one in intended)
         if around or not isinstance(layer, nnx.Dropout | nnx.BatchNorm | nnx.MultiHeadAttention):
             continue
@@ -104,6 +109,7 @@ def intercept_calls(module: nnx.Module, interceptor: Interceptor) -> None:
 
 @cache
 def _intercepted(kind: type, interceptor: Interceptor) -> type:
+    @wraps(kind.__call__)  # the signature, by which a call is given what it names
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         return interceptor(self, partial(kind.__call__, self, *args, **kwargs), args, kwargs)
 
@@ -118,6 +124,11 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
         (True, False)
     """
     return any(re.fullmatch(pattern, f"{path}.scale") for pattern in frozen)
+
+
+def _name(layer: Any, run: Callable[[], Any], _args: Any, _kwargs: Any) -> Any:
+    with scope(type(layer).__name__):
+        return run()
 
 
 def _report(layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
@@ -156,9 +167,13 @@ def _is_zero(rate: Any) -> bool:
 
 
 def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
-    """Return an interceptor, as of `flax.linen.intercept_methods`, that reports what layers do."""
+    """Return an interceptor, as of `flax.linen.intercept_methods`, that names and reports what layers do."""
 
     def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+        with scope(type(context.module).__name__):
+            return reported(next_call, args, kwargs, context)
+
+    def reported(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         watch = _watch.get()
         layer: Any = context.module
         kinds = (linen.Dropout, linen.BatchNorm, *_ATTENTION)

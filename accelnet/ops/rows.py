@@ -8,6 +8,8 @@ from jax import Array
 from accelnet.errors import UserError
 from accelnet.ops import kernels
 
+# The kernel that takes rows, by which planning recognizes it in compiled programs.
+TARGET = "accelnet_take_rows"
 _MEANING = kernels.Meaning(partial(jnp.take, axis=0, mode="clip"))
 
 
@@ -37,4 +39,4 @@ def take_rows(table: Array, numbers: Array) -> Array:
     if jnp.iinfo(numbers.dtype).max > jnp.iinfo(jnp.int32).max:
         # In int32, where the kernel reads them, large numbers would be others.
         numbers = jnp.clip(numbers, 0, max(table.shape[0] - 1, 0))
-    return kernels.call(kernels.Kernel("accelnet_take_rows", (), _MEANING), table, numbers.astype(jnp.int32))[0]
+    return kernels.call(kernels.Kernel(TARGET, (), _MEANING), table, numbers.astype(jnp.int32))[0]

@@ -1,88 +1,73 @@
 """What to rent: the cheapest that fits, the fastest within a budget, and what lies between."""
 
+import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelnet.errors import UserError
 from accelnet.planning.rows import Row
+from accelnet.report.numbers import duration
+
+
+class _Offer(NamedTuple):
+    usd: float
+    hours: float
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.usd:.2g} USD in {duration(3600 * self.hours)}"
 
 
 def choose(rows: Sequence[Row], budget_usd: float | None, deadline_hours: float | None) -> dict[str, Any]:
     """Choose among targets by expected time and price.
 
     Args:
-        rows: answers; those that do not fit, or have no price, are left out.
-        budget_usd: most dollars of a run, None for any.
-        deadline_hours: most hours of a run, None for any.
+        rows: Answers; those that do not fit, or have no price, are left out.
+        budget_usd: The most dollars of a run, None for any number.
+        deadline_hours: The most hours of a run, None for any number.
 
     Returns:
-        "cheapest" and "fastest" (names, None if nothing is within both limits), "pareto" (names, cheapest first: each
-        is faster than all before it), "budget_usd", "deadline_hours" and "reason".
+        "cheapest" and "fastest" (names, None if nothing is within both limits), "pareto" (names, cheapest first, each
+        faster than all before it), "budget_usd", "deadline_hours" and "reason".
     """
-    priced = [row for row in rows if row.status == "ok" and row.usd_per_run is not None and row.run_seconds is not None]
-    within = [
-        row
-        for row in priced
-        if (budget_usd is None or _usd(row) <= budget_usd) and (deadline_hours is None or _hours(row) <= deadline_hours)
+    offers = [
+        _Offer(row.usd_per_run, row.run_seconds / 3600, row.name)
+        for row in rows
+        if row.status == "ok" and row.usd_per_run is not None and row.run_seconds is not None
     ]
-    front: list[Row] = []
-    for row in sorted(priced, key=lambda row: (_usd(row), _hours(row))):
-        if not front or _hours(row) < _hours(front[-1]):
-            front.append(row)
-    cheapest = min(within, key=lambda row: (_usd(row), _hours(row)), default=None)
-    fastest = min(within, key=lambda row: (_hours(row), _usd(row)), default=None)
+    budget, deadline = (math.inf if limit is None else limit for limit in (budget_usd, deadline_hours))
+    within = [offer for offer in offers if offer.usd <= budget and offer.hours <= deadline]
+    front: list[_Offer] = []
+    for offer in sorted(offers, key=lambda offer: offer[:2]):
+        if not front or offer.hours < front[-1].hours:
+            front.append(offer)
+    cheapest = min(within or offers, key=lambda offer: (offer.usd, offer.hours), default=None)
+    fastest = min(within or offers, key=lambda offer: (offer.hours, offer.usd), default=None)
+    best, left_out = f"{cheapest}; fastest {fastest}", len(rows) - len(offers)
+    if not offers:
+        reason = "none of the targets that fit has a price: name others, or give prices in a file of your own"
+    elif not within:
+        reason = f"nothing is within the limits: cheapest that fits {best}"
+    else:
+        others = f" ({left_out} more do not fit, failed or have no price)" if left_out else ""
+        reason = f"{len(within)} of {len(rows)} targets are within the limits{others}; cheapest {best}"
+        reason += " (expected times, list prices)"
     return {
-        "cheapest": None if cheapest is None else cheapest.name,
-        "fastest": None if fastest is None else fastest.name,
-        "pareto": [row.name for row in front],
+        "cheapest": cheapest.name if within and cheapest else None,
+        "fastest": fastest.name if within and fastest else None,
+        "pareto": [offer.name for offer in front],
         "budget_usd": budget_usd,
         "deadline_hours": deadline_hours,
-        "reason": _reason(rows, priced, within, cheapest, fastest),
+        "reason": reason,
     }
-
-
-def _usd(row: Row) -> float:
-    assert row.usd_per_run is not None
-    return row.usd_per_run
-
-
-def _hours(row: Row) -> float:
-    assert row.run_seconds is not None
-    return row.run_seconds / 3600
-
-
-def _reason(
-    rows: Sequence[Row],
-    priced: Sequence[Row],
-    within: Sequence[Row],
-    cheapest: Row | None,
-    fastest: Row | None,
-) -> str:
-    if not priced:
-        return "none of the targets that fit has a price: name others, or give prices in a file of your own"
-    if cheapest is None or fastest is None:
-        least, quickest = min(priced, key=_usd), min(priced, key=_hours)
-        return f"nothing is within the limits: cheapest that fits {_told(least)}; fastest {_told(quickest)}"
-    left_out = len(rows) - len(priced)
-    return (
-        f"{len(within)} of {len(rows)} targets are within the limits"
-        + (f" ({left_out} more do not fit, failed or have no price)" if left_out else "")
-        + f"; cheapest {_told(cheapest)}; fastest {_told(fastest)} (expected times, list prices)"
-    )
-
-
-def _told(row: Row) -> str:
-    from accelnet.report.numbers import duration
-
-    return f"{row.name} at {_usd(row):.2g} USD in {duration(3600 * _hours(row))}"
 
 
 def parse_usd(text: str) -> float:
     """Read an amount of dollars as people type it.
 
     Raises:
-        UserError: if it is none, or not above 0.
+        UserError: if the text is no such amount, or not above 0.
 
     Example:
         >>> parse_usd("20usd"), parse_usd("$1.50"), parse_usd("3")
@@ -98,10 +83,10 @@ _HOURS = {"s": 1 / 3600, "sec": 1 / 3600, "m": 1 / 60, "min": 1 / 60, "h": 1.0, 
 
 
 def parse_hours(text: str) -> float:
-    """Read a time as people type it, in hours.
+    """Read a time in hours as people type it.
 
     Raises:
-        UserError: if it is none, or not above 0.
+        UserError: if the text is no such time, or not above 0.
 
     Example:
         >>> parse_hours("2h"), parse_hours("90min"), parse_hours("1d")

@@ -32,10 +32,10 @@ def plan_page(values: Mapping[str, Any]) -> str:
     """Return a plan as a page to read, in light and dark, on a screen and on a phone.
 
     Args:
-        values: what `Plan.to_dict` gives, and plan.json holds.
+        values: Values of `Plan.to_dict`, as plan.json holds them.
 
     Returns:
-        A whole HTML document. What comes from the plan is escaped; a browser that shows it asks nobody for anything.
+        A whole HTML document, which loads nothing from elsewhere. What comes from the plan is escaped.
 
     Example:
         >>> flops = {"forward": 1e9, "backward": 2e9, "optimizer": 0}

@@ -1,4 +1,4 @@
-"""Plan: what an experiment would do on hardware that is not here."""
+"""Plan what an experiment would do on hardware that is not here."""
 
 import json
 from collections.abc import Sequence
@@ -9,18 +9,18 @@ from typing import Any
 from accelnet import runtime
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.planning.case import Case
 from accelnet.planning.choice import choose
 from accelnet.planning.measure import Measurement
 from accelnet.planning.measure import measure as measure_step
+from accelnet.planning.modelled.run_time import NOT_COUNTED
 from accelnet.planning.page import plan_page
-from accelnet.planning.planner import COMPILE_SECONDS, Planner
+from accelnet.planning.planner import COMPILE_SECONDS, Case, Planner
 from accelnet.planning.remedies import find_remedies
-from accelnet.planning.report import plan_table
 from accelnet.planning.rows import Row
-from accelnet.planning.run_time import NOT_COUNTED
 from accelnet.planning.scaling import scaling
-from accelnet.planning.targets import DEFAULT_TARGETS, Target, find_target, load_accelerators, this_machine
+from accelnet.planning.table import plan_table
+from accelnet.planning.targets.accelerators import load_accelerators
+from accelnet.planning.targets.target import DEFAULT_TARGETS, Target, find_target, this_machine
 from accelnet.terminal import StatusLine
 from accelnet.training.record import write_atomically
 
@@ -30,14 +30,11 @@ class Plan:
     """Answers for several targets.
 
     Attributes:
-        experiment: name of the experiment.
-        steps: of the run.
-        batch_size: of an update.
-        flops: of a step, as of `StepFlops.to_dict`.
-        rows: one per target, in the order asked for.
-        scaling: predictions over the sizes of the targets' families.
-        choice: what to rent, where a budget or deadline was given.
-        measured: what was measured on this machine, where that was asked for.
+        flops: FLOPs of a step, as of `StepFlops.to_dict`.
+        rows: Answers, one per target, in the order asked for.
+        scaling: Predictions over the sizes of the targets' families.
+        choice: What to rent, where a budget or deadline was given.
+        measured: Measurement of this machine, where that was asked for.
     """
 
     experiment: str
@@ -83,33 +80,33 @@ def plan(
     targets_file: str | Path | None = None,
     progress: bool = True,
 ) -> Plan:
-    """Say what an experiment would do on hardware that is not here: whether it fits, how fast it can be, what it costs.
+    """Predict whether an experiment fits on hardware that is not here, how fast it can be there, and what it costs.
 
     The programs that `fit` would run are compiled by XLA's own compilers for the targets, in processes of their own.
     Nothing is trained, and nothing is sent anywhere.
 
     Args:
-        experiment: what would be trained.
-        targets: names such as "v5e:2x2", "h100:8", "cpu", as a list or with commas between them. None: a spread of
+        experiment: Experiment that would be trained.
+        targets: Names such as "v5e:2x2", "h100:8", "cpu", as a list or with commas between them. None: a spread of
             them, and this machine.
-        mesh: as of `fit`, with -1 for as many devices as a target has. None: data parallel over all devices, or
+        mesh: Mesh, as of `fit`, with -1 for as many devices as a target has. None: data parallel over all devices, or
             "fsdp" if the state would take more than a quarter of a device's memory.
-        budget_usd: say what to rent for at most this much.
-        deadline_hours: say what to rent to be done within this time.
-        workdir: where plan.json and plan.html are written. None: nowhere.
-        compile: False: shapes and facts alone, in seconds.
-        measure: measure a step and its parts on this machine first: that step's time is then this machine's, and the
-            parts' are kept and used from then on.
-        remedies: where it does not fit, compile what would make it fit.
-        compile_seconds: after which a compiler is given up.
-        targets_file: facts and prices of your own, as of `load_accelerators`.
-        progress: show what is done on standard error.
+        budget_usd: The most that a run may cost, to choose what to rent.
+        deadline_hours: The longest that a run may take, to choose what to rent.
+        workdir: Directory for plan.json and plan.html. None: nothing is written.
+        compile: Whether to compile. False: shapes and facts alone, in seconds.
+        measure: Whether to measure a step and its parts on this machine first. The step's time is then that of this
+            machine; the parts' times are kept and used from then on.
+        remedies: Whether to compile what would make it fit, where it does not.
+        compile_seconds: Seconds after which a compiler is given up.
+        targets_file: File with facts and prices of your own, as of `load_accelerators`.
+        progress: Whether to show on standard error what is being done.
 
     Returns:
         The `Plan`; `print` shows it as a table.
 
     Raises:
-        UserError: if no target could be answered, or `workdir` cannot be written to.
+        UserError: if there is no answer for any target, or `workdir` cannot be written to.
 
     Example:
         >>> import numpy as np, accelnet as an
@@ -166,22 +163,29 @@ def plan(
 
 
 def find_targets(targets: str | Sequence[str] | None, targets_file: str | Path | None = None) -> list[Target | Row]:
-    """Find the targets of names, each once; what is none is a failed row that says why.
+    """Find the targets of names, each once. For a name that is no target, a failed row says why.
 
     Args:
-        targets: as of `plan`.
-        targets_file: as of `plan`.
+        targets: Names, as of `plan`.
+        targets_file: File of the user's, as of `plan`.
 
     Raises:
-        UserError: if none of them is a target.
+        UserError: if no name is a target.
 
     Example:
         >>> [target.name for target in find_targets("v5litepod-4, h100, v5e:2x2")]
         ['v5e:2x2', 'h100']
     """
     accelerators = load_accelerators(targets_file)
+    if targets is None:
+        names = [*DEFAULT_TARGETS, "here"]
+    else:
+        listed = targets.split(",") if isinstance(targets, str) else targets
+        names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
+    if not names:
+        raise UserError("no target was given: name some, such as --targets v5e:2x2,h100:8; `targets` lists them")
     found: dict[str, Target | Row] = {}
-    for name in _names(targets):
+    for name in names:
         try:
             target = this_machine(accelerators=accelerators) if name == "here" else find_target(name, accelerators)
             found.setdefault(target.name, target)
@@ -202,13 +206,3 @@ def _refuse_if_none(found: Sequence[Target | Case | Row]) -> None:
     reasons = [one.reason for one in found if isinstance(one, Row)]
     if len(reasons) == len(found):
         raise UserError("\n".join(reasons))
-
-
-def _names(targets: str | Sequence[str] | None) -> list[str]:
-    if targets is None:
-        return [*DEFAULT_TARGETS, "here"]
-    names = targets.split(",") if isinstance(targets, str) else list(targets)
-    names = list(dict.fromkeys(name.strip() for name in names if name.strip()))
-    if not names:
-        raise UserError("no target was given: name some, such as --targets v5e:2x2,h100:8; `targets` lists them")
-    return names

@@ -1,27 +1,25 @@
 """Prove that an experiment is portable: one artifact for all platforms, which runs bit for bit, compiled for each."""
 
-import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax import export
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.planning.compile import CompileJob, compile_all
-from accelnet.planning.export import ExportedProgram, export_program
-from accelnet.planning.process import run_worker
-from accelnet.planning.targets import find_target
+from accelnet.planning.compiled.compile import compile_all
+from accelnet.planning.compiled.export import ExportedProgram, export_program, load_arrays, run_artifact, save_arrays
+from accelnet.planning.compiled.process import run_worker
+from accelnet.planning.targets.target import find_target
 from accelnet.training.evaluation import Weights
 from accelnet.training.program import prepare
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# One target of each family.
+# One target of each platform.
 PROVED_TARGETS = {"cpu": "cpu", "cuda": "h100", "tpu": "v5e:1x1"}
 _STEPS = 3
 # Relative to the norm of the results: rounding stays far below it in every precision, a wrong program does not.
@@ -30,16 +28,15 @@ _ROUNDING = 0.01
 
 @dataclass(frozen=True)
 class Proof:
-    """What was tried.
+    """The results of a proof.
 
     Attributes:
-        experiment: its name.
-        artifact_bytes: of the exported programs, by name.
-        equal: whether the artifact gave the same bits in a fresh process as the exported program gave here, by name.
-        difference: norm of the difference between these results and those of the run's own program, relative to the
-            norm of the latter, by name. XLA fuses, and rounds, a program for several platforms otherwise than one
-            for this machine alone, and the run's own may have kernels.
-        compiled: by platform and name: "ok", or why not.
+        artifact_bytes: Sizes of the exported programs, by name.
+        equal: Whether the artifact gave the same bits in a fresh process as the exported program gave here, by name.
+        difference: Norm of the difference between these results and those of the run's own program, relative to the
+            norm of the latter, by name. XLA fuses and rounds a program for several platforms differently from one for
+            this machine alone, and the run's own may have kernels.
+        compiled: "ok", or why it was not compiled, by platform and name.
     """
 
     experiment: str
@@ -50,7 +47,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether all of it worked."""
+        """Whether everything worked."""
         return (
             all(self.equal.values())
             and all(difference < _ROUNDING for difference in self.difference.values())
@@ -83,9 +80,9 @@ def prove(
     """Export the training and evaluation programs for all platforms at once, and try them.
 
     Args:
-        experiment: whose programs they are.
-        compile_seconds: for each compiler.
-        say: progress.
+        experiment: Experiment that has the programs.
+        compile_seconds: Seconds after which a compiler is given up.
+        say: Function that is told of the progress.
 
     Returns:
         The proof. Bits are compared after 3 steps, and after one evaluation batch.
@@ -111,18 +108,13 @@ def prove(
         }  # fmt: skip
         say("running the artifact in a fresh process")
         theirs = _run_afresh(exported, operands)
-        here = {name: _run(exported[name].data, jax.tree.leaves(operands[name])) for name in exported}
+        here = {name: run_artifact(exported[name].data, jax.tree.leaves(operands[name])) for name in exported}
         # Evaluation first: training takes the state's buffers.
         ours = {p.name: _arrays(p(*operands[p.name])) for p in (programs.evaluate, programs.train)}
     finally:
         feed.close()
-    say("compiling for one target of each family")
-
-    def job(platform: str, name: str) -> CompileJob:
-        topology = None if platform == "cpu" else find_target(name).topology_request()
-        return CompileJob(platform, topology, tuple(exported.values()))
-
-    jobs = [(platform, job(platform, name)) for platform, name in PROVED_TARGETS.items()]
+    say("compiling for one target of each platform")
+    jobs = [(platform, find_target(name), tuple(exported.values())) for platform, name in PROVED_TARGETS.items()]
     compiled = compile_all(jobs, time_limit=compile_seconds)
     return Proof(
         experiment.name,
@@ -136,9 +128,7 @@ def prove(
     )
 
 
-def _run_afresh(
-    exported: dict[str, ExportedProgram], operands: dict[str, tuple[Any, ...]]
-) -> dict[str, list[np.ndarray]]:
+def _run_afresh(exported: Mapping[str, ExportedProgram], operands: Mapping[str, Any]) -> dict[str, list[np.ndarray]]:
     """Return the results of programs that a fresh process read from their artifacts."""
     with tempfile.TemporaryDirectory(prefix="accelnet-prove-") as name:
         folder = Path(name)
@@ -146,23 +136,17 @@ def _run_afresh(
         for program in exported.values():
             run = {part: str(folder / f"{program.name}-{part}") for part in ("artifact", "inputs.npz", "outputs.npz")}
             Path(run["artifact"]).write_bytes(program.data)
-            leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(operands[program.name]))]
-            save_arrays(Path(run["inputs.npz"]), leaves)
+            save_arrays(Path(run["inputs.npz"]), _arrays(operands[program.name]))
             runs.append(run)
-        reason = run_worker({"run": runs}, folder, "cpu", 1, 300.0)
+        reason = run_worker({"run": runs}, folder, "cpu", 1, 300.0, set())
         outputs = [Path(run["outputs.npz"]) for run in runs]
         if not all(path.exists() for path in outputs):
             raise UserError(f"the artifact did not run in a fresh process: {reason}")
         return {name: load_arrays(path) for name, path in zip(exported, outputs, strict=True)}
 
 
-def _run(artifact: bytes, operands: list[Any]) -> list[np.ndarray]:
-    exported = export.deserialize(bytearray(artifact))
-    return _arrays(jax.jit(exported.call)(*operands))
-
-
-def _arrays(results: Any) -> list[np.ndarray]:
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(results))]
+def _arrays(tree: Any) -> list[np.ndarray]:
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(jax.device_get(tree))]
 
 
 def _same_bits(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
@@ -179,28 +163,3 @@ def _difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:
     a, b = (np.concatenate([array.astype(np.float64).ravel() for array in arrays]) for arrays in (ours, theirs))
     difference = float(np.linalg.norm(a - b) / max(float(np.linalg.norm(a)), np.finfo(np.float64).tiny))
     return difference if np.isfinite(difference) else float("inf")
-
-
-def save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
-    """Write arrays of any dtype, bfloat16 too, without pickle: their bytes, and a description in JSON."""
-    described = json.dumps([[str(array.dtype), list(array.shape)] for array in arrays])
-    raw: dict[str, Any] = {
-        f"a{number}": np.frombuffer(array.tobytes(), np.uint8) for number, array in enumerate(arrays)
-    }
-    np.savez(path, described=np.frombuffer(described.encode(), np.uint8), **raw)
-
-
-def load_arrays(path: Path) -> list[np.ndarray]:
-    """Read what `save_arrays` wrote."""
-    with np.load(path, allow_pickle=False) as stored:
-        described = json.loads(stored["described"].tobytes().decode())
-        return [
-            np.frombuffer(stored[f"a{number}"].tobytes(), np.dtype(jax.numpy.dtype(dtype))).reshape(shape)
-            for number, (dtype, shape) in enumerate(described)
-        ]
-
-
-def run_artifact(run: dict[str, str]) -> None:
-    """Run a program from its artifact: what the fresh process does."""
-    results = _run(Path(run["artifact"]).read_bytes(), load_arrays(Path(run["inputs.npz"])))
-    save_arrays(Path(run["outputs.npz"]), results)

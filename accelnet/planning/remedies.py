@@ -1,36 +1,33 @@
-"""What would make an experiment fit where it does not: each change compiled, in the order of its cost in time."""
+"""Changes that make an experiment fit where it does not, each compiled, in the order of their cost in time."""
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 from accelnet.errors import UserError
-from accelnet.experiment import Experiment
-from accelnet.planning.case import Case
-from accelnet.planning.planner import Planner
+from accelnet.planning.planner import Case, Planner
 
 _SMALLEST_SHARE = 64
 _REFINEMENTS = 2
-# Of a GPU's memory; CUDA itself and its libraries take some of the rest.
+# Share of a GPU's memory; CUDA itself and its libraries take some of the rest.
 _LARGEST_SHARE = 0.92
+# A change in words, its settings, and the case with it.
+_Tried = tuple[str, dict[str, Any], Case]
 
 
 def find_remedies(planner: Planner, case: Case) -> tuple[dict[str, Any], ...]:
     """Compile what may make a case fit.
 
     Args:
-        planner: that made the case.
-        case: one that does not fit.
+        planner: Planner that made the case.
+        case: Case that does not fit.
 
     Returns:
-        What fits, fastest per example first: "change" in words, "settings" (of `Experiment`, or "mesh"),
-        "total_bytes", "limit_bytes", "source" of the two, and "slowdown", expected time per example over that of the
-        case if it did fit. The largest batch that fits is among them.
+        The changes that make it fit, fastest per example first: "change" in words, "settings" (of `Experiment`, or
+        "mesh"), "total_bytes", "limit_bytes", "source" of the two, and "slowdown", expected time per example over that
+        of the case if it did fit. The largest batch that fits is among them.
     """
     # Without a compiler, or where it failed, shapes alone decide: an estimate, labelled as such in the row.
-    variants = list(_variants(case))
-    tried = _try(planner, case, variants)
-    tried += _largest_batch(planner, case)
+    tried = _try(planner, case, list(_variants(case))) + _largest_batch(planner, case)
     before = _seconds_per_example(planner, case)
     found = _larger_share(case)
     found += [
@@ -56,8 +53,7 @@ def _variants(case: Case) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "remat of all but matrix products", {"remat": "products"}
     if experiment.remat != "blocks":
         yield "remat of all but block boundaries", {"remat": "blocks"}
-    size, parts = experiment.order.microbatch_size, layout.num_parts
-    batch = experiment.order.batch_size
+    batch, size, parts = experiment.order.batch_size, experiment.order.microbatch_size, layout.num_parts
     for share in (2, 4, 8):
         if size % share == 0 and size // share % parts == 0 and size // share >= parts:
             yield f"accumulation, {batch // (size // share)} microbatches", {"microbatch_size": size // share}
@@ -79,19 +75,13 @@ def _larger_share(case: Case) -> list[dict[str, Any]]:
     }]  # fmt: skip
 
 
-def _changed(experiment: Experiment, settings: dict[str, Any]) -> Experiment:
-    fields = {field.name for field in dataclasses.fields(experiment)}
-    return experiment.replace(**{name: value for name, value in settings.items() if name in fields})
-
-
-def _try(
-    planner: Planner, case: Case, variants: list[tuple[str, dict[str, Any]]]
-) -> list[tuple[str, dict[str, Any], Case]]:
+def _try(planner: Planner, case: Case, variants: list[tuple[str, dict[str, Any]]]) -> list[_Tried]:
     made = []
     for name, settings in variants:
+        fields = {field: value for field, value in settings.items() if field != "mesh"}
         try:
-            changed = planner.case(case.target, _changed(case.experiment, settings), settings.get("mesh"))
-        except UserError:  # does not divide, or rules that do not match such a mesh
+            changed = planner.case(case.target, case.experiment.replace(**fields), settings.get("mesh"))
+        except UserError:  # the batch does not divide, or rules do not match such a mesh
             continue
         made.append((name, settings, changed))
     planner.say(f"{case.target.name} does not fit: compiling {len(made)} variants")
@@ -99,11 +89,11 @@ def _try(
     return made
 
 
-def _largest_batch(planner: Planner, case: Case) -> list[tuple[str, dict[str, Any], Case]]:
+def _largest_batch(planner: Planner, case: Case) -> list[_Tried]:
     """Halve until it fits, then go up again in quarters."""
     batch, parts = case.experiment.order.batch_size, case.layout.num_parts
 
-    def tries(sizes: list[int]) -> list[tuple[str, dict[str, Any], Case]]:
+    def tries(sizes: list[int]) -> list[_Tried]:
         sizes = sorted({size // parts * parts for size in sizes if 0 < size // parts * parts < batch})
         settings = [{"batch_size": size, "microbatch_size": None} for size in sizes]
         made = _try(planner, case, [(f"a batch of {s['batch_size']} examples", s) for s in settings])

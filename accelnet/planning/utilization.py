@@ -6,7 +6,8 @@ import jax
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.planning.targets import Accelerator, this_machine
+from accelnet.planning.targets.accelerators import Accelerator
+from accelnet.planning.targets.target import this_machine
 from accelnet.training.flops import step_flops
 
 
@@ -15,10 +16,7 @@ class Utilization:
     """How well devices were used.
 
     Attributes:
-        share: of the peak, 0 to 1.
-        flops_per_second: of the matrix products of the plain program, recomputation left out.
-        accelerator: the device.
-        num_devices: how many.
+        flops_per_second: FLOPs of the plain program's matrix products, recomputation left out.
     """
 
     share: float
@@ -36,9 +34,9 @@ def utilization(
     """Return how well the devices at hand were used; None on a CPU and on devices whose peak is not known.
 
     Args:
-        experiment: that was trained.
-        examples_per_second: in training.
-        num_devices: that trained. None: all of the run's.
+        experiment: Experiment that was trained.
+        examples_per_second: Examples per second in training.
+        num_devices: Number of devices that trained. None: all of the run's.
 
     Example:
         >>> import jax

@@ -13,6 +13,7 @@ from accelnet.data.feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.optim import learning_rates
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
+from accelnet.scopes import scope
 from accelnet.training.state import TrainState
 from accelnet.training.step import make_train_step
 
@@ -57,7 +58,8 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
 
     def microbatch(operand: Tree, number: Any, part: Any) -> Tree:
         data, index, step, seed = operand
-        return feed.train_batch(data, index, step, number, seed, part)
+        with scope("input"):
+            return feed.train_batch(data, index, step, number, seed, part)
 
     def train_chunk(state: TrainState, operand: Tree, num_steps: jax.Array, reset: jax.Array) -> Any:
         metrics = jax.tree.map(lambda new, old: jnp.where(reset, new, old), objective.empty(), state.metrics)
@@ -80,7 +82,8 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
             nothing,
             Failure(jnp.bool_(False), *[nothing] * 3),
         )
-        _, state, loss, failure = jax.lax.while_loop(goes_on, body, start)
+        with scope("loop"):
+            _, state, loss, failure = jax.lax.while_loop(goes_on, body, start)
         # The last update can spoil the weights without a loss that shows it; such weights must not be saved as good.
         norm = _norm(state.params)
         spoiled = Failure(~jnp.isfinite(norm), loss, nothing, norm)
@@ -99,7 +102,7 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
 def _observe_failure(loss: jax.Array, grads: Tree, params: Tree) -> tuple[Tree, Failure]:
     failed, nothing = ~jnp.isfinite(loss), jnp.float32(0)
     # The norms cost a pass over the gradients, 4 % of an MLP's step: only when there is something to say.
-    with jax.named_scope("failure"):  # by which `plan` knows that this does not count
+    with scope("failure"):  # by which `plan` knows that this does not count
         norms = jax.lax.cond(
             failed, lambda *trees: tuple(map(_norm, trees)), lambda *_: (nothing, nothing), grads, params
         )

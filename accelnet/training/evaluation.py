@@ -14,6 +14,7 @@ from accelnet.models.pure import merged
 from accelnet.optim import eval_params
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
+from accelnet.scopes import scope
 from accelnet.training.forward import with_precision
 from accelnet.training.state import EVALUATION, TrainState, random_key
 from accelnet.training.step import make_loss, merge_parts, num_examples, prepared, training_batch
@@ -90,7 +91,8 @@ def make_weights(experiment: Experiment, feed: AbstractFeed, layout: Layout = ON
         if params is not state.params and jax.tree.leaves(model_state):
             cuts = layout.cuts(params)
             of_parts = layout.parts.map(partial(of_part, cuts), (cuts, SAME, feed.train_spec), SAME)
-            model_state = of_parts(params, (state.frozen, model_state, state.seed), operand)
+            with scope("statistics"):
+                model_state = of_parts(params, (state.frozen, model_state, state.seed), operand)
         return Weights(params, state.frozen, model_state, state.step)
 
     return weights
@@ -117,7 +119,9 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
         first, num_batches, start, stop = numbers
 
         def body(index: jax.Array, metrics: Tree) -> Tree:
-            batch = prepared(experiment, feed.eval_batch(operand, index, first, start, stop, part))
+            with scope("input"):
+                batch = feed.eval_batch(operand, index, first, start, stop, part)
+            batch = prepared(experiment, batch)
             # Noise in evaluation, such as a VAE's, is that of the batch's number: the same in every evaluation.
             key = random_key(jnp.uint32(0), EVALUATION, first + index)
             key = shard_key(key, part, layout.num_parts, num_examples(batch))
@@ -125,7 +129,9 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
             _, (_, _, states, _) = loss(params, model_state, batch, **settings)
             return objective.merge(metrics, states)
 
-        return merge_parts(experiment, layout.parts, jax.lax.fori_loop(0, num_batches, body, objective.empty()))
+        with scope("loop"):
+            states = jax.lax.fori_loop(0, num_batches, body, objective.empty())
+        return merge_parts(experiment, layout.parts, states)
 
     def eval_chunk(
         weights: Weights, metrics: Tree, operand: Tree,

@@ -15,6 +15,7 @@ from accelnet.objectives.weights import safe_ratio
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
 from accelnet.parallel.parts import Parts
+from accelnet.scopes import scope
 from accelnet.signature import Offer, call, described
 from accelnet.training.forward import BoundModel, with_precision, with_remat
 from accelnet.training.state import AUGMENT, NOISE, UPDATE, TrainState, random_key
@@ -52,17 +53,19 @@ def make_loss(experiment: Experiment, parts: Parts = ONE_DEVICE.parts) -> Callab
 
         forward = with_remat(forward, experiment.remat) if train else forward
         params = merged(params, frozen) if frozen else params
-        outputs, after, sown = forward(params, model_state, batch["inputs"])
+        with scope("model"):
+            outputs, after, sown = forward(params, model_state, batch["inputs"])
         experiment.check_outputs(outputs, batch)
 
         def again() -> BoundModel:
             return BoundModel(apply, params, model_state, jax.random.fold_in(key, _AGAIN_KEY), train, settings)
 
-        total, weight, states = objective.totals(
-            outputs, batch, model=Offer(again), params=params, key=Offer(lambda: jax.random.fold_in(key, _LOSS_KEY)),
-            train=train, sown=sown, **offered,
-        )  # fmt: skip
-        mean = safe_ratio(total, weight)
+        with scope("loss"):
+            total, weight, states = objective.totals(
+                outputs, batch, model=Offer(again), params=params, train=train, sown=sown,
+                key=Offer(lambda: jax.random.fold_in(key, _LOSS_KEY)), **offered,
+            )  # fmt: skip
+            mean = safe_ratio(total, weight)
         if train and parts.count > 1:
             # Before the backward pass: through batch statistics, a part's loss has gradients in other parts.
             own, weight = weight, jax.lax.stop_gradient(parts.total(weight))
@@ -154,13 +157,14 @@ def training_batch(
     )
     if experiment.data.augment is not None:
         given = {"step": step, "progress": Offer(lambda: experiment.progress(step))}
-        batch = call("augment", experiment.data.augment, changes, batch, **given)
+        with scope("augmentation"):
+            batch = call("augment", experiment.data.augment, changes, batch, **given)
     return batch, noise
 
 
 def prepared(experiment: Experiment, batch: Batch) -> Batch:
     """Prepare a batch as the data says; where that fails, say so with the batch's shapes."""
-    with user_code("prepare", described([batch])):
+    with user_code("prepare", described([batch])), scope("input"):
         return experiment.data.prepare(batch)
 
 
@@ -201,11 +205,14 @@ def make_train_step(
         state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
     ) -> tuple[TrainState, jax.Array, Tree]:
         def of(params: Tree) -> Any:
-            return gradient(state.replace(params=params), microbatch, operand, spec)
+            with scope("gradient"):
+                return gradient(state.replace(params=params), microbatch, operand, spec)
 
         grads, loss, states, model_state = of(state.params)
         params, seen = observe(loss, grads, state.params)
-        return update(state.replace(params=params), grads, loss, states, model_state, of), loss, seen
+        with scope("optimizer"):
+            state = update(state.replace(params=params), grads, loss, states, model_state, of)
+        return state, loss, seen
 
     return step
 

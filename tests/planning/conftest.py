@@ -5,7 +5,7 @@ import pytest
 
 import accelnet as an
 from accelnet.ops.kernels import share
-from accelnet.planning.extras import missing_compiler
+from accelnet.planning.targets.compilers import missing_compiler
 
 
 def random_data(*shape, num_classes=5, rows=96):

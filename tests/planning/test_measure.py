@@ -2,17 +2,17 @@
 
 import pytest
 
-from accelnet.planning.calibration import load_calibration, load_model
 from accelnet.planning.measure import measure
+from accelnet.planning.modelled.calibration import load_calibration, load_model
 from accelnet.planning.page import plan_page
 from accelnet.planning.plan import plan
-from accelnet.planning.targets import this_machine
+from accelnet.planning.targets.target import this_machine
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("accelnet.planning.probes.SECONDS", 1e-4)
-    monkeypatch.setattr("accelnet.planning.probes.REPEATS", 1)
+    monkeypatch.setattr("accelnet.planning.modelled.probes.SECONDS", 1e-4)
+    monkeypatch.setattr("accelnet.planning.modelled.probes.REPEATS", 1)
     monkeypatch.setattr("accelnet.planning.measure._SIZES", (1 << 14,))
 
 

@@ -16,15 +16,16 @@ from flax import linen
 import accelnet as an
 from accelnet.errors import UserError
 from accelnet.ops import kernels
-from accelnet.planning import extras
-from accelnet.planning.case import device_total
-from accelnet.planning.compile import Compiled, CompileJob, _checked, compile_all, foreign_calls
-from accelnet.planning.export import export_program, lower_exported
-from accelnet.planning.extras import missing_compiler
+from accelnet.planning.compiled.compile import Compiled, _checked, compile_all, foreign_calls
+from accelnet.planning.compiled.export import export_program, lower_exported
+from accelnet.planning.compiled.worker import _failure, allocated_bytes
 from accelnet.planning.plan import plan
 from accelnet.planning.planner import Planner
-from accelnet.planning.targets import find_target
-from accelnet.planning.worker import _failure, allocated_bytes
+from accelnet.planning.rows import device_total
+from accelnet.planning.targets import compilers
+from accelnet.planning.targets.compilers import missing_compiler
+from accelnet.planning.targets.target import find_target
+from accelnet.training.compiled import Program
 from accelnet.training.program import prepare
 from tests.planning.conftest import make_experiment, needs, random_data
 
@@ -201,21 +202,40 @@ def test_the_exported_program_is_the_very_program(experiment):
         np.testing.assert_array_equal(a, b)
 
 
+def test_the_arguments_whose_buffers_are_reused_may_stand_anywhere():
+    array = jax.ShapeDtypeStruct((2,), np.float32)
+    operands = (array, {"a": array, "b": array})
+    program = Program("add", lambda x, tree: jax.tree.map(lambda y: x + y, tree), operands, donate=(1,))
+    assert export_program(program, {}, ["cpu"]).donated == (1, 2)
+
+
 @pytest.mark.skipif(not kernels.load(), reason="no C++ compiler: the CPU's program is XLA's own")
 def test_the_cpus_program_calls_its_kernels_and_they_have_their_operations():
     planner = Planner(make_experiment("rnn"), None)
     case = planner.case(find_target("cpu"))
     planner.compile([case])
-    calls = [kernel for kernel in case.compiled["train"].kernels if kernel.call]
+    calls = [kernel for kernel in case.compiled["train"].ops if kernel.call]
     targets = {"accelnet_multiply", "accelnet_recur", "accelnet_recur_backward"}
     assert {kernel.call.target for kernel in calls} == targets
     # Taking rows is no product, and does not read the whole data set.
-    gathers = [kernel for kernel in case.compiled["train"].kernels if kernel.kind == "gather"]
+    gathers = [kernel for kernel in case.compiled["train"].ops if kernel.kind == "gather"]
     assert max(kernel.bytes for kernel in gathers) == 2 * 32 * 7 * 6 * 4
     (forward,) = (kernel for kernel in calls if kernel.call.target == "accelnet_recur")
     # Seven steps of [32, 16] times [16, 4 x 16].
     assert sum(product.flops for product in forward.products) == 7 * 2 * 32 * 16 * 64
     assert planner.row(case).memory.source == "compiled"
+
+
+@pytest.mark.parametrize("settings", [{}, {"remat": "blocks"}, {"microbatch_size": 16}], ids=str)
+def test_the_time_of_a_step_is_told_by_layers_and_parts(settings):
+    planner = Planner(make_experiment("cnn", **settings), None)
+    case = planner.case(find_target("cpu"))
+    planner.compile([case])
+    labels = {op.label for op in case.compiled["train"].ops}
+    assert labels >= {"Conv", "BatchNorm", "Linear", "loss", "optimizer", "input"}
+    # What explains a failure does not count.
+    assert "failure" not in {op.label for op in case.compiled["train"].ops if op.kind == "reduction"}
+    assert {op.label for op in case.compiled["eval"].ops} >= {"Conv", "Linear", "loss", "input"}
 
 
 @pytest.mark.slow
@@ -249,8 +269,8 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
     fake.chmod(0o700)
     monkeypatch.setattr(sys, "executable", str(fake))
     _, programs = prepare(experiment)
-    job = CompileJob("cpu", None, (export_program(programs.train, {}, ["cpu"]),))
-    compiled = compile_all([("cpu", job)], time_limit=1.0)["cpu"]["train"]
+    job = ("cpu", find_target("cpu"), [export_program(programs.train, {}, ["cpu"])])
+    compiled = compile_all([job], time_limit=1.0)["cpu"]["train"]
     assert compiled.status == "failed"
     assert "more than 1 s" in compiled.reason
     deadline = time.monotonic() + 10
@@ -260,7 +280,7 @@ def test_a_compiler_that_takes_too_long_is_ended(experiment, monkeypatch, tmp_pa
 
 
 def test_missing_extras_name_the_command(experiment, monkeypatch):
-    monkeypatch.setattr(extras, "_version", lambda name: None)
+    monkeypatch.setattr(compilers, "_version", lambda name: None)
     made = plan(experiment, "v5e,h100", progress=False)
     assert all(row.status == "ok" and row.memory.source == "modelled" for row in made.rows)
     assert made.rows[0].missing.endswith('pip install "accelnet[plan-tpu]"')
@@ -270,8 +290,8 @@ def test_missing_extras_name_the_command(experiment, monkeypatch):
 
 
 def test_a_libtpu_that_does_not_match_names_the_command(monkeypatch):
-    monkeypatch.setattr(extras, "_version", lambda name: "0.0.1")
-    monkeypatch.setattr(extras, "_pinned", lambda name: "0.0.42.*")
+    monkeypatch.setattr(compilers, "_version", lambda name: "0.0.1")
+    monkeypatch.setattr(compilers, "_pinned", lambda name: "0.0.42.*")
     assert f'pip install "jax[tpu]=={jax.__version__}"' in missing_compiler("tpu")
 
 
@@ -342,10 +362,10 @@ def test_what_a_tpus_compiler_requires_is_read_from_its_refusal():
         "available HBM (15.75G)."
     )
     failure = _failure(told)
-    assert (failure["status"], failure["required_bytes"]) == ("too large", int(16.32 * 2**30))
+    assert (failure.status, failure.required_bytes) == ("too large", int(16.32 * 2**30))
     older = "RESOURCE_EXHAUSTED: The required memory is too much. Used 18.48G of 15.75G hbm."
-    assert _failure(older)["required_bytes"] == int(18.48 * 2**30)
-    assert _failure("INTERNAL: broken")["status"] == "failed"
+    assert _failure(older).required_bytes == int(18.48 * 2**30)
+    assert _failure("INTERNAL: broken").status == "failed"
 
 
 @pytest.mark.slow

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from accelnet.planning import prove as proving
-from accelnet.planning.prove import Proof, _difference, _same_bits, load_arrays, prove, save_arrays
+from accelnet.planning.compiled.export import load_arrays, save_arrays
+from accelnet.planning.prove import Proof, _difference, _same_bits, prove
 from tests.planning.conftest import make_experiment, needs
 
 

@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from accelnet.planning.compile import Compiled
+from accelnet.planning.compiled.compile import Compiled
 from accelnet.planning.plan import plan
 from accelnet.planning.planner import Planner
 from accelnet.planning.remedies import find_remedies
-from accelnet.planning.targets import find_target
+from accelnet.planning.targets.target import find_target
 from tests.planning.conftest import make_experiment, random_data
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,7 @@ class Stated(Planner):
                 case.compiled = {"train": Compiled("too large", "RESOURCE_EXHAUSTED", required_bytes=needed)}
             else:
                 count = {"argument": 0, "output": 0, "alias": 0, "temp": needed, "generated_code": 0}
-                case.compiled = {"train": Compiled("ok", memory=count, kernels=tuple(case.step.kernels()))}
+                case.compiled = {"train": Compiled("ok", memory=count, ops=tuple(case.step.ops()))}
 
 
 @pytest.mark.parametrize(("name", "most"), [("v5e", 1000), ("v5e", 17), ("h100", 300)])

@@ -3,7 +3,7 @@
 import pytest
 
 from accelnet.planning import utilization as module
-from accelnet.planning.targets import find_target
+from accelnet.planning.targets.target import find_target
 from accelnet.planning.utilization import utilization
 from tests.planning.conftest import make_experiment
 

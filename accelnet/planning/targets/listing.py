@@ -1,0 +1,65 @@
+"""The targets there are, as a table."""
+
+from collections.abc import Mapping
+
+import rich.box
+import rich.table
+
+from accelnet.errors import UserError
+from accelnet.planning.targets.accelerators import Accelerator, load_accelerators
+from accelnet.planning.targets.target import slices
+from accelnet.terminal import rendered
+
+
+def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family: str | None = None) -> str:
+    """Describe the targets there are, one line per accelerator.
+
+    Args:
+        accelerators: Accelerators to list. None: `load_accelerators()`.
+        family: "tpu", "gpu", or the beginning of names, listed with every size. None: all.
+
+    Returns:
+        Text, at most 100 columns wide.
+
+    Raises:
+        UserError: if there is none in the family.
+
+    Example:
+        >>> print(targets_table(family="v5e"))
+        name  sizes sold...
+    """
+    accelerators = load_accelerators() if accelerators is None else accelerators
+    start = (family or "").strip().lower()
+    shown = [
+        known
+        for known in accelerators.values()
+        if start in {known.platform, "gpu" if known.platform == "cuda" else ""}
+        or any(name.startswith(start) for name in (known.name, *known.aliases))
+    ]
+    if not shown:
+        raise UserError(
+            f"{family!r} begins no name of an accelerator, expected tpu, gpu or one of {', '.join(accelerators)}"
+        )
+    table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
+    table.add_column("name", no_wrap=True)
+    table.add_column("sizes sold", overflow="fold")
+    for header in ("GiB", "bf16 TFLOP/s", "GB/s", "USD an hour"):
+        table.add_column(header, justify="right")
+    table.add_column("price of", no_wrap=True)
+    for known in shown:
+        sizes = [target.name.removeprefix(known.name).removeprefix(":") or "1" for target in slices(known)]
+        few = sizes if family or len(sizes) < 3 else [*sizes[:2], "…", sizes[-1]]
+        price = "" if known.usd_per_chip_hour is None else f"{known.usd_per_chip_hour:.2f}"
+        table.add_row(
+            known.name,
+            ", ".join(few).replace(", …,", " …"),
+            f"{known.memory_bytes / 2**30:.2f}",
+            f"{known.peak_flops['bfloat16'] / 1e12:,.1f}",
+            f"{known.memory_bandwidth / 1e9:,.0f}",
+            price,
+            known.price_note.rsplit(", ", 1)[-1],
+        )
+    lines = rendered(table).splitlines()
+    note = "GiB, TFLOP/s and GB/s are of a JAX device, prices of a chip"
+    double = [known.name for known in shown if known.devices_per_chip == 2]
+    return "\n".join([*lines, note + (f"; a chip is 2 devices in {', '.join(double)}" if double else "")])
