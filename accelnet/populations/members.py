@@ -103,8 +103,8 @@ class Sweep:
         """Make the experiment of one member while a program is traced.
 
         Args:
-            numbers: traced scalars by field.
-            plain: hand them to the function as they are, not as `Operand`s: jax's own functions take only these.
+            numbers: Traced scalars by field.
+            plain: Hand them to the function as they are, not as `Operand`s: jax's own functions take only these.
 
         Raises:
             UserError: if a field decides about the data.

@@ -149,7 +149,7 @@ def make_programs(
     display.note(f"compiling {len(sweep.members)} members …")
     while True:
         feed, programs = programs_of_size(sweep, batches, devices, size * len(devices))
-        needed = max(map(_bytes, (programs.train, programs.evaluate)))
+        needed = max(programs.train.num_bytes, programs.evaluate.num_bytes)
         if needed <= limit:
             return feed, programs
         if size == 1:
@@ -159,12 +159,6 @@ def make_programs(
         # Not proportional: the data and the batches of evaluation are there once.
         size = max(1, min(size - 1, int(0.95 * size * limit / needed)))
         display.note(f"{needed:,} bytes where {limit:,} are free: waves of {size * len(devices)} members …")
-
-
-def _bytes(program: Program) -> int:
-    memory = program.compiled.memory_analysis()
-    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return needed + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def free_bytes(devices: Sequence[Any]) -> int:

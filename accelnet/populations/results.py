@@ -14,7 +14,6 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.populations.members import Member
 from accelnet.populations.programs import Wave
-from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import plain_value, write_atomically
@@ -127,12 +126,9 @@ class WaveWorkdir(Workdir):
         self.index = index
         self.num_steps = num_steps
         # The order of checkpoints is that of steps; no metric says which is best.
-        self.checkpoints = Checkpoints(
-            directory, hosts=hosts, keep_last=1, keep_best=0, best_metric="loss", note=say
-        )  # fmt: skip
+        self.checkpoints = Checkpoints(directory, hosts=hosts, keep_last=1, keep_best=0)
 
     def open(self, abstract_state: Wave) -> Restored | None:
-        """Restore the newest checkpoint of this wave, and its rows."""
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=abstract_state.step.sharding)
         found = self.checkpoints.restore(_Saved(step, abstract_state))
         if found is None or found[1]["wave"] != self.index:
@@ -148,19 +144,15 @@ class WaveWorkdir(Workdir):
             self.checkpoints.save(_Saved(state.step + self.index * self.num_steps, state), record)
 
     def last_good(self) -> str:
-        """Return a sentence about the newest checkpoint."""
         return self.saved_as()
 
     def saved_as(self) -> str:
-        """Return a sentence about the newest checkpoint, which is complete."""
         return "the population is saved, the same command goes on"
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk."""
         self.checkpoints.wait()
 
     def close(self) -> None:
-        """Finish writing."""
         self.checkpoints.close()
 
 
