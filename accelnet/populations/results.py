@@ -52,17 +52,13 @@ class PopulationRun:
     wave_size: int
     num_parameters: int
 
-    def field(self, name: str) -> np.ndarray:
-        """Return a field of all members, float [P]."""
-        return np.array([member.fields[name] for member in self.members], np.float64)
-
 
 class PopulationFile:
     """population.json: which population it is, the results of finished waves, and the result.
 
     Args:
         workdir: Directory of the file. None: nothing is kept.
-        description: JSON values that say which population it is.
+        description: JSON values that identify the population.
     """
 
     def __init__(self, workdir: str | Path | None, description: Mapping[str, Any]) -> None:
@@ -90,10 +86,7 @@ class PopulationFile:
             )
         if result is None:
             return None
-        members = tuple(
-            Member(row["seed"], {name: value for name, value in row.items() if name != "seed"})
-            for row in description["members"]
-        )
+        members = tuple(Member(row.pop("seed"), row) for row in map(dict, description["members"]))
         arrays = {name: to_arrays(result[name]) for name in ("steps", "curves", "train", "metrics", "failed")}
         arrays |= {name: arrays[name].astype(int) for name in ("steps", "failed")}
         return PopulationRun(**(result | arrays | {"members": members}))

@@ -54,13 +54,9 @@ class StepFlops:
         rows = [
             {**product._asdict(), "count": count, "flops": product.flops * count} for product, count in products.items()
         ]
-        return {
-            "forward": self.forward.total,
-            "backward": self.backward.total,
-            "optimizer": self.optimizer.total,
-            "matrix_products": self.product_flops,
-            "products": sorted(rows, key=lambda row: -row["flops"]),
-        }
+        parts = {name: getattr(self, name).total for name in ("forward", "backward", "optimizer")}
+        rows.sort(key=lambda row: -row["flops"])
+        return {**parts, "matrix_products": self.product_flops, "products": rows}
 
 
 def step_flops(experiment: Experiment, platform: str | None = None, *, microbatch_size: int | None = None) -> StepFlops:
@@ -112,14 +108,13 @@ class TracedStep:
     def flops(self, platform: str | None = None) -> StepFlops:
         """Count the operations, as `step_flops` does; once for a platform."""
         if platform not in self._counted:
-            self._counted[platform] = self._count(platform)
+            one, gradient, update = (
+                count_jaxpr_flops(part, platform=platform) for part in (self.forward, self.gradient, self.update)
+            )
+            forward = Flops()
+            forward.add(one, self.num_microbatches)
+            self._counted[platform] = StepFlops(forward, _difference(gradient, forward), update)
         return self._counted[platform]
-
-    def _count(self, platform: str | None) -> StepFlops:
-        forward = Flops()
-        forward.add(count_jaxpr_flops(self.forward, platform=platform), self.num_microbatches)
-        gradient = count_jaxpr_flops(self.gradient, platform=platform)
-        return StepFlops(forward, _difference(gradient, forward), count_jaxpr_flops(self.update, platform=platform))
 
 
 def trace_step(

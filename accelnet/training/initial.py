@@ -64,12 +64,11 @@ def initial_arrays(experiment: Experiment, abstract: TrainState) -> dict[str, An
     if given is None:
         return {}
     parts = given if isinstance(given, list | tuple) else [given]
-    wanted = _flat(abstract.params) | _flat(abstract.frozen), _flat(abstract.model_state)
+    params_like, state_like = _flat(abstract.params) | _flat(abstract.frozen), _flat(abstract.model_state)
     found: dict[str, Any] = {}
     for part in parts:
         one = part if isinstance(part, Initial) else Initial(part)
-        params, state = _read(one, experiment, wanted[0])
-        found |= _matched(one, params, state, *wanted)
+        found |= _matched(one, *_read(one, experiment, params_like), params_like, state_like)
     return found
 
 
@@ -122,18 +121,15 @@ def _matched(
             f"{listed(params)}"
         )
     chosen |= {path: like for path, like in state_like.items() if matches(path) and path in state}
-    found, differing = {}, []
-    for path, like in chosen.items():
-        value = params[path] if path in params else state[path]
-        if np.shape(value) != like.shape:
-            differing.append(f"{path} is {list(np.shape(value))}, expected {list(like.shape)}")
-        found[path] = value
+    given = {path: params[path] if path in params else state[path] for path in chosen}
+    shapes = {path: (np.shape(given[path]), like.shape) for path, like in chosen.items()}
+    differing = [f"{path} is {list(a)}, expected {list(b)}" for path, (a, b) in shapes.items() if a != b]
     if differing:
         raise UserError(
             f"initial has other shapes: {'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. Leave these "
             "out, as with Initial(source, paths=['backbone.*'])"
         )
-    return {path: jnp.asarray(value, chosen[path].dtype) for path, value in found.items()}
+    return {path: jnp.asarray(value, chosen[path].dtype) for path, value in given.items()}
 
 
 def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:

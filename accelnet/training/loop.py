@@ -258,7 +258,7 @@ class Loop:
 
     def _owes_evaluation(self) -> bool:
         """Say whether the run was told to end between a step and its evaluation."""
-        if not self.agenda.has_by_steps("eval"):
+        if "eval" not in self.rhythms or self.rhythms["eval"].seconds is not None:
             return False
         due = self._is_due("eval") or self.step == self.experiment.total_steps
         return due and not any(row["step"] == self.step and row["split"] == "validation" for row in self.work.rows)

@@ -115,7 +115,3 @@ class Agenda:
             return False
         self._last_seconds[name] = seconds
         return True
-
-    def has_by_steps(self, name: str) -> bool:
-        """Say whether there is such a rhythm, and steps decide when."""
-        return name in self.rhythms and self.rhythms[name].seconds is None

@@ -193,15 +193,9 @@ class DiskWorkdir(Workdir):
 
     def _content(self) -> dict[str, Any]:
         experiment = self.experiment
-        return plain_value(
-            {
-                "description": experiment.description(),
-                "config": experiment.config,
-                "fitted": experiment.data.fitted,
-                "objective": fingerprint(experiment.objective),
-                "directions": experiment.objective.directions,
-            }
-        )
+        content = {"description": experiment.description(), "config": experiment.config}
+        content |= {"fitted": experiment.data.fitted, "objective": fingerprint(experiment.objective)}
+        return plain_value(content | {"directions": experiment.objective.directions})
 
     def log(self, row: Mapping[str, Any]) -> None:
         plain = plain_value(row)
@@ -213,12 +207,8 @@ class DiskWorkdir(Workdir):
         step = int(state.step)
         if self._saved != step:  # an event and the clock may both want one
             # A list of its own: the checkpoint is written while the run, and its rows, go on.
-            record = {"rows": list(self.rows), "seconds": seconds} | self._content()
-            record |= {
-                "best_metric": self.experiment.best_metric,
-                "lower_is_better": self.experiment.best_is_lower,
-                "averaged": self._averaged,
-            }
+            record = {"rows": list(self.rows), "seconds": seconds, "averaged": self._averaged} | self._content()
+            record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
             self.checkpoints.save(state, record, validation)
             self._saved = step
 
@@ -234,10 +224,9 @@ class DiskWorkdir(Workdir):
 
     def last_good(self) -> str:
         self.checkpoints.wait()
-        steps = self.checkpoints.steps()
-        return (
-            f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}" if steps else "None was saved"
-        )
+        if not (steps := self.checkpoints.steps()):
+            return "None was saved"
+        return f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}"
 
     def saved_as(self) -> str:
         return f"the state is saved in {self.directory}, go on with --resume"
