@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,8 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.optim import algorithms
 from accelnet.optim.schedules import Schedule
+from accelnet.populations.members import ExperimentFunction
 from accelnet.training.state import abstract_state
-
-ExperimentFunction = Callable[[Any], Experiment]
 
 
 @dataclass(frozen=True)
@@ -21,9 +20,9 @@ class Candidate:
     """One of those that are compared.
 
     Attributes:
-        name: in results.
-        function: from a Config to an `Experiment`.
-        config: with a field `learning_rate`, which is tuned.
+        name: Name in results.
+        function: Function from a Config to an `Experiment`.
+        config: Config with a field `learning_rate`, which is tuned.
     """
 
     name: str
@@ -37,13 +36,9 @@ def optimizer_candidates(function: ExperimentFunction, config: Any, names: Seque
     Each takes the place of the script's whole optimizer: with the schedule that the script's one follows, with the
     Config's `weight_decay` where there is such a field, and otherwise with the algorithm's own defaults.
 
-    Args:
-        function: from a Config to an `Experiment`.
-        config: of the script.
-        names: of algorithms, as in `accelnet.optim.algorithms`.
-
     Raises:
-        UserError: if a name is unknown, or, when used, the schedule of the script's optimizer cannot be told.
+        UserError: if a name is none of `accelnet.optim.algorithms`, or, when used, the schedule of the script's
+            optimizer cannot be told.
     """
     unknown = [name for name in names if name not in algorithms]
     if unknown:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -11,14 +12,14 @@ import numpy as np
 
 from accelnet.choosing.candidates import Candidate, without_test
 from accelnet.choosing.compare_page import comparison_page
-from accelnet.choosing.paired import ALPHA, Comparison, compare_paired, least_seeds, mean_interval, median_interval
+from accelnet.choosing.paired import ALPHA, Comparison, check_seeds, compare_paired, mean_interval, median_interval
 from accelnet.choosing.stage import make_stage
 from accelnet.choosing.target import common_target, finite_curve, steps_to
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import count_jaxpr_flops
-from accelnet.populations.members import check_field, grid
+from accelnet.populations.members import Member, check_field, grid
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
 from accelnet.terminal import StatusLine
@@ -26,8 +27,6 @@ from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
-TUNING_SEEDS = 2
-_SEEDS = 12
 _FIRST_TUNING_SEED = 1_000_000  # those of the comparison are others: what won by luck does not count twice
 _EVALUATIONS = 40
 
@@ -39,7 +38,7 @@ def compare(
     metric: str | None = None,
     target: float | None = None,
     rates: Sequence[float] = RATES,
-    tuning_seeds: int = TUNING_SEEDS,
+    tuning_seeds: int = 2,
     alpha: float = ALPHA,
     workdir: str | Path | None = None,
     progress: bool = True,
@@ -50,17 +49,17 @@ def compare(
     trainings; then each is trained with the same seeds. No test data is in the experiments until the winner is fixed.
 
     Args:
-        candidates: at least two, of different names.
-        seeds: of each candidate's trainings. None: as many as can show a difference, at least 12.
-        metric: that decides, of the validation split (of the training split where there is none). None: the
+        candidates: At least two candidates of different names.
+        seeds: Number of trainings of each candidate. None: as many as can show a difference, at least 12.
+        metric: Metric of the validation split (of the training split where there is none) that decides. None: the
             experiment's `best_metric`.
-        target: of the metric, for the time to it. None: what every candidate reaches in half of its trainings.
-        rates: above 0, tried for each candidate.
-        tuning_seeds: trainings of each rate.
-        alpha: chance of claiming a difference where there is none, over all comparisons.
-        workdir: where compare.json, report.html and the populations are kept; what is finished there is not trained
+        target: Value of the metric, for the time to it. None: what every candidate reaches in half of its trainings.
+        rates: Learning rates above 0 that are tried for each candidate.
+        tuning_seeds: Number of trainings of each rate.
+        alpha: Chance of claiming a difference where there is none, over all comparisons.
+        workdir: Directory of compare.json, report.html and the populations; what is finished there is not trained
             again. None: nowhere.
-        progress: show what is done on standard error.
+        progress: Show what is done on standard error.
 
     Returns:
         JSON values, of the schema that the README documents.
@@ -75,23 +74,26 @@ def compare(
     metric = first.best_metric if metric is None else metric
     lower, say = _direction(examples, metric), StatusLine(progress)
     split = "validation" if first.data.num_examples("validation") else "train"
-    runs, tuned = {}, {}
+    study = _Study(metric, split, lower, workdir, progress)
+    tuned: dict[str, dict[str, Any]] = {}
+    runs: dict[str, PopulationRun] = {}
     for one in candidates:
         say(f"{one.name}: {len(rates)} learning rates, {tuning_seeds} seeds each")
-        folder = _folder(workdir, one, "tuning")
-        tuned[one.name] = _tune(one, rates, tuning_seeds, metric, lower, folder, progress)
-        say(f"{one.name}: {seeds} seeds at a learning rate of {tuned[one.name]['learning_rate']:g}")
-        runs[one.name] = _train(one, tuned, range(seeds), _folder(workdir, one, "seeds"), progress)
-    finals = _finals(runs, metric, split, lower)
+        tuned[one.name] = study.tune(one, rates, tuning_seeds)
+        rate = tuned[one.name]["learning_rate"]
+        say(f"{one.name}: {seeds} seeds at a learning rate of {rate:g}")
+        runs[one.name] = study.train(_at(one, rate), "seeds", grid(range(seeds)))
+    finals = study.finals(runs)
     comparisons = compare_paired(finals, lower_is_better=lower, alpha=alpha)
     winner = (min if lower else max)(finals, key=lambda name: finals[name].mean())
     goal = common_target(runs, metric, lower) if target is None else target
-    described = [
-        _describe(one, runs[one.name], tuned[one.name], finals[one.name], metric, lower, goal, say)
-        for one in candidates
-    ]
+    described = []
+    for one in candidates:
+        say(f"{one.name}: parameters, FLOPs, latency and time of a step")
+        described.append(study.describe(one, tuned[one.name], runs[one.name], finals[one.name], goal))
     say(f"{winner}: the test split")
-    test = _test(next(one for one in candidates if one.name == winner), tuned, seeds, workdir, progress)
+    best = next(one for one in candidates if one.name == winner)
+    test = study.test(_at(best, tuned[winner]["learning_rate"]), seeds)
     say.close()
     values = plain_value({
         "experiment": first.name, "metric": metric, "split": split, "lower_is_better": lower, "seeds": seeds,
@@ -101,21 +103,8 @@ def compare(
         "pareto": {name: _pareto(described, name, lower) for name in ("parameters", "flops", "latency_seconds")},
     })  # fmt: skip
     if workdir is not None:
-        write_comparison(values, workdir)
+        write_report(workdir, "compare", values, comparison_page(values))
     return values
-
-
-def _direction(examples: Mapping[str, Experiment], metric: str) -> bool:
-    """Return whether less of the metric is better, as the metrics of all candidates say."""
-    said = {}
-    for name, example in examples.items():
-        if metric not in example.objective.metrics:
-            raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")
-        said[name] = example.objective.lower_is_better(metric)
-    if len(set(said.values())) > 1:
-        listed = ", ".join(f"{name}: {'lower' if lower else 'higher'}" for name, lower in said.items())
-        raise UserError(f"the candidates' metrics {metric!r} disagree on which is better ({listed}): compare another")
-    return next(iter(said.values()))
 
 
 def _check(
@@ -127,12 +116,7 @@ def _check(
         raise UserError(f"candidates are {', '.join(names) or 'none'}: expected at least two, of different names")
     if not 0 < alpha < 1:
         raise UserError(f"alpha is {alpha}, expected a probability above 0 and below 1")
-    seeds = max(_SEEDS, least_seeds(len(names), alpha)) if seeds is None else seeds
-    if seeds < least_seeds(len(names), alpha):
-        raise UserError(
-            f"{seeds} seeds cannot show any difference between {len(names)} candidates: give at least "
-            f"{least_seeds(len(names), alpha)}"
-        )
+    seeds = check_seeds(seeds, len(names), alpha)
     if tuning_seeds < 1:
         raise UserError(f"tuning seeds are {tuning_seeds}, expected at least 1")
     if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates):
@@ -142,124 +126,117 @@ def _check(
     return seeds
 
 
-def _folder(workdir: str | Path | None, one: Candidate, part: str) -> Path | None:
-    # A name may be a path, or settings.
-    return None if workdir is None else Path(workdir) / quote(one.name, safe="=,+ ") / part
+def _direction(examples: Mapping[str, Experiment], metric: str) -> bool:
+    """Return whether less of the metric is better, as the metrics of all candidates say."""
+    directions = {}
+    for name, example in examples.items():
+        if metric not in example.objective.metrics:
+            raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")
+        directions[name] = example.objective.lower_is_better(metric)
+    if len(set(directions.values())) > 1:
+        listed = ", ".join(f"{name}: {'lower' if lower else 'higher'}" for name, lower in directions.items())
+        raise UserError(f"the candidates' metrics {metric!r} disagree on which is better ({listed}): compare another")
+    return next(iter(directions.values()))
 
 
-def _tune(
-    one: Candidate,
-    rates: Sequence[float],
-    num_seeds: int,
-    metric: str,
-    lower: bool,
-    folder: Path | None,
-    progress: bool,
-) -> dict[str, Any]:
-    """Choose the learning rate with the best mean after full trainings."""
-    members = grid(range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + num_seeds), learning_rate=rates)
-    population = Population(without_test(one.function), one.config, members, splits=())
-    run = population.train(workdir=folder, progress=progress)
-    stage = make_stage([run], 1.0, metric, lower)
-    if not stage.leading():
-        raise UserError(
-            f"{one.name}: all learning rates from {min(rates):g} to {max(rates):g} diverged: give lower ones"
-        )
-    tried = [
-        {"learning_rate": setting["learning_rate"], "value": mean}
-        for setting, mean in zip(stage.settings, stage.means, strict=True)
-    ]
-    best = stage.leading()[0]
-    at_the_end = len(tried) > 1 and best in (0, len(tried) - 1)
-    return {
-        "learning_rate": tried[best]["learning_rate"], "at_the_end": at_the_end, "tried": tried, "seconds": run.seconds
-    }  # fmt: skip
+def _at(one: Candidate, rate: float) -> Candidate:
+    return dataclasses.replace(one, config=dataclasses.replace(one.config, learning_rate=rate))
 
 
-def _good(run: PopulationRun, metric: str, split: str) -> np.ndarray:
-    return (run.failed < 0) & np.isfinite(run.metrics[split][metric])
+@dataclass(frozen=True)
+class _Study:
+    """How candidates are trained and measured."""
+
+    metric: str
+    split: str
+    lower: bool
+    workdir: str | Path | None
+    progress: bool
+
+    def train(
+        self,
+        one: Candidate,
+        part: str,
+        members: Sequence[Member],
+        splits: Sequence[str] = ("train", "validation"),
+        evaluations: int = _EVALUATIONS,
+    ) -> PopulationRun:
+        """Train a candidate; the test split is in its data only where it is to be evaluated."""
+        function = one.function if "test" in splits else without_test(one.function)
+        # A name may be a path, or settings.
+        folder = None if self.workdir is None else Path(self.workdir) / quote(one.name, safe="=,+ ") / part
+        population = Population(function, one.config, members, splits=splits, evaluations=evaluations)
+        return population.train(workdir=folder, progress=self.progress)
+
+    def tune(self, one: Candidate, rates: Sequence[float], num_seeds: int) -> dict[str, Any]:
+        """Choose the learning rate with the best mean after full trainings."""
+        seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + num_seeds)
+        run = self.train(one, "tuning", grid(seeds, learning_rate=rates), splits=(), evaluations=1)
+        stage = make_stage([run], 1.0, self.metric, self.lower)
+        if not stage.leading():
+            raise UserError(
+                f"{one.name}: all learning rates from {min(rates):g} to {max(rates):g} diverged: give lower ones"
+            )
+        tried = [{**setting, "value": mean} for setting, mean in zip(stage.settings, stage.means, strict=True)]
+        best = stage.leading()[0]
+        return {
+            "learning_rate": tried[best]["learning_rate"],
+            "at_the_end": len(tried) > 1 and best in (0, len(tried) - 1),
+            "tried": tried,
+            "seconds": run.seconds,
+        }
+
+    def finals(self, runs: Mapping[str, PopulationRun]) -> dict[str, np.ndarray]:
+        """Return the final values by seed; a training that diverged counts as the worst of all that did not."""
+        values = {name: run.metrics[self.split][self.metric] for name, run in runs.items()}
+        good = {name: (run.failed < 0) & np.isfinite(values[name]) for name, run in runs.items()}
+        known = np.concatenate([values[name][good[name]] for name in runs])
+        if not len(known):
+            raise UserError("all trainings diverged: give lower learning rates")
+        worst = known.max() if self.lower else known.min()
+        return {name: np.where(good[name], values[name], worst).astype(np.float64) for name in runs}
+
+    def describe(
+        self, one: Candidate, tuned: Mapping[str, Any], run: PopulationRun, final: np.ndarray, goal: float
+    ) -> dict[str, Any]:
+        """Return what is known of a candidate, its costs included."""
+        example = without_test(one.function)(_at(one, tuned["learning_rate"]).config)
+        trained, step_seconds = measure_step(example)
+        curve = finite_curve(run, self.metric, self.lower)
+        reached = steps_to(run.steps, curve, goal, self.lower)
+        median, (soonest, latest) = float(np.median(reached)), median_interval(reached)
+        return {
+            "name": one.name,
+            "learning_rate": tuned["learning_rate"],
+            "tuning": tuned,
+            "final": {**_mean(final), "values": final},
+            "failed": int((run.failed >= 0).sum()),
+            "steps_to_target": {
+                "median": median, "low": soonest, "high": latest, "reached": int(np.isfinite(reached).sum())
+            },
+            "seconds_to_target": median * step_seconds,
+            "step_seconds": step_seconds,
+            "parameters": run.num_parameters,
+            "flops": count_jaxpr_flops(trace_step(example).forward).total / max(1, example.order.microbatch_size),
+            "latency_seconds": measure_latency(trained, (1,))[0]["p50"],
+            "population_seconds": run.seconds,
+            "curve": {"steps": run.steps, "median": np.median(curve, axis=1),
+                      "low": np.quantile(curve, 0.25, axis=1, method="nearest"),
+                      "high": np.quantile(curve, 0.75, axis=1, method="nearest")},
+        }  # fmt: skip
+
+    def test(self, one: Candidate, seeds: int) -> dict[str, dict[str, float]]:
+        """Train the winner again, the same to the bit, with the test split in its data."""
+        if not one.function(one.config).data.num_examples("test"):
+            return {}
+        run = self.train(one, "test", grid(range(seeds)), splits=("test",))
+        known = {name: values[np.isfinite(values)].astype(np.float64) for name, values in run.metrics["test"].items()}
+        return {name: _mean(values) for name, values in known.items() if len(values)}
 
 
-def _train(
-    one: Candidate, tuned: Any, seeds: range, folder: Path | None, progress: bool, splits: Sequence[str] = ()
-) -> PopulationRun:
-    config = dataclasses.replace(one.config, learning_rate=tuned[one.name]["learning_rate"])
-    function = one.function if "test" in splits else without_test(one.function)
-    population = Population(
-        function, config, grid(seeds), evaluations=_EVALUATIONS, splits=splits or ("train", "validation")
-    )
-    return population.train(workdir=folder, progress=progress)
-
-
-def _finals(runs: dict[str, PopulationRun], metric: str, split: str, lower: bool) -> dict[str, np.ndarray]:
-    """Return the final values by seed; a training that diverged counts as the worst of all that did not."""
-    good = {name: _good(run, metric, split) for name, run in runs.items()}
-    known = np.concatenate([run.metrics[split][metric][good[name]] for name, run in runs.items()])
-    if not len(known):
-        raise UserError("all trainings diverged: give lower learning rates")
-    worst = known.max() if lower else known.min()
-    return {
-        name: np.where(good[name], run.metrics[split][metric], worst).astype(np.float64) for name, run in runs.items()
-    }
-
-
-def _describe(
-    one: Candidate,
-    run: PopulationRun,
-    tuned: Any,
-    final: np.ndarray,
-    metric: str,
-    lower: bool,
-    goal: float,
-    say: StatusLine,
-) -> dict[str, Any]:
-    config = dataclasses.replace(one.config, learning_rate=tuned["learning_rate"])
-    example = without_test(one.function)(config)
-    say(f"{one.name}: parameters, FLOPs, latency and time of a step")
-    trained, step_seconds = measure_step(example)
-    batch = max(1, example.order.microbatch_size)
-    flops = count_jaxpr_flops(trace_step(example).forward).total / batch
-    latency = measure_latency(trained, (1,))[0]
-    curve = finite_curve(run, metric, lower)
-    reached = steps_to(run.steps, curve, goal, lower)
-    low, high = mean_interval(final)
-    median = float(np.median(reached))
-    return {
-        "name": one.name,
-        "learning_rate": tuned["learning_rate"],
-        "tuning": tuned,
-        "final": {"mean": final.mean(), "low": low, "high": high, "values": final},
-        "failed": int((run.failed >= 0).sum()),
-        "steps_to_target": {
-            "median": median, **dict(zip(("low", "high"), median_interval(reached), strict=True)),
-            "reached": int(np.isfinite(reached).sum()),
-        },
-        "seconds_to_target": median * step_seconds,
-        "step_seconds": step_seconds,
-        "parameters": run.num_parameters,
-        "flops": flops,
-        "latency_seconds": latency["p50"],
-        "population_seconds": run.seconds,
-        "curve": {"steps": run.steps, "median": np.median(curve, axis=1),
-                  "low": np.quantile(curve, 0.25, axis=1, method="nearest"),
-                  "high": np.quantile(curve, 0.75, axis=1, method="nearest")},
-    }  # fmt: skip
-
-
-def _test(
-    one: Candidate, tuned: Any, seeds: int, workdir: str | Path | None, progress: bool
-) -> dict[str, dict[str, Any]]:
-    """Train the winner again, the same to the bit, with the test split in its data."""
-    if not one.function(one.config).data.num_examples("test"):
-        return {}
-    run = _train(one, tuned, range(seeds), _folder(workdir, one, "test"), progress, splits=("test",))
-    found = {}
-    for name, values in run.metrics["test"].items():
-        known = values[np.isfinite(values)].astype(np.float64)
-        if len(known):
-            low, high = mean_interval(known)
-            found[name] = {"mean": known.mean(), "low": low, "high": high}
-    return found
+def _mean(values: np.ndarray) -> dict[str, float]:
+    low, high = mean_interval(values)
+    return {"mean": values.mean(), "low": low, "high": high}
 
 
 def _words(winner: str, comparisons: Sequence[Comparison]) -> str:
@@ -271,21 +248,11 @@ def _words(winner: str, comparisons: Sequence[Comparison]) -> str:
     return f"{winner} has the best mean: {'; '.join(told)}"
 
 
-def _pareto(described: Sequence[dict[str, Any]], cost: str, lower: bool) -> list[str]:
+def _pareto(described: Sequence[Mapping[str, Any]], cost: str, lower: bool) -> list[str]:
     """Return the names of those that no other beats in both cost and value, cheapest first."""
-    front, best = [], math.inf
-    for one in sorted(described, key=lambda one: (one[cost], one["final"]["mean"] * (1 if lower else -1))):
-        value = float(one["final"]["mean"]) * (1 if lower else -1)
-        if value < best:
+    front, best, sign = [], math.inf, 1 if lower else -1
+    for one in sorted(described, key=lambda one: (one[cost], sign * one["final"]["mean"])):
+        if sign * one["final"]["mean"] < best:
             front.append(one["name"])
-            best = value
+            best = sign * one["final"]["mean"]
     return front
-
-
-def write_comparison(values: dict[str, Any], workdir: str | Path) -> Path:
-    """Write compare.json and report.html, each whole or not at all; return the page's path.
-
-    Raises:
-        UserError: if they cannot be written.
-    """
-    return write_report(workdir, "compare", values, comparison_page(values))

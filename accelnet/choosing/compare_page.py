@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelnet.report.charts import ACROSS, chart, dots, linear_axis, log_axis, path, ranges
+from accelnet.report.charts import ACROSS, Axis, chart, dots, linear_axis, log_axis, path, ranges, value_axis
 from accelnet.report.document import NUM_COLORS, document
 from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
 from accelnet.report.numbers import amount, duration, number, short
@@ -15,11 +15,7 @@ _COSTS = {"parameters": ("parameters", short), "flops": ("FLOPs of an example, f
 def comparison_page(values: Mapping[str, Any]) -> str:
     """Return a comparison as a page to read, in light and dark, on a screen and on a phone.
 
-    Args:
-        values: as of `compare`, and compare.json.
-
-    Returns:
-        A whole HTML document; what comes from settings is escaped.
+    The values are those of `compare`, and of compare.json; what comes from settings is escaped.
     """
     candidates = values["candidates"]
     colors = {one["name"]: f"c{place % NUM_COLORS}" for place, one in enumerate(candidates)}
@@ -111,47 +107,42 @@ def _test(values: Mapping[str, Any]) -> Markup:
     return table(caption, ("metric", "mean", "95 % interval"), rows)
 
 
-def _known(points: Iterable[tuple[float, float | None]]) -> list[tuple[float, float]]:
-    return [(a, b) for a, b in points if b is not None]
+Lines = dict[str, list[tuple[float, float]]]
 
 
 def _curves(candidates: Sequence[Mapping[str, Any]], metric: str, colors: Mapping[str, str]) -> Markup:
-    lines = {
-        one["name"]: _known(list(zip(one["curve"]["steps"], one["curve"]["median"], strict=True))[1:])
-        for one in candidates
+    curves = {
+        one["name"]: zip(one["curve"]["steps"][1:], one["curve"]["median"][1:], strict=True) for one in candidates
     }
-    every = [point for line in lines.values() for point in line]
-    if not every:
+    lines = _known(curves)
+    if not any(lines.values()):
         return Markup()
-    x = linear_axis("step", [a for a, _ in every], short, ACROSS)
-    y = _value_axis([b for _, b in every])
-    shapes = [path(x, y, line, f"line {colors[name]}") for name, line in lines.items() if line]
+    x = linear_axis("step", [step for line in lines.values() for step, _ in line], short, ACROSS)
     words = "; ".join(f"{name}: {number(line[-1][1])} at the end" for name, line in lines.items() if line)
-    return figure("Curves", chart(metric, words, x, y, shapes), caption=f"Median {metric} over seeds.")
-
-
-def _value_axis(values: Sequence[float]) -> Any:
-    if min(values) > 0 and max(values) > 30 * min(values):
-        return log_axis("", values, short)
-    return linear_axis("", values, short)
+    drawn = _drawn(metric, words, x, lines, colors, 0.0)
+    return figure("Curves", drawn, caption=f"Median {metric} over seeds.")
 
 
 def _tuning(candidates: Sequence[Mapping[str, Any]], metric: str, colors: Mapping[str, str]) -> Markup:
-    lines = {
-        one["name"]: _known((tried["learning_rate"], tried["value"]) for tried in one["tuning"]["tried"])
-        for one in candidates
-    }
-    every = [point for line in lines.values() for point in line]
-    x = log_axis("learning rate", [a for a, _ in every], short, ACROSS)
-    y = _value_axis([b for _, b in every])
-    shapes = [
-        part
-        for name, line in lines.items()
-        for part in (path(x, y, line, f"line {colors[name]}"), *dots(x, y, line, colors[name], 3.0))
-    ]
+    tried = {one["name"]: [(at["learning_rate"], at["value"]) for at in one["tuning"]["tried"]] for one in candidates}
+    lines = _known(tried)
+    x = log_axis("learning rate", [rate for line in lines.values() for rate, _ in line], short, ACROSS)
     words = "; ".join(f"{one['name']}: best at {number(one['learning_rate'])}" for one in candidates)
     caption = f"Mean {metric} by learning rate; where a line ends, trainings diverged."
-    return figure("Tuning", chart("Tuning", words, x, y, shapes), caption=caption)
+    return figure("Tuning", _drawn("Tuning", words, x, lines, colors, 3.0), caption=caption)
+
+
+def _known(lines: Mapping[str, Iterable[tuple[float, float | None]]]) -> Lines:
+    return {name: [(at, value) for at, value in line if value is not None] for name, line in lines.items()}
+
+
+def _drawn(title: str, words: str, x: Axis, lines: Lines, colors: Mapping[str, str], radius: float) -> Markup:
+    y = value_axis([value for line in lines.values() for _, value in line])
+    shapes = []
+    for name, line in lines.items():
+        shapes += [path(x, y, line, f"line {colors[name]}")] if line else []
+        shapes += dots(x, y, line, colors[name], radius) if radius else []
+    return chart(title, words, x, y, shapes)
 
 
 def _pareto(values: Mapping[str, Any], metric: str, colors: Mapping[str, str]) -> Iterable[Markup]:

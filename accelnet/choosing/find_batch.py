@@ -32,10 +32,10 @@ class NoiseScale:
     """The ratio of gradient noise to gradient at one step: the batch size at which they are equal.
 
     Attributes:
-        step: of the training.
-        value: examples; NaN where the gradient is too small to be seen in the noise.
-        low: lower end of its 95 % interval.
-        high: upper end.
+        step: Step of the training.
+        value: Number of examples; NaN where the gradient is too small to be seen in the noise.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
     """
 
     step: int
@@ -49,14 +49,14 @@ class BatchSizes:
     """What was found.
 
     Attributes:
-        experiment: its name.
-        batch_size: the experiment's own.
-        critical: geometric mean of the noise scales over the training, examples; NaN where none could be measured.
-        scales: along the training.
-        largest: that fits on this device, at most the training split.
-        largest_bytes: what its training takes.
-        limit_bytes: what the device has.
-        reason: one paragraph.
+        experiment: Name of the experiment.
+        batch_size: Batch size of the experiment.
+        critical: Geometric mean of the noise scales over the training, examples; NaN where none could be measured.
+        scales: Noise scales along the training.
+        largest: Largest batch that fits on this device, at most the training split.
+        largest_bytes: Memory that its training takes.
+        limit_bytes: Memory that the device has.
+        reason: Explanation, one paragraph.
     """
 
     experiment: str
@@ -82,13 +82,10 @@ def find_batch(
     least.
 
     Args:
-        experiment: what is trained, once, with its own batch size.
-        points: of the training at which the noise is measured, at least 1.
-        workdir: for batch.json and report.html. None writes nothing.
-        progress: show a progress display on standard error.
-
-    Returns:
-        The `BatchSizes`.
+        experiment: What is trained, once, with its own batch size.
+        points: Number of steps at which the noise is measured, at least 1.
+        workdir: Directory of batch.json and report.html. None writes nothing.
+        progress: Show a progress display on standard error.
 
     Raises:
         UserError: if a batch is the whole training split, or `points` is below 1.
@@ -109,9 +106,8 @@ def find_batch(
     limit = free_bytes(jax.local_devices()[:1])
     largest, needed = largest_batch(experiment, limit)
     size = experiment.order.batch_size
-    found = BatchSizes(
-        experiment.name, size, critical, scales, largest, needed, limit, _explain(scales, critical, size, largest)
-    )
+    reason = _explain(scales, critical, size, largest)
+    found = BatchSizes(experiment.name, size, critical, scales, largest, needed, limit, reason)
     if workdir is not None:
         write_report(workdir, "batch", found.to_dict(), page(found.to_dict()))
     return found
@@ -177,10 +173,10 @@ def noise_scale(gram: np.ndarray, batch_size: int, step: int = 0, *, num_example
     jackknife's, of the logarithm.
 
     Args:
-        gram: float [n, n].
-        batch_size: b, examples of each batch.
-        step: that it is of.
-        num_examples: N, of which each batch is drawn. None: so many that no example is drawn twice anyway.
+        gram: Inner products, float [n, n].
+        batch_size: Examples of each batch, b.
+        step: Step of the training.
+        num_examples: Examples of which each batch is drawn, N. None: so many that no example is drawn twice anyway.
 
     Example:
         >>> scale = noise_scale(np.array([[2.0, 1.0, 1.0], [1.0, 2.0, 1.0], [1.0, 1.0, 2.0]]), 8)
@@ -214,9 +210,7 @@ def largest_batch(experiment: Experiment, limit_bytes: int) -> tuple[int, int]:
 
     def bytes_of(size: int) -> int:
         _, programs = prepare(experiment.replace(batch_size=size, microbatch_size=None))
-        memory = programs.train.compiled.memory_analysis()
-        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        return needed + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return programs.train.num_bytes
 
     most = experiment.order.num_examples
     small = max(1, min(experiment.order.batch_size, most // 2))

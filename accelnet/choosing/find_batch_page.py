@@ -11,31 +11,24 @@ from accelnet.report.numbers import number, short, size
 
 def page(found: Mapping[str, Any]) -> str:
     """Return the report as a page of its own, from the values of `BatchSizes.to_dict`."""
-    rows = [
-        [f"{scale['step']:,}", *(_shown(scale[name]) for name in ("value", "low", "high"))] for scale in found["scales"]
-    ]
+    rows = []
+    for scale in found["scales"]:
+        ends = (scale[name] for name in ("value", "low", "high"))
+        rows.append([f"{scale['step']:,}", *("unknown" if end is None else short(end) for end in ends)])
+    title = f"Batch size of {found['experiment']}"
+    fits = f"The largest batch that fits, {found['largest']:,} examples, takes {size(found['largest_bytes'])}"
     names = {"c0": "noise scale", "c1": f"the batch of {found['batch_size']}"}
-    return document(
-        f"Batch size of {found['experiment']}",
-        [
-            tag("h1", f"Batch size of {found['experiment']}"),
-            tag("p", found["reason"]),
-            *([figure("Gradient noise scale", _chart(found), legend(names))] if _known(found) else []),
-            section(
-                "Along the training",
-                table("Examples, with 95 % intervals", ["step", "noise scale", "from", "to"], rows),
-            ),
-            tag(
-                "p",
-                f"The largest batch that fits, {found['largest']:,} examples, takes {size(found['largest_bytes'])} of "
-                f"{size(found['limit_bytes'])}.",
-            ),
-        ],
-    )
-
-
-def _shown(examples: float | None) -> str:
-    return "unknown" if examples is None else short(examples)
+    body = [
+        tag("h1", title),
+        tag("p", found["reason"]),
+        *([figure("Gradient noise scale", _chart(found), legend(names))] if _known(found) else []),
+        section(
+            "Along the training",
+            table("Examples, with 95 % intervals", ["step", "noise scale", "from", "to"], rows),
+        ),
+        tag("p", f"{fits} of {size(found['limit_bytes'])}."),
+    ]
+    return document(title, body)
 
 
 def _known(found: Mapping[str, Any]) -> list[tuple[int, float, float, float]]:

@@ -13,6 +13,7 @@ from accelnet.errors import UserError
 # Of the whole table: in two of a hundred tables of equal candidates a difference is claimed. At the usual 0.05 it would
 # be five, in many a hundred more; at 0.01 fewer of the real differences are found (scripts/check_compare.py).
 ALPHA = 0.02
+_USUAL_SEEDS = 12
 _EXACT = 14  # seeds up to which all signs are tried
 _DRAWS = 1 << 16
 _PART = 1 << 12
@@ -23,14 +24,14 @@ class Comparison:
     """One candidate against another.
 
     Attributes:
-        first: the one with the better mean.
-        second: the other.
-        difference: mean over seeds of first less second.
-        low: end of the interval of the difference, at the level 1 - alpha / comparisons.
-        high: the other end.
-        p: of differences this large, were the two the same.
-        corrected: p by Holm's method.
-        shown: whether it is at most alpha.
+        first: Candidate with the better mean.
+        second: The other candidate.
+        difference: Mean over seeds of first less second.
+        low: Lower end of the interval of the difference, at the level 1 - alpha / comparisons.
+        high: Upper end.
+        p: Probability of differences this large, were the two the same.
+        corrected: The same by Holm's method.
+        shown: Whether that is at most alpha.
     """
 
     first: str
@@ -59,9 +60,9 @@ def compare_paired(values: Mapping[str, Any], *, lower_is_better: bool, alpha: f
     the signs of these differences, as chance would if the candidates were the same.
 
     Args:
-        values: by candidate, float [S], of the same seeds in the same order.
-        lower_is_better: of the values.
-        alpha: chance of a claim where all candidates are the same, over all comparisons.
+        values: Values of each candidate, float [S], of the same seeds in the same order.
+        lower_is_better: Direction of the values.
+        alpha: Chance of a claim where all candidates are the same, over all comparisons.
 
     Returns:
         The comparisons, the clearest first.
@@ -83,12 +84,7 @@ def compare_paired(values: Mapping[str, Any], *, lower_is_better: bool, alpha: f
     arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
     if len(names) < 2:
         raise UserError(f"there is {len(names)} candidate, expected at least two to compare")
-    num_seeds = len(arrays[names[0]])
-    if num_seeds < least_seeds(len(names), alpha):
-        raise UserError(
-            f"{num_seeds} seeds cannot show any difference between {len(names)} candidates: give at least "
-            f"{least_seeds(len(names), alpha)}"
-        )
+    check_seeds(len(arrays[names[0]]), len(names), alpha)
     pairs = []
     for a, b in combinations(names, 2):
         worse = arrays[a].mean() > arrays[b].mean() if lower_is_better else arrays[a].mean() < arrays[b].mean()
@@ -116,14 +112,25 @@ def least_seeds(num_candidates: int, alpha: float = ALPHA) -> int:
     return math.ceil(math.log2(2 * comparisons / alpha))
 
 
-def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float:
+def check_seeds(num_seeds: int | None, num_candidates: int, alpha: float) -> int:
+    """Return a number of seeds, None being as many as can show a difference, at least 12.
+
+    Raises:
+        UserError: if so few cannot show any.
+    """
+    least = least_seeds(num_candidates, alpha)
+    num_seeds = max(_USUAL_SEEDS, least) if num_seeds is None else num_seeds
+    if num_seeds < least:
+        raise UserError(
+            f"{num_seeds} seeds cannot show any difference between {num_candidates} candidates: give at least {least}"
+        )
+    return num_seeds
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
     """Return the probability of a mean this far from 0 if each difference had either sign with equal chance.
 
     Exact up to 14 differences; of more, estimated from 65,536 draws, and never below what these can tell.
-
-    Args:
-        differences: float [S].
-        seed: of the draws.
 
     Example:
         >>> sign_flip_p(np.array([1.0, 2.0, 3.0])), sign_flip_p(np.zeros(5))
@@ -135,7 +142,7 @@ def sign_flip_p(differences: np.ndarray, seed: int = 0) -> float:
     if count <= _EXACT:
         signs = 1 - 2 * (np.arange(1 << count)[:, None] >> np.arange(count) & 1)
         return float((np.abs(signs @ differences) >= bar).mean())
-    rng, extreme = np.random.default_rng(seed), 0
+    rng, extreme = np.random.default_rng(0), 0
     for _ in range(_DRAWS // _PART):
         signs = 1 - 2 * rng.integers(0, 2, (_PART, count))
         extreme += int((np.abs(signs @ differences) >= bar).sum())
@@ -161,12 +168,8 @@ def mean_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
 
     A bootstrap of few values is too narrow: of 5 normal ones, at 95 %, it holds the mean in 79 of 100 cases.
 
-    Args:
-        values: float [S].
-        level: above 0 and below 1.
-
     Returns:
-        (low, high); of a single value infinite.
+        (low, high); infinite for a single value.
 
     Example:
         >>> [round(end, 3) for end in mean_interval([1.0, 2.0, 3.0])]
@@ -191,12 +194,9 @@ def median_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
     The k-th lowest and the k-th highest of S values hold the median between them with a chance of `1 - 2 P(B < k)`, B
     being binomial of S and 1/2; k is the largest for which that is at least the level.
 
-    Args:
-        values: float [S], may be infinite.
-        level: above 0 and below 1.
-
     Returns:
-        (low, high); of fewer values than the level needs, 6 for 95 %, the lowest and the highest.
+        (low, high), which may be infinite as values may; the lowest and the highest of fewer values than the level
+        needs, 6 for 95 %.
 
     Example:
         >>> median_interval([5.0, 1.0, 2.0, 3.0, 4.0, 6.0, 7.0, 8.0, 9.0])

@@ -16,11 +16,12 @@ from accelnet.training.stored import Stored, read_stored
 _MOST_POINTS = 300  # of a curve
 
 
-def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
+def compare_runs(paths: Sequence[str | Path], workdir: str | Path | None = None) -> dict[str, Any]:
     """Read what runs left behind, and say in which settings they differ.
 
     Args:
-        paths: work directories; those that hold no run are named and left out.
+        paths: Work directories; those that hold no run are named and left out.
+        workdir: Directory of compare-runs.json and report.html. None writes nothing.
 
     Returns:
         JSON values: "runs", each with "name", "experiment", "finished", "step", "epochs", "parameters", "metrics" (by
@@ -32,7 +33,7 @@ def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     A value is the best among runs of the same data and objective alone, and only where a metric says which is better.
 
     Raises:
-        UserError: if none of them holds a run, or a file of one cannot be understood.
+        UserError: if none of them holds a run, a file of one cannot be understood, or the report cannot be written.
     """
     if not paths:
         raise UserError("no runs were given: name their work directories, such as runs/*")
@@ -46,12 +47,15 @@ def compare_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     names = _names(with_runs)
     settings = {names[path]: {**(found[path].description or {}), **(found[path].config or {})} for path in with_runs}
     runs = [{"name": names[path], **_read(path, found[path])} for path in with_runs]
-    return plain_value({
+    values = plain_value({
         "runs": runs,
         "winners": {split: _winners(runs, split) for split in SPLITS},
         "differing": _differing(settings),
         "left_out": [str(path) for path, stored in found.items() if stored.config is None],
     })  # fmt: skip
+    if workdir is not None:
+        write_report(workdir, "compare-runs", values, runs_page(values))
+    return values
 
 
 def _names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -102,24 +106,16 @@ def _result(path: Path) -> dict[str, Any]:
     file = path / "result.json"
     try:
         result = dict(json.loads(file.read_text()))
-        _check_result(result)
         metrics = {split: dict(values) for split, values in dict(result.get("metrics") or {}).items()}
-        return {**result, "metrics": metrics, "timing": dict(result.get("timing") or {})}
+        timing = dict(result.get("timing") or {})
+        for numbers in (*metrics.values(), timing):
+            _check_numbers(numbers)
+        _check_numbers({name: result.get(name) for name in ("step", "epochs", "parameters")})
+        return {**result, "metrics": metrics, "timing": timing}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file} cannot be read as a run's result ({error}): leave {path} out") from error
-
-
-def _check_result(result: Mapping[str, Any]) -> None:
-    """Raise a TypeError where a result is not of the form that a run writes."""
-    metrics = result.get("metrics") or {}
-    groups = [*metrics.values(), result.get("timing") or {}] if isinstance(metrics, dict) else [metrics]
-    for group in groups:
-        if not isinstance(group, dict):
-            raise TypeError(f"{group!r} stands where numbers by name are expected")
-        _check_numbers(group)
-    _check_numbers({name: result.get(name) for name in ("step", "epochs", "parameters")})
 
 
 def _check_numbers(values: Mapping[str, Any]) -> None:
@@ -204,42 +200,21 @@ def runs_table(values: Mapping[str, Any]) -> str:
     import rich.box
     import rich.table
 
-    columns = metric_columns(values)
+    # Metrics of the test, else of the first split that any run has.
+    runs = values["runs"]
+    split = next((split for split in SPLITS if any(run["metrics"].get(split) for run in runs)), "")
+    names = dict.fromkeys(name for run in runs for name in run["metrics"].get(split, ()))
     table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for number, name in enumerate(("run", "steps", "time", *(f"{split} {metric}" for split, metric in columns))):
+    for number, name in enumerate(("run", "steps", "time", *(f"{split} {name}" for name in names))):
         table.add_column(name, justify="right" if number else "left")
-    for run in values["runs"]:
-        table.add_row(*run_cells(run, columns))
+    for run in runs:
+        time = "" if run["seconds"] is None else duration(run["seconds"])
+        own = run["metrics"].get(split, {})
+        metrics = (shown(own[name]) if name in own else "" for name in names)
+        table.add_row(run["name"] + ("" if run["finished"] else ", unfinished"), f"{run['step']:,}", time, *metrics)
     lines = rendered(table).splitlines()
     differing = ", ".join(values["differing"]) or "nothing"
     lines += ["", f"They differ in: {differing}."]
     if values["left_out"]:
         lines.append(f"No runs: {', '.join(values['left_out'])}.")
     return "\n".join(lines)
-
-
-def metric_columns(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the (split, metric) that runs have: of the test, else of the first split that any has."""
-    for split in SPLITS:
-        found = dict.fromkeys(name for run in values["runs"] for name in run["metrics"].get(split, ()))
-        if found:
-            return [(split, name) for name in found]
-    return []
-
-
-def run_cells(run: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
-    """Return name, steps, time and metrics of a run, in words."""
-    time = "" if run["seconds"] is None else duration(run["seconds"])
-    unfinished = "" if run["finished"] else ", unfinished"
-    found = (run["metrics"].get(split, {}) for split, _ in columns)
-    metrics = (shown(own[name]) if name in own else "" for own, (_, name) in zip(found, columns, strict=True))
-    return [run["name"] + unfinished, f"{run['step']:,}", time, *metrics]
-
-
-def write_runs(values: Mapping[str, Any], workdir: str | Path) -> Path:
-    """Write compare-runs.json and report.html, each whole or not at all; return the page's path.
-
-    Raises:
-        UserError: if they cannot be written.
-    """
-    return write_report(workdir, "compare-runs", values, runs_page(values))

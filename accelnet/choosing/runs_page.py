@@ -4,25 +4,19 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelnet.report.charts import ACROSS, Axis, chart, linear_axis, log_axis, path
+from accelnet.report.charts import ACROSS, chart, linear_axis, path, value_axis
 from accelnet.report.document import NUM_COLORS, document
 from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
 from accelnet.report.numbers import duration, number, short, shown
 
 # Splits, in the order in which they are shown.
 SPLITS = ("test", "validation", "train")
-# Beyond this ratio a linear axis hides the small values.
-_DECADES = 30.0
 
 
 def runs_page(values: Mapping[str, Any]) -> str:
     """Return runs side by side as a page to read, in light and dark, on a screen and on a phone.
 
-    Args:
-        values: as of `compare_runs`.
-
-    Returns:
-        A whole HTML document; what comes from the runs is escaped.
+    The values are those of `compare_runs`; what comes from the runs is escaped.
     """
     runs = values["runs"]
     names = [run["name"] for run in runs]
@@ -67,13 +61,13 @@ def _results(runs: Sequence[Mapping[str, Any]], split: str, winners: Mapping[str
 def _differing(differing: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Markup:
     if not differing:
         return tag("p", "Their settings are the same.")
-    rows = [(name, *(_setting(values.get(name)) for values in differing.values())) for name in names]
+
+    def cell(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    rows = [(name, *(cell(values.get(name)) for values in differing.values())) for name in names]
     columns = range(1, 1 + len(differing))
     return table("Settings that are not the same everywhere.", ("run", *differing), rows, columns)
-
-
-def _setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _best(runs: Sequence[Mapping[str, Any]]) -> Markup:
@@ -111,9 +105,8 @@ def _picture(runs: Sequence[Mapping[str, Any]], curves: Sequence[Any], title: st
     every = [point for curve in curves for point in curve]
     if not every:
         return Markup()
-    values = [point[2] for point in every]
     x = linear_axis(("step", "time")[across], [point[across] for point in every], (short, duration)[across], ACROSS)
-    y = _value_axis(values)
+    y = value_axis([point[2] for point in every])
     shapes = [
         path(x, y, [(point[across], point[2]) for point in curve], f"line c{place}")
         for place, curve in enumerate(curves)
@@ -123,12 +116,6 @@ def _picture(runs: Sequence[Mapping[str, Any]], curves: Sequence[Any], title: st
         f"{run['name']}: {number(curve[-1][2])} at the end" for run, curve in zip(runs, curves, strict=True) if curve
     )
     return figure(title[0].upper() + title[1:], chart(title, words, x, y, shapes))
-
-
-def _value_axis(values: Sequence[float]) -> Axis:
-    if min(values) > 0 and max(values) / min(values) > _DECADES:
-        return log_axis("", values, short)
-    return linear_axis("", values, short)
 
 
 def _time(runs: Sequence[Mapping[str, Any]]) -> Markup:

@@ -24,9 +24,9 @@ def schedule_of(optimizer: Any, num_steps: int, params: Any = None) -> Schedule:
     the same first update is made at every step's count, all else being equal, and the sizes are compared.
 
     Args:
-        optimizer: any Optax transformation.
-        num_steps: updates of the run.
-        params: pytree of arrays or their shapes, as its masks and labels expect; only names and axes matter.
+        optimizer: Any Optax transformation.
+        num_steps: Updates of the run.
+        params: Arrays or their shapes, as the optimizer's masks and labels expect; only names and axes matter.
 
     Returns:
         A function of progress if the optimizer uses that, else of the step, to a factor, float32 scalar. The largest

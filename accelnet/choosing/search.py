@@ -29,10 +29,10 @@ def at_share(
     schedule, follows. Without such a field the training is cut off, and its schedule stays.
 
     Args:
-        function: from Config to `Experiment`.
-        config: of the whole training.
-        whole: its experiment.
-        share: in (0, 1].
+        function: Function from a Config to an `Experiment`.
+        config: Config of the whole training.
+        whole: Experiment of the whole training.
+        share: Share of its steps, in (0, 1].
     """
     if share == 1:
         return function, config
@@ -72,12 +72,12 @@ def search(
     `_FURTHER_SEEDS` of 6 and of 2 71 and 90 %.
 
     Args:
-        short: all settings of the grid.
-        grids: numbers by field.
-        train: from settings, which seed of each, and the number of the call, to their population.
+        short: Short trainings of all settings of the grid.
+        grids: Numbers of the grid by field.
+        train: Function from pairs of a setting and the number of its seed, and the number of the call, to a population.
 
     Returns:
-        What was trained, ten members for each field.
+        The stage of what was trained, ten members for each field.
 
     Raises:
         UserError: if the leader and all below it diverge.

@@ -20,13 +20,13 @@ class Stage:
     """Settings trained for a share of the whole training, with its schedule scaled to that.
 
     Attributes:
-        share: of the steps of a whole training.
-        metric: that is compared.
-        lower_is_better: its direction.
-        settings: [G] numbers by field, in the grid's order.
-        losses: of each setting, float [S] by seed at the end, NaN for members that diverged.
-        before: of each setting, float [S] with the weights before training.
-        runs: the populations.
+        share: Share of the steps of a whole training.
+        metric: Metric that is compared.
+        lower_is_better: Direction of that metric.
+        settings: Numbers by field of each setting, [G], in the grid's order.
+        losses: Metric of each setting at the end, float [S] by seed, NaN for members that diverged.
+        before: Metric of each setting before training, float [S].
+        runs: Populations that were trained.
     """
 
     share: float
@@ -49,7 +49,7 @@ class Stage:
 
     @property
     def diverged(self) -> np.ndarray:
-        """Say of which settings more than half of the seeds did, bool [G]."""
+        """Whether more than half of the seeds of a setting diverged, bool [G]."""
         return np.array([np.isnan(losses).mean() > 0.5 for losses in self.losses])
 
     @property

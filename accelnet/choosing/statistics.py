@@ -16,11 +16,11 @@ class Contest:
     """Settings compared, G of them.
 
     Attributes:
-        means: float [G], infinite for a setting with a value that is not finite.
-        low: float [G], lower ends of the means' 95 % intervals.
-        high: float [G], the upper ends.
-        contenders: bool [G], those that cannot be told from the best at 95 %, all of them at once.
-        best: which has the lowest mean.
+        means: Means, float [G], infinite for a setting with a value that is not finite.
+        low: Lower ends of the means' 95 % intervals, float [G].
+        high: Upper ends, float [G].
+        contenders: Whether a setting cannot be told from the best at 95 %, all of them at once, bool [G].
+        best: Index of the lowest mean.
     """
 
     means: np.ndarray
@@ -43,7 +43,7 @@ def compete(values: Sequence[np.ndarray]) -> Contest:
     that of `x_is - mean_i` of all, and the intervals' too; where no setting has two values, nothing can be told.
 
     Args:
-        values: float [S_i] of each setting, the lower the better; settings with one that is not finite lose.
+        values: Values of each setting, float [S_i], the lower the better; settings with one that is not finite lose.
 
     Raises:
         UserError: if all have one value, or no setting is finite.

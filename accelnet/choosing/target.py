@@ -22,13 +22,13 @@ def steps_to(steps: np.ndarray, values: np.ndarray, target: float, lower: bool) 
     """Return at which step each curve first reaches a target, in proportion between two evaluations.
 
     Args:
-        steps: int [E], rising.
-        values: float [E, P].
-        target: of the values.
-        lower: whether less is better.
+        steps: Steps of the evaluations, int [E], rising.
+        values: Values of the curves, float [E, P].
+        target: Value to reach.
+        lower: Whether less is better.
 
     Returns:
-        float [P]; infinite for a curve that never does.
+        Steps, float [P]; infinite for a curve that never does.
 
     Example:
         >>> steps_to(np.array([0, 10, 20]), np.array([[4.0, 4.0], [2.0, 3.0], [1.0, 3.0]]), 1.5, True)

@@ -47,19 +47,16 @@ def tune(
     that lead. The lowest mean loss of a full training is recommended. Each of these is one compiled program.
 
     Args:
-        function: an experiment script's function from its Config to an `Experiment`.
-        config: what stays.
-        ranges: lowest and highest number by field, above 0. None: from a hundredth of the config's to its hundredfold.
-        points: per field, at least 2. None: 16 for one field, 8 for two.
-        num_seeds: at least 2, from `config.seed` on.
-        budget: share of the training that all settings get, in (0, 1). None: a twentieth, or ten steps if that is more.
-        metric: of the validation split ("train", where there is none).
-        workdir: where tune.json, tune.png and the populations are kept; what is finished there is not trained again.
-        devices: as of `Population.train`.
-        progress: show a progress display on standard error.
-
-    Returns:
-        The `Tuning`.
+        function: Function of an experiment script from its Config to an `Experiment`.
+        config: Config whose other fields stay.
+        ranges: Lowest and highest number by field, above 0. None: from a hundredth of the config's to its hundredfold.
+        points: Numbers of each field, at least 2. None: 16 for one field, 8 for two.
+        num_seeds: Number of seeds, at least 2, from `config.seed` on.
+        budget: Share of the training that all settings get, in (0, 1). None: a twentieth, or ten steps if that is more.
+        metric: Metric of the validation split ("train", where there is none).
+        workdir: Directory of tune.json, tune.png and the populations; what is finished there is not trained again.
+        devices: Devices as of `Population.train`.
+        progress: Show a progress display on standard error.
 
     Raises:
         UserError: if a field cannot vary, a range or number is out of range, all members diverge, or the budget is too
@@ -75,14 +72,17 @@ def tune(
         budget = min(max(BUDGET, (_MIN_STEPS + 0.5) / experiment.total_steps), 0.5)  # half a step for rounding
     _check(spans, points, num_seeds, budget)
     make, shorter = at_share(function, config, experiment, budget)
-    _check_steps(make(shorter).total_steps, experiment.total_steps, budget)
+    if (num_steps := make(shorter).total_steps) < _MIN_STEPS:
+        raise UserError(
+            f"a share of {budget:g} of {experiment.total_steps} steps is {num_steps}, too few for any statement: give "
+            f"a larger --budget, from {min(1.0, _MIN_STEPS / experiment.total_steps):.2g} on"
+        )
     folder = None if workdir is None else Path(workdir)
     lower, first_seed = experiment.objective.lower_is_better(metric), getattr(config, "seed", 0)
     start = time.perf_counter()
 
     def train(members: Sequence[Member], share: float, name: str) -> PopulationRun:
-        made, of_length = at_share(function, config, experiment, share)
-        population = Population(made, of_length, members, evaluations=EVALUATIONS)
+        population = Population(*at_share(function, config, experiment, share), members, evaluations=EVALUATIONS)
         return population.train(workdir=None if folder is None else folder / name, devices=devices, progress=progress)
 
     def train_all(settings: Sequence[Mapping[str, float]], name: str) -> Stage:
@@ -138,11 +138,3 @@ def _check(spans: Mapping[str, Any], points: int, num_seeds: int, budget: float)
         raise UserError(f"{num_seeds} seed says nothing about chance, an interval needs at least 2: give --seeds 4")
     if not 0 < budget < 1:
         raise UserError(f"the budget is {budget:g}, expected a share of the training, above 0 and below 1")
-
-
-def _check_steps(num_steps: int, total_steps: int, budget: float) -> None:
-    if num_steps < _MIN_STEPS:
-        raise UserError(
-            f"a share of {budget:g} of {total_steps} steps is {num_steps}, too few for any statement: give a larger "
-            f"--budget, from {min(1.0, _MIN_STEPS / total_steps):.2g} on"
-        )

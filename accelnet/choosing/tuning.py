@@ -1,7 +1,7 @@
 """Tuning: what `tune` found, computed from its two stages, and why it is recommended."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -64,7 +64,7 @@ class Tuning:
         """By field, the lowest and the highest number of the settings that cannot be told from the best."""
         kept = [setting for setting, one in zip(self.full.settings, self.full.contest.contenders, strict=True) if one]
         kept.append(self.recommended)
-        return {name: (min(s[name] for s in kept), max(s[name] for s in kept)) for name in self.spans}
+        return {name: _ends(kept, name) for name in self.spans}
 
     @cached_property
     def edge(self) -> dict[str, float | None]:
@@ -80,34 +80,29 @@ class Tuning:
     def reason(self) -> str:
         """What was found, and why it is recommended: one paragraph."""
         short, full = self.stages
-        tried = " and ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in self.spans.items())
         sentences = [f"Take {named(self.recommended)}."]
         sentences.append(
-            f"{len(short.settings)} settings were tried for {short.steps} steps, {tried}, each with "
-            f"{len(short.losses[0])} seeds."
+            f"{len(short.settings)} settings were tried for {short.steps} steps, {_spanned(self.spans, '.3g')}, each "
+            f"with {len(short.losses[0])} seeds."
         )
         if short.diverged.any():
-            edges = [f"{name} {edge:.3g}" for name, edge in self.edge.items() if edge is not None]
-            sentences.append(
-                f"{short.diverged.sum()} of them diverged"
-                + (f", from about {' and '.join(edges)} on." if edges else ".")
-            )
-        rows = [
-            f"{full.means[index]:.4g} at {named(full.settings[index])} ({_count(len(full.losses[index]), 'seed')})"
-            for index in full.leading()[:4]
-        ]
+            edges = " and ".join(f"{name} {edge:.3g}" for name, edge in self.edge.items() if edge is not None)
+            sentences.append(f"{short.diverged.sum()} of them diverged{f', from about {edges} on' if edges else ''}.")
+        rows = []
+        for index in full.leading()[:4]:
+            count = len(full.losses[index])
+            seeds = f"{count} seed{'' if count == 1 else 's'}"
+            rows.append(f"{full.means[index]:.4g} at {named(full.settings[index])} ({seeds})")
         sentences.append(
             f"{len(full.settings)} were trained in full, {full.steps} steps, leading ones with more seeds. The best "
-            f"means of the {self.split} {self.metric} were {', '.join(rows)}."
+            f"means of the {self.split} {self.metric} were {', '.join(rows)}. No difference was shown between the best "
+            f"and {_spanned(self.basin, '.3g')} (Hsu's comparisons with the best, 95 %)."
         )
-        inside = " and ".join(f"{name} from {low:.3g} to {high:.3g}" for name, (low, high) in self.basin.items())
-        sentences.append(
-            f"No difference was shown between the best and {inside} (Hsu's comparisons with the best, 95 %)."
-        )
+        ends = {name: _ends(short.settings, name) for name in self.spans}
         at_end = [
-            f"{name} {'lowest' if value == min(s[name] for s in short.settings) else 'highest'}"
+            f"{name} {'lowest' if value == ends[name][0] else 'highest'}"
             for name, value in self.recommended.items()
-            if value in (min(s[name] for s in short.settings), max(s[name] for s in short.settings))
+            if value in ends[name]
         ]
         if at_end:
             sentences.append(
@@ -137,20 +132,22 @@ class Tuning:
         )
 
 
+def _ends(settings: Sequence[Mapping[str, float]], name: str) -> tuple[float, float]:
+    return min(setting[name] for setting in settings), max(setting[name] for setting in settings)
+
+
+def _spanned(spans: Spans, form: str) -> str:
+    return " and ".join(f"{name} from {low:{form}} to {high:{form}}" for name, (low, high) in spans.items())
+
+
 def _edge(stage: Stage, name: str) -> float | None:
     """Return the middle between the largest number up to which nothing diverges and the next one, where more does.
 
     With two fields, a number diverges if it does with all numbers of the other.
     """
     numbers = sorted({setting[name] for setting in stage.settings})
-    bad = [
-        all(
-            diverged
-            for setting, diverged in zip(stage.settings, stage.diverged, strict=True)
-            if setting[name] == number
-        )
-        for number in numbers
-    ]
+    at = np.array([numbers.index(setting[name]) for setting in stage.settings])
+    bad = [bool(stage.diverged[at == place].all()) for place in range(len(numbers))]
     if True not in bad or bad[0]:
         return None
     first = bad.index(True)
@@ -159,12 +156,12 @@ def _edge(stage: Stage, name: str) -> float | None:
 
 def all_diverged(spans: Spans, lower: Stage) -> str:
     """Return what to do where every setting diverged, given a stage of lower numbers."""
-    tried = " and ".join(f"{name} from {low:g} to {high:g}" for name, (low, high) in spans.items())
+    tried = _spanned(spans, "g")
     good = [setting for setting, bad in zip(lower.settings, lower.diverged, strict=True) if not bad]
     if not good:
         return f"all members diverged, for {tried}, and {DECADES_BELOW} decades below too: look at data and loss"
-    found = [f"{n} from {min(s[n] for s in good):.3g} to {max(s[n] for s in good):.3g}" for n in spans]
-    return f"all members diverged, for {tried}. They did not for {' and '.join(found)}: give a range around that"
+    found = _spanned({name: _ends(good, name) for name in spans}, ".3g")
+    return f"all members diverged, for {tried}. They did not for {found}: give a range around that"
 
 
 def check_learning(stage: Stage) -> None:
@@ -187,7 +184,3 @@ def check_learning(stage: Stage) -> None:
             f"after {stage.steps} steps nothing shows that anything was learned ({stage.metric} of the best setting "
             f"{after.mean():.4g}, before training {before.mean():.4g}): give a larger --budget"
         )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"

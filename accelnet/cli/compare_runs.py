@@ -25,8 +25,7 @@ def compare_runs(
     output: JsonOutput,
 ) -> None:
     """Put the runs in work directories side by side: results, times, settings that differ, curves."""
-    from accelnet.choosing.runs import compare_runs, runs_table, write_runs
+    from accelnet.choosing.runs import compare_runs, runs_table
 
-    values = compare_runs(options.runs)
-    write_runs(values, options.workdir)
+    values = compare_runs(options.runs, options.workdir)
     finish(output, runs_table(values), values, options.workdir, "compare-runs.json", "report.html")

@@ -103,8 +103,8 @@ class Sweep:
         """Make the experiment of one member while a program is traced.
 
         Args:
-            numbers: traced scalars by field.
-            plain: hand them to the function as they are, not as `Operand`s: jax's own functions take only these.
+            numbers: Traced scalars by field.
+            plain: Hand them to the function as they are, not as `Operand`s: jax's own functions take only these.
 
         Raises:
             UserError: if a field decides about the data.
@@ -144,16 +144,12 @@ def check_field(config: Any, name: str) -> float:
         >>> check_field(Config(), "learning_rate")
         0.1
     """
-    numbers = [
-        field.name
-        for field in dataclasses.fields(config)
-        if field.name != "seed" and is_number(getattr(config, field.name))
-    ]
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "seed"}
+    numbers = [name for name, value in values.items() if _is_number(value)]
     if name not in numbers:
         raise UserError(f"{name} is no field that can vary, expected a number of the Config's: {', '.join(numbers)}")
-    return getattr(config, name)
+    return values[name]
 
 
-def is_number(value: Any) -> bool:
-    """Say whether a value is one finite number, and no bool."""
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -10,6 +10,19 @@ import numpy as np
 from accelnet.errors import UserError
 
 
+def _comparison(compare: Callable[[Any, Any], Any], words: str) -> Callable[["Operand", Any], Any]:
+    return lambda self, other: self._ask(compare, other, f"whether it is {words} {other}")
+
+
+def _arithmetic(compute: Callable[[Any, Any], Any]) -> tuple[Callable[["Operand", Any], Any], ...]:
+    """Return an operation with the operand on its left, and with the operand on its right."""
+
+    def forward(self: "Operand", other: Any) -> Any:
+        return compute(self.traced, other.traced if isinstance(other, Operand) else other)
+
+    return forward, lambda self, other: compute(other, self.traced)
+
+
 class Operand:
     """A number to the program, one of many to Python.
 
@@ -18,9 +31,9 @@ class Operand:
     one program cannot follow two paths.
 
     Args:
-        name: of the Config's field, for messages.
-        traced: scalar, that of the member which is being traced.
-        values: numbers [P], those of all members.
+        name: Name of the Config's field, for messages.
+        traced: Value of the member that is being traced, scalar.
+        values: Numbers of all members, [P].
 
     Example:
         >>> rate = Operand("dropout", jax.numpy.float32(0.5), np.array([0.1, 0.5]))
@@ -66,17 +79,10 @@ class Operand:
 
     __hash__ = object.__hash__  # flax keeps a module's plain attributes in something that is hashed
 
-    def __lt__(self, other: Any) -> Any:
-        return self._ask(operator.lt, other, f"whether it is below {other}")
-
-    def __le__(self, other: Any) -> Any:
-        return self._ask(operator.le, other, f"whether it is at most {other}")
-
-    def __gt__(self, other: Any) -> Any:
-        return self._ask(operator.gt, other, f"whether it is above {other}")
-
-    def __ge__(self, other: Any) -> Any:
-        return self._ask(operator.ge, other, f"whether it is at least {other}")
+    __lt__ = _comparison(operator.lt, "below")
+    __le__ = _comparison(operator.le, "at most")
+    __gt__ = _comparison(operator.gt, "above")
+    __ge__ = _comparison(operator.ge, "at least")
 
     def __bool__(self) -> bool:
         return self != 0
@@ -110,36 +116,8 @@ class Operand:
     def __abs__(self) -> Any:
         return abs(self.traced)
 
-    def __add__(self, other: Any) -> Any:
-        return self.traced + _plain(other)
-
-    def __radd__(self, other: Any) -> Any:
-        return other + self.traced
-
-    def __sub__(self, other: Any) -> Any:
-        return self.traced - _plain(other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return other - self.traced
-
-    def __mul__(self, other: Any) -> Any:
-        return self.traced * _plain(other)
-
-    def __rmul__(self, other: Any) -> Any:
-        return other * self.traced
-
-    def __truediv__(self, other: Any) -> Any:
-        return self.traced / _plain(other)
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return other / self.traced
-
-    def __pow__(self, other: Any) -> Any:
-        return self.traced ** _plain(other)
-
-    def __rpow__(self, other: Any) -> Any:
-        return other**self.traced
-
-
-def _plain(other: Any) -> Any:
-    return other.traced if isinstance(other, Operand) else other
+    __add__, __radd__ = _arithmetic(operator.add)
+    __sub__, __rsub__ = _arithmetic(operator.sub)
+    __mul__, __rmul__ = _arithmetic(operator.mul)
+    __truediv__, __rtruediv__ = _arithmetic(operator.truediv)
+    __pow__, __rpow__ = _arithmetic(operator.pow)

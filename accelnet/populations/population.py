@@ -126,8 +126,7 @@ class Population:
             if example.events or example.early_stopping:
                 display.note("events and early stopping are left out: members train as one program, to their end")
             feed, programs = make_programs(sweep, self.batches, devices, memory_bytes, display)
-            training = _Waves(self, sweep, feed, programs, hosts, display, events)
-            return training.run(file)
+            return _Waves(self, sweep, feed, programs, hosts, display, events).run(file)
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,9 @@ class _Waves:
         for first in range(sum(len(wave["failed"]) for wave in file.waves), len(members), size):
             # The last wave is filled up with its last member: one program serves all.
             numbers = np.minimum(np.arange(first, first + size), len(members) - 1)
-            work = Workdir() if file.path is None else self._workdir(file)
+            work = Workdir()
+            if file.path is not None:
+                work = WaveWorkdir(file.path.parent, self.hosts, len(file.waves), self.sweep.example.total_steps)
             self.hosts.finishes.append(work.wait)
             try:
                 file.waves.append(self._wave(numbers, work))
@@ -168,9 +169,7 @@ class _Waves:
             metrics=joined["metrics"],
             failed=joined["failed"].astype(int),
             seconds=sum(wave["seconds"] for wave in file.waves),
-            compile_seconds=sum(
-                p.compile_seconds for p in (self.programs.init, self.programs.train, self.programs.evaluate)
-            ),
+            compile_seconds=self.programs.compile_seconds,
             compiles={"init": self.programs.init.compiles, **self.programs.compiles},
             wave_size=size,
             num_parameters=num_parameters(self.abstract.states.params) // size,
@@ -195,10 +194,6 @@ class _Waves:
         points = np.linspace(0, self.sweep.example.total_steps, self.population.evaluations + 1)
         return tuple(np.unique(np.ceil(points).astype(int)).tolist())
 
-    def _workdir(self, file: PopulationFile) -> WaveWorkdir:
-        assert file.path is not None
-        return WaveWorkdir(file.path.parent, self.hosts, len(file.waves), self.sweep.example.total_steps)
-
     def _put(self, column: np.ndarray) -> jax.Array:
         assert self.programs.layout.mesh is not None
         return jax.device_put(column, NamedSharding(self.programs.layout.mesh, MEMBERS))
@@ -213,31 +208,20 @@ class _Waves:
         else:
             wave = restored.state
         points = self.points
+        example = self.sweep.example.replace(events=(), early_stopping=None)
+        display = _WaveProgress(self.display, int(numbers[0]), len(numbers), example.total_steps)
         loop = Loop(
-            self.sweep.example.replace(events=(), early_stopping=None),
-            self.feed,
-            self.programs,
-            work,
-            self.hosts,
-            _WaveProgress(self.display, int(numbers[0]), len(numbers), self.sweep.example.total_steps),
-            timing,
+            example, self.feed, self.programs, work, self.hosts, display, timing,
             rhythms={"log": At(points[1:]), "eval": At(points), "save": Every(seconds=SAVE_SECONDS)},
-            events=self.events,
-            watched=self.split,
-        )
+            events=self.events, watched=self.split,
+        )  # fmt: skip
         wave = loop.train(wave)
-        splits = [name for name in self.population.splits if self.sweep.example.data.num_examples(name)]
+        splits = [name for name in self.population.splits if example.data.num_examples(name)]
         metrics = {split: loop.evaluate(wave, split) for split in splits}
         curves = {role: self._curves(work.rows, role, len(numbers)) for role in ("train", "validation")}
-        return plain_value(
-            {
-                "curves": curves["validation"],
-                "train": curves["train"],
-                "metrics": metrics,
-                "failed": wave.failed,
-                "seconds": timing.total - timing.seconds["compile"],
-            }
-        )
+        seconds = timing.total - timing.seconds["compile"]
+        evaluated = {"curves": curves["validation"], "train": curves["train"], "metrics": metrics}
+        return plain_value({**evaluated, "failed": wave.failed, "seconds": seconds})
 
     def _curves(self, rows: Sequence[Mapping[str, Any]], split: str, size: int) -> dict[str, np.ndarray]:
         """Return the recorded metrics by name, float [E, M]; NaN where there are none."""
@@ -248,19 +232,14 @@ class _Waves:
 
 
 class _WaveProgress(Progress):
-    """Show the steps of all members of one wave as a part of the whole display."""
+    """Show the steps of all members of one wave as a part of the whole display, which stays open for others."""
 
     def __init__(self, display: Progress, first: int, size: int, num_steps: int) -> None:
         self.display, self.first, self.size, self.num_steps = display, first, size, num_steps
 
     def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        """Show the position, the median loss and the throughput of all members."""
         rate = None if examples_per_second is None else examples_per_second * self.size
         self.display.update(self.first * self.num_steps + step * self.size, loss, rate)
 
     def note(self, text: str) -> None:
-        """Hand the text on."""
         self.display.note(text)
-
-    def close(self) -> None:
-        """Leave the display as it is: other waves follow."""

@@ -55,27 +55,16 @@ class Wave(flax.struct.PyTreeNode):
         return self.states.metrics
 
 
-class WaveWeights(flax.struct.PyTreeNode):
-    """What members are evaluated with.
-
-    Attributes:
-        values: Numbers of the members by field, [M].
-        weights: `Weights` with a leading axis of members.
-    """
-
-    values: Any
-    weights: Any
-
-    @classmethod
-    def of(cls, wave: Wave) -> "WaveWeights":
-        """Return the weights that are trained."""
-        return cls(wave.values, Weights.of(wave.states))
+WaveWeights = tuple[Tree, Weights]  # the members' values, and weights with a leading axis of members
 
 
-Make = Callable[[Tree], Experiment]
+def _trained_weights(wave: Wave) -> WaveWeights:
+    return wave.values, Weights.of(wave.states)
 
 
-def make_wave_chunk(make: Make, example: Experiment, feed: AbstractFeed, batches: Batches) -> Callable[..., Any]:
+def make_wave_chunk(
+    make: Callable[[Tree], Experiment], example: Experiment, feed: AbstractFeed, batches: Batches
+) -> Callable[..., Any]:
     """Return the function that trains members for a number of steps: `make_train_chunk` of many.
 
     `wave_chunk(wave, operand, num_steps, reset) -> (wave, report)`. It stops early when all members have failed. In the
@@ -149,7 +138,7 @@ def make_programs(
     display.note(f"compiling {len(sweep.members)} members …")
     while True:
         feed, programs = programs_of_size(sweep, batches, devices, size * len(devices))
-        needed = max(map(_bytes, (programs.train, programs.evaluate)))
+        needed = max(programs.train.num_bytes, programs.evaluate.num_bytes)
         if needed <= limit:
             return feed, programs
         if size == 1:
@@ -159,12 +148,6 @@ def make_programs(
         # Not proportional: the data and the batches of evaluation are there once.
         size = max(1, min(size - 1, int(0.95 * size * limit / needed)))
         display.note(f"{needed:,} bytes where {limit:,} are free: waves of {size * len(devices)} members …")
-
-
-def _bytes(program: Program) -> int:
-    memory = program.compiled.memory_analysis()
-    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-    return needed + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
 
 def free_bytes(devices: Sequence[Any]) -> int:
@@ -223,9 +206,9 @@ def programs_of_size(
                 def of_member(values: Tree, weights: Weights, metrics: Tree) -> Any:
                     return make_eval_chunk(make(values), feed)(weights, metrics, operand, *numbers)
 
-                return jax.vmap(of_member)(weights.values, weights.weights, metrics)
+                return jax.vmap(of_member)(*weights, metrics)
 
-            operands = (WaveWeights.of(wave), wave.metrics, feed.abstract()[1], *[number] * 4)
+            operands = (_trained_weights(wave), wave.metrics, feed.abstract()[1], *[number] * 4)
             specs = (MEMBERS, MEMBERS, *[SAME] * 5)
             return program("population's evaluation", evaluate, operands, specs, (MEMBERS, MEMBERS))
 
@@ -237,7 +220,7 @@ def programs_of_size(
             def of_member(values: Tree, state: TrainState) -> Weights:
                 return make_weights(make(values), feed)(state, operand)
 
-            return WaveWeights(wave.values, jax.vmap(of_member)(wave.values, wave.states))
+            return wave.values, jax.vmap(of_member)(wave.values, wave.states)
 
         arrays = feed.abstract()[0]
         chunk, flag = make_wave_chunk(make, example, feed, batches), abstract((), jnp.bool_)
@@ -254,10 +237,9 @@ def programs_of_size(
             layout=Layout(mesh),
             weights=program("averages", average, (wave, arrays), (wave_specs, SAME), MEMBERS) if averages else None,
             evaluate_rest=rest,
-            trained_weights=WaveWeights.of,
+            trained_weights=_trained_weights,
         )  # fmt: skip
-        for part in (made.train, made.evaluate):
-            _ = part.traced  # what cannot be traced shows here, before anything is compiled
+        _ = made.train.traced, made.evaluate.traced  # what cannot be traced shows here, before anything is compiled
         return made
 
     return feed, _traceable(build, sweep)
@@ -271,7 +253,11 @@ def _traceable(build: Callable[[bool], Programs], sweep: Sweep) -> Programs:
         if not sweep.names:
             raise
         refused = error
-    _check_alone(sweep)
+    # What a member raises by itself too: a number out of range, a fault that has nothing to do with varying.
+    for experiment in sweep.experiments():
+        _ = experiment.pure_model
+    _, programs = prepare(sweep.example)
+    _ = programs.train.traced, programs.evaluate.traced
     try:
         return build(True)
     except Exception as error:
@@ -282,12 +268,3 @@ def _traceable(build: Callable[[bool], Programs], sweep: Sweep) -> Programs:
             f"{' and '.join(sweep.names)} cannot vary within one program ({type(reason).__name__}: "
             f"{str(reason).splitlines()[0]}): vary fields that enter the computation as numbers"
         ) from error
-
-
-def _check_alone(sweep: Sweep) -> None:
-    """Raise what a member raises by itself too: a number out of range, a fault that has nothing to do with varying."""
-    for experiment in sweep.experiments():
-        _ = experiment.pure_model
-    _, programs = prepare(sweep.example)
-    for program in (programs.train, programs.evaluate):
-        _ = program.traced

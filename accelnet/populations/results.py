@@ -14,7 +14,6 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.populations.members import Member
 from accelnet.populations.programs import Wave
-from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import plain_value, write_atomically
@@ -53,17 +52,13 @@ class PopulationRun:
     wave_size: int
     num_parameters: int
 
-    def field(self, name: str) -> np.ndarray:
-        """Return a field of all members, float [P]."""
-        return np.array([member.fields[name] for member in self.members], np.float64)
-
 
 class PopulationFile:
     """population.json: which population it is, the results of finished waves, and the result.
 
     Args:
         workdir: Directory of the file. None: nothing is kept.
-        description: JSON values that say which population it is.
+        description: JSON values that identify the population.
     """
 
     def __init__(self, workdir: str | Path | None, description: Mapping[str, Any]) -> None:
@@ -91,10 +86,7 @@ class PopulationFile:
             )
         if result is None:
             return None
-        members = tuple(
-            Member(row["seed"], {name: value for name, value in row.items() if name != "seed"})
-            for row in description["members"]
-        )
+        members = tuple(Member(row.pop("seed"), row) for row in map(dict, description["members"]))
         arrays = {name: to_arrays(result[name]) for name in ("steps", "curves", "train", "metrics", "failed")}
         arrays |= {name: arrays[name].astype(int) for name in ("steps", "failed")}
         return PopulationRun(**(result | arrays | {"members": members}))
@@ -127,12 +119,9 @@ class WaveWorkdir(Workdir):
         self.index = index
         self.num_steps = num_steps
         # The order of checkpoints is that of steps; no metric says which is best.
-        self.checkpoints = Checkpoints(
-            directory, hosts=hosts, keep_last=1, keep_best=0, best_metric="loss", note=say
-        )  # fmt: skip
+        self.checkpoints = Checkpoints(directory, hosts=hosts, keep_last=1, keep_best=0)
 
     def open(self, abstract_state: Wave) -> Restored | None:
-        """Restore the newest checkpoint of this wave, and its rows."""
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=abstract_state.step.sharding)
         found = self.checkpoints.restore(_Saved(step, abstract_state))
         if found is None or found[1]["wave"] != self.index:
@@ -148,19 +137,15 @@ class WaveWorkdir(Workdir):
             self.checkpoints.save(_Saved(state.step + self.index * self.num_steps, state), record)
 
     def last_good(self) -> str:
-        """Return a sentence about the newest checkpoint."""
         return self.saved_as()
 
     def saved_as(self) -> str:
-        """Return a sentence about the newest checkpoint, which is complete."""
         return "the population is saved, the same command goes on"
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk."""
         self.checkpoints.wait()
 
     def close(self) -> None:
-        """Finish writing."""
         self.checkpoints.close()
 
 

@@ -70,6 +70,13 @@ def linear_axis(
     return Axis(name, low - room, high + room, text, 0, *side)
 
 
+def value_axis(values: Sequence[float]) -> Axis:
+    """Return the upward axis of values: logarithmic where a linear one would hide the small ones."""
+    if min(values) > 0 and max(values) > 30 * min(values):
+        return log_axis("", values, short)
+    return linear_axis("", values, short)
+
+
 def path(x: Axis, y: Axis, points: Iterable[tuple[float, float]], kind: str) -> Markup:
     """Draw a line through points."""
     return tag("path", d="M" + "L".join(f"{x.at(a)} {y.at(b)}" for a, b in points), class_=kind)

@@ -11,12 +11,14 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from accelnet.errors import UserError
+from accelnet.parallel.rules import path_names
 from accelnet.terminal import say
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
@@ -28,6 +30,7 @@ Record = dict[str, Any]
 DIRECTORY = "checkpoints"
 
 
+@dataclass(eq=False)
 class Checkpoints:
     """The checkpoints of one work directory.
 
@@ -40,28 +43,20 @@ class Checkpoints:
         lower_is_better: Direction of that metric.
         note: Function that gets a sentence when a damaged checkpoint is passed over.
         read_only: Change nothing in the directory, where another process may be training.
-
     """
 
-    def __init__(
-        self,
-        workdir: str | Path,
-        *,
-        hosts: Hosts | None = None,
-        keep_last: int = 2,
-        keep_best: int = 1,
-        best_metric: str = "loss",
-        lower_is_better: bool = True,
-        note: Callable[[str], None] = say,
-        read_only: bool = False,
-    ) -> None:
-        self.directory = Path(workdir).absolute() / DIRECTORY
-        self.best_metric = best_metric
-        self.lower_is_better = lower_is_better
-        self.note = note
-        self.read_only = read_only
-        self.hosts = hosts
-        self._keep = keep_last, keep_best
+    workdir: str | Path
+    _: KW_ONLY
+    hosts: Hosts | None = None
+    keep_last: int = 2
+    keep_best: int = 1
+    best_metric: str = "loss"
+    lower_is_better: bool = True
+    note: Callable[[str], None] = say
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        self.directory = Path(self.workdir).absolute() / DIRECTORY
         self._manager: Any = None
         self._thread = ThreadPoolExecutor(1, "accelnet-checkpoint")
         self._writing: Future[None] | None = None
@@ -73,14 +68,10 @@ class Checkpoints:
 
             # Orbax reports every step of a save at this level; what matters comes as an exception.
             logging.getLogger("absl").setLevel(logging.ERROR)
-            last, best = self._keep
-            keep: list[Any] = [policies.LatestN(last)]
-            if best:
-                keep.append(
-                    policies.BestN(
-                        get_metric_fn=self._score, reverse=True, n=best, keep_checkpoints_without_metrics=False
-                    )
-                )
+            keep: list[Any] = [policies.LatestN(self.keep_last)]
+            if self.keep_best:
+                settings = {"n": self.keep_best, "reverse": True, "keep_checkpoints_without_metrics": False}
+                keep.append(policies.BestN(get_metric_fn=self._score, **settings))
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -123,9 +114,9 @@ class Checkpoints:
         """Begin to write a checkpoint of the state as it is now.
 
         Args:
-            state: pytree of arrays with a scalar `step`.
+            state: Pytree of arrays with a scalar `step`.
             record: JSON values that belong to it.
-            metrics: validation metrics of this very state, if there are any.
+            metrics: Validation metrics of this very state, if there are any.
 
         Raises:
             UserError: if it or the one before it cannot be written. All complete checkpoints stay.
@@ -133,7 +124,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        arrays, checksums = snapshot(_flat(state))
+        arrays, checksums = snapshot(dict(path_names(state)))
 
         def write() -> None:
             # To convert an array that is not ready would hold Python's lock, and with it the training.
@@ -176,12 +167,11 @@ class Checkpoints:
                 self._manager = None
 
     def restore(self, abstract: Tree, step: int | None = None) -> tuple[Tree, Record] | None:
-        """Read the newest checkpoint that is whole.
+        """Read a checkpoint.
 
         Args:
-            abstract: pytree of `jax.ShapeDtypeStruct`, the state's shapes, and shardings where they are not those of
-                one device.
-            step: read this one and no other.
+            abstract: Shapes of the state, and shardings where they are not those of one device.
+            step: Step of the checkpoint. None: the newest that is whole.
 
         Returns:
             (state, record), or None if there is no checkpoint.
@@ -225,8 +215,8 @@ class Checkpoints:
         """Return the arrays of a checkpoint by path.
 
         Args:
-            step: of the checkpoint.
-            shapes: of all its arrays by path, with shardings where they are not those of one device.
+            step: Step of the checkpoint.
+            shapes: Shapes of all its arrays by path, with shardings where they are not those of one device.
             stored: "arrays" of its record.
 
         Raises:
@@ -245,7 +235,7 @@ class Checkpoints:
     def _read(self, step: int, abstract: Tree) -> tuple[Tree, Record]:
         record = self.read_record(step)
         stored = record.pop("arrays")
-        shapes = _flat(abstract)
+        shapes = dict(path_names(abstract))
         if differing := sorted(set(shapes) ^ set(stored)):
             raise UserError(
                 f"checkpoint {self.directory / str(step)} is of another model or optimizer: it and the "
@@ -286,11 +276,6 @@ class Checkpoints:
                 f"a checkpoint could not be written to {self.directory}: {first_line(error)}. The checkpoints "
                 "that were complete are unharmed; make room or give another --workdir, and go on with --resume"
             ) from error
-
-
-def _flat(tree: Tree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
 def first_line(error: BaseException) -> str:

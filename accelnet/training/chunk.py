@@ -24,10 +24,10 @@ class Failure(flax.struct.PyTreeNode):
     """A step whose loss was not finite, or, at the end of a chunk, weights that are not.
 
     Attributes:
-        happened: bool scalar.
-        loss: float32 scalar, the loss at that step.
-        grad_norm: float32 scalar, global norm of the gradients there; 0 if the loss was finite.
-        param_norm: float32 scalar, global norm of the weights that the loss was computed with, or of those at the end.
+        happened: Whether there was one, bool scalar.
+        loss: Loss at that step, float32 scalar.
+        grad_norm: Global norm of the gradients there, float32 scalar; 0 if the loss was finite.
+        param_norm: Global norm of the weights that the loss was computed with, or of those at the end, float32 scalar.
     """
 
     happened: jax.Array
@@ -70,18 +70,12 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
 
         def body(carry: Any) -> Any:
             index, state, _, _ = carry
-
             operands = (operand, index, state.step, state.seed)
             after, loss, failure = step(state, microbatch, operands, (feed.train_spec, SAME, SAME, SAME))
             return index + 1, after, loss, failure
 
         nothing = jnp.float32(0)  # NaN would be taken for a fault by jax_debug_nans
-        start = (
-            jnp.int32(0),
-            state.replace(metrics=metrics),
-            nothing,
-            Failure(jnp.bool_(False), *[nothing] * 3),
-        )
+        start = jnp.int32(0), state.replace(metrics=metrics), nothing, Failure(jnp.bool_(False), *[nothing] * 3)
         with scope("loop"):
             _, state, loss, failure = jax.lax.while_loop(goes_on, body, start)
         # The last update can spoil the weights without a loss that shows it; such weights must not be saved as good.

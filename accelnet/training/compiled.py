@@ -26,11 +26,11 @@ class Program:
     """A function compiled once, ahead of time, for fixed shapes. A call with any others is an error.
 
     Args:
-        name: for messages.
-        function: what to compile.
-        operands: its abstract arguments (`jax.ShapeDtypeStruct`s).
-        donate: positions of arguments whose buffers the program may reuse.
-        out_shardings: where the results go, as of `jax.jit`; None leaves it to the compiler.
+        name: Name in messages.
+        function: Function to compile.
+        operands: Its abstract arguments (`jax.ShapeDtypeStruct`s).
+        donate: Positions of arguments whose buffers the program may reuse.
+        out_shardings: Places of the results, as of `jax.jit`; None leaves them to the compiler.
 
     Example:
         >>> double = Program("double", lambda x: 2 * x, (jax.ShapeDtypeStruct((2,), np.float32),))
@@ -72,6 +72,13 @@ class Program:
         self.compiles += 1
         return compiled
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of a device that a call takes, by the compiled program's own count."""
+        memory = self.compiled.memory_analysis()
+        needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        return needed + memory.output_size_in_bytes - memory.alias_size_in_bytes
+
     @cached_property
     def _expected(self) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
         leaves, structure = jax.tree.flatten(self.operands)
@@ -106,8 +113,8 @@ class PmapProgram(Program):
     """A `Program` that `jax.pmap` replicates over the mesh's axis "data"; arguments and results are ordinary arrays.
 
     Args:
-        layout: with the mesh.
-        cuts: by position, how the mesh cuts an argument; all others are the same on every device.
+        layout: Layout with the mesh.
+        cuts: How the mesh cuts an argument, by position; all others are the same on every device.
     """
 
     layout: Layout = ONE_DEVICE
@@ -136,7 +143,6 @@ class PmapProgram(Program):
 
     @cached_property
     def lowered(self) -> Any:
-        """The program before compilation (`jax.stages.Lowered`)."""
         assert isinstance(self.layout.mesh, Mesh)
         mapped = [0 if position in self.cuts else None for position in range(len(self.operands))]
         replicated = jax.pmap(

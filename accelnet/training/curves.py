@@ -2,16 +2,14 @@
 
 import io
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from accelnet.terminal import visible
-from accelnet.training.record import ROW_FIELDS, write_atomically
+from accelnet.training.record import ROW_FIELDS
 
 # Blue, orange and green of Okabe and Ito's palette, which differ for colour-blind people too.
 _COLORS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
@@ -20,13 +18,12 @@ _INK, _WARNING = "#333333", "#B00020"
 _MANY_POINTS = 200
 # A ratio of largest to smallest above which a linear axis hides the small values.
 _DECADES_RATIO = 30.0
+_LOSS_ALONE: Mapping[str, bool | None] = {"loss": True}
 
 
-Directions = Mapping[str, bool | None]
-_LOSS_ALONE: Directions = {"loss": True}
-
-
-def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Directions = _LOSS_ALONE) -> Any:
+def curves(
+    rows: Sequence[Mapping[str, Any]], title: str = "", directions: Mapping[str, bool | None] = _LOSS_ALONE
+) -> Any:
     """Draw the loss, every other metric and the learning rate against steps.
 
     Training and validation share a panel. The best value (of validation, where there is any) is marked and written down
@@ -34,9 +31,9 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Direc
     mark.
 
     Args:
-        rows: as in metrics.jsonl, in order of steps.
-        title: of the figure.
-        directions: by metric, whether lower is better, or None.
+        rows: Rows as in metrics.jsonl, in order of steps.
+        title: Title of the figure.
+        directions: For each metric, whether lower is better, or None.
 
     Returns:
         A `matplotlib.figure.Figure`, which notebooks show and `savefig` saves. No window is opened.
@@ -56,7 +53,8 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Direc
             return to_png(self)
 
     engine = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    names = _metric_names(rows)
+    every = dict.fromkeys(name for row in rows for name in row if name not in ROW_FIELDS)
+    names = sorted(every, key=lambda name: name != "loss")
     rates = _series(rows, "learning_rate", None)
     num_panels = len(names) + bool(len(rates[0])) or 1
     num_columns = 1 if num_panels == 1 else 2
@@ -68,40 +66,14 @@ def curves(rows: Sequence[Mapping[str, Any]], title: str = "", directions: Direc
     for name in names:
         _draw_metric(next(panels), rows, name, directions.get(name))
     if len(rates[0]):
-        _draw_rate(next(panels), *rates)
+        axes, marker = next(panels), "o" if len(rates[0]) <= 30 else None
+        axes.set_title("Learning rate", color=_INK)
+        axes.plot(*rates, color=_INK, linewidth=1.5, marker=marker, markersize=4)
+        axes.set_ylim(bottom=0)
+        _finish(axes)
     for unused in panels:
         figure.delaxes(unused)
     return figure
-
-
-def write_curves(
-    workdir: str | os.PathLike[str],
-    rows: Sequence[Mapping[str, Any]],
-    title: str = "",
-    directions: Directions = _LOSS_ALONE,
-) -> Path:
-    """Write curves.png into the work directory, atomically.
-
-    Args:
-        workdir: the directory.
-        rows: as for `curves`.
-        title: of the figure.
-        directions: as for `curves`.
-
-    Returns:
-        The file's path.
-
-    Raises:
-        UserError: if it cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> write_curves(tempfile.mkdtemp(), [{"step": 1, "split": "train", "loss": 2.0}]).name
-        'curves.png'
-    """
-    path = Path(workdir) / "curves.png"
-    write_atomically(path, to_png(curves(rows, title, directions)))
-    return path
 
 
 def to_png(figure: Any) -> bytes:
@@ -118,11 +90,6 @@ def to_png(figure: Any) -> bytes:
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
         FigureCanvasAgg(figure).print_png(image)
     return image.getvalue()
-
-
-def _metric_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = {name: None for row in rows for name in row if name not in ROW_FIELDS}
-    return sorted(names, key=lambda name: name != "loss")
 
 
 def _series(rows: Sequence[Mapping[str, Any]], name: str, split: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -201,13 +168,6 @@ def _mark_lost(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:
     if len(lost):
         text = f"not finite at step {lost[0]:,.0f}" + (f" and {len(lost) - 1:,} more" if len(lost) > 1 else "")
         axes.axvline(lost[0], color=_WARNING, linestyle="--", linewidth=1, label=text)
-
-
-def _draw_rate(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:
-    axes.set_title("Learning rate", color=_INK)
-    axes.plot(steps, values, color=_INK, linewidth=1.5, marker="o" if len(steps) <= 30 else None, markersize=4)
-    axes.set_ylim(bottom=0)
-    _finish(axes)
 
 
 def _finish(axes: Any) -> None:

@@ -29,10 +29,10 @@ class Weights(flax.struct.PyTreeNode):
     """What a state is evaluated with.
 
     Attributes:
-        params: the trained ones, or their average where the optimizer keeps such.
-        frozen: the params that are not trained.
-        model_state: with the batch statistics that belong to these params.
-        step: int32 scalar.
+        params: Parameters that are trained, or their average where the optimizer keeps such.
+        frozen: Parameters that are not trained.
+        model_state: State of the model, with the batch statistics that belong to these params.
+        step: Updates so far, int32 scalar.
     """
 
     params: Any
@@ -42,12 +42,12 @@ class Weights(flax.struct.PyTreeNode):
 
     @classmethod
     def of(cls, state: Any) -> "Weights":
-        """Return those that are trained."""
+        """Return the weights that are trained."""
         return cls(state.params, state.frozen, state.model_state, state.step)
 
 
 def keeps_average(state: TrainState) -> bool:
-    """Say whether the weights to evaluate with are others than those that are trained; shapes are enough."""
+    """Say whether a state, or one of shapes, is evaluated with other weights than those that are trained."""
     same = []
 
     def look(state: TrainState) -> Any:

@@ -28,8 +28,8 @@ class Event:
     """Something of the user's own that happens during training.
 
     Args:
-        when: a rhythm, "start" (before the first step of this process) or "end" (after the last).
-        action: a function of the `Moment`; if it returns True, training stops there.
+        when: A rhythm, "start" (before the first step of this process) or "end" (after the last).
+        action: Function of the `Moment`; if it returns True, training stops there.
 
     Raises:
         UserError: if an argument is of another kind.
@@ -55,11 +55,11 @@ class Moment:
     """What an event may look at, and what it may do.
 
     Attributes:
-        step: updates so far.
-        epoch: the same in epochs.
-        state: the `TrainState`; its buffers are given away at the next step, so copy what you keep.
-        rows: the metrics recorded so far.
-        actions: by name the functions below; the loop gives them.
+        step: Updates so far.
+        epoch: The same in epochs.
+        state: `TrainState`; its buffers are given away at the next step, so copy what you keep.
+        rows: Metrics recorded so far.
+        actions: Functions of the loop, by the names of the methods below.
     """
 
     step: int
@@ -107,11 +107,11 @@ class EarlyStopping:
     """Stop when a validation metric has not become better for a number of evaluations.
 
     Args:
-        metric: name of the metric.
-        patience: evaluations without a better value, at least 1.
-        min_delta: how much better counts as better, at least 0.
-        mode: "min" or "max"; "auto": in the direction that the metric says.
-        restore_best: whether the run ends with the weights of the best evaluation, not with the last ones.
+        metric: Name of the metric.
+        patience: Number of evaluations without a better value, at least 1.
+        min_delta: Difference that counts as better, at least 0.
+        mode: "min" or "max"; "auto": the metric's own direction.
+        restore_best: End with the weights of the best evaluation, not with the last ones.
 
     Raises:
         UserError: if a value is out of its range.
@@ -137,18 +137,11 @@ class EarlyStopping:
         word("early stopping's mode", self.mode, ("auto", "min", "max"))
 
     def says_stop(self, rows: Sequence[dict[str, Any]], lower_is_better: bool) -> bool:
-        """Decide from the recorded rows alone, so that a resumed run decides the same.
-
-        Args:
-            rows: the recorded metrics.
-            lower_is_better: the metric's own direction.
-        """
+        """Decide from the recorded rows alone, so that a resumed run decides the same."""
         lower = lower_is_better if self.mode == "auto" else self.mode == "min"
+        values = [rank(row[self.metric], lower) for row in rows if row.get("split") == "validation"]
         best, waited = None, 0
-        for row in rows:
-            if row.get("split") != "validation":
-                continue
-            value = rank(row[self.metric], lower)
+        for value in values:
             if best is None or value < best - self.min_delta:
                 best, waited = value, 0
             else:

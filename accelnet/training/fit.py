@@ -1,6 +1,7 @@
 """`fit` and `evaluate`: train an experiment, or evaluate the weights of a run."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs, prepare
-from accelnet.training.progress import make_progress
+from accelnet.training.progress import Progress, make_progress
 from accelnet.training.record import plain_value
 from accelnet.training.result import Timing, make_result
 from accelnet.training.rhythm import Every, Pace, Rhythm
@@ -53,17 +54,17 @@ def fit(
     """Train an experiment to its end.
 
     Args:
-        experiment: what is trained.
-        workdir: where the run keeps its configuration, checkpoints, metrics, curves and result. None: nowhere.
-        resume: go on where the run in `workdir` stopped; from the start if there is nothing yet.
-        allow_change: resume although the configuration changed; the new one counts from here on.
-        events: the user's own, beside those of the experiment.
-        progress: show a progress display on standard error.
-        mesh: the devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
+        experiment: What is trained.
+        workdir: Directory of the run's configuration, checkpoints, metrics, curves and result. None: nowhere.
+        resume: Go on where the run in `workdir` stopped; from the start if there is nothing yet.
+        allow_change: Resume although the configuration changed; the new one counts from here on.
+        events: Events beside those of the experiment.
+        progress: Show a progress display on standard error.
+        mesh: Devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
             accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
         strategy: "jit" for one partitioned program, "pmap" for a replicated one.
-        hang_timeout: seconds after which a process of several that is silent, or makes no progress, ends them all.
-        pace: how much one call of a compiled program does.
+        hang_timeout: Seconds after which a process of several that is silent, or makes no progress, ends them all.
+        pace: How much one call of a compiled program does.
 
     Returns:
         The finished `Run`.
@@ -89,7 +90,6 @@ def fit(
         ... )
         >>> run.step, sorted(run.metrics)
         (3, ['test', 'train', 'validation'])
-
     """
     timing = Timing()
     runtime.prepare()
@@ -98,46 +98,50 @@ def fit(
     number("hang_timeout", hang_timeout, above=0)
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
-    work, display, feed = Workdir(), None, None
-    with supervised(workdir, hang_timeout) as hosts:
-        try:
-            if workdir is not None and resume:
-                experiment = _refitted(experiment, hosts.on_first(lambda: read_stored(workdir).fitted))
-            feed, programs = prepare(experiment, mesh, strategy)
-            hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
-            work = _open_workdir(experiment, workdir, hosts, resume=resume, allow_change=allow_change)
-            hosts.finishes.append(work.wait)
-            hosts.mark(0, "compile")
-            restored = work.open(programs.abstract_state)
-            if restored is None:
-                start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
-                state = timing.measure("compile", start, np.uint32(experiment.seed))
-            else:
-                state = _changed(restored, programs, experiment)
-                timing = restored.timing()
-            display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
-            if experiment.order.whole_batches:
-                display.note(_dropped(experiment))
-            loop = Loop(
-                experiment, feed, programs, work, hosts, display, timing,
-                rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,
-            )  # fmt: skip
-            state = loop.train(state)
-            metrics = _evaluate_at_end(loop, state)
-            for split, values in metrics.items():
-                if values and split not in ("train", "validation"):  # those that are evaluated only here
-                    loop.log(split, values)
-            timing.measure("checkpoint", work.wait)
-            result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
-            run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), _find_best(loop))
-            work.finish(run.result)
-            return run
-        finally:
-            if display is not None:
-                display.close()
-            work.close()
-            if feed is not None:
-                feed.close()
+    with supervised(workdir, hang_timeout) as hosts, ExitStack() as stack:
+        if workdir is not None and resume:
+            experiment = _refitted(experiment, workdir, hosts)
+        feed, programs = prepare(experiment, mesh, strategy)
+        stack.callback(feed.close)
+        hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
+        if workdir is not None:
+            work = DiskWorkdir(workdir, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
+        elif resume:
+            raise UserError("resume=True needs a workdir, the directory of the run to go on with")
+        else:
+            work = Workdir(experiment)
+        stack.callback(work.close)
+        hosts.finishes.append(work.wait)
+        hosts.mark(0, "compile")
+        restored = work.open(programs.abstract_state)
+        if restored is None:
+            start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+            state = timing.measure("compile", start, np.uint32(experiment.seed))
+        else:
+            state = _changed(restored, programs, experiment)
+            timing = restored.timing()
+        display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
+        stack.callback(display.close)
+        if experiment.order.whole_batches:
+            left = experiment.order.num_examples % experiment.order.batch_size
+            display.note(
+                f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are "
+                "left out (other ones in each epoch)"
+            )
+        loop = Loop(
+            experiment, feed, programs, work, hosts, display, timing,
+            rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,
+        )  # fmt: skip
+        state = loop.train(state)
+        metrics = _evaluate_at_end(loop, state)
+        for split, values in metrics.items():
+            if values and split not in ("train", "validation"):  # those that are evaluated only here
+                loop.log(split, values)
+        timing.measure("checkpoint", work.wait)
+        result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
+        run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), _find_best(loop))
+        work.finish(run.result)
+        return run
 
 
 def evaluate(
@@ -155,13 +159,13 @@ def evaluate(
     What was fitted to the training rows there, such as means and deviations, is applied to the data of `experiment`.
 
     Args:
-        experiment: that was trained there.
-        workdir: of the run.
-        best: take the checkpoint with the best validation metric, not the newest.
-        splits: to evaluate. None: all; an empty list loads the weights alone.
-        mesh: as of `fit`; it need not be that of the training.
-        strategy: as of `fit`.
-        hang_timeout: as of `fit`.
+        experiment: Experiment that was trained there.
+        workdir: Directory of the run.
+        best: Take the checkpoint with the best validation metric, not the newest.
+        splits: Splits to evaluate. None: all; an empty list loads the weights alone.
+        mesh: As of `fit`; it need not be that of the training.
+        strategy: As of `fit`.
+        hang_timeout: As of `fit`.
 
     Returns:
         The `Run` as it was at the checkpoint. Its result is empty.
@@ -170,54 +174,32 @@ def evaluate(
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
     runtime.prepare()
-    with supervised(None, hang_timeout) as hosts:
+    with supervised(None, hang_timeout) as hosts, ExitStack() as stack:
+        experiment = _refitted(experiment, workdir, hosts)
+        feed, programs = prepare(experiment, mesh, strategy)
+        stack.callback(feed.close)
         checkpoints = Checkpoints(
             workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,
             note=say, read_only=True,
         )  # fmt: skip
-        feed = None
-        try:
-            experiment = _refitted(experiment, hosts.on_first(lambda: read_stored(workdir).fitted))
-            feed, programs = prepare(experiment, mesh, strategy)
-            hosts.mark(0, "compile")
-            found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
-            if found is None:
-                raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
-            state, record = found
-            display = make_progress(experiment.name, 1, show=False)
-            loop = Loop(experiment, feed, programs, Workdir(), hosts, display, Timing(), rhythms={})
-            wanted = experiment.data.splits if splits is None else splits
-            metrics = {split: loop.evaluate(state, split) for split in wanted}
-            return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
-        finally:
-            checkpoints.close()
-            if feed is not None:
-                feed.close()
+        stack.callback(checkpoints.close)
+        hosts.mark(0, "compile")
+        found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
+        if found is None:
+            raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
+        state, record = found
+        loop = Loop(experiment, feed, programs, Workdir(), hosts, Progress(), Timing(), rhythms={})
+        wanted = experiment.data.splits if splits is None else splits
+        metrics = {split: loop.evaluate(state, split) for split in wanted}
+        return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
 
 
-def _refitted(experiment: Experiment, fitted: Any) -> Experiment:
+def _refitted(experiment: Experiment, workdir: str | Path, hosts: Hosts) -> Experiment:
     """Return the experiment with what an earlier run fitted to its training rows."""
+    fitted = hosts.on_first(lambda: read_stored(workdir).fitted)
     if not fitted or fitted == plain_value(experiment.data.fitted):
         return experiment
     return experiment.replace(data=experiment.data.refitted(fitted))
-
-
-def _dropped(experiment: Experiment) -> str:
-    left = experiment.order.num_examples % experiment.order.batch_size
-    return (
-        f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are left "
-        "out (other ones in each epoch)"
-    )
-
-
-def _open_workdir(
-    experiment: Experiment, path: str | Path | None, hosts: Hosts, *, resume: bool, allow_change: bool
-) -> Workdir:
-    if path is None:
-        if resume:
-            raise UserError("resume=True needs a workdir, the directory of the run to go on with")
-        return Workdir(experiment)
-    return DiskWorkdir(path, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
 
 
 def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:

@@ -19,9 +19,9 @@ class StepFlops:
     """Hold the operations of one update of a whole batch, whatever number of devices computes it.
 
     Attributes:
-        forward: of the loss of all examples, and the metrics.
-        backward: of the gradients; with remat also what is computed again.
-        optimizer: of the update.
+        forward: Operations of the loss of all examples, and the metrics.
+        backward: Operations of the gradients; with remat also what is computed again.
+        optimizer: Operations of the update.
 
     Example:
         >>> StepFlops(Flops(elementwise=1), Flops(elementwise=2), Flops(elementwise=3)).total
@@ -35,41 +35,38 @@ class StepFlops:
     @property
     def total(self) -> int:
         """All operations."""
-        return self.forward.total + self.backward.total + self.optimizer.total
+        return sum(part.total for part in self._parts)
 
     @property
     def product_flops(self) -> int:
         """Operations of the matrix products and convolutions."""
-        return sum(part.product_flops for part in (self.forward, self.backward, self.optimizer))
+        return sum(part.product_flops for part in self._parts)
+
+    @property
+    def _parts(self) -> tuple[Flops, ...]:
+        return self.forward, self.backward, self.optimizer
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: operations by part, and the matrix products with how often each is computed."""
         products: Counter[Any] = Counter()
-        for part in (self.forward, self.backward, self.optimizer):
+        for part in self._parts:
             products.update(part.products)
         rows = [
             {**product._asdict(), "count": count, "flops": product.flops * count} for product, count in products.items()
         ]
-        return {
-            "forward": self.forward.total,
-            "backward": self.backward.total,
-            "optimizer": self.optimizer.total,
-            "matrix_products": self.product_flops,
-            "products": sorted(rows, key=lambda row: -row["flops"]),
-        }
+        parts = {name: getattr(self, name).total for name in ("forward", "backward", "optimizer")}
+        rows.sort(key=lambda row: -row["flops"])
+        return {**parts, "matrix_products": self.product_flops, "products": rows}
 
 
 def step_flops(experiment: Experiment, platform: str | None = None, *, microbatch_size: int | None = None) -> StepFlops:
     """Count the operations of a step from its jaxpr; nothing is compiled or run.
 
     Args:
-        experiment: what is trained. Recurrent layers count once per time step, microbatches each.
-        platform: whose programs of accelnet's operations count, as of `accelnet.ops.flops.count_flops`. None: the
-            plain ones, the count that is comparable between machines.
-        microbatch_size: examples of a microbatch, such as one device's share. None: those of the experiment.
-
-    Returns:
-        The counts.
+        experiment: What is trained. Recurrent layers count once per time step, microbatches each.
+        platform: Platform whose programs of accelnet's operations count, as of `accelnet.ops.flops.count_flops`. None:
+            the plain ones, the count that is comparable between machines.
+        microbatch_size: Examples of a microbatch, such as one device's share. None: those of the experiment.
 
     Example:
         >>> import numpy as np, accelnet as an
@@ -96,10 +93,10 @@ class TracedStep:
     """A step as jaxprs.
 
     Attributes:
-        forward: the loss of one microbatch.
-        gradient: the gradients of a batch, with its augmentation and `forward`.
-        update: what the step does with the gradients.
-        num_microbatches: of a batch.
+        forward: Loss of one microbatch.
+        gradient: Gradients of a batch, with its augmentation and `forward`.
+        update: What the step does with the gradients.
+        num_microbatches: Microbatches of a batch.
     """
 
     forward: Jaxpr
@@ -111,32 +108,27 @@ class TracedStep:
     def flops(self, platform: str | None = None) -> StepFlops:
         """Count the operations, as `step_flops` does; once for a platform."""
         if platform not in self._counted:
-            self._counted[platform] = self._count(platform)
+            one, gradient, update = (
+                count_jaxpr_flops(part, platform=platform) for part in (self.forward, self.gradient, self.update)
+            )
+            forward = Flops()
+            forward.add(one, self.num_microbatches)
+            self._counted[platform] = StepFlops(forward, _difference(gradient, forward), update)
         return self._counted[platform]
-
-    def _count(self, platform: str | None) -> StepFlops:
-        forward = Flops()
-        forward.add(count_jaxpr_flops(self.forward, platform=platform), self.num_microbatches)
-        gradient = count_jaxpr_flops(self.gradient, platform=platform)
-        return StepFlops(forward, _difference(gradient, forward), count_jaxpr_flops(self.update, platform=platform))
 
 
 def trace_step(
     experiment: Experiment, microbatch_size: int | None = None, state: TrainState | None = None
 ) -> TracedStep:
-    """Trace a step on one device from shapes alone.
-
-    Args:
-        experiment: what is trained.
-        microbatch_size: as of `step_flops`.
-        state: its shapes, where they are known already.
-    """
+    """Trace a step on one device from shapes alone, with a state of shapes where it is known already."""
     order = experiment.order
     size = microbatch_size or order.microbatch_size
     state = state or abstract_state(experiment)
-    batch = {
-        name: jax.tree.map(lambda a: _shape(size, a), arrays) for name, arrays in dict(experiment.data.arrays).items()
-    } | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
+
+    def examples(array: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+
+    batch = jax.tree.map(examples, dict(experiment.data.arrays)) | {"mask": jax.ShapeDtypeStruct((size,), jnp.bool_)}
     loss = make_loss(experiment)
 
     def forward(params: Any, frozen: Any, model_state: Any, batch: Any) -> Any:
@@ -172,7 +164,3 @@ def _difference(whole: Flops, part: Flops) -> Flops:
         elementwise=max(0, whole.elementwise - part.elementwise),
         unknown_loops=max(0, whole.unknown_loops - part.unknown_loops),
     )
-
-
-def _shape(size: int, array: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size, *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))

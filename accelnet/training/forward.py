@@ -26,15 +26,7 @@ def cast_floats(tree: Tree, dtype: Any) -> Tree:
 
 
 def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
-    """Compute a model in a precision; outputs are float32 and the model's state keeps its types.
-
-    Args:
-        apply: of a `PureModel`.
-        precision: "float32" leaves everything as it is.
-
-    Returns:
-        A function of the same signature.
-    """
+    """Return the `apply` of a `PureModel` in a precision; outputs are float32 and the model's state keeps its types."""
     if precision == "float32":
         return apply
     dtype = _COMPUTE_DTYPES[precision]
@@ -72,12 +64,13 @@ class BoundModel:
     """The model as a loss can call it again: pure, differentiable, with noise of its own in every call.
 
     Args:
-        apply: in the run's precision.
-        params: nested dict; the default of a call.
-        model_state: nested dict. What a call changes of it is dropped.
-        key: of the noise.
-        train: the default of a call.
-        settings: of `apply` that are the same in every call.
+        apply: Function of the model, in the run's precision.
+        params: Parameters of a call that gives none, nested dict.
+        model_state: State of the model, nested dict. What a call changes of it is dropped.
+        key: Key of the noise.
+        train: Mode of a call that gives none.
+        settings: Arguments of `apply` that are the same in every call.
+        calls: Number of calls so far.
 
     Example:
         >>> model = BoundModel(lambda params, state, x, **_: (params * x, state), 2.0, {}, jax.random.key(0), False)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ class Initial:
     """A source of initial weights, and which of them are taken.
 
     Args:
-        source: nested dicts of arrays (or a dict of arrays by paths joined by dots), a `Run`, a work directory, or a
+        source: Nested dicts of arrays (or a dict of arrays by paths joined by dots), a `Run`, a work directory, or a
             function from the new params to others.
-        paths: regular expressions of whole paths, such as "backbone.*". The default takes all.
-        best: of a work directory, take the checkpoint with the best validation metric, not the newest.
+        paths: Regular expressions of whole paths, such as "backbone.*". The default takes all.
+        best: Take the checkpoint of a work directory with the best validation metric, not the newest.
 
     Raises:
         UserError: if a path is no regular expression.
@@ -51,8 +51,8 @@ def initial_arrays(experiment: Experiment, abstract: TrainState) -> dict[str, An
     """Collect the arrays that a run starts from.
 
     Args:
-        experiment: whose `initial` says from where.
-        abstract: shapes of its state.
+        experiment: Experiment whose `initial` names the sources.
+        abstract: Shapes of its state.
 
     Returns:
         Arrays by the path of a parameter or of the model's state. Empty: everything is made anew.
@@ -64,12 +64,11 @@ def initial_arrays(experiment: Experiment, abstract: TrainState) -> dict[str, An
     if given is None:
         return {}
     parts = given if isinstance(given, list | tuple) else [given]
-    wanted = _flat(abstract.params) | _flat(abstract.frozen), _flat(abstract.model_state)
+    params_like, state_like = _flat(abstract.params) | _flat(abstract.frozen), _flat(abstract.model_state)
     found: dict[str, Any] = {}
     for part in parts:
         one = part if isinstance(part, Initial) else Initial(part)
-        params, state = _read(one, experiment, wanted[0])
-        found |= _matched(one, params, state, *wanted)
+        found |= _matched(one, *_read(one, experiment, params_like), params_like, state_like)
     return found
 
 
@@ -85,7 +84,11 @@ def _read(one: Initial, experiment: Experiment, wanted: Mapping[str, Any]) -> tu
     if hasattr(source, "params") and hasattr(source, "model_state"):  # a Run
         return _flat(source.params), _flat(source.model_state)
     if callable(source):
-        return _of_function(source, experiment, wanted), {}
+        state = jax.jit(lambda seed: init_state(experiment, seed))(np.uint32(experiment.seed))
+        fresh = _flat(state.params) | _flat(state.frozen)
+        params = unflatten_dict({tuple(path.split(".")): fresh[path] for path in wanted})
+        with user_code("initial"):
+            return _flat(_plain(source(params))), {}
     if isinstance(source, Mapping):
         flat = flatten_dict({name: _plain(value) for name, value in source.items()})
         return {".".join(map(str, path)): leaf for path, leaf in flat.items()}, {}
@@ -97,14 +100,6 @@ def _read(one: Initial, experiment: Experiment, wanted: Mapping[str, Any]) -> tu
 
 def _plain(tree: Any) -> Any:
     return {str(name): _plain(value) for name, value in tree.items()} if isinstance(tree, Mapping) else tree
-
-
-def _of_function(function: Callable[[Any], Any], experiment: Experiment, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    state = jax.jit(lambda seed: init_state(experiment, seed))(np.uint32(experiment.seed))
-    fresh = _flat(state.params) | _flat(state.frozen)
-    params = unflatten_dict({tuple(path.split(".")): fresh[path] for path in wanted})
-    with user_code("initial"):
-        return _flat(_plain(function(params)))
 
 
 def _matched(
@@ -126,26 +121,23 @@ def _matched(
             f"{listed(params)}"
         )
     chosen |= {path: like for path, like in state_like.items() if matches(path) and path in state}
-    found, differing = {}, []
-    for path, like in chosen.items():
-        value = params[path] if path in params else state[path]
-        if np.shape(value) != like.shape:
-            differing.append(f"{path} is {list(np.shape(value))}, expected {list(like.shape)}")
-        found[path] = value
+    given = {path: params[path] if path in params else state[path] for path in chosen}
+    shapes = {path: (np.shape(given[path]), like.shape) for path, like in chosen.items()}
+    differing = [f"{path} is {list(a)}, expected {list(b)}" for path, (a, b) in shapes.items() if a != b]
     if differing:
         raise UserError(
             f"initial has other shapes: {'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. Leave these "
             "out, as with Initial(source, paths=['backbone.*'])"
         )
-    return {path: jnp.asarray(value, chosen[path].dtype) for path, value in found.items()}
+    return {path: jnp.asarray(value, chosen[path].dtype) for path, value in given.items()}
 
 
 def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read the weights of a run without its experiment.
 
     Args:
-        workdir: of the run.
-        best: take the checkpoint with the best validation metric, not the newest.
+        workdir: Directory of the run.
+        best: Take the checkpoint with the best validation metric, not the newest.
 
     Returns:
         (params, model state), arrays by path.
@@ -155,27 +147,23 @@ def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str
     """
     checkpoints = Checkpoints(workdir, read_only=True)
     try:
-        steps = checkpoints.steps()
-        if not steps:
+        step = max(checkpoints.steps(), default=None)
+        if step is None:
             raise UserError(f"{workdir} holds no checkpoint: name the work directory of a run that has saved one")
-        record = checkpoints.read_record(steps[-1])
+        record = checkpoints.read_record(step)
         if best:
             checkpoints.best_metric, checkpoints.lower_is_better = record["best_metric"], record["lower_is_better"]
             step = checkpoints.best_step()
             if step is None:
                 raise UserError(f"{workdir} holds no checkpoint with a validation metric: leave out best=True")
             record = checkpoints.read_record(step)
-        else:
-            step = steps[-1]
         if record["averaged"]:
             raise UserError(
                 f"the run in {workdir} keeps averaged weights: give the Run of an.evaluate(experiment, workdir), which "
                 "has them with their batch statistics"
             )
         stored = record["arrays"]
-        shapes = {
-            name: jax.ShapeDtypeStruct(tuple(one["shape"]), jnp.dtype(one["dtype"])) for name, one in stored.items()
-        }
+        shapes = {name: jax.ShapeDtypeStruct(one["shape"], jnp.dtype(one["dtype"])) for name, one in stored.items()}
         arrays = checkpoints.read_arrays(step, shapes, stored)
     except UserError:
         raise

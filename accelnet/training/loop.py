@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from accelnet.training.workdir import Workdir
 State = Any
 
 
+@dataclass(eq=False)
 class Loop:
     """Train a state to the last step, and evaluate it.
 
@@ -38,45 +40,33 @@ class Loop:
         feed: How batches reach the programs.
         programs: What advances and evaluates a state.
         work: Where rows and checkpoints go.
-        hosts: The processes of the run.
+        hosts: Processes of the run.
         display: Where progress is shown.
         timing: Where the time went so far.
         rhythms: When to log, save and evaluate.
-        events: The user's own events.
+        events: Events of the user.
         watched: Split that is evaluated on the way.
         pace: How much one call does.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        feed: AbstractFeed,
-        programs: Programs,
-        work: Workdir,
-        hosts: Hosts,
-        display: Progress,
-        timing: Timing,
-        *,
-        rhythms: Mapping[str, Rhythm],
-        events: Sequence[Event] = (),
-        watched: str = "validation",
-        pace: Pace = Pace(),  # noqa: B008, it is frozen
-    ) -> None:
-        self.experiment = experiment
-        self.feed = feed
-        self.programs = programs
-        self.work = work
-        self.hosts = hosts
-        self.display = display
-        self.timing = timing
-        self.events = events
-        self.watched = watched
-        self.pace = pace
-        self.steps_per_epoch = experiment.order.steps_per_epoch
+    experiment: Experiment
+    feed: AbstractFeed
+    programs: Programs
+    work: Workdir
+    hosts: Hosts
+    display: Progress
+    timing: Timing
+    rhythms: Mapping[str, Rhythm]
+    events: Sequence[Event] = ()
+    watched: str = "validation"
+    pace: Pace = Pace()  # noqa: RUF009, it is frozen
+
+    def __post_init__(self) -> None:
+        self.steps_per_epoch = self.experiment.order.steps_per_epoch
         # Seconds of the run on the first process: what happens by the clock must happen on all at the same step.
-        (self.seconds,), _ = hosts.agree(timing.total)
-        by_count = {f"event {index}": one.when for index, one in enumerate(events) if isinstance(one.when, Every)}
-        self.agenda = Agenda({**rhythms, **by_count}, self.steps_per_epoch, self.seconds)
+        (self.seconds,), _ = self.hosts.agree(self.timing.total)
+        by_count = {f"event {index}": one.when for index, one in enumerate(self.events) if isinstance(one.when, Every)}
+        self.agenda = Agenda({**self.rhythms, **by_count}, self.steps_per_epoch, self.seconds)
         self.step = 0
         self._stopped = False
         self._weights: tuple[State, Any] | None = None
@@ -242,8 +232,6 @@ class Loop:
                 self._act(state, event)
 
     def _act(self, state: State, event: Event) -> None:
-        """Let an event happen."""
-
         def log(values: Mapping[str, float]) -> None:
             if known := sorted(set(values) & set(ROW_FIELDS)):
                 raise UserError(f"an event logs {', '.join(known)}: these names are taken, give others")
@@ -270,7 +258,7 @@ class Loop:
 
     def _owes_evaluation(self) -> bool:
         """Say whether the run was told to end between a step and its evaluation."""
-        if not self.agenda.has_by_steps("eval"):
+        if "eval" not in self.rhythms or self.rhythms["eval"].seconds is not None:
             return False
         due = self._is_due("eval") or self.step == self.experiment.total_steps
         return due and not any(row["step"] == self.step and row["split"] == "validation" for row in self.work.rows)

@@ -22,16 +22,16 @@ class Programs:
     """What a run compiles, and the shapes it is compiled for.
 
     Attributes:
-        init: seed -> `TrainState`.
-        starting_from: from arrays by path to the function seed -> `TrainState` that starts from them.
-        train: see `make_train_chunk`.
-        evaluate: see `make_eval_chunk`.
-        abstract_state: shapes of the `TrainState`.
-        layout: on which devices batches and weights lie.
-        weights: see `make_weights`; None where a state is evaluated with the weights that are trained.
-        evaluate_rest: from a number of examples to the program that evaluates a batch of so many, and its feed; for a
-            loss of which padding cannot be taken out.
-        trained_weights: from a state to the weights that are trained, as `evaluate` takes them.
+        init: Program from a seed to a `TrainState`.
+        starting_from: Function from arrays by path to a function seed -> `TrainState` that starts from them.
+        train: Program of `make_train_chunk`.
+        evaluate: Program of `make_eval_chunk`.
+        abstract_state: Shapes of the `TrainState`.
+        layout: Devices on which batches and weights lie.
+        weights: Program of `make_weights`; None where a state is evaluated with the weights that are trained.
+        evaluate_rest: Function from a number of examples to the program that evaluates a batch of so many, and its
+            feed; for a loss of which padding cannot be taken out.
+        trained_weights: Function from a state to the weights that are trained, as `evaluate` takes them.
     """
 
     init: Program
@@ -66,13 +66,10 @@ def make_programs(
     """Build the programs of an experiment from shapes alone: nothing is allocated, read or compiled yet.
 
     Args:
-        experiment: what is trained.
-        feed: how batches reach the program.
-        layout: on which devices batches and weights lie.
-        shapes: of the `TrainState`, where they are known already.
-
-    Returns:
-        The `Programs`; each compiles when it is first called.
+        experiment: What is trained.
+        feed: How batches reach the programs.
+        layout: Devices on which batches and weights lie.
+        shapes: Shapes of the `TrainState`, where they are known already.
 
     Raises:
         UserError: if the sharding rules do not fit the model or the mesh.
@@ -153,11 +150,11 @@ def prepare(
     """Lay out an experiment and build its programs; nothing is allocated, read or compiled yet.
 
     Args:
-        experiment: what is trained.
-        mesh: as of `fit`.
-        strategy: as of `fit`.
-        absent: devices that need not be here, to compile for. None: those of this run.
-        shapes: of the `TrainState`, where they are known already.
+        experiment: What is trained.
+        mesh: As of `fit`.
+        strategy: As of `fit`.
+        absent: Devices that need not be here, to compile for. None: those of this run.
+        shapes: Shapes of the `TrainState`, where they are known already.
 
     Returns:
         How batches reach the programs, and the programs.

@@ -6,6 +6,7 @@ import numbers
 import os
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,8 +21,8 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     """Write a whole file, so that at any instant its path holds either the old content or the new.
 
     Args:
-        path: of the file; its directory is made if needed.
-        content: text (written as UTF-8) or bytes.
+        path: File to write; its directory is made if needed.
+        content: Text (written as UTF-8) or bytes.
 
     Raises:
         UserError: if it cannot be written, for want of permission or space.
@@ -49,35 +50,17 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        _sync_directory(path.parent)
+        # Without it a power failure can undo the rename.
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
     except OSError as error:
-        raise_unwritable(path, error)
+        _raise_unwritable(path, error)
 
 
-def _sync_directory(directory: Path) -> None:
-    # Without it a power failure can undo the rename.
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def raise_unwritable(path: Path, error: OSError) -> NoReturn:
-    """Turn the system's refusal to write into a message for the user.
-
-    Args:
-        path: what could not be written.
-        error: what the system said.
-
-    Raises:
-        UserError: always.
-
-    Example:
-        >>> raise_unwritable(Path("runs/a"), PermissionError(13, "Permission denied"))
-        Traceback (most recent call last):
-        accelnet.errors.UserError: cannot write runs/a: Permission denied. ...
-    """
+def _raise_unwritable(path: Path, error: OSError) -> NoReturn:
     # What is wrong with a directory above is said of that directory.
     culprit = f"{error.filename}: " if error.filename and Path(error.filename) in path.parents else ""
     raise UserError(
@@ -109,15 +92,37 @@ def plain_value(value: Any) -> Any:
     return str(value)
 
 
-class MetricsLog:
+class RowLog(ABC):
+    """A file of a run's rows."""
+
+    @abstractmethod
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row: "step", "split" and so on (`ROW_FIELDS`), and the metrics.
+
+        Raises:
+            UserError: if the file cannot be written.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+
+    def __enter__(self) -> "RowLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+class MetricsLog(RowLog):
     r"""Keep the metrics of a run in a file with one JSON object per line.
 
-    Every row is in the file when `append` returns. A row that does not fit on the disk leaves no trace, and
-    the rows before it stay readable.
+    Every row is in the file when `append` returns; NaN and infinities are null. A row that does not fit on the disk
+    leaves no trace, and the rows before it stay readable.
 
     Args:
-        path: of metrics.jsonl. What it held is replaced, atomically, by `rows`.
-        rows: those of the checkpoint that the run goes on from; none for a new run.
+        path: File metrics.jsonl. What it held is replaced, atomically, by `rows`.
+        rows: Rows of the checkpoint that the run goes on from; none for a new run.
 
     Raises:
         UserError: if the file cannot be written.
@@ -137,17 +142,9 @@ class MetricsLog:
         try:
             self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         except OSError as error:
-            raise_unwritable(self.path, error)
+            _raise_unwritable(self.path, error)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row.
-
-        Args:
-            row: "step", "split" and so on (`ROW_FIELDS`), and the metrics. NaN and infinities become None.
-
-        Raises:
-            UserError: if the file cannot be written.
-        """
         if self._descriptor is None:
             raise ValueError(f"{self.path} is closed: no row can be added")
         data = _line(row).encode()
@@ -157,31 +154,24 @@ class MetricsLog:
                 data = data[os.write(self._descriptor, data) :]
         except OSError as error:
             os.ftruncate(self._descriptor, length)
-            raise_unwritable(self.path, error)
+            _raise_unwritable(self.path, error)
 
     def close(self) -> None:
-        """Close the file."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-    def __enter__(self) -> "MetricsLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(plain_value(row), allow_nan=False) + "\n"
 
 
-class TensorBoardLog:
-    """Write rows as TensorBoard events, one scalar per number, tagged "loss/train" and so on.
+class TensorBoardLog(RowLog):
+    """Write rows as TensorBoard events, one scalar per number, tagged "loss/train" and so on; None is left out.
 
     Args:
-        directory: of the event files; a new file is added.
-        purge_step: events of older files at this step or later are hidden: the first step not yet done.
+        directory: Directory of the event files; a new file is added.
+        purge_step: First step not yet done: events of older files at this step or later are hidden.
 
     Raises:
         UserError: if the file cannot be written.
@@ -204,18 +194,10 @@ class TensorBoardLog:
             # The writer's own names repeat within a second, and its files are overwritten.
             self._writer = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")
         except OSError as error:
-            raise_unwritable(self.directory, error)
+            _raise_unwritable(self.directory, error)
         self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Write a row's numbers; those that are None are left out.
-
-        Args:
-            row: as for `MetricsLog.append`.
-
-        Raises:
-            UserError: if the file cannot be written.
-        """
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         values = []
@@ -233,30 +215,17 @@ class TensorBoardLog:
             self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
             self._writer.flush()
         except OSError as error:
-            raise_unwritable(self.directory, error)
+            _raise_unwritable(self.directory, error)
 
     def close(self) -> None:
-        """Close the file."""
         try:
             self._writer.close()
         except OSError as error:
-            raise_unwritable(self.directory, error)
-
-    def __enter__(self) -> "TensorBoardLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
+            _raise_unwritable(self.directory, error)
 
 
 def write_report(directory: str | os.PathLike[str], name: str, values: Any, page: str) -> Path:
     """Write `name`.json, strict JSON with NaN as null, and report.html into a directory, each whole or not at all.
-
-    Args:
-        directory: made if needed.
-        name: of the JSON file, without its suffix.
-        values: what the page shows.
-        page: HTML.
 
     Returns:
         The page's path.

@@ -30,15 +30,8 @@ RESULT_FIELDS = (
     "config",
     "workdir",
 )
-TIMING_FIELDS = (
-    "total_seconds",
-    "compile_seconds",
-    "train_seconds",
-    "eval_seconds",
-    "input_seconds",
-    "checkpoint_seconds",
-    "examples_per_second",
-)
+_SPENT_ON = ("compile", "train", "eval", "input", "checkpoint")
+TIMING_FIELDS = ("total_seconds", *(f"{name}_seconds" for name in _SPENT_ON), "examples_per_second")
 
 
 @dataclass
@@ -46,13 +39,12 @@ class Timing:
     """Where the time of a run went, in seconds.
 
     Attributes:
-        seconds: by what it was spent on, over all processes if the run was resumed.
-        before: the total of the earlier processes.
+        seconds: Time by what it was spent on, over all processes if the run was resumed.
+        before: Total of the earlier processes.
+        started: Clock's reading at the start of this process.
     """
 
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("compile", "train", "eval", "input", "checkpoint"), 0.0)
-    )
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SPENT_ON, 0.0))
     before: float = 0.0
     started: float = field(default_factory=time.perf_counter)
 
@@ -80,12 +72,12 @@ def make_result(
     """Put together what came out of a run.
 
     Args:
-        experiment: what was trained.
-        state: at the end.
-        metrics: of the final weights, by split and name.
-        timing: where the time went.
-        compiles: how often each program was compiled.
-        workdir: of the run, None if nothing was kept.
+        experiment: What was trained.
+        state: State at the end.
+        metrics: Metrics of the final weights, by split and name.
+        timing: Where the time went.
+        compiles: Number of compilations of each program.
+        workdir: Directory of the run, None if nothing was kept.
 
     Returns:
         A dict with `RESULT_FIELDS`.
@@ -113,10 +105,7 @@ def make_result(
 
 
 def result_line(result: Mapping[str, Any]) -> str:
-    """Write a result as one line of strict JSON, NaN as null.
-
-    Args:
-        result: with all of `RESULT_FIELDS`; "timing" with all of `TIMING_FIELDS`.
+    """Return a result, with `RESULT_FIELDS` and in "timing" `TIMING_FIELDS`, as one line of strict JSON, NaN as null.
 
     Raises:
         ValueError: if a field is missing or unknown.
@@ -137,14 +126,7 @@ def result_line(result: Mapping[str, Any]) -> str:
 
 
 def write_result(workdir: str | os.PathLike[str], result: Mapping[str, Any]) -> Path:
-    """Write result.json into the work directory, atomically.
-
-    Args:
-        workdir: the directory.
-        result: as for `result_line`, which makes the same object.
-
-    Returns:
-        The file's path.
+    """Write result.json, the object of `result_line`, into the work directory, atomically; return its path.
 
     Raises:
         UserError: if it cannot be written.
@@ -161,10 +143,7 @@ def write_result(workdir: str | os.PathLike[str], result: Mapping[str, Any]) -> 
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a result depends on.
-
-    Returns:
-        {"python": "3.12.1", "jax": "0.12.0", ...}; "not installed" for a package that runs from its sources.
+    """Return the versions of Python and of what a result depends on; "not installed" for a package run from sources.
 
     Example:
         >>> sorted(versions())

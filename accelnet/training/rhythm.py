@@ -28,10 +28,10 @@ class Every:
     """A rhythm: every so many steps, epochs or seconds. Give exactly one.
 
     Args:
-        steps: at least 1.
-        epochs: above 0; rounded to whole steps, at least one.
-        seconds: of wall-clock time, above 0. What happens then depends on the machine's speed, so use steps
-            or epochs for what must be the same on every machine.
+        steps: Number of steps, at least 1.
+        epochs: Number of epochs, above 0; rounded to whole steps, at least one.
+        seconds: Wall-clock time, above 0. What happens then depends on the machine's speed, so use steps or epochs for
+            what must be the same on every machine.
 
     Raises:
         UserError: if none or several are given, or one is out of its range.
@@ -39,7 +39,6 @@ class Every:
     Example:
         >>> Every(epochs=0.5).next_step(7, steps_per_epoch=10)
         10
-
     """
 
     steps: int | None = None
@@ -116,7 +115,3 @@ class Agenda:
             return False
         self._last_seconds[name] = seconds
         return True
-
-    def has_by_steps(self, name: str) -> bool:
-        """Say whether there is such a rhythm, and steps decide when."""
-        return name in self.rhythms and self.rhythms[name].seconds is None

@@ -14,6 +14,7 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
 from accelnet.parallel.layout import to_addressable
+from accelnet.parallel.rules import path_names
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
 from accelnet.training.forward import with_precision
@@ -26,14 +27,14 @@ class Run:
     """A trained experiment.
 
     Attributes:
-        experiment: what was trained.
-        state: the `TrainState` at the end.
-        metrics: of the final weights, by split and name: `run.metrics["test"]["accuracy"]`. Exact over every
-            example of the split, without dropout or augmentation. Empty for a split that was not evaluated.
-        rows: the metrics recorded on the way.
-        result: what result.json holds.
-        weights: what the state is evaluated with: its params, or their average with the batch statistics that belong
-            to it. None: those of the state.
+        experiment: What was trained.
+        state: `TrainState` at the end.
+        metrics: Metrics of the final weights, by split and name: `run.metrics["test"]["accuracy"]`. They are exact
+            over every example, without dropout or augmentation. Empty for a split that was not evaluated.
+        rows: Metrics recorded on the way.
+        result: Content of result.json.
+        weights: Weights that the state is evaluated with: its params, or their average with the batch statistics that
+            belong to it. None: those of the state.
     """
 
     experiment: Experiment
@@ -85,14 +86,23 @@ class Run:
 
     @cached_property
     def _forward(self) -> Callable[..., Any]:
-        return jax.jit(forward_of(self.experiment))
+        experiment = self.experiment
+        apply = with_precision(experiment.pure_model.apply, experiment.precision)
+
+        def forward(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
+            given = {"step": step, "progress": experiment.progress(step)}
+            inputs = prepared(experiment, batch)["inputs"]
+            outputs, _ = apply(params, model_state, inputs, key=key, train=False, **given)
+            return outputs
+
+        return jax.jit(forward)
 
     def predict(self, inputs: Any, *, key: jax.Array | None = None) -> jax.Array:
         """Compute outputs of raw inputs, prepared as in training, in the run's precision.
 
         Args:
-            inputs: as in the data's arrays: [B, ...] or a dict of such, or what `Data.encode` takes.
-            key: of the noise of a model that draws some in evaluation too. None: always the same.
+            inputs: Inputs as in the data's arrays: [B, ...] or a dict of such, or what `Data.encode` takes.
+            key: Key of the noise of a model that draws some in evaluation too. None: always the same.
 
         Returns:
             The model's outputs, [B, ...].
@@ -100,7 +110,7 @@ class Run:
         Raises:
             UserError: if the inputs are of other shapes or kinds than the data's.
         """
-        batch = raw_batch(self.experiment, inputs)
+        batch = _raw_batch(self.experiment, inputs)
         weights = (self.params, self.model_state)
         return self._forward(*weights, batch, jax.random.key(0) if key is None else key, self._weights.step)
 
@@ -109,29 +119,12 @@ class Run:
         return curves(self.rows, title=self.experiment.name, directions=self.experiment.objective.directions)
 
 
-def forward_of(experiment: Experiment) -> Callable[..., Any]:
-    """Return `forward(params, model_state, batch, key, step) -> outputs` of raw batches, as of evaluation."""
-    apply = with_precision(experiment.pure_model.apply, experiment.precision)
-
-    def forward(params: Any, model_state: Any, batch: Any, key: Any, step: Any) -> Any:
-        given = {"step": step, "progress": experiment.progress(step)}
-        inputs = prepared(experiment, batch)["inputs"]
-        outputs, _ = apply(params, model_state, inputs, key=key, train=False, **given)
-        return outputs
-
-    return forward
-
-
-def raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:
-    """Return a batch of inputs as the data's `prepare` takes it: with targets, which `prepare` may look at, of zeros.
-
-    Raises:
-        UserError: if the inputs are of other shapes or kinds than the data's.
-    """
+def _raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:
+    """Return a batch as the data's `prepare` takes it: with targets, which it may look at, of zeros."""
     arrays = dict(experiment.data.arrays)
     if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(inputs)):  # under jit: as the arrays
         inputs = experiment.data.encode(inputs)
-    expected, given = _shapes(arrays["inputs"]), _shapes(inputs)
+    expected, given = ({name: np.shape(leaf) for name, leaf in path_names(tree)} for tree in (arrays["inputs"], inputs))
     lengths = {shape[:1] for shape in given.values()}
     fits = expected.keys() == given.keys() and all(given[name][1:] == expected[name][1:] for name in expected)
     if not fits or len(lengths) != 1 or lengths == {(0,)} or () in lengths:
@@ -145,8 +138,3 @@ def raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:
 
     others = {name: jax.tree.map(zeros, array) for name, array in arrays.items() if name not in ("inputs", "weights")}
     return {**others, "inputs": jax.tree.map(jnp.asarray, inputs), "mask": jnp.ones((num_rows,), bool)}
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): np.shape(leaf) for path, leaf in leaves}

@@ -28,8 +28,8 @@ class LossScale(flax.struct.PyTreeNode):
     """Dynamic scale of the loss, so that float16 gradients neither vanish nor overflow.
 
     Attributes:
-        scale: float32 scalar, a power of two.
-        good_steps: int32 scalar, steps since the scale changed.
+        scale: Power of two, float32 scalar.
+        good_steps: Steps since the scale changed, int32 scalar.
 
     Source: Micikevicius et al., "Mixed Precision Training", 2018, section 3.2.
     """
@@ -48,14 +48,14 @@ class TrainState(flax.struct.PyTreeNode):
     """What a step reads and writes. Nothing else decides what the next step does.
 
     Attributes:
-        step: int32 scalar, updates so far.
-        seed: uint32 scalar, of the order and all noise.
-        params: nested dict of float32 arrays, those that are trained.
-        model_state: nested dict of arrays, such as batch statistics.
-        opt_state: of the Optax chain.
-        metrics: metric states since they were last recorded, by name.
-        loss_scale: a `LossScale` in float16, else None.
-        frozen: nested dict of float32 arrays, the params that are not trained.
+        step: Updates so far, int32 scalar.
+        seed: Seed of the order and all noise, uint32 scalar.
+        params: Parameters that are trained, nested dict of float32 arrays.
+        model_state: Whatever else the model keeps, such as batch statistics, nested dict of arrays.
+        opt_state: State of the Optax chain.
+        metrics: Metric states since they were last recorded, by name.
+        loss_scale: `LossScale` in float16, else None.
+        frozen: Parameters that are not trained, nested dict of float32 arrays.
     """
 
     step: jax.Array
@@ -76,10 +76,10 @@ def random_key(seed: Any, purpose: int, step: Any, part: Any = 0) -> jax.Array:
     one would add 0.4 s to every compilation on a CPU.
 
     Args:
-        seed: uint32 scalar.
+        seed: Seed of the run, uint32 scalar.
         purpose: INIT, NOISE, AUGMENT, UPDATE or EVALUATION.
-        step: int32 scalar.
-        part: which microbatch of the step, int32 scalar.
+        step: Number of the step, int32 scalar.
+        part: Number of the microbatch in the step, int32 scalar.
     """
     word = mix(jnp.asarray(seed, jnp.uint32) + jnp.uint32(0x9E3779B9), jnp)
     word = mix(mix(word ^ jnp.uint32(purpose), jnp) ^ jnp.asarray(part, jnp.uint32), jnp)
@@ -91,12 +91,9 @@ def init_state(experiment: Experiment, seed: Any, initial: Mapping[str, Any] | N
     """Make the state before the first step. Pure; jit it, or `jax.eval_shape` it for its shapes.
 
     Args:
-        experiment: what is trained.
-        seed: uint32 scalar; an operand, so that populations can have one each.
-        initial: arrays by the path of a parameter or of the model's state, which take the place of new ones.
-
-    Returns:
-        A `TrainState`.
+        experiment: What is trained.
+        seed: Seed of the run, uint32 scalar; an operand, so that members of a population can have one each.
+        initial: Arrays by the path of a parameter or of the model's state, which take the place of new ones.
     """
     params, model_state = experiment.pure_model.init(random_key(seed, INIT, 0), experiment.sample_inputs())
     if initial:
@@ -130,8 +127,8 @@ def separated(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
     """Separate parameters that are trained from those that are frozen.
 
     Args:
-        params: nested dict.
-        patterns: regular expressions of whole paths, joined by dots.
+        params: Nested dict.
+        patterns: Regular expressions of whole paths, joined by dots.
 
     Returns:
         (trained, frozen), nested dicts.

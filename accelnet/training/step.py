@@ -85,9 +85,9 @@ def make_gradient(
     memory, and their shares on the devices, side by side. Devices exchange gradients once, after the last microbatch.
 
     Args:
-        experiment: what is trained.
-        layout: on which devices batches and weights lie.
-        num_microbatches: of a batch. None: those of the experiment's order.
+        experiment: What is trained.
+        layout: Devices on which batches and weights lie.
+        num_microbatches: Microbatches of a batch. None: those of the experiment's order.
 
     Returns:
         `gradient(state, microbatch, operand, spec) -> (grads, loss, metric states, model_state)`.
@@ -189,11 +189,11 @@ def make_train_step(
     """Return the step of an experiment, a pure function.
 
     Args:
-        experiment: what is trained.
-        layout: on which devices batches and weights lie.
-        num_microbatches: of a batch. None: those of the experiment's order.
-        observe: `observe(loss, grads, params) -> (params, seen)` is what the caller wants to know of a step before its
-            update; that starts from the params which it returns.
+        experiment: What is trained.
+        layout: Devices on which batches and weights lie.
+        num_microbatches: Microbatches of a batch. None: those of the experiment's order.
+        observe: Function `observe(loss, grads, params) -> (params, seen)`, called before the update; that starts from
+            the params that it returns.
 
     Returns:
         `step(state, microbatch, operand, spec) -> (state, loss, seen)`: the state after one update, the mean loss

@@ -67,21 +67,17 @@ def changed_fields(workdir: Path, experiment: Experiment, *, resume: bool, allow
             f"{workdir} holds the experiment {before.get('experiment')}, not {now['experiment']}: give "
             "another --workdir"
         )
-    changes = {
-        name: (before.get(name), now.get(name))
-        for name in dict.fromkeys([*before, *now])
-        if before.get(name) != now.get(name)
-    }
+    names = [name for name in dict.fromkeys([*before, *now]) if before.get(name) != now.get(name)]
     # More or fewer steps alone change nothing that was done, unless the optimizer follows the run's progress.
     harmless = () if experiment.follows_progress else ("steps", "epochs")
-    harmful = {name: change for name, change in changes.items() if name not in harmless}
+    harmful = [name for name in names if name not in harmless]
     if harmful and not allow_change:
-        listed = ", ".join(_changed(name, *change) for name, change in harmful.items())
+        listed = ", ".join(_changed(name, before.get(name), now.get(name)) for name in harmful)
         raise UserError(
             f"the configuration of the run in {workdir} changed: {listed}. Give the old values, or "
             "--allow-change to go on with the new ones"
         )
-    return list(changes)
+    return names
 
 
 def _changed(name: str, old: Any, new: Any) -> str:

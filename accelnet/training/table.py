@@ -18,13 +18,7 @@ _PARTS = (("params", "weights"), ("model_state", "model's state"), ("opt_state",
 
 
 def bytes_per_device(shape: tuple[int, ...], itemsize: int, spec: PartitionSpec, axes: Mapping[str, int]) -> int:
-    """Return the bytes that one device holds of an array.
-
-    Args:
-        shape: of the whole array.
-        itemsize: bytes of a number.
-        spec: how it is cut.
-        axes: sizes of the mesh's axes.
+    """Return the bytes that one device holds of an array of some shape, which a mesh of some axes cuts by a spec.
 
     Example:
         >>> bytes_per_device((8, 6), 4, PartitionSpec(None, "model"), {"model": 2})
@@ -38,8 +32,8 @@ def placement_table(layout: Layout, state: Any) -> str:
     """Describe where the arrays of a `TrainState` lie, one line per parameter, and what a device holds in all.
 
     Args:
-        layout: with a mesh.
-        state: the state, or its shapes.
+        layout: Layout with a mesh.
+        state: State, or its shapes.
 
     Returns:
         Text, at most 100 columns wide.

@@ -15,11 +15,11 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.fingerprint import fingerprint
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.curves import write_curves
+from accelnet.training.curves import curves, to_png
 from accelnet.training.evaluation import keeps_average
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
-from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
+from accelnet.training.record import MetricsLog, RowLog, TensorBoardLog, plain_value, write_atomically
 from accelnet.training.result import Timing, write_result
 from accelnet.training.stored import CONFIG, changed_fields
 
@@ -35,9 +35,9 @@ class Restored:
     """What a run goes on from.
 
     Attributes:
-        state: the `TrainState`.
-        seconds: where the time went so far.
-        changed: names of configuration fields that are not what they were.
+        state: `TrainState`, or that of a population.
+        seconds: Time by what it was spent on, and in total.
+        changed: Names of the configuration's fields that are not what they were.
     """
 
     state: Any
@@ -64,7 +64,11 @@ class Workdir:
         self._best: tuple[float, Tree] | None = None
 
     def open(self, abstract_state: Tree) -> Restored | None:
-        """Begin, or go on: return what was restored, None at the start."""
+        """Begin, or go on: return what was restored, None at the start.
+
+        Raises:
+            UserError: if what is there does not fit, or cannot be read or written.
+        """
         return None
 
     def log(self, row: Mapping[str, Any]) -> None:
@@ -107,7 +111,7 @@ class Workdir:
         """Wait until what was saved is on the disk."""
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result and the curves."""
+        """Write the curves, and the result as the last of all files."""
 
     def close(self) -> None:
         """Finish writing and let go. May be called twice."""
@@ -117,12 +121,12 @@ class DiskWorkdir(Workdir):
     """A run's directory: config.json, checkpoints, metrics.jsonl, tensorboard, curves.png, result.json.
 
     Args:
-        path: the directory, made if needed.
-        experiment: that runs in it.
-        hosts: the processes of the run; the first one writes, all take part in checkpoints.
-        resume: go on where the run in it stopped.
-        allow_change: go on although the configuration changed.
-        note: called with sentences worth knowing.
+        path: Directory, made if needed.
+        experiment: Experiment that runs in it.
+        hosts: Processes of the run; the first one writes, all take part in checkpoints.
+        resume: Go on where the run in it stopped.
+        allow_change: Go on although the configuration changed.
+        note: Function that gets sentences worth knowing.
 
     Raises:
         UserError: if it holds a run and `resume` is off, holds another experiment, cannot be written, or another
@@ -147,13 +151,18 @@ class DiskWorkdir(Workdir):
             )
         self.path = self.directory = Path(path)
         self.experiment = experiment
-        self.note = note
         self._saved: int | None = None
         self._averaged = False
-        self._logs: list[Any] = []
+        self._logs: list[RowLog] = []
         self._lock: int | None = None
         self.hosts = hosts
-        self.changed = hosts.on_first(lambda: self._claim(resume, allow_change))
+
+        def claim() -> list[str]:
+            changed = changed_fields(self.directory, experiment, resume=resume, allow_change=allow_change)
+            self._lock = _lock(self.directory)
+            return changed
+
+        self.changed = hosts.on_first(claim)
         self.checkpoints = Checkpoints(
             self.directory,
             hosts=hosts,
@@ -163,11 +172,6 @@ class DiskWorkdir(Workdir):
             lower_is_better=experiment.best_is_lower,
             note=note,
         )
-
-    def _claim(self, resume: bool, allow_change: bool) -> list[str]:
-        changed = changed_fields(self.directory, self.experiment, resume=resume, allow_change=allow_change)
-        self._lock = _lock(self.directory)
-        return changed
 
     def open(self, abstract_state: Tree) -> Restored | None:
         found = self.checkpoints.restore(abstract_state)
@@ -189,15 +193,9 @@ class DiskWorkdir(Workdir):
 
     def _content(self) -> dict[str, Any]:
         experiment = self.experiment
-        return plain_value(
-            {
-                "description": experiment.description(),
-                "config": experiment.config,
-                "fitted": experiment.data.fitted,
-                "objective": fingerprint(experiment.objective),
-                "directions": experiment.objective.directions,
-            }
-        )
+        content = {"description": experiment.description(), "config": experiment.config}
+        content |= {"fitted": experiment.data.fitted, "objective": fingerprint(experiment.objective)}
+        return plain_value(content | {"directions": experiment.objective.directions})
 
     def log(self, row: Mapping[str, Any]) -> None:
         plain = plain_value(row)
@@ -206,16 +204,11 @@ class DiskWorkdir(Workdir):
         super().log(plain)
 
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
-        """Write a checkpoint, unless there is one of this step already."""
         step = int(state.step)
-        if self._saved != step:
+        if self._saved != step:  # an event and the clock may both want one
             # A list of its own: the checkpoint is written while the run, and its rows, go on.
-            record = {"rows": list(self.rows), "seconds": seconds} | self._content()
-            record |= {
-                "best_metric": self.experiment.best_metric,
-                "lower_is_better": self.experiment.best_is_lower,
-                "averaged": self._averaged,
-            }
+            record = {"rows": list(self.rows), "seconds": seconds, "averaged": self._averaged} | self._content()
+            record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
             self.checkpoints.save(state, record, validation)
             self._saved = step
 
@@ -231,10 +224,9 @@ class DiskWorkdir(Workdir):
 
     def last_good(self) -> str:
         self.checkpoints.wait()
-        steps = self.checkpoints.steps()
-        return (
-            f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}" if steps else "None was saved"
-        )
+        if not (steps := self.checkpoints.steps()):
+            return "None was saved"
+        return f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}"
 
     def saved_as(self) -> str:
         return f"the state is saved in {self.directory}, go on with --resume"
@@ -243,12 +235,10 @@ class DiskWorkdir(Workdir):
         self.checkpoints.wait()
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write the result, the last of all files, and the curves."""
         if not self.hosts.is_first:
             return
-        write_curves(
-            self.directory, self.rows, title=self.experiment.name, directions=self.experiment.objective.directions
-        )
+        drawn = curves(self.rows, self.experiment.name, self.experiment.objective.directions)
+        write_atomically(self.directory / "curves.png", to_png(drawn))
         write_result(self.directory, result)
 
     def close(self) -> None:

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 import accelnet as an
-from accelnet.choosing import compare as module
 from accelnet.choosing.candidates import Candidate, optimizer_candidates, without_test
 from accelnet.choosing.compare import compare
 from accelnet.choosing.compare_page import comparison_page
+from accelnet.populations.population import Population
 from tests.pages import needs_browser, needs_nothing, shows
 
 HOSTILE = "<script>"
@@ -81,30 +81,28 @@ def compared(tmp_path_factory):
         Candidate("twin", experiment, Config(hidden_features=(1,))),
         Candidate("wide", experiment, Config(hidden_features=(16,))),
     ]
-    splits, train = [], module._train
+    trained = []
 
-    def recorded(one, tuned, seeds, folder, progress, splits_=(), **settings):
-        splits.append((one.name, settings.get("splits", splits_)))
-        return train(one, tuned, seeds, folder, progress, **settings)
+    def recorded(function, config, members, **settings):
+        trained.append((config.hidden_features, "test" in function(config).data.splits))
+        return Population(function, config, members, **settings)
 
-    module._train = recorded
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("accelnet.choosing.compare.Population", recorded)
         values = compare(candidates, rates=(1e-2, 1e-1), tuning_seeds=1, workdir=folder, progress=False)
-    finally:
-        module._train = train
-    return folder, values, candidates, splits
+    return folder, values, candidates, trained
 
 
 @pytest.mark.slow
 def test_twins_show_no_difference_and_the_better_ones_win(compared):
-    _, values, _, splits = compared
+    _, values, _, trained = compared
     words = {frozenset((one["first"], one["second"])): one["words"] for one in values["comparisons"]}
     assert len(words) == 3
     assert words[frozenset((HOSTILE, "twin"))] == "no difference shown"
     assert words[frozenset(("wide", "twin"))] == "wide is better than twin"
     assert values["winner"] == "wide" and f"better than {HOSTILE}, twin" in values["words"]
     # The test split is there in the last training alone, that of the winner.
-    assert [one for one in splits if one[1]] == [splits[-1]] == [("wide", ("test",))]
+    assert [one for one in trained if one[1]] == [trained[-1]] == [((16,), True)]
     first, twin = values["candidates"][:2]
     assert first["final"] == twin["final"] and first["learning_rate"] == twin["learning_rate"]
     assert set(values["test"]) == {"loss", "accuracy"}

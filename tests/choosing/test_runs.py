@@ -5,7 +5,7 @@ import json
 import pytest
 
 import accelnet as an
-from accelnet.choosing.runs import compare_runs, runs_table, write_runs
+from accelnet.choosing.runs import compare_runs, runs_table
 from accelnet.choosing.runs_page import runs_page
 from tests.pages import needs_browser, needs_nothing, shows
 
@@ -124,12 +124,12 @@ def test_runs_of_one_name_are_told_by_their_paths(tmp_path):
 
 
 def test_the_page_is_whole_and_escaped(three, tmp_path):
-    page = write_runs(compare_runs(three), tmp_path / "out")
-    text = page.read_text()
+    values = compare_runs(three, tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
     shown = needs_nothing(text)
     assert HOSTILE not in text and HOSTILE in shown.text
     assert "✓ 0.3" in shown.text and "unfinished" in shown.text and "Loss" not in shown.all("title")
-    assert json.loads((tmp_path / "out" / "compare-runs.json").read_text()) == compare_runs(three)
+    assert json.loads((tmp_path / "out" / "compare-runs.json").read_text()) == values
 
 
 def test_twenty_runs_are_drawn_in_groups(tmp_path):

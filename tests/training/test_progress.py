@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from accelnet.training.progress import BarProgress, LineProgress, SilentProgress, make_progress
+from accelnet.training.progress import BarProgress, LineProgress, Progress, make_progress
 
 
 class Clock:
@@ -99,7 +99,7 @@ def test_a_notebook_gets_a_bar_even_without_widgets(monkeypatch):
 
 def test_silence_writes_nothing(capfd):
     progress = make_progress("digits", 10, show=False)
-    assert type(progress) is SilentProgress
+    assert type(progress) is Progress
     progress.update(10, loss=1.0, examples_per_second=1.0)
     progress.note("unheard")
     progress.close()
