@@ -1,5 +1,6 @@
 """Nested dicts of arrays with one leading axis: walking over them, reading them by blocks, converting them."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from accelnet.errors import UserError
 # Reading a gigabyte from a disk takes seconds, and a memmap is used because reading all of it is too dear.
 CHECKED_MEMMAP_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 24
+# blake2b takes 0.4 s for them.
+HASHED_BYTES = 1 << 28
 
 
 def as_numpy(tree: Any, path: str) -> Any:
@@ -137,3 +140,15 @@ def chunks(array: np.ndarray, limit_bytes: int | None = None) -> Iterator[np.nda
 def is_read(array: np.ndarray) -> bool:
     """Return whether an array's values are looked at: all are but those of memmaps above 1 GiB."""
     return not isinstance(array, np.memmap) or array.nbytes <= CHECKED_MEMMAP_BYTES
+
+
+def fingerprint_of(arrays: Any, splits: Mapping[str, range]) -> str:
+    """Return 32 hexadecimal digits of names, shapes, types, values and splits, as `Data.fingerprint` does."""
+    digest = hashlib.blake2b(digest_size=16)
+    for split, rows in sorted(splits.items()):
+        digest.update(f"{split} {rows.start} {rows.stop}\n".encode())
+    for path, array in leaves(arrays):
+        digest.update(f"{path} {array.dtype.str} {array.dtype.name} {array.shape}\n".encode())
+        for chunk in chunks(array, HASHED_BYTES):
+            digest.update(np.ascontiguousarray(chunk).view(np.uint8).data)
+    return digest.hexdigest()

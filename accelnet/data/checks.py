@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.arguments import did_you_mean, listed, shown, whole
+from accelnet.arguments import did_you_mean, listed, shown, whole, word
 from accelnet.data.arrays import chunks, is_read, leaves
 from accelnet.data.precision import check_kept_apart
 from accelnet.errors import UserError
@@ -17,6 +17,18 @@ _OTHER_NAMES = {
     "val": "validation", "valid": "validation", "validate": "validation", "dev": "validation", "eval": "validation",
     "training": "train", "testing": "test",
 }  # fmt: skip
+
+
+def check_kinds(data: Any) -> None:
+    """Raise UserError unless a `Data` has a name, dicts where dicts belong, and functions where functions do."""
+    word("name of the data", data.name)
+    for name in ("arrays", "splits", "info", "fitted", "coding"):
+        if not isinstance(getattr(data, name), Mapping):
+            raise UserError(f"data {data.name!r}: {name} is {shown(getattr(data, name))}, expected a dict")
+    if not callable(data.prepare):
+        raise UserError(f"data {data.name!r}: prepare is {shown(data.prepare)}, expected a function of a batch")
+    if data.augment is not None and not callable(data.augment):
+        raise UserError(f"data {data.name!r}: augment is {shown(data.augment)}, expected a function (key, batch)")
 
 
 def check_leading_axes(where: str, arrays: Any) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.arguments import number, shown, whole, word
-from accelnet.data.arrays import as_numpy, chunks, is_read, leaves
+from accelnet.arguments import number, whole
+from accelnet.data.arrays import as_numpy, fingerprint_of, is_read, leaves
 from accelnet.data.checks import (
     check_finite,
+    check_kinds,
     check_labels,
     check_leading_axes,
     check_precision,
@@ -28,9 +28,6 @@ from accelnet.errors import UserError
 from accelnet.signature import wants
 
 Arrays = Mapping[str, Any]
-
-# blake2b takes 0.4 s for them.
-HASHED_BYTES = 1 << 28
 
 
 def _unchanged(batch: Arrays) -> Arrays:
@@ -82,7 +79,7 @@ class Data:
     coding: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check_kinds()
+        check_kinds(self)
         # Plain dicts, because other mappings are leaves to jax.tree.
         object.__setattr__(self, "arrays", as_numpy(self.arrays, "arrays"))
         object.__setattr__(self, "splits", dict(self.splits))
@@ -101,26 +98,13 @@ class Data:
         if "num_classes" in self.info:
             check_labels(self.name, self.arrays["targets"], self.info["num_classes"])
 
-    def _check_kinds(self) -> None:
-        word("name of the data", self.name)
-        for name in ("arrays", "splits", "info", "fitted", "coding"):
-            if not isinstance(getattr(self, name), Mapping):
-                raise UserError(f"data {self.name!r}: {name} is {shown(getattr(self, name))}, expected a dict")
-        if not callable(self.prepare):
-            raise UserError(f"data {self.name!r}: prepare is {shown(self.prepare)}, expected a function of a batch")
-        if self.augment is not None and not callable(self.augment):
-            raise UserError(f"data {self.name!r}: augment is {shown(self.augment)}, expected a function (key, batch)")
-
     def _set_fitted(self, fitted: dict[str, Any]) -> None:
         shared = {key: fitted[key] for key in SHARED_WITH_INFO if key in fitted}
         object.__setattr__(self, "fitted", fitted)
         object.__setattr__(self, "info", {**self.info, **shared})
         function = self.prepare.func if isinstance(self.prepare, _Prepare) else self.prepare
-        named = {
-            name: value
-            for name, value in (("fitted", fitted), ("coding", self.coding))
-            if name in wants(function).names
-        }
+        asked = wants(function).names
+        named = {name: value for name, value in (("fitted", fitted), ("coding", self.coding)) if name in asked}
         object.__setattr__(self, "prepare", _Prepare(function, **named) if named else function)
 
     def refitted(self, fitted: Mapping[str, Any]) -> "Data":
@@ -128,9 +112,6 @@ class Data:
 
         Args:
             fitted: Values such as `fitted`; their floats may differ from those here, and nothing else.
-
-        Returns:
-            Data that prepares the same raw inputs as the data that the values come from.
 
         Raises:
             UserError: if rows were encoded differently (categories, names of classes, columns); it says where.
@@ -215,9 +196,6 @@ class Data:
     def target_range(self, split: str = "train") -> dict[str, tuple[float, float]]:
         """Return the least and the largest target of a split, as the arrays hold them, before `prepare`.
 
-        Args:
-            split: Name of a split.
-
         Returns:
             (least, largest) by path: "targets", or "targets.x" for each of a dict. Memmaps above 1 GiB are left
             out, and so is everything of a split without rows.
@@ -247,12 +225,6 @@ class Data:
 
     def num_examples(self, split: str = "train") -> int:
         """Return the number of rows of a split, 0 for a split that is not there.
-
-        Args:
-            split: Name of a split, such as "train", "validation" or "test".
-
-        Returns:
-            Rows, at least 0.
 
         Example:
             >>> import accelnet as an
@@ -315,9 +287,6 @@ class Data:
         Arrays above 256 MiB are hashed at evenly spaced rows of that many bytes in all, the first and the
         last among them: a change of other values goes unnoticed. Computed once.
 
-        Returns:
-            The same string for the same data in every process.
-
         Example:
             >>> def fingerprint(label):
             ...     return Data("toy", {"inputs": [[1.0]], "targets": [label]}, {"train": range(1)}).fingerprint()
@@ -328,11 +297,4 @@ class Data:
 
     @cached_property
     def _fingerprint(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for split, rows in sorted(self.splits.items()):
-            digest.update(f"{split} {rows.start} {rows.stop}\n".encode())
-        for path, array in leaves(self.arrays):
-            digest.update(f"{path} {array.dtype.str} {array.dtype.name} {array.shape}\n".encode())
-            for chunk in chunks(array, HASHED_BYTES):
-                digest.update(np.ascontiguousarray(chunk).view(np.uint8).data)
-        return digest.hexdigest()
+        return fingerprint_of(self.arrays, self.splits)

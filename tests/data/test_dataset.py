@@ -5,7 +5,6 @@ import pytest
 
 from accelnet.data import Data
 from accelnet.data import arrays as arrays_module
-from accelnet.data import dataset as dataset_module
 from accelnet.errors import UserError
 
 SPLITS = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
@@ -199,7 +198,7 @@ def test_fingerprint_changes_with_every_part_of_the_data_and_with_nothing_else()
 
 
 def test_fingerprint_of_a_large_array_reads_evenly_spaced_rows(monkeypatch):
-    monkeypatch.setattr(dataset_module, "HASHED_BYTES", 16)
+    monkeypatch.setattr(arrays_module, "HASHED_BYTES", 16)
     first, unread, last = (with_value(0.0) for _ in range(3))
     unread[4] = 1
     last[9] = 1
