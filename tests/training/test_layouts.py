@@ -42,6 +42,18 @@ def losses(run):
     return np.array([row["loss"] for row in run.rows if row["split"] == "train"])
 
 
+def trained(experiment, layout=None):
+    """Train without evaluating: the losses of all steps, and the state."""
+    where = on(layout)
+    feed, programs = prepare(experiment, layout and mesh_of(where["mesh"]), where.get("strategy", "jit"))
+    state, curve = programs.init(np.uint32(experiment.seed)), []
+    for step in range(experiment.total_steps):
+        state, report = programs.train(state, feed.train_operand(step, 1), np.int32(1), np.bool_(True))
+        curve.append(float(report["loss"]))
+    feed.close()
+    return np.array(curve), state
+
+
 @pytest.fixture(scope="module")
 def busy(make_experiment):
     """Dropout, augmentation, batch statistics, averaged weights, and a last batch of each epoch that is not full."""
@@ -108,16 +120,16 @@ def test_full_batch_descent_pads_the_batch_to_the_devices(make_experiment, plain
     experiment = make_experiment(
         model=plain_model, data=make_data(augment=False), batch_size="full", steps=5, optimizer=an.optim.sgd(0.1)
     )
-    one = losses(fit(experiment))
+    one, _ = trained(experiment)
     for layout in ("data=4", "fsdp=4", "pmap"):
-        np.testing.assert_allclose(losses(fit(experiment, **on(layout))), one, rtol=RTOL)
+        np.testing.assert_allclose(trained(experiment, layout)[0], one, rtol=RTOL)
 
 
 @pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2e-2), ("float16", 5e-3)])
 def test_low_precision_trains_alike_on_devices(make_experiment, precision, rtol):
     # A sum of 8 or 11 bits rounds at every addition, and where it is cut differs.
-    experiment = make_experiment(precision=precision, steps=8, log_every=an.Every(steps=1))
-    np.testing.assert_allclose(losses(fit(experiment, "data=2")), losses(fit(experiment)), rtol=rtol)
+    experiment = make_experiment(precision=precision, steps=8)
+    np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=rtol)
 
 
 class _Linen(linen.Module):
@@ -128,8 +140,8 @@ class _Linen(linen.Module):
 
 
 def test_a_linen_module_has_global_batch_statistics_and_the_noise_of_one_device(make_experiment):
-    experiment = make_experiment(model=_Linen(), steps=8, log_every=an.Every(steps=1))
-    np.testing.assert_allclose(losses(fit(experiment, "data=2")), losses(fit(experiment)), rtol=RTOL)
+    experiment = make_experiment(model=_Linen(), steps=8)
+    np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=RTOL)
 
 
 def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment):
@@ -168,10 +180,10 @@ def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment):
 )
 def test_the_default_rules_cut_accelnets_models_and_change_no_number(make_experiment, monkeypatch, model):
     monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 64)
-    experiment = make_experiment(model=model, steps=5, log_every=an.Every(steps=1), optimizer=an.optim.adam(1e-3))
-    one, many = fit(experiment), fit(experiment, "fsdp=2,model=2")
-    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
-    specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(many.state.params)}
+    experiment = make_experiment(model=model, steps=5, optimizer=an.optim.adam(1e-3))
+    (one, _), (many, state) = trained(experiment), trained(experiment, "fsdp=2,model=2")
+    np.testing.assert_allclose(many, one, rtol=RTOL)
+    specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.params)}
     assert any("model" in spec for spec in specs) and any("fsdp" in spec for spec in specs)
 
 

@@ -125,7 +125,8 @@ for workdir in sys.argv[1:]:
 
 
 def long_experiment():
-    return toy_experiment(microbatch_size=3, epochs=15, save_every=an.Every(steps=3), log_every=an.Every(steps=5))
+    rhythms = {"log_every": an.Every(steps=5), "save_every": an.Every(steps=3), "eval_every": an.Every(steps=12)}
+    return toy_experiment(microbatch_size=3, epochs=12, **rhythms)
 
 
 @pytest.mark.slow

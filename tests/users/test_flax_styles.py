@@ -318,10 +318,6 @@ def trained(shared_programs):
     return functools.cache(lambda name: toy.fit(*ALL[name]))
 
 
-# An attention's bias of keys moves all scores of a query alike, which the softmax takes back.
-UNMOVED: dict[str, set[str]] = {}
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_a_module_as_flax_writes_it_trains_and_is_evaluated(name, trained):
     run = trained(name)
@@ -329,8 +325,7 @@ def test_a_module_as_flax_writes_it_trains_and_is_evaluated(name, trained):
     start = prepare(run.experiment)[1].init(np.uint32(0)).params
     assert jax.tree.structure(start) == jax.tree.structure(run.params)
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, run.params)
-    still = {jax.tree_util.keystr(path) for path, did in jax.tree_util.tree_leaves_with_path(moved) if not did}
-    assert still == UNMOVED.get(name, set())
+    assert all(jax.tree.leaves(moved)), moved
 
 
 @pytest.mark.parametrize(
