@@ -115,13 +115,13 @@ def test_a_run_wanders_from_one_process_to_three_and_back(alone, tmp_path):
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=RTOL)
 
 
-PAUSE = ("--pause", "0.02", "--steps", "200")
+PAUSE = ("--pause", "0.02", "--steps", "200", "--hang-timeout", "20")
 
 
 def test_sigterm_to_any_process_saves_at_one_step_and_another_start_goes_on(tmp_path):
     rng, workdir, saved = random.Random(0), tmp_path / "run", 0
     for num_processes, told in ((2, 1), (2, 0), (1, 0)):
-        processes = Processes(num_processes, "--workdir", str(workdir), "--resume", *PAUSE, "--hang-timeout", "20")
+        processes = Processes(num_processes, "--workdir", str(workdir), "--resume", *PAUSE)
         processes.wait_for(workdir / "metrics.jsonl", f'"step": {saved // 5 * 5 + 10},')
         time.sleep(rng.uniform(0, 0.5))
         processes.all[told].send_signal(signal.SIGTERM)
@@ -129,11 +129,9 @@ def test_sigterm_to_any_process_saves_at_one_step_and_another_start_goes_on(tmp_
         assert codes == [4] * num_processes, said
         steps = {int(text.split("told to end (SIGTERM) at step ")[1].split(":")[0]) for text in said}
         assert len(steps) == 1 and all("preempted: told" in text and "go on with --resume" in text for text in said)
-        before, saved = (
-            saved,
-            max(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal()),
-        )
-        assert before < saved == steps.pop() < 200
+        before, saved = saved, steps.pop()
+        kept = (path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+        assert before < saved == max(map(int, kept)) < 200
     run_here(workdir, *PAUSE[:2], "--steps", str(saved + 5))
     run_here(tmp_path / "whole", *PAUSE[:2], "--steps", "50")
     np.testing.assert_allclose(losses(workdir)[:10], losses(tmp_path / "whole"), rtol=RTOL)
@@ -141,14 +139,14 @@ def test_sigterm_to_any_process_saves_at_one_step_and_another_start_goes_on(tmp_
 
 def test_a_lost_process_ends_the_others_and_the_run_goes_on_afterwards(tmp_path):
     for num_processes, victim, how, step in ((2, 1, signal.SIGSTOP, 15), (3, 0, signal.SIGKILL, 30)):
-        processes = Processes(num_processes, "--workdir", str(tmp_path), "--resume", *PAUSE, "--hang-timeout", "10")
+        processes = Processes(num_processes, "--workdir", str(tmp_path), "--resume", *PAUSE)
         processes.wait_for(tmp_path / "metrics.jsonl", f'"step": {step},')
         processes.all[victim].send_signal(how)
         start = time.monotonic()
         others = set(range(num_processes)) - {victim}
         for rank in others:
-            processes.all[rank].wait(timeout=40)
-        assert time.monotonic() - start < 25
+            processes.all[rank].wait(timeout=50)
+        assert time.monotonic() - start < 20 + 15
         processes.all[victim].kill()
         codes, said = processes.end()
         for rank in others:

@@ -32,7 +32,6 @@ def experiment(config: Config) -> an.Experiment:
         optimizer=optax.chain(an.optim.momentum(0.02), an.optim.average_params(0.9)),
         eval_batch_size=12,
         save_every=an.Every(steps=10),
-        eval_every=an.Every(steps=10),  # which saves too
     )
     slow = lambda batch: {**batch, "inputs": _after(config.pause, made.data.prepare(batch)["inputs"])}  # noqa: E731
     return made.replace(data=dataclasses.replace(made.data, prepare=slow)) if config.pause else made
