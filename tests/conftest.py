@@ -1,5 +1,6 @@
-"""A real browser, for the tests of pages."""
+"""A real browser, for the tests of pages; programs that the tests of a module share."""
 
+import dataclasses
 import html
 import re
 import shutil
@@ -7,6 +8,48 @@ import subprocess
 from typing import NamedTuple
 
 import pytest
+
+from accelnet.parallel import rules
+from accelnet.training import program, workdir
+
+# What happens on the host between two calls of a program, and what is recorded there.
+_ON_THE_HOST = {
+    "log_every", "eval_every", "save_every", "keep_last", "keep_best", "best_metric", "early_stopping", "events",
+    "final_evaluation", "initial", "name", "config", "seed", "steps", "epochs",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared_programs():
+    """Let all runs of one experiment on one layout, in the tests of a module, call the same compiled programs.
+
+    One experiment: the same objects are its data, model, optimizer and objective, and it is as long.
+    """
+    made, make = {}, program.make_programs
+    fields = {field.name for field in dataclasses.fields(program.Experiment)} - _ON_THE_HOST
+
+    def plain(value):
+        return value if isinstance(value, int | str | None) else id(value)
+
+    def shared(experiment, feed, layout, shapes):
+        settings = {name: getattr(experiment, name) for name in fields}
+        place = layout.mesh, layout.strategy, str(layout.rules), rules.MIN_FSDP_SIZE
+        key = (*map(plain, settings.values()), experiment.total_steps, *place)
+        if key not in made:
+            made[key] = make(experiment, feed, layout, shapes), settings  # the settings are kept, and so their ids
+        return made[key][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(program, "make_programs", shared)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Let runs leave out their picture, which takes longer than all else that they do after a training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workdir, "write_curves", lambda *args, **settings: None)
+        yield
 
 
 class Shown(NamedTuple):

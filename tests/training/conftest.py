@@ -1,5 +1,7 @@
 """A small experiment that has everything that can go wrong on resuming."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -37,6 +39,7 @@ class Plain(nnx.Module):
         return self.last(nnx.relu(self.first(inputs.reshape(inputs.shape[0], -1))))
 
 
+@functools.cache  # the same objects make the same programs: see `shared_programs`
 def toy_data(num_train=50, num_held_out=13, augment=True):
     rng = np.random.default_rng(0)
     rows = num_train + 2 * num_held_out
@@ -56,12 +59,16 @@ def toy_data(num_train=50, num_held_out=13, augment=True):
     )
 
 
+OPTIMIZER = optax.chain(an.optim.adamw(1e-2), an.optim.average_params(0.9))
+OBJECTIVE = an.objectives.softmax_cross_entropy()
+
+
 def toy_experiment(**changes):
     settings = {
         "data": toy_data(),
         "model": Net,
-        "optimizer": optax.chain(an.optim.adamw(1e-2), an.optim.average_params(0.9)),
-        "objective": an.objectives.softmax_cross_entropy(),
+        "optimizer": OPTIMIZER,
+        "objective": OBJECTIVE,
         "batch_size": 8,
         "epochs": 6,
         "name": "toy",
@@ -73,16 +80,16 @@ def toy_experiment(**changes):
     return an.Experiment(**(settings | changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_experiment():
     return toy_experiment
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_data():
     return toy_data
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plain_model():
     return Plain

@@ -1,7 +1,6 @@
 """The same numbers on every layout: devices, strategies, accumulation, and where weights lie."""
 
 import collections
-import dataclasses
 import math
 import re
 
@@ -22,6 +21,8 @@ from accelnet.training.state import init_state
 from accelnet.training.step import make_train_step
 from accelnet.training.table import placement_table
 
+pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+
 # Sums over a batch are taken in another order, and that is all. Not with Adam here: a bias in front of batch statistics
 # has a gradient of rounding alone, which Adam makes as large as any other.
 RTOL = 1e-5
@@ -41,39 +42,51 @@ def losses(run):
     return np.array([row["loss"] for row in run.rows if row["split"] == "train"])
 
 
-@pytest.fixture
-def busy(make_experiment):
-    """Dropout, augmentation, batch statistics, averaged weights, and a last batch that is not full."""
-    return make_experiment(steps=50, log_every=an.Every(steps=1), optimizer=SGD)
+def trained(experiment, layout=None):
+    """Train without evaluating: the losses of all steps, and the state."""
+    where = on(layout)
+    feed, programs = prepare(experiment, layout and mesh_of(where["mesh"]), where.get("strategy", "jit"))
+    state, curve = programs.init(np.uint32(experiment.seed)), []
+    for step in range(experiment.total_steps):
+        state, report = programs.train(state, feed.train_operand(step, 1), np.int32(1), np.bool_(True))
+        curve.append(float(report["loss"]))
+    feed.close()
+    return np.array(curve), state
 
 
 @pytest.fixture(scope="module")
-def alone():
-    return {}
+def busy(make_experiment):
+    """Dropout, augmentation, batch statistics, averaged weights, and a last batch of each epoch that is not full."""
+    return make_experiment(
+        steps=20,
+        log_every=an.Every(steps=1),
+        optimizer=SGD,
+        sharding_rules=[("first.kernel", PartitionSpec(None, "model"))],
+    )
 
 
-def expected(alone, name, experiment):
-    if name not in alone:
-        alone[name] = fit(experiment)
-    return alone[name]
+@pytest.fixture(scope="module")
+def one(busy, shared_programs):
+    return fit(busy)
 
 
-@pytest.mark.parametrize(
-    ("mesh", "options"),
-    [
-        ("data=1", {}),
-        ("data=8", {}),
-        ("data=2", {"strategy": "pmap"}),
-        ("fsdp=8", {}),
-        ("data=2,fsdp=2", {}),
-        ("data=2,fsdp=2,model=2", {}),
-        ("model=4", {}),
-    ],
-)
-def test_the_loss_curve_is_that_of_one_device(alone, busy, monkeypatch, mesh, options):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)  # the toy's weights are small
-    busy = dataclasses.replace(busy, sharding_rules=[("first.kernel", PartitionSpec(None, "model"))])
-    one, many = expected(alone, "busy", busy), fit(busy, mesh, **options)
+@pytest.fixture
+def small_weights_are_cut(monkeypatch):
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+
+
+# Every test of `busy` takes of these, whose programs are compiled once.
+LAYOUTS = (None, "data=1", "data=4", "fsdp=4", "model=2", "data=2,fsdp=2", "data=2,fsdp=2,model=2", "pmap")
+
+
+def on(layout):
+    return {"mesh": "data=4", "strategy": "pmap"} if layout == "pmap" else {"mesh": layout}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.usefixtures("small_weights_are_cut")
+def test_the_loss_curve_is_that_of_one_device(busy, one, layout):
+    many = fit(busy, **on(layout))
     np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
     for split, metrics in one.metrics.items():
         assert many.metrics[split] == pytest.approx(metrics, rel=RTOL), split
@@ -84,31 +97,39 @@ def test_the_loss_curve_is_that_of_one_device(alone, busy, monkeypatch, mesh, op
     )
 
 
-@pytest.mark.parametrize(("mesh", "strategy"), [("data=4", "jit"), ("data=2,fsdp=2", "jit"), ("data=4", "pmap")])
-@pytest.mark.parametrize("on_device", [True, False])
-def test_accumulation_and_streaming_keep_the_loss_curve(alone, busy, monkeypatch, mesh, strategy, on_device):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
-    parts = dataclasses.replace(busy, microbatch_size=4)
-    one = expected(alone, "parts", parts)
-    many = fit(dataclasses.replace(parts, on_device=on_device), mesh, strategy=strategy)
-    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
-    assert many.metrics["test"] == pytest.approx(one.metrics["test"], rel=RTOL)
+@pytest.fixture(scope="module")
+def parts(busy):
+    return busy.replace(microbatch_size=4)
+
+
+@pytest.fixture(scope="module")
+def one_of_parts(parts, shared_programs):
+    return fit(parts)
+
+
+# With the test above: every two of layout, accumulation and streaming together.
+@pytest.mark.parametrize(("layout", "on_device"), [("data=4", False), ("data=2,fsdp=2", True), ("pmap", False)])
+@pytest.mark.usefixtures("small_weights_are_cut")
+def test_accumulation_and_streaming_keep_the_loss_curve(parts, one_of_parts, layout, on_device):
+    many = fit(parts.replace(on_device=on_device), **on(layout))
+    np.testing.assert_allclose(losses(many), losses(one_of_parts), rtol=RTOL)
+    assert many.metrics["test"] == pytest.approx(one_of_parts.metrics["test"], rel=RTOL)
 
 
 def test_full_batch_descent_pads_the_batch_to_the_devices(make_experiment, plain_model, make_data):
     experiment = make_experiment(
-        model=plain_model, data=make_data(augment=False), batch_size="full", steps=20, optimizer=an.optim.sgd(0.1)
+        model=plain_model, data=make_data(augment=False), batch_size="full", steps=5, optimizer=an.optim.sgd(0.1)
     )
-    one = losses(fit(experiment))
-    for mesh, options in (("data=8", {}), ("fsdp=4", {}), ("data=8", {"strategy": "pmap"})):
-        np.testing.assert_allclose(losses(fit(experiment, mesh, **options)), one, rtol=RTOL)
+    one, _ = trained(experiment)
+    for layout in ("data=4", "fsdp=4", "pmap"):
+        np.testing.assert_allclose(trained(experiment, layout)[0], one, rtol=RTOL)
 
 
 @pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2e-2), ("float16", 5e-3)])
 def test_low_precision_trains_alike_on_devices(make_experiment, precision, rtol):
     # A sum of 8 or 11 bits rounds at every addition, and where it is cut differs.
-    experiment = make_experiment(precision=precision, steps=10, log_every=an.Every(steps=1))
-    np.testing.assert_allclose(losses(fit(experiment, "data=4")), losses(fit(experiment)), rtol=rtol)
+    experiment = make_experiment(precision=precision, steps=8)
+    np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=rtol)
 
 
 class _Linen(linen.Module):
@@ -119,12 +140,11 @@ class _Linen(linen.Module):
 
 
 def test_a_linen_module_has_global_batch_statistics_and_the_noise_of_one_device(make_experiment):
-    experiment = make_experiment(model=_Linen(), steps=20, log_every=an.Every(steps=1))
-    np.testing.assert_allclose(losses(fit(experiment, "data=4")), losses(fit(experiment)), rtol=RTOL)
+    experiment = make_experiment(model=_Linen(), steps=8)
+    np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=RTOL)
 
 
-@pytest.mark.parametrize("strategy", ["jit", "pmap"])
-def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment, strategy):
+def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment):
     class Largest(an.objectives.Metric):
         def empty(self):
             return {"largest": jnp.full((), -jnp.inf, jnp.float32)}
@@ -142,9 +162,11 @@ def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment, s
     experiment = make_experiment(
         objective=an.objectives.Objective(loss.loss, {"largest": Largest()}), steps=7, optimizer=SGD
     )
-    one, many = fit(experiment), fit(experiment, "data=4", strategy=strategy)
-    for split in one.metrics:
-        assert many.metrics[split]["largest"] == pytest.approx(one.metrics[split]["largest"], rel=1e-5)
+    one = fit(experiment)
+    for strategy in ("jit", "pmap"):
+        many = fit(experiment, "data=2", strategy=strategy)
+        for split in one.metrics:
+            assert many.metrics[split]["largest"] == pytest.approx(one.metrics[split]["largest"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +180,10 @@ def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment, s
 )
 def test_the_default_rules_cut_accelnets_models_and_change_no_number(make_experiment, monkeypatch, model):
     monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 64)
-    experiment = make_experiment(model=model, steps=10, log_every=an.Every(steps=1), optimizer=an.optim.adam(1e-3))
-    one, many = fit(experiment), fit(experiment, "data=2,fsdp=2,model=2")
-    np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
-    specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(many.state.params)}
+    experiment = make_experiment(model=model, steps=5, optimizer=an.optim.adam(1e-3))
+    (one, _), (many, state) = trained(experiment), trained(experiment, "fsdp=2,model=2")
+    np.testing.assert_allclose(many, one, rtol=RTOL)
+    specs = {str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.params)}
     assert any("model" in spec for spec in specs) and any("fsdp" in spec for spec in specs)
 
 
@@ -176,20 +198,11 @@ def die(moment):
     raise Killed
 
 
-LAYOUTS = (None, "data=8", "data=2,fsdp=2", "fsdp=8", "model=2", "data=2,fsdp=2,model=2", "pmap")
-
-
-def on(layout):
-    return {"mesh": "data=4", "strategy": "pmap"} if layout == "pmap" else {"mesh": layout}
-
-
 @pytest.mark.parametrize("seed", range(3))
-def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(alone, busy, monkeypatch, tmp_path, seed):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+@pytest.mark.usefixtures("small_weights_are_cut")
+def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(busy, one, tmp_path, seed):
     rng = np.random.default_rng(seed)
-    busy = dataclasses.replace(busy, sharding_rules=[("first.kernel", PartitionSpec(None, "model"))])
-    one = expected(alone, "busy", busy)
-    for step in np.sort(rng.choice(np.arange(1, 50), 2, replace=False)):
+    for step in np.sort(rng.choice(np.arange(1, 20), 2, replace=False)):
         with pytest.raises(Killed):
             fit(
                 busy,
@@ -203,9 +216,9 @@ def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(alone, busy,
     assert many.metrics["test"] == pytest.approx(one.metrics["test"], rel=RTOL)
 
 
-@pytest.mark.parametrize("layout", ["data=8", "data=2,fsdp=2", "pmap"])
-def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, monkeypatch, tmp_path, layout):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+@pytest.mark.parametrize("layout", ["data=4", "data=2,fsdp=2", "pmap"])
+@pytest.mark.usefixtures("small_weights_are_cut")
+def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, tmp_path, layout):
     whole = fit(busy, **on(layout))
     with pytest.raises(Killed):
         fit(busy, **on(layout), workdir=tmp_path, events=[an.Event(an.Every(steps=17), die)])
@@ -214,12 +227,13 @@ def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, monkeypatch, tmp
     assert again.metrics == whole.metrics and losses(again).tolist() == losses(whole).tolist()
 
 
-def test_a_run_on_a_mesh_is_evaluated_on_one_device(busy, monkeypatch, tmp_path):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
-    busy = dataclasses.replace(busy, steps=5)
+@pytest.mark.usefixtures("small_weights_are_cut")
+def test_a_run_on_a_mesh_is_evaluated_on_one_device(busy, tmp_path):
     run = fit(busy, "data=2,fsdp=2", workdir=tmp_path)
     metrics = an.evaluate(busy, tmp_path).metrics
     assert metrics["test"] == pytest.approx(run.metrics["test"], rel=RTOL)
+    inputs = busy.data.arrays["inputs"][:5]
+    assert run.predict(inputs).shape == (5, 3) and isinstance(run.model, nnx.Module)
 
 
 # What the compiled programs exchange.
@@ -249,13 +263,12 @@ def bytes_of(tree):
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("strategy", ["jit", "pmap"])
-@pytest.mark.parametrize("micro", [None, 8])
+@pytest.mark.parametrize(("strategy", "micro"), [("jit", None), ("jit", 8), ("pmap", 8)])
 def test_data_parallelism_reduces_the_gradients_once_a_step_and_gathers_nothing(
     make_experiment, plain_model, strategy, micro
 ):
     experiment = make_experiment(model=plain_model, batch_size=16, microbatch_size=micro)
-    found, programs = train_text(experiment, "data=8", strategy=strategy)
+    found, programs = train_text(experiment, "data=4", strategy=strategy)
     assert {operation for operation, _, _ in found} == {"all-reduce"}
     grads, metrics = bytes_of(programs.abstract_state.params), bytes_of(programs.abstract_state.metrics)
     # Beside the gradients: the metrics' sums, and the loss and its weight where XLA does not find them among those.
@@ -283,9 +296,9 @@ def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(ma
     assert {depth for operation, _, depth in found if operation != "all-reduce"} == {1}
 
 
-def test_a_mesh_of_one_device_costs_nothing(make_experiment):
+def test_a_mesh_of_one_device_costs_nothing(busy, small_weights_are_cut):
     def instructions(mesh):
-        _, programs = prepare(make_experiment(), mesh)
+        _, programs = prepare(busy, mesh)
         lines = (
             re.match(r"\s*(?:ROOT )?\S+ = (\S+ [\w-]+)\(", line)
             for line in programs.train.compiled.as_text().splitlines()
@@ -295,9 +308,8 @@ def test_a_mesh_of_one_device_costs_nothing(make_experiment):
     assert instructions(mesh_of("data=1")) == instructions(None)
 
 
-@pytest.mark.parametrize("mesh", ["data=4", "data=2,fsdp=2"])
-def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain_model, monkeypatch, mesh):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
+@pytest.mark.usefixtures("small_weights_are_cut")
+def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain_model):
     experiment = make_experiment(model=plain_model, optimizer=an.optim.momentum(0.05))
 
     def train(mesh):
@@ -312,15 +324,18 @@ def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain
         def member(state):
             return step(state, microbatch, (operand, state.step, state.seed), (feed.train_spec, SAME, SAME))[:2]
 
+        advance = jax.jit(jax.vmap(member))
         states = jax.jit(jax.vmap(lambda seed: init_state(experiment, seed)))(jnp.arange(3, dtype=jnp.uint32))
         curves = []
         for _ in range(5):
-            states, losses = jax.jit(jax.vmap(member))(states)
+            states, losses = advance(states)
             curves.append(losses)
         assert layout.num_parts == (1 if mesh is None else 4)
         return np.array(curves)
 
-    np.testing.assert_allclose(train(mesh), train(None), rtol=RTOL)
+    alone = train(None)
+    for mesh in ("data=4", "data=2,fsdp=2"):
+        np.testing.assert_allclose(train(mesh), alone, rtol=RTOL)
 
 
 def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_experiment):
@@ -332,17 +347,18 @@ def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_exp
         _, programs = prepare(experiment, mesh_of(mesh))
         state = programs.init(np.uint32(0))
         first = jax.devices()[0]
-        return sum(
+        held = sum(
             shard.data.nbytes
             for leaf in jax.tree.leaves((state.params, state.opt_state))
             for shard in leaf.addressable_shards
             if shard.device == first
         )
+        return held / bytes_of((state.params, state.opt_state))
 
-    whole = share("data=8")
+    assert share("data=2") == 1
     # Biases, the head and scalars stay whole: 3 % of this model.
-    for parts in (2, 4, 8):
-        assert share(f"fsdp={parts}") / whole == pytest.approx(1 / parts, abs=0.03)
+    for parts in (2, 8):
+        assert share(f"fsdp={parts}") == pytest.approx(1 / parts, abs=0.03)
 
 
 def test_the_table_says_what_lies_where_and_why(make_experiment):
@@ -394,15 +410,8 @@ def test_a_mesh_that_does_not_match_the_devices_is_one_message(make_experiment, 
 
 
 def test_auto_takes_all_devices(make_experiment):
-    run = an.fit(make_experiment(steps=2), mesh="auto", progress=False)
-    assert dict(jax.tree.leaves(run.state.params)[0].sharding.mesh.shape) == {"data": 8}
-
-
-def test_the_output_of_a_model_can_be_computed_after_a_sharded_run(busy, monkeypatch):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
-    run = fit(dataclasses.replace(busy, steps=3), "data=2,fsdp=2")
-    inputs = busy.data.arrays["inputs"][:5]
-    assert run.predict(inputs).shape == (5, 3) and isinstance(run.model, nnx.Module)
+    _, programs = prepare(make_experiment(), "auto")
+    assert dict(jax.tree.leaves(programs.init(np.uint32(0)).params)[0].sharding.mesh.shape) == {"data": 8}
 
 
 def test_layout_without_a_mesh_is_one_device():

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import accelnet as an
 from scripts.launch_local import free_port
+from tests.training import toy_script
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +46,7 @@ class Processes:
             for rank in range(num_processes)
         ]
 
-    def end(self, timeout=120):
+    def end(self, timeout=300):
         """Return (exit codes, what each said on stderr), and no process stays."""
         deadline = time.monotonic() + timeout
         try:
@@ -54,123 +56,132 @@ class Processes:
                 process.kill()
         return [process.returncode for process in self.all], said
 
-    def wait_for(self, path, text, timeout=90):
+    def wait_for(self, path, text, timeout=240):
         deadline = time.monotonic() + timeout
         while not (path.exists() and text in path.read_text()):
             assert time.monotonic() < deadline and any(p.poll() is None for p in self.all), [p.poll() for p in self.all]
             time.sleep(0.05)
 
 
-def run(num_processes, workdir, *args, **options):
-    codes, said = Processes(num_processes, "--workdir", str(workdir), "--resume", *args, **options).end()
-    assert codes == [0] * num_processes, said
-    return losses(workdir)
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def losses(workdir):
-    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return np.array([row["loss"] for row in rows if row["split"] == "train"]), rows
+    return np.array([row["loss"] for row in rows_of(workdir) if row["split"] == "train"])
+
+
+def run(num_processes, workdir, *args, **options):
+    codes, said = Processes(num_processes, "--workdir", str(workdir), "--resume", *args, **options).end()
+    assert codes == [0] * num_processes, said
+
+
+def run_here(workdir, *args):
+    """Run the command line in this process, which has 8 devices."""
+    an.main(toy_script.experiment, ["train", "--workdir", str(workdir), "--resume", *args])
+
+
+@pytest.fixture(autouse=True)
+def small_weights_are_cut(monkeypatch):
+    """As toy_script.py has it in a process of its own."""
+    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    return run(1, tmp_path_factory.mktemp("alone"))
+    """The work directory of a run on one device."""
+    workdir = tmp_path_factory.mktemp("alone")
+    run_here(workdir)
+    return workdir
 
 
 @pytest.mark.parametrize(
-    ("num_processes", "devices", "args"),
-    [
-        (2, 1, ("--on-device", "False")),
-        (2, 2, ("--mesh", "data=2,fsdp=2")),
-        (4, 1, ("--strategy", "pmap")),
-    ],
+    "args", [("--mesh", "data=2,fsdp=2", "--on-device", "False"), ("--strategy", "pmap")], ids=["jit", "pmap"]
 )
-def test_the_loss_curve_on_processes_is_that_of_one(alone, tmp_path, num_processes, devices, args):
-    curve, rows = run(num_processes, tmp_path, *args, devices=devices)
-    np.testing.assert_allclose(curve, alone[0], rtol=RTOL)
-    for ours, theirs in zip(rows, alone[1], strict=True):  # validation and test: every example exactly once
+def test_the_loss_curve_on_processes_of_two_devices_is_that_of_one(alone, tmp_path, args):
+    run(2, tmp_path, *args, devices=2)
+    np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=RTOL)
+    for ours, theirs in zip(rows_of(tmp_path), rows_of(alone), strict=True):
+        # Validation and test: every example exactly once.
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=RTOL) and ours["split"] == theirs["split"]
         assert ours["accuracy"] == pytest.approx(theirs["accuracy"])
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 50
 
 
-def test_a_run_wanders_from_one_process_of_four_devices_to_three_processes(alone, tmp_path):
-    run(1, tmp_path, "--steps", "15", "--mesh", "fsdp=4", devices=4)
-    run(3, tmp_path, "--steps", "35")
-    curve, _ = run(2, tmp_path, "--steps", "50", "--mesh", "fsdp=2")
-    np.testing.assert_allclose(curve, alone[0], rtol=RTOL)
+def test_a_run_wanders_from_one_process_to_three_and_back(alone, tmp_path):
+    run_here(tmp_path, "--steps", "15", "--mesh", "fsdp=4,model=2")
+    run(3, tmp_path, "--steps", "35", "--mesh", "fsdp=3")
+    run_here(tmp_path, "--steps", "50")
+    np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=RTOL)
 
 
 PAUSE = ("--pause", "0.02", "--steps", "200", "--hang-timeout", "20")
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_sigterm_to_any_process_saves_at_one_step_and_a_second_start_goes_on(tmp_path, seed):
-    rng = random.Random(seed)
-    processes = Processes(2, "--workdir", str(tmp_path), *PAUSE)
-    processes.wait_for(tmp_path / "metrics.jsonl", '"step": 10,')
-    time.sleep(rng.uniform(0, 1))
-    processes.all[rng.randrange(2)].send_signal(signal.SIGTERM)
-    codes, said = processes.end()
-    assert codes == [4, 4], said
-    steps = {text.split("at step ")[1].split(":")[0] for text in said}
-    assert len(steps) == 1 and all("go on with --resume" in text for text in said)
-    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdecimal())
-    assert saved == int(steps.pop()) < 200
-    run(2, tmp_path, "--steps", str(saved + 5))
+def test_sigterm_to_any_process_saves_at_one_step_and_another_start_goes_on(tmp_path):
+    rng, workdir, saved = random.Random(0), tmp_path / "run", 0
+    for num_processes, told in ((2, 1), (2, 0), (1, 0)):
+        processes = Processes(num_processes, "--workdir", str(workdir), "--resume", *PAUSE)
+        processes.wait_for(workdir / "metrics.jsonl", f'"step": {saved // 5 * 5 + 10},')
+        time.sleep(rng.uniform(0, 0.5))
+        processes.all[told].send_signal(signal.SIGTERM)
+        codes, said = processes.end()
+        assert codes == [4] * num_processes, said
+        steps = {int(text.split("told to end (SIGTERM) at step ")[1].split(":")[0]) for text in said}
+        assert len(steps) == 1 and all("preempted: told" in text and "go on with --resume" in text for text in said)
+        before, saved = saved, steps.pop()
+        kept = (path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
+        assert before < saved == max(map(int, kept)) < 200
+    run_here(workdir, *PAUSE[:2], "--steps", str(saved + 5))
+    run_here(tmp_path / "whole", *PAUSE[:2], "--steps", "50")
+    np.testing.assert_allclose(losses(workdir)[:10], losses(tmp_path / "whole"), rtol=RTOL)
 
 
-def test_one_process_that_is_told_to_end_saves_too(tmp_path):
-    process = Processes(1, "--workdir", str(tmp_path), *PAUSE)
-    process.wait_for(tmp_path / "metrics.jsonl", '"step": 10,')
-    process.all[0].send_signal(signal.SIGTERM)
-    codes, said = process.end()
-    assert codes == [4] and "preempted: told to end (SIGTERM) at step" in said[0]
-
-
-@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGSTOP)])
-def test_a_lost_process_ends_the_others_and_the_run_goes_on_afterwards(tmp_path, victim, how):
-    processes = Processes(3, "--workdir", str(tmp_path), *PAUSE[:4], "--hang-timeout", "10")
-    processes.wait_for(tmp_path / "metrics.jsonl", '"step": 15,')
-    processes.all[victim].send_signal(how)
-    start = time.monotonic()
-    others = [process for rank, process in enumerate(processes.all) if rank != victim]
-    for process in others:
-        process.wait(timeout=40)
-    assert time.monotonic() - start < 25
-    processes.all[victim].kill()
-    codes, said = processes.end()
-    for rank in range(3):
-        if rank != victim:
+def test_a_lost_process_ends_the_others_and_the_run_goes_on_afterwards(tmp_path):
+    for num_processes, victim, how, step in ((2, 1, signal.SIGSTOP, 15), (3, 0, signal.SIGKILL, 30)):
+        processes = Processes(num_processes, "--workdir", str(tmp_path), "--resume", *PAUSE)
+        processes.wait_for(tmp_path / "metrics.jsonl", f'"step": {step},')
+        processes.all[victim].send_signal(how)
+        start = time.monotonic()
+        others = set(range(num_processes)) - {victim}
+        for rank in others:
+            processes.all[rank].wait(timeout=50)
+        assert time.monotonic() - start < 20 + 15
+        processes.all[victim].kill()
+        codes, said = processes.end()
+        for rank in others:
             assert codes[rank] == 5, said
             assert f"rank {victim} on" in said[rank] and "Traceback" not in said[rank]
-            assert (tmp_path / "stacks" / f"rank-{rank}.txt").exists()
-    if how == signal.SIGSTOP:
-        run(3, tmp_path, "--steps", "30")
+            stacks = tmp_path / "stacks" / f"rank-{rank}.txt"
+            assert stacks.exists()
+            stacks.unlink()
+    run_here(tmp_path, *PAUSE[:2], "--steps", "60")
+    assert json.loads((tmp_path / "result.json").read_text())["step"] == 60
 
 
 @pytest.mark.parametrize(
-    ("each", "message"),
+    ("args", "messages"),
     [
-        (lambda rank: ("--batch-size", "12" if rank else "24"), "batch_size is 12 on rank 1"),
-        (lambda rank: ("--mesh", "data=2" if rank else "fsdp=2"), "mesh is data=2 on rank 1"),
-        (lambda rank: ("--batch-size", "9"), "batch_size 9 does not divide into 2 parts"),
+        (
+            lambda rank: ("--batch-size", "12", "--mesh", "data=2") if rank else ("--batch-size", "24"),
+            ("batch_size is 12 on rank 1", "mesh is data=2 on rank 1"),
+        ),
+        (lambda rank: ("--batch-size", "9"), ("batch_size 9 does not divide into 2 parts",)),
     ],
+    ids=["different", "the same mistake"],
 )
-def test_processes_that_do_not_run_the_same_end_with_one_message(tmp_path, each, message):
-    codes, said = Processes(2, "--workdir", str(tmp_path), each=each).end()
+def test_processes_that_do_not_run_the_same_end_with_one_message(tmp_path, args, messages):
+    codes, said = Processes(2, "--workdir", str(tmp_path), each=args).end()
     assert codes == [2, 2], said
-    assert all(message in text and "Traceback" not in text for text in said)
+    assert all(message in text and "Traceback" not in text for text in said for message in messages)
 
 
 def test_a_work_directory_that_is_not_shared_is_refused(tmp_path):
-    processes = Processes(2, each=lambda rank: ("--workdir", str(tmp_path / str(rank))))
-    codes, said = processes.end()
+    codes, said = Processes(2, each=lambda rank: ("--workdir", str(tmp_path / str(rank)))).end()
     assert codes == [2, 2], said
     assert "is not the same directory on all hosts" in said[0]
 
 
-def test_a_directory_with_a_run_is_refused_by_all(tmp_path):
-    run(1, tmp_path, "--steps", "3")
-    codes, said = Processes(2, "--workdir", str(tmp_path)).end()
+def test_a_directory_with_a_run_is_refused_by_all(alone):
+    codes, said = Processes(2, "--workdir", str(alone)).end()
     assert codes == [2, 2] and all("already holds a run" in text for text in said)

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ import accelnet as an
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.loop import Loop
 from accelnet.training.rhythm import Pace
+from tests.training.conftest import toy_experiment
+
+pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
 
 ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "examples_per_second")
@@ -46,37 +50,50 @@ def same(a, b):
     assert a.metrics == b.metrics and rows_of(a) == rows_of(b)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def full(make_experiment):
     # Dropout, augmentation, accumulation, shuffling, batch statistics and averaged weights, all at once.
-    return make_experiment(microbatch_size=3, save_every=an.Every(steps=4))
+    return make_experiment(microbatch_size=3, epochs=3, save_every=an.Every(steps=4))
 
 
-@pytest.mark.parametrize("step", [1, 5, 12, 30])
-def test_a_run_that_died_and_went_on_ends_with_the_same_bits(full, tmp_path, step):
-    expected = fit(full)
-    with pytest.raises(Killed):
-        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=step), die)])
-    # In other chunks than before.
-    same(fit(full, workdir=tmp_path / "run", resume=True, pace=STEPWISE), expected)
+@pytest.fixture(scope="module")
+def whole(full, shared_programs, no_pictures, tmp_path_factory):
+    """The run that nothing disturbed, in a work directory that only its copies are changed of."""
+    return fit(full, workdir=tmp_path_factory.mktemp("whole") / "run")
 
 
-@pytest.mark.parametrize("step", [9, 13])  # the second is followed by an evaluation
-def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, tmp_path, step):
-    expected = fit(full)
-
-    def tell(moment):
-        if moment.step == step:
-            signal.raise_signal(signal.SIGTERM)
-
-    with pytest.raises(an.PreemptedError, match=rf"told to end \(SIGTERM\) at step {step + 1}: the state is saved in"):
-        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=1), tell)], pace=STEPWISE)
-    assert Checkpoints(tmp_path / "run").steps()[-1] == step + 1
-    same(fit(full, workdir=tmp_path / "run", resume=True), expected)
+@pytest.fixture
+def copied(tmp_path):
+    """Return a function that copies a work directory to where a test may change it."""
+    return lambda workdir: shutil.copytree(workdir, tmp_path / "run")
 
 
-def test_a_run_that_is_told_to_end_while_it_evaluates_stops_between_batches(make_experiment, tmp_path, monkeypatch):
-    experiment, evaluate, pace = make_experiment(), Loop.evaluate, Pace(eval_batches=1)
+def test_a_run_that_died_again_and_again_ends_with_the_same_bits(full, whole, tmp_path):
+    for leg, step in enumerate((1, 5, 12, 18)):
+        event, pace = an.Event(an.Every(steps=step), die), (Pace(), STEPWISE)[leg % 2]  # in other chunks than before
+        with pytest.raises(Killed):
+            fit(full, workdir=tmp_path, resume=True, events=[event], pace=pace)
+        assert Checkpoints(tmp_path).steps()[-1:] == [[], [4], [12], [16]][leg]
+    same(fit(full, workdir=tmp_path, resume=True, pace=STEPWISE), whole)
+
+
+def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, whole, tmp_path):
+    for step in (9, 13):  # the second is followed by an evaluation
+
+        def tell(moment, step=step):
+            if moment.step == step:
+                signal.raise_signal(signal.SIGTERM)
+
+        event = an.Event(an.Every(steps=1), tell)
+        message = rf"told to end \(SIGTERM\) at step {step + 1}: the state is saved in"
+        with pytest.raises(an.PreemptedError, match=message):
+            fit(full, workdir=tmp_path, resume=True, events=[event], pace=STEPWISE)
+        assert Checkpoints(tmp_path).steps()[-1] == step + 1
+    same(fit(full, workdir=tmp_path, resume=True), whole)
+
+
+def test_a_run_that_is_told_to_end_while_it_evaluates_stops_between_batches(full, tmp_path, monkeypatch):
+    evaluate, pace = Loop.evaluate, Pace(eval_batches=1)
 
     def told(self, state, split):
         if split == "test":
@@ -84,47 +101,49 @@ def test_a_run_that_is_told_to_end_while_it_evaluates_stops_between_batches(make
         return evaluate(self, state, split)
 
     monkeypatch.setattr(Loop, "evaluate", told)
-    with pytest.raises(an.PreemptedError, match="at step 42"):
-        fit(experiment, workdir=tmp_path / "run", pace=pace)
+    with pytest.raises(an.PreemptedError, match="at step 21"):
+        fit(full, workdir=tmp_path / "run", pace=pace)
     monkeypatch.setattr(Loop, "evaluate", evaluate)
-    same(fit(experiment, workdir=tmp_path / "run", resume=True, pace=pace), fit(experiment, pace=pace))
+    same(fit(full, workdir=tmp_path / "run", resume=True, pace=pace), fit(full, pace=pace))
 
 
-def test_without_a_work_directory_a_run_that_is_told_to_end_says_so(make_experiment):
+def test_without_a_work_directory_a_run_that_is_told_to_end_says_so(full):
     event = an.Event(an.Every(steps=3), lambda moment: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(an.PreemptedError, match="nothing was saved, because no work directory"):
-        fit(make_experiment(), events=[event])
+        fit(full, events=[event])
 
 
 _SCRIPT = """
 import sys
 import accelnet as an
-from tests.training.conftest import toy_experiment
+from tests.training.test_resume import long_experiment
 from accelnet.training.rhythm import Pace
-experiment = toy_experiment(microbatch_size=3, epochs=60, save_every=an.Every(steps=3), log_every=an.Every(steps=5))
 print("started", flush=True)
-an.fit(experiment, workdir=sys.argv[1], resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
+for workdir in sys.argv[1:]:
+    an.fit(long_experiment(), workdir=workdir, resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
 """
 
 
+def long_experiment():
+    rhythms = {"log_every": an.Every(steps=5), "save_every": an.Every(steps=3), "eval_every": an.Every(steps=12)}
+    return toy_experiment(microbatch_size=3, epochs=12, **rhythms)
+
+
 @pytest.mark.slow
-def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(make_experiment, tmp_path):
-    experiment = make_experiment(
-        microbatch_size=3, epochs=60, save_every=an.Every(steps=3), log_every=an.Every(steps=5)
-    )
+def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(tmp_path):
     # Compiled as users do, with LLVM's optimization.
     environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     rng = random.Random(0)
-    whole, command = ([sys.executable, "-c", _SCRIPT, str(tmp_path / name)] for name in ("whole", "run"))
-    subprocess.run(whole, env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    command = [sys.executable, "-c", _SCRIPT, str(run)]
     kills, seen = 0, set()
-    for _ in range(4):
+    for _ in range(3):
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert process.stdout.readline() == "started\n"
         deadline = time.monotonic() + 120
         wanted = len(seen) + rng.randint(1, 3)
         while process.poll() is None and time.monotonic() < deadline:
-            seen |= set(Checkpoints(tmp_path / "run").steps())
+            seen |= set(Checkpoints(run).steps())
             if len(seen) >= wanted:
                 time.sleep(rng.uniform(0, 0.1))
                 process.send_signal(signal.SIGKILL)
@@ -136,21 +155,20 @@ def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(make_exper
             break
         assert code == -signal.SIGKILL
         kills += 1
-    if code != 0:
-        subprocess.run(command, env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     assert kills >= 2
-    ended, expected = (fit(experiment, workdir=tmp_path / name, resume=True) for name in ("run", "whole"))
+    subprocess.run([*command, str(whole)], env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    ended, expected = (fit(long_experiment(), workdir=workdir, resume=True) for workdir in (run, whole))
     same(ended, expected)
 
 
-def test_resuming_where_there_is_nothing_starts_from_the_beginning(make_experiment, tmp_path):
-    same(fit(make_experiment(), workdir=tmp_path / "run", resume=True), fit(make_experiment()))
+def test_resuming_where_there_is_nothing_starts_from_the_beginning(full, whole, tmp_path):
+    same(fit(full, workdir=tmp_path / "run", resume=True), whole)
 
 
-def test_more_steps_are_a_harmless_change_and_continue_the_same_run(make_experiment, tmp_path):
-    fit(make_experiment(epochs=3), workdir=tmp_path / "run")
-    longer = fit(make_experiment(epochs=6), workdir=tmp_path / "run", resume=True)
-    chex.assert_trees_all_equal(longer.state.params, fit(make_experiment(epochs=6)).state.params)
+def test_more_steps_are_a_harmless_change_and_continue_the_same_run(full, whole, tmp_path):
+    fit(full.replace(epochs=1), workdir=tmp_path / "run")
+    longer = fit(full, workdir=tmp_path / "run", resume=True)
+    chex.assert_trees_all_equal(longer.state.params, whole.state.params)
 
 
 def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_path):
@@ -203,40 +221,47 @@ def _lose_record(step_directory):
         path.unlink()
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip, _lose_record])
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, tmp_path, capsys, damage):
-    expected = fit(full)
+@pytest.fixture(scope="module")
+def dead(full, shared_programs, tmp_path_factory):
+    """The work directory of a run that died."""
+    workdir = tmp_path_factory.mktemp("dead") / "run"
     with pytest.raises(Killed):
-        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=17), die)])
-    steps = Checkpoints(tmp_path / "run").steps()
-    damage(tmp_path / "run" / "checkpoints" / str(steps[-1]))
-    same(fit(full, workdir=tmp_path / "run", resume=True), expected)
+        fit(full, workdir=workdir, events=[an.Event(an.Every(steps=17), die)])
+    return workdir
+
+
+@pytest.mark.parametrize("damage", [_truncate, _flip, _lose_record])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, whole, dead, copied, capsys, damage):
+    workdir = copied(dead)
+    steps = Checkpoints(workdir).steps()
+    damage(workdir / "checkpoints" / str(steps[-1]))
+    same(fit(full, workdir=workdir, resume=True), whole)
     said = capsys.readouterr().err
     assert f"checkpoints/{steps[-1]} is damaged" in said and f"going on from step {steps[-2]}" in said
-    assert list((tmp_path / "run" / "checkpoints").glob(f"damaged-{steps[-1]}-*"))
+    assert list((workdir / "checkpoints").glob(f"damaged-{steps[-1]}-*"))
 
 
-def test_the_last_and_the_best_checkpoints_are_kept(make_experiment, tmp_path):
-    experiment = make_experiment(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(epochs=1))
+def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
+    experiment = full.replace(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(steps=3))
     run = fit(experiment, workdir=tmp_path / "run")
     scores = {row["step"]: row["accuracy"] for row in run.rows if row["split"] == "validation"}
     checkpoints = Checkpoints(tmp_path / "run", best_metric="accuracy")
     kept = checkpoints.steps()
     assert kept[-1] == run.step and len(kept) in (2, 3)
-    assert scores[checkpoints.best_step()] == max(scores.values())
+    assert scores[checkpoints.best_step()] == max(scores.values()) > min(scores.values())
     metrics = an.evaluate(experiment, tmp_path / "run", best=True).metrics
     assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
     checkpoints.close()
 
 
-def test_evaluating_changes_nothing_in_the_directory(full, tmp_path, capsys):
-    fit(full, workdir=tmp_path / "run")
-    checkpoints = tmp_path / "run" / "checkpoints"
+def test_evaluating_changes_nothing_in_the_directory(full, dead, copied, capsys):
+    workdir = copied(dead)
+    checkpoints = workdir / "checkpoints"
     (checkpoints / "99.orbax-checkpoint-tmp-1").mkdir()  # as of a process that is saving right now
-    _flip(checkpoints / str(Checkpoints(tmp_path / "run").steps()[-1]))
+    steps = Checkpoints(workdir).steps()
+    _flip(checkpoints / str(steps[-1]))
     before = sorted(path.name for path in checkpoints.iterdir())
-    step = an.evaluate(full, tmp_path / "run").step
-    assert step < full.total_steps and "is damaged" in capsys.readouterr().err
+    assert an.evaluate(full, workdir).step == steps[-2] and "is damaged" in capsys.readouterr().err
     assert sorted(path.name for path in checkpoints.iterdir()) == before
 
 
@@ -256,17 +281,17 @@ def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experim
     assert fit(dataclasses.replace(big, steps=6), workdir=tmp_path / "run", resume=True).step == 6
 
 
-def test_two_processes_do_not_share_a_work_directory(make_experiment, tmp_path):
+def test_two_processes_do_not_share_a_work_directory(full, tmp_path):
     def again(moment):
         with pytest.raises(an.UserError, match="another process is training in"):
-            fit(make_experiment(steps=3), workdir=tmp_path / "run", resume=True)
+            fit(full, workdir=tmp_path / "run", resume=True)
         return True
 
-    assert fit(make_experiment(), workdir=tmp_path / "run", events=[an.Event(an.Every(steps=2), again)]).step == 2
+    assert fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=2), again)]).step == 2
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_what_differs(make_experiment, plain_model, tmp_path):
-    fit(make_experiment(steps=2), workdir=tmp_path / "run")
+    fit(make_experiment(steps=3), workdir=tmp_path / "run")
     with pytest.raises(an.UserError, match=r"changed: model is another\. Give the old values, or --allow-change"):
         fit(make_experiment(steps=4, model=plain_model), workdir=tmp_path / "run", resume=True)
     with pytest.raises(an.UserError, match="is of another model or optimizer: it and the experiment differ in"):
@@ -287,7 +312,7 @@ def test_a_path_from_which_nothing_can_be_read_back_is_refused_before_the_first_
 
 
 def test_config_json_holds_what_was_run(make_experiment, tmp_path):
-    fit(make_experiment(steps=2, config={"rate": 0.1, "path": Path("x")}), workdir=tmp_path / "run")
+    fit(make_experiment(steps=3, config={"rate": 0.1, "path": Path("x")}), workdir=tmp_path / "run")
     content = json.loads((tmp_path / "run" / "config.json").read_text())
     assert content["config"] == {"rate": 0.1, "path": "x"}
-    assert content["description"]["steps"] == 2
+    assert content["description"]["steps"] == 3

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import optax
 
 import accelnet as an
+from accelnet.parallel import rules
 from tests.training.conftest import toy_experiment
 
 
@@ -47,4 +48,5 @@ def _after(seconds: float, array):
 
 
 if __name__ == "__main__":
+    rules.MIN_FSDP_SIZE = 8  # the toy's weights are small
     an.main(experiment)

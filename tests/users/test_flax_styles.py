@@ -12,7 +12,11 @@ from flax import linen as nn
 from flax import nnx, struct
 
 import accelnet as an
+from accelnet.parallel.mesh import make_mesh
+from accelnet.training.program import prepare
 from tests.users import toy
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 # nnx
 
@@ -305,62 +309,65 @@ LINEN: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*NNX, *LINEN])
-def test_a_module_as_flax_writes_it_trains_and_is_evaluated(name):
-    model, data, objective = {**NNX, **LINEN}[name]
-    run = toy.fit(model, data, objective)
+ALL = {**NNX, **LINEN}
+
+
+@pytest.fixture(scope="module")
+def trained(shared_programs):
+    """Return a function that gives the run of a module; a module is trained once."""
+    return functools.cache(lambda name: toy.fit(*ALL[name]))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_module_as_flax_writes_it_trains_and_is_evaluated(name, trained):
+    run = trained(name)
     assert np.isfinite(run.metrics["test"]["loss"])
-    fresh = run.experiment.pure_model.init(jax.random.key(0), data.arrays["inputs"][:1])[0]
-    assert jax.tree.structure(fresh) == jax.tree.structure(run.params)
-    # Every parameter is trained, but a bias that the softmax cancels.
-    moved = [float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(run.params)]
-    assert any(moved)
+    start = prepare(run.experiment)[1].init(np.uint32(0)).params
+    assert jax.tree.structure(start) == jax.tree.structure(run.params)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, run.params)
+    assert all(jax.tree.leaves(moved)), moved
 
 
 @pytest.mark.parametrize(
-    ("model", "inputs"),
+    "name",
     [
-        (MnistTutorial, toy.IMAGES),
-        (FlagByName, toy.X),
-        (Scanned, toy.X),
-        (Encoder, toy.TOKENS[:, :-1]),
-        (LinenVae(), toy.X),
-        (LinenScan(), toy.X),
-        (NoiseIfThereIs(), toy.X),
-        (LINEN["LM1B, a module per mode"][0], toy.TOKENS[:, :-1]),
+        "MNIST tutorial, rngs in the call", "a flag by keyword", "layers scanned",
+        "a Transformer with a table of positions", "VAE", "scan with dropout", "has_rng", "LM1B, a module per mode",
     ],
-    ids=lambda value: getattr(value, "__name__", type(value).__name__),
-)
-def test_noise_is_drawn_in_training_anew_from_each_key(model, inputs):
-    one, again, other = (jax.tree.leaves(toy.applied(model, inputs, train=True, seed=s)[0]) for s in (1, 1, 2))
-    assert all(map(np.array_equal, one, again))
-    assert not all(map(np.array_equal, one, other))
+)  # fmt: skip
+def test_noise_is_drawn_anew_from_each_key_in_training_and_not_in_evaluation(name, trained):
+    run = trained(name)
+    inputs = run.experiment.data.arrays["inputs"]
+
+    @jax.jit
+    def outputs(key):
+        apply = functools.partial(run.experiment.pure_model.apply, run.params, run.model_state, inputs, key=key)
+        return apply(train=True)[0], apply(train=False)[0]
+
+    (one, quiet), (again, _), (other, as_quiet) = (outputs(jax.random.key(seed)) for seed in (1, 1, 2))
+    chex.assert_trees_all_equal(one, again)
+    assert not all(map(np.array_equal, *map(jax.tree.leaves, (one, other))))
+    if name != "VAE":  # its noise comes by an argument, in evaluation too
+        chex.assert_trees_all_equal(quiet, as_quiet)
 
 
-@pytest.mark.parametrize("model", [MnistTutorial, Scanned, LinenScan(), NoiseIfThereIs()])
-def test_noise_that_belongs_to_training_is_not_drawn_in_evaluation(model):
-    inputs = toy.IMAGES if model is MnistTutorial else toy.X
-    one, other = (toy.applied(model, inputs, train=False, seed=seed)[0] for seed in (1, 2))
-    np.testing.assert_array_equal(one, other)
-
-
-def test_a_sown_loss_counts():
+def test_a_sown_loss_counts(trained):
     without = toy.fit(Mixture(), objective=an.objectives.Objective(lambda o, b: -jax.nn.log_softmax(o)[:, 0]))
-    with_it = toy.fit(Mixture(), objective=LINEN["mixture with a sown loss"][2])
+    with_it = trained("mixture with a sown loss")
     assert with_it.metrics["train"]["loss"] != without.metrics["train"]["loss"]
     assert not jax.tree.leaves(with_it.state.model_state)
 
 
-def test_a_counter_counts_training_steps_and_evaluation_leaves_it_alone():
-    run = toy.fit(Counting, steps=5)
-    assert int(run.state.model_state["count"]) == 5
+def test_a_counter_counts_training_steps_and_evaluation_leaves_it_alone(trained):
+    run = trained("a Variable of an own type")
+    assert int(run.state.model_state["count"]) == run.step == 3
 
 
-def test_a_linen_module_that_is_bound_starts_from_its_weights():
-    trained = toy.fit(LinenMnist(), toy.IMAGE_DATA)
-    bound = LinenMnist().bind({"params": trained.params})
+def test_a_linen_module_that_is_bound_starts_from_its_weights(trained):
+    params = trained("MNIST").params
+    bound = LinenMnist().bind({"params": params})
     run = toy.fit(bound, toy.IMAGE_DATA, optimizer=an.optim.sgd(0.0), steps=1)
-    chex.assert_trees_all_equal(run.params, trained.params)
+    chex.assert_trees_all_equal(run.params, params)
 
 
 def test_partitioned_initializers_are_sharding_rules():
@@ -379,7 +386,8 @@ def test_partitioned_initializers_are_sharding_rules():
 
     for model in (Columns(), NnxColumns):
         whole = an.fit(toy.experiment(model), progress=False)
-        cut = an.fit(toy.experiment(model), mesh="data=4,model=2", progress=False)
+        mesh = make_mesh({"data": 2, "model": 2}, jax.devices()[:4])
+        cut = an.fit(toy.experiment(model), mesh=mesh, progress=False)
         name = "Dense_0" if isinstance(model, nn.Module) else "dense"
         assert tuple(cut.state.params[name]["kernel"].sharding.spec) == (None, "model")
         assert cut.metrics["train"]["loss"] == pytest.approx(whole.metrics["train"]["loss"], rel=1e-5)

@@ -24,9 +24,13 @@ IMAGE_DATA = data(IMAGES)
 TOKEN_DATA = data(TOKENS[:, :-1], TOKENS[:, 1:])
 
 
+OPTIMIZER = optax.adam(1e-2)
+OBJECTIVE = an.objectives.softmax_cross_entropy()
+
+
 def experiment(model, data=ROW_DATA, objective=None, **settings):
-    defaults = {"optimizer": optax.adam(1e-2), "batch_size": 8, "steps": 3}
-    chosen = an.objectives.softmax_cross_entropy() if objective is None else objective
+    defaults = {"optimizer": OPTIMIZER, "batch_size": 8, "steps": 3}
+    chosen = OBJECTIVE if objective is None else objective
     return an.Experiment(data=data, model=model, objective=chosen, **{**defaults, **settings})
 
 
