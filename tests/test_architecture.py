@@ -240,3 +240,27 @@ def test_a_print_is_found():
         "sys.stderr.write",
         "rich.console.Console",
     ]
+
+
+def too_long(source: str, most_lines: int = 300, most_in_a_function: int = 80) -> list[str]:
+    """Return what a reader cannot take in at once: a file, or a function without its docstring."""
+    found = [f"{len(source.splitlines())} lines"] if len(source.splitlines()) > most_lines else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            docstring = ast.get_docstring(node, clean=False)
+            lines = node.end_lineno - node.lineno + 1 - (0 if docstring is None else docstring.count("\n") + 1)
+            found += [f"{node.name} has {lines} lines"] if lines > most_in_a_function else []
+    return found
+
+
+def test_every_file_and_every_function_can_be_read_at_once():
+    found = {
+        str(path.relative_to(PACKAGE)): too_long(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")
+    }
+    assert {path: problems for path, problems in found.items() if problems} == {}
+
+
+def test_what_is_too_long_is_found():
+    assert too_long("x = 1\n" * 301) == ["301 lines"]
+    assert too_long("def f():\n" + "    x = 1\n" * 80) == ["f has 81 lines"]
+    assert too_long('def f():\n    """' + "\n" * 80 + '"""\n' + "    x = 1\n" * 78) == []

@@ -81,17 +81,14 @@ def tune(
     lower, first_seed = experiment.objective.lower_is_better(metric), getattr(config, "seed", 0)
     start = time.perf_counter()
 
-    def train(members: Sequence[Member], share: float, name: str) -> PopulationRun:
+    def train(wanted: Sequence[tuple[Mapping[str, float], int]], share: float, name: str) -> PopulationRun:
+        members = [Member(first_seed + nth, setting) for setting, nth in wanted]
         population = Population(*at_share(function, config, experiment, share), members, evaluations=EVALUATIONS)
         return population.train(workdir=None if folder is None else folder / name, devices=devices, progress=progress)
 
     def train_all(settings: Sequence[Mapping[str, float]], name: str) -> Stage:
-        seeds = range(first_seed, first_seed + num_seeds)
-        run = train([Member(seed, setting) for setting in settings for seed in seeds], budget, name)
-        return make_stage([run], budget, metric, lower)
-
-    def train_in_full(wanted: Sequence[tuple[Mapping[str, float], int]], number: int) -> PopulationRun:
-        return train([Member(first_seed + nth, setting) for setting, nth in wanted], 1.0, f"full-{number}")
+        wanted = [(setting, nth) for setting in settings for nth in range(num_seeds)]
+        return make_stage([train(wanted, budget, name)], budget, metric, lower)
 
     grids = {name: np.geomspace(low, high, points).tolist() for name, (low, high) in spans.items()}
     settings = [dict(zip(grids, numbers, strict=True)) for numbers in itertools.product(*grids.values())]
@@ -100,7 +97,7 @@ def tune(
         lowered = [{n: v * 10.0**-DECADES_BELOW for n, v in setting.items()} for setting in settings]
         raise UserError(all_diverged(spans, train_all(lowered, "lower")))
     check_learning(short)
-    full = search(short, grids, train_in_full)
+    full = search(short, grids, lambda wanted, number: train(wanted, 1.0, f"full-{number}"))
     tuning = Tuning(experiment.name, spans, short, full, time.perf_counter() - start)
     if folder is not None:
         values = tuning.to_dict()

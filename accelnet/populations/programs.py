@@ -1,6 +1,7 @@
 """The compiled programs of a population: members that train together, as many as memory has room for."""
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,19 +174,13 @@ def programs_of_size(
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding, **more)
 
     # Weakly typed, as the Python numbers in their place would be: in bfloat16 they make nothing float32.
-    values = {
-        name: abstract((num_members,), column.dtype, cut, weak_type=True) for name, column in sweep.values().items()
-    }
-    seeds, number = abstract((num_members,), jnp.uint32, cut), abstract((), jnp.int32)
+    columns, shape = sweep.values(), (num_members,)
+    values = {name: abstract(shape, column.dtype, cut, weak_type=True) for name, column in columns.items()}
+    seeds, number = abstract(shape, jnp.uint32, cut), abstract((), jnp.int32)
     initial = initial_arrays(example, abstract_state(example)) if example.initial is not None else {}
     wave_specs = Wave(SAME, MEMBERS, MEMBERS, MEMBERS)
 
-    def program(name: str, function: Any, operands: Any, specs: Any, out: Any, *, donate: tuple[int, ...] = ()) -> Any:
-        mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
-        shardings = jax.tree.map(
-            lambda spec: NamedSharding(mesh, spec), out, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
-        )
-        return Program(name, mapped, operands, donate=donate, out_shardings=shardings)
+    program = partial(_program, mesh)
 
     def build(plain: bool) -> Programs:
         def make(values: Tree) -> Experiment:
@@ -212,6 +207,7 @@ def programs_of_size(
             specs = (MEMBERS, MEMBERS, *[SAME] * 5)
             return program("population's evaluation", evaluate, operands, specs, (MEMBERS, MEMBERS))
 
+        @cache
         def rest(num_rows: int) -> tuple[Program, AbstractFeed]:
             smaller = feed.with_eval_batch_size(num_rows)
             return evaluation(smaller), smaller
@@ -223,8 +219,8 @@ def programs_of_size(
             return wave.values, jax.vmap(of_member)(wave.values, wave.states)
 
         arrays = feed.abstract()[0]
+        averages = program("averages", average, (wave, arrays), (wave_specs, SAME), MEMBERS)
         chunk, flag = make_wave_chunk(make, example, feed, batches), abstract((), jnp.bool_)
-        averages = keeps_average(abstract_state(example))
         made = Programs(
             init=first,
             starting_from=lambda _: first,
@@ -235,7 +231,7 @@ def programs_of_size(
             evaluate=evaluation(feed),
             abstract_state=wave,
             layout=Layout(mesh),
-            weights=program("averages", average, (wave, arrays), (wave_specs, SAME), MEMBERS) if averages else None,
+            weights=averages if keeps_average(abstract_state(example)) else None,
             evaluate_rest=rest,
             trained_weights=_trained_weights,
         )  # fmt: skip
@@ -243,6 +239,17 @@ def programs_of_size(
         return made
 
     return feed, _traceable(build, sweep)
+
+
+def _program(
+    mesh: Mesh, name: str, function: Any, operands: Any, specs: Any, out: Any, *, donate: tuple[int, ...] = ()
+) -> Program:
+    """Make a program that each device computes for its own members."""
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec), out, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
+    )
+    return Program(name, mapped, operands, donate=donate, out_shardings=shardings)
 
 
 def _traceable(build: Callable[[bool], Programs], sweep: Sweep) -> Programs:

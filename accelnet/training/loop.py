@@ -249,7 +249,8 @@ class Loop:
             "stop": partial(setattr, self, "_stopped", True),
         }  # fmt: skip
         moment = Moment(self.step, self.step / self.steps_per_epoch, state, self.work.rows, actions)
-        self._stopped |= bool(act(event, moment))
+        stop = bool(act(event, moment))  # which may set it itself
+        self._stopped |= stop
 
     def _validate(self, state: State) -> None:
         validation = self.evaluate(state, self.watched)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, cast
 
 import jax
@@ -101,13 +102,10 @@ def make_programs(
         function = make_eval_chunk(experiment, feed, layout)
         return program("eval", function, operands, (same, same), feed.eval_spec, at=2)
 
-    rests: dict[int, tuple[Program, AbstractFeed]] = {}
-
+    @cache
     def rest(num_rows: int) -> tuple[Program, AbstractFeed]:
-        if num_rows not in rests:
-            smaller = feed.with_eval_batch_size(num_rows)
-            rests[num_rows] = evaluation(smaller), smaller
-        return rests[num_rows]
+        smaller = feed.with_eval_batch_size(num_rows)
+        return evaluation(smaller), smaller
 
     # Created where they belong: no array passes whole through one device.
     fresh = Program("init", init, (seed,), out_shardings=shardings)
