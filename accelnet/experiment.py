@@ -154,7 +154,7 @@ class Experiment:
     @cached_property
     def couples_padding(self) -> bool:
         """Whether padding cannot be taken out of the loss, as `accelnet.training.padding` finds it."""
-        return couples_padding(self.data, self.objective, self.pure_model)
+        return couples_padding(self.data, self.objective, lambda: self.pure_model)
 
     def sample_inputs(self) -> Any:
         """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""

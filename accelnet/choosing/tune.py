@@ -71,14 +71,14 @@ def tune(
     if budget is None:
         budget = min(max(BUDGET, (_MIN_STEPS + 0.5) / experiment.total_steps), 0.5)  # half a step for rounding
     _check(spans, points, num_seeds, budget)
+    lower = experiment.objective.lower_is_better(metric)
     make, shorter = at_share(function, config, experiment, budget)
     if (num_steps := make(shorter).total_steps) < _MIN_STEPS:
         raise UserError(
             f"a share of {budget:g} of {experiment.total_steps} steps is {num_steps}, too few for any statement: give "
             f"a larger --budget, from {min(1.0, _MIN_STEPS / experiment.total_steps):.2g} on"
         )
-    folder = None if workdir is None else Path(workdir)
-    lower, first_seed = experiment.objective.lower_is_better(metric), getattr(config, "seed", 0)
+    folder, first_seed = None if workdir is None else Path(workdir), getattr(config, "seed", 0)
     start = time.perf_counter()
 
     def train(wanted: Sequence[tuple[Mapping[str, float], int]], share: float, name: str) -> PopulationRun:

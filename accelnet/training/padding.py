@@ -1,5 +1,6 @@
 """Whether padding can be taken out of a loss, which its mask then does."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ def sample_batch(data: Data, rows: int) -> Any:
         return data.prepare(batch)
 
 
-def couples_padding(data: Data, objective: Objective, model: PureModel) -> bool:
+def couples_padding(data: Data, objective: Objective, model: Callable[[], PureModel]) -> bool:
     """Say whether padding cannot be taken out of the loss: one number for a batch, or losses that see other examples.
 
     A loss that asks for `mask` applies it itself. Whether the loss of an example depends on the others is found by
@@ -32,12 +33,12 @@ def couples_padding(data: Data, objective: Objective, model: PureModel) -> bool:
     Args:
         data: Data set.
         objective: Objective with the loss.
-        model: Model as pure functions.
+        model: Function that returns the model; it is called only where the loss has to be tried.
     """
     asked = wants(objective.loss).names
     if "mask" in asked or (getattr(objective.loss, "__module__", "") or "").startswith("accelnet."):
         return False
-    outputs, loss = jax.eval_shape(lambda: _sample_loss(data, objective, model))
+    outputs, loss = jax.eval_shape(lambda: _sample_loss(data, objective, model()))
     if loss.ndim == 0:
         return True
     try:
