@@ -66,7 +66,7 @@ def combine(
         found[f"{name}_loss"] = _PartLoss(part, on=name)
         for metric_name, metric in part.metrics.items():
             if metric_name != "loss":
-                found[f"{name}_{metric_name}"] = _OnPart(metric, metric.lower_is_better, on=name)
+                found[f"{name}_{metric_name}"] = _OnPart(part, metric, metric.lower_is_better, on=name)
     return Objective(loss, {**found, **(metrics or {})})
 
 
@@ -107,8 +107,9 @@ class _PartLoss(Mean):
 
 @dataclass(frozen=True)
 class _OnPart(Metric):
-    """A part's metric, measured on its output and target."""
+    """A part's metric, measured on its output, its target and its loss."""
 
+    part: Objective
     metric: Metric
     lower_is_better: bool | None = None
     on: str | None = None
@@ -117,7 +118,7 @@ class _OnPart(Metric):
         return self.metric.empty()
 
     def measure(self, outputs: Any, batch: Batch, losses: Any, weights: Any) -> Any:
-        return self.metric.measure(outputs, batch, losses, weights)
+        return self.metric.measure(*self.part.weighed(outputs, batch, {"train": False}))
 
     def merge(self, a: Any, b: Any) -> Any:
         return self.metric.merge(a, b)

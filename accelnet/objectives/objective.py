@@ -107,15 +107,16 @@ class Objective:
             UserError: a shape or dtype does not suit the loss or a metric.
             UserCodeError: the loss or a metric fails.
         """
-        outputs, batch, losses, weights = self._losses(outputs, batch, offered)
+        outputs, batch, losses, weights = self.weighed(outputs, batch, offered)
         total, weight = weighted_sum(losses, weights)
         # No gradient goes through a metric: states are carried through loops, where it would cost memory.
         seen = jax.lax.stop_gradient((outputs, batch, losses, weights))
         return total, weight, {name: _measure(name, metric, *seen) for name, metric in self.metrics.items()}
 
-    def _losses(
+    def weighed(
         self, outputs: Any, batch: Batch, offered: Mapping[str, Any]
     ) -> tuple[Any, Batch, jax.Array, jax.Array]:
+        """Return outputs and batch without what is masked, the losses, and their weights: what a metric measures."""
         outputs, batch = _silence(outputs, batch)
         num_examples = len(jax.tree.leaves(outputs)[0])
         losses, own = self.raw(outputs, batch, offered)
@@ -180,7 +181,7 @@ class Objective:
             >>> objective.examples(jnp.array([1.0, 3.0]), {})["loss"][0].tolist()
             [1.0, 9.0]
         """
-        seen = self._losses(outputs, batch, offered)
+        seen = self.weighed(outputs, batch, offered)
         means = {name: metric for name, metric in self.metrics.items() if isinstance(metric, Mean)}
         return {name: _measure(name, metric, *seen, of_examples=True) for name, metric in means.items()}
 

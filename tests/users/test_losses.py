@@ -350,3 +350,14 @@ def test_an_optax_loss_never_broadcasts_examples_against_each_other():
 def test_widths_and_ranges_are_looked_at_before_the_first_step(model, targets, objective, settings, message):
     with pytest.raises(an.UserError, match=message):
         toy.fit(model, toy.data(toy.X, targets, info=settings), objective)
+
+
+def test_a_parts_metric_of_its_loss_is_of_its_own_loss_and_not_of_the_sum():
+    part = an.objectives.softmax_cross_entropy(metrics={"perplexity": an.objectives.Perplexity()})
+    objective = an.objectives.combine({"a": part, "b": (an.objectives.squared_error(), 10.0)})
+    outputs = {"a": jnp.zeros((4, 5)), "b": jnp.full((4,), 3.0)}
+    batch = {"targets": {"a": jnp.arange(4), "b": jnp.zeros(4)}, "mask": jnp.array([True, True, True, False])}
+    _, states = objective.evaluate(outputs, batch)
+    values = objective.compute(states)
+    assert float(values["a_perplexity"]) == pytest.approx(5.0, rel=1e-6)
+    assert float(values["a_loss"]) == pytest.approx(np.log(5.0), rel=1e-6)
