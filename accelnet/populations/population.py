@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from accelnet import runtime
-from accelnet.arguments import whole
+from accelnet.arguments import whole, word
 from accelnet.data.feed import DeviceFeed
 from accelnet.errors import UserError
 from accelnet.populations.members import ExperimentFunction, Member, Sweep
@@ -110,6 +110,11 @@ class Population:
         runtime.prepare()
         whole("evaluations", self.evaluations, 1)
         sweep = Sweep(self.function, self.config, tuple(self.members))
+        splits = tuple(sweep.example.data.splits)
+        if self.split is not None:
+            word("split of the population", self.split, splits)
+        for name in self.splits:  # validation and test rows need not be there
+            word("one of the splits of the population", name, tuple(dict.fromkeys((*splits, "validation", "test"))))
         members = [{"seed": member.seed, **member.fields} for member in self.members]
         named = {name: getattr(self, name) for name in ("batches", "evaluations", "split", "splits")}
         description = {"experiment": sweep.example.description(), "members": members, **named}

@@ -118,6 +118,7 @@ class WaveWorkdir(Workdir):
         super().__init__()
         self.index = index
         self.num_steps = num_steps
+        self._saved: int | None = None
         # The order of checkpoints is that of steps; no metric says which is best.
         self.checkpoints = Checkpoints(directory, hosts=hosts, keep_last=1, keep_best=0)
 
@@ -127,12 +128,14 @@ class WaveWorkdir(Workdir):
         if found is None or found[1]["wave"] != self.index:
             return None
         saved, record = found
-        self.rows = list(record["rows"])
+        self.rows, self._saved = list(record["rows"]), int(saved.wave.step)
         return Restored(saved.wave, record["seconds"], ())
 
     def save(self, state: Wave, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
-        """Write a checkpoint. After an evaluation none is written: the clock says when a wave is saved."""
-        if validation is None:
+        """Write a checkpoint, once for a step. An evaluation alone writes none: the clock says when a wave is saved."""
+        step = int(state.step)
+        if validation is None and self._saved != step:
+            self._saved = step
             record = {"rows": list(self.rows), "wave": self.index, "seconds": seconds}
             self.checkpoints.save(_Saved(state.step + self.index * self.num_steps, state), record)
 

@@ -14,7 +14,7 @@ from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.training.compiled import Program
-from accelnet.training.evaluation import num_statistics_batches
+from accelnet.training.evaluation import Weights, num_statistics_batches
 from accelnet.training.events import Event, Moment, act
 from accelnet.training.hosts import Hosts
 from accelnet.training.program import Programs
@@ -219,7 +219,7 @@ class Loop:
         if "eval" in due and (due["eval"] or at_end):
             self._validate(state)
             stop = self._says_stop()
-        elif due["save"]:
+        if due["save"]:  # a run's evaluation has saved this step already, a population's has not
             self._save(state, None)
         for index, event in enumerate(self.events):
             if due.get(f"event {index}"):
@@ -238,7 +238,10 @@ class Loop:
             self.log("event", {name: float(value) for name, value in values.items()})
 
         def predict(inputs: Any) -> Any:
-            return Run(self.experiment, state, {}, self.work.rows, {}, self.weights(state)).predict(inputs)
+            weights = self.weights(state)
+            if not isinstance(weights, Weights):
+                raise UserError("an event of a population cannot predict: its members have no one model")
+            return Run(self.experiment, state, {}, self.work.rows, {}, weights).predict(inputs)
 
         def of_split(split: str) -> dict[str, float]:
             word("the split of Moment.evaluate", split, tuple(self.experiment.data.splits))

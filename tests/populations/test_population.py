@@ -231,6 +231,30 @@ def test_an_interrupted_population_goes_on_and_a_finished_one_is_read(tmp_path, 
         Population(experiment, Config(), members[:2], evaluations=5).train(progress=False, workdir=tmp_path)
 
 
+def test_a_wave_is_saved_by_the_clock_where_every_chunk_ends_with_an_evaluation(tmp_path, monkeypatch):
+    monkeypatch.setattr(population_module, "SAVE_SECONDS", 1e-9)
+
+    def die(moment):
+        if moment.step == 12:
+            raise KeyboardInterrupt
+
+    population = Population(experiment, Config(), grid((0,), learning_rate=(0.01, 0.1)), evaluations=15)
+    with pytest.raises(KeyboardInterrupt):
+        population.train(progress=False, workdir=tmp_path, events=[an.Event(an.Every(steps=1), die)])
+    assert population.train(progress=False, workdir=tmp_path).compiles["init"] == 0  # it went on from a state
+
+
+def test_a_split_that_is_not_there_and_a_prediction_are_mistakes():
+    members = grid((0,), learning_rate=(0.01, 0.1))
+    with pytest.raises(an.UserError, match="split of the population is 'valid'"):
+        Population(experiment, Config(), members, split="valid").train(progress=False)
+    with pytest.raises(an.UserError, match="one of the splits of the population is 'tset'"):
+        Population(experiment, Config(), members, splits=("tset",)).train(progress=False)
+    event = an.Event("end", lambda moment: moment.predict(INPUTS[:1]))
+    with pytest.raises(an.UserError, match="its members have no one model"):
+        Population(experiment, Config(), members).train(progress=False, events=[event])
+
+
 @pytest.mark.slow
 def test_finished_waves_are_kept(tmp_path):
     population = Population(experiment, Config(), grid((0, 1, 2), learning_rate=(0.01, 0.1)))
