@@ -18,7 +18,7 @@ from accelnet.errors import UserError
 _MOST_NAMES = 20  # in a message
 
 
-def whole(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
+def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
     """Return a whole number.
 
     Args:
@@ -31,9 +31,9 @@ def whole(name: str, value: Any, low: int | None = None, high: int | None = None
         UserError: if it is of another kind or out of range.
 
     Example:
-        >>> whole("window", 8, low=1)
+        >>> integer("window", 8, low=1)
         8
-        >>> whole("window", 1.5, low=1)
+        >>> integer("window", 1.5, low=1)
         Traceback (most recent call last):
         accelnet.errors.UserError: window is 1.5, expected a whole number of at least 1
     """

@@ -10,12 +10,12 @@ from accelnet.errors import UserError
 @pytest.mark.parametrize(
     ("check", "value", "message"),
     [
-        (arguments.whole, 1.5, "x is 1.5, expected a whole number of at least 0"),
-        (arguments.whole, 64.0, "x is 64.0, expected a whole number"),
-        (arguments.whole, True, "x is True, expected a whole number"),
-        (arguments.whole, "3", "x is '3', expected a whole number"),
-        (arguments.whole, None, "x is None, expected a whole number"),
-        (arguments.whole, -1, "x is -1, expected a whole number of at least 0"),
+        (arguments.integer, 1.5, "x is 1.5, expected a whole number of at least 0"),
+        (arguments.integer, 64.0, "x is 64.0, expected a whole number"),
+        (arguments.integer, True, "x is True, expected a whole number"),
+        (arguments.integer, "3", "x is '3', expected a whole number"),
+        (arguments.integer, None, "x is None, expected a whole number"),
+        (arguments.integer, -1, "x is -1, expected a whole number of at least 0"),
         (arguments.number, float("nan"), "x is nan, expected a finite number"),
         (arguments.number, float("inf"), "x is inf, expected a finite number"),
         (arguments.number, "1", "x is '1', expected a finite number"),
@@ -29,7 +29,7 @@ def test_wrong_numbers_are_refused(check, value, message):
 
 
 def test_good_values_come_back_as_plain_ones():
-    assert [type(one) for one in (arguments.whole("x", np.int64(3)), arguments.number("x", np.float32(0.5)))] == [
+    assert [type(one) for one in (arguments.integer("x", np.int64(3)), arguments.number("x", np.float32(0.5)))] == [
         int,
         float,
     ]

@@ -1,5 +1,6 @@
 """Preemption: a machine that is about to be taken away says so with SIGTERM."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -10,14 +11,23 @@ from typing import Any, Self
 from accelnet.errors import PreemptedError
 
 
+def _do_nothing(*_: Any) -> None: ...
+
+
+def _ignore_for_good() -> None:
+    # Python gives up its own handlers before it has ended; an ignored signal stays ignored.
+    if signal.getsignal(signal.SIGTERM) is _do_nothing:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 class Preemption:
     """Turn SIGTERM, and the first Ctrl-C of a training that can be saved, into a flag, as long as the context is open.
 
     The flag is set at once, also while the main thread is inside a compiled program or the compiler, where Python's own
     handlers have to wait: the signal is written to a pipe, which a thread reads. A handler of before comes back at the
-    end; but where there was none and a `PreemptedError` leaves the context, SIGTERM is ignored from then on, since the
-    process is ending already. Outside the main thread, where Python lets nobody handle signals, this does nothing and
-    the flag stays unset.
+    end; but where there was none and a `PreemptedError` leaves the context, SIGTERM does nothing more, since the
+    process is ending already. Processes that it starts do not inherit this. Outside the main thread, where Python lets
+    nobody handle signals, all of this does nothing and the flag stays unset.
 
     Attributes:
         requested: Whether SIGTERM or Ctrl-C came.
@@ -54,6 +64,8 @@ class Preemption:
         self._thread.start()
         self._old_wakeup = signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
         self._old_handler = signal.signal(signal.SIGTERM, lambda *_: self._flag.set())
+        if self._old_handler is _do_nothing:  # the process did not end, after all
+            self._old_handler = signal.SIG_DFL
         self._old_interrupt = signal.getsignal(signal.SIGINT)
         if self._old_interrupt is signal.default_int_handler:  # what others made of Ctrl-C stays theirs
             signal.signal(signal.SIGINT, self._interrupt)
@@ -74,7 +86,8 @@ class Preemption:
         handler = signal.SIG_DFL if self._old_handler is None else self._old_handler
         if isinstance(error, PreemptedError) and handler == signal.SIG_DFL:
             # Another process was told first: this one's own SIGTERM, on its way, would make 143 of the exit code.
-            handler = signal.SIG_IGN
+            handler = _do_nothing
+            atexit.register(_ignore_for_good)
         signal.signal(signal.SIGTERM, handler)
         if self._old_interrupt is signal.default_int_handler:
             signal.signal(signal.SIGINT, signal.default_int_handler)

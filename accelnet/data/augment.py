@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from accelnet.arguments import shown, whole
+from accelnet.arguments import integer, shown
 from accelnet.errors import UserError
 
 Augment = Callable[[jax.Array, Any], Any]
@@ -35,7 +35,7 @@ def random_crop(padding: int = 4) -> Augment:
 
     Source: K. He et al., Deep Residual Learning, 2015, section 4.2 (arXiv:1512.03385).
     """
-    padding = whole("padding", padding, low=1)
+    padding = integer("padding", padding, low=1)
 
     def augment(key: jax.Array, batch: Any) -> Any:
         images = _images(batch)

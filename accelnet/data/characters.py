@@ -65,7 +65,7 @@ def text(
         >>> data.decode(data.encode("import"))
         ['import']
     """
-    window, seed = arguments.whole("window", window, low=1), arguments.whole("seed", seed, low=0)
+    window, seed = arguments.integer("window", window, low=1), arguments.integer("seed", seed, low=0)
     arguments.word("held_out", held_out, ("end", "blocks"))
     arguments.word("encoding", encoding)
     if path is None:

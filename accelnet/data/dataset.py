@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.arguments import number, whole
+from accelnet.arguments import integer, number
 from accelnet.data.arrays import as_numpy, fingerprint_of, is_read, leaves
 from accelnet.data.checks import (
     check_finite,
@@ -254,7 +254,7 @@ class Data:
             4
         """
         rows = self.num_examples("train")
-        batch_size, epochs = whole("batch_size", batch_size), number("epochs", epochs, above=0)
+        batch_size, epochs = integer("batch_size", batch_size), number("epochs", epochs, above=0)
         if not 1 <= batch_size <= rows:
             raise UserError(f"batch_size is {batch_size}, expected 1 to {rows}, the training rows of {self.name!r}")
         return math.ceil(epochs * math.ceil(rows / batch_size))

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import listed, shown, whole
+from accelnet.arguments import integer, listed, shown
 from accelnet.data.arrays import as_numpy, leaves, native
 from accelnet.data.checks import check_leading_axes
 from accelnet.data.dataset import Data
@@ -193,7 +193,7 @@ def _number_classes(
         num_classes = len(class_names)
     if num_classes is None:
         return None
-    num_classes = whole(f"{name}: num_classes", num_classes, low=1)
+    num_classes = integer(f"{name}: num_classes", num_classes, low=1)
     for part in parts.values():
         part["targets"] = _labels(name, part["targets"], num_classes, class_names)
     return num_classes

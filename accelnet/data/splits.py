@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.arguments import fraction, whole
+from accelnet.arguments import fraction, integer
 from accelnet.data.arrays import leaves
 from accelnet.data.precision import compact_dtype
 from accelnet.errors import UserError
@@ -86,7 +86,7 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
 
     Source: NEP 19, https://numpy.org/neps/nep-0019-rng-policy.html
     """
-    seed = whole("seed", seed, low=0)
+    seed = integer("seed", seed, low=0)
     return np.argsort(np.random.PCG64(seed).random_raw(num_rows), kind="stable")
 
 

@@ -12,7 +12,7 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet import ops
-from accelnet.arguments import whole, word
+from accelnet.arguments import integer, word
 from accelnet.errors import UserError
 from accelnet.models.initialization import he_normal
 from accelnet.models.layers import ConvNorm, Convolve, make_dropout
@@ -80,7 +80,7 @@ class CNN(nnx.Module):
     ) -> None:
         steps = [strides] * len(channels) if isinstance(strides, int) else list(strides)
         _check(image_shape, channels, steps, pooling)
-        whole("num_convolutions", num_convolutions, low=1)
+        integer("num_convolutions", num_convolutions, low=1)
         word("head", head, ("flatten", "average"))
         self.image_shape, self.head = tuple(image_shape), head
         common = {"norm": norm, "activation": activation, "conv_general_dilated": conv_general_dilated, "rngs": rngs}

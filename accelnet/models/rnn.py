@@ -9,7 +9,7 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from accelnet.arguments import whole, word
+from accelnet.arguments import integer, word
 from accelnet.errors import UserError
 from accelnet.models.layers import make_dropout
 from accelnet.models.recurrent_layer import NUM_GATES, CellName, RecurrentLayer
@@ -78,7 +78,7 @@ class RNN(nnx.Module):
     ) -> None:
         sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
         for name, size in (sizes | {"num_layers": num_layers}).items():
-            whole(name, size, low=1)
+            integer(name, size, low=1)
         word("cell", cell, NUM_GATES)
         word("output", output, ("last", "mean", "steps"))
         if tie_embedding and num_symbols != out_features:

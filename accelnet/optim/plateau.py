@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from accelnet.arguments import whole
+from accelnet.arguments import integer
 from accelnet.errors import UserError
 from accelnet.optim.declare import in_float32
 from accelnet.optim.ranges import Range, check_number
@@ -51,8 +51,8 @@ def reduce_on_plateau(
     """
     factor = check_number("factor", factor, Range.parse("(0, 1)"))
     min_scale = check_number("min_scale", min_scale, Range.parse("[0, 1)"))
-    patience, window_steps = whole("patience", patience, 1), whole("window_steps", window_steps, 1)
-    cooldown = whole("cooldown", cooldown, 0)
+    patience, window_steps = integer("patience", patience, 1), integer("window_steps", window_steps, 1)
+    cooldown = integer("cooldown", cooldown, 0)
     inner = optax.contrib.reduce_on_plateau(
         factor, patience, cooldown=cooldown, accumulation_size=window_steps, min_scale=min_scale
     )

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from accelnet import runtime
-from accelnet.arguments import whole, word
+from accelnet.arguments import integer, word
 from accelnet.data.feed import DeviceFeed
 from accelnet.errors import UserError
 from accelnet.populations.members import ExperimentFunction, Member, Sweep
@@ -108,7 +108,7 @@ class Population:
             ((6,), {'init': 1, 'train': 1, 'eval': 1})
         """
         runtime.prepare()
-        whole("evaluations", self.evaluations, 1)
+        integer("evaluations", self.evaluations, 1)
         sweep = Sweep(self.function, self.config, tuple(self.members))
         splits = tuple(sweep.example.data.splits)
         if self.split is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accelnet.arguments import number, shown, whole, word
+from accelnet.arguments import integer, number, shown, word
 from accelnet.errors import UserError
 from accelnet.signature import arguments, name_of
 from accelnet.training.rhythm import Every
@@ -132,7 +132,7 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         word("early stopping's metric", self.metric)
-        whole("early stopping's patience", self.patience, 1)
+        integer("early stopping's patience", self.patience, 1)
         number("early stopping's min_delta", self.min_delta, 0)
         word("early stopping's mode", self.mode, ("auto", "min", "max"))
 

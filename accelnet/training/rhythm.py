@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from accelnet.arguments import number, whole
+from accelnet.arguments import integer, number
 from accelnet.errors import UserError
 
 
@@ -51,7 +51,7 @@ class Every:
             raise UserError(f"Every got {given or 'nothing'}: give exactly one of steps, epochs, seconds")
         name, value = next(iter(given.items()))
         if name == "steps":
-            whole("steps of Every", value, 1)
+            integer("steps of Every", value, 1)
         else:
             number(f"{name} of Every", value, above=0)
 

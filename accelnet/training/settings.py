@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import PartitionSpec
 
-from accelnet.arguments import check_patterns, names, number, shown, whole, word
+from accelnet.arguments import check_patterns, integer, names, number, shown, word
 from accelnet.data.dataset import Data
 from accelnet.errors import UserError
 from accelnet.objectives.objective import Objective
@@ -94,12 +94,12 @@ def _check_lengths(experiment: Any) -> None:
         number("epochs", epochs, above=0)
     for name in ("steps", "eval_batch_size", "microbatch_size"):
         if getattr(experiment, name) is not None:
-            whole(name, getattr(experiment, name), 1, _MOST_STEPS)
-    whole("keep_last", experiment.keep_last, 1, _MOST_STEPS)
-    whole("keep_best", experiment.keep_best, 0, _MOST_STEPS)
-    whole("seed", experiment.seed, 0, 2**32 - 1)
+            integer(name, getattr(experiment, name), 1, _MOST_STEPS)
+    integer("keep_last", experiment.keep_last, 1, _MOST_STEPS)
+    integer("keep_best", experiment.keep_best, 0, _MOST_STEPS)
+    integer("seed", experiment.seed, 0, 2**32 - 1)
     if not isinstance(batch_size, str):
-        whole("batch_size", batch_size, 1)
+        integer("batch_size", batch_size, 1)
     elif batch_size != "full":
         raise UserError(f'batch_size is {batch_size!r}, expected a whole number or "full"')
 

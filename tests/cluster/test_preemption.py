@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -42,8 +44,34 @@ def test_a_process_that_ends_already_ignores_the_signal():
         with pytest.raises(PreemptedError), Preemption():
             raise PreemptedError("another process was told first")
         signal.raise_signal(signal.SIGTERM)
+        sleeping = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        sleeping.terminate()
+        assert sleeping.wait(timeout=30) == -signal.SIGTERM, "what it starts does not inherit that"
+        with Preemption():  # the error was caught, and the process goes on
+            pass
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_comes_while_python_ends_changes_no_exit_code():
+    script = """
+import os, signal, sys
+from accelnet.cluster.preemption import Preemption
+from accelnet.errors import PreemptedError
+
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.late = Late()  # one of the last things that Python deletes
+try:
+    with Preemption():
+        raise PreemptedError("another process was told first")
+except PreemptedError:
+    sys.exit(4)
+"""
+    assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 4
 
 
 def test_the_handlers_of_before_come_back():
