@@ -1,26 +1,29 @@
 """accelnet: train Flax models on whatever XLA compiles for, and know what they will do before you rent it."""
 
-from accelnet import cluster as cluster
-from accelnet import data as data
-from accelnet import models as models
-from accelnet import objectives as objectives
-from accelnet import ops as ops
-from accelnet import optim as optim
-from accelnet import runtime as runtime
-from accelnet.cli import main as main
-from accelnet.errors import DivergenceError as DivergenceError
-from accelnet.errors import LostProcessError as LostProcessError
-from accelnet.errors import PreemptedError as PreemptedError
-from accelnet.errors import UserCodeError as UserCodeError
-from accelnet.errors import UserError as UserError
-from accelnet.evaluating.assess import assess as assess
-from accelnet.experiment import Experiment as Experiment
-from accelnet.planning.plan import plan as plan
-from accelnet.training.events import EarlyStopping as EarlyStopping
-from accelnet.training.events import Event as Event
-from accelnet.training.events import Every as Every
-from accelnet.training.fit import evaluate as evaluate
-from accelnet.training.fit import fit as fit
-from accelnet.training.initial import Initial as Initial
-from accelnet.training.run import Run as Run
-from accelnet.training.verify import verify as verify
+from accelnet.interruption import ending_at_once as _ending_at_once
+
+with _ending_at_once():
+    from accelnet import cluster as cluster
+    from accelnet import data as data
+    from accelnet import models as models
+    from accelnet import objectives as objectives
+    from accelnet import ops as ops
+    from accelnet import optim as optim
+    from accelnet import runtime as runtime
+    from accelnet.cli import main as main
+    from accelnet.errors import DivergenceError as DivergenceError
+    from accelnet.errors import LostProcessError as LostProcessError
+    from accelnet.errors import PreemptedError as PreemptedError
+    from accelnet.errors import UserCodeError as UserCodeError
+    from accelnet.errors import UserError as UserError
+    from accelnet.evaluating.assess import assess as assess
+    from accelnet.experiment import Experiment as Experiment
+    from accelnet.planning.plan import plan as plan
+    from accelnet.training.events import EarlyStopping as EarlyStopping
+    from accelnet.training.events import Event as Event
+    from accelnet.training.events import Every as Every
+    from accelnet.training.fit import evaluate as evaluate
+    from accelnet.training.fit import fit as fit
+    from accelnet.training.initial import Initial as Initial
+    from accelnet.training.run import Run as Run
+    from accelnet.training.verify import verify as verify

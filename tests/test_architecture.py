@@ -16,6 +16,7 @@ _GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "runti
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
+    "interruption": set(),
     "errors": set(),
     "arguments": {"errors"},
     "signature": {"errors"},
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "populations": _TRAINING,
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
-    "__init__": _TRAINING | {"cluster", "planning", "evaluating", "populations", "choosing", "cli"},
+    "__init__": _TRAINING | {"interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
@@ -191,9 +192,12 @@ def test_a_safe_use_is_not_called_unsafe():
 
 def test_the_package_itself_holds_public_names_and_nothing_else():
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    docstring, *statements = tree.body
-    assert isinstance(docstring, ast.Expr)
-    for statement in statements:
+    # All other imports stand in a block in which signals end the process in a line.
+    docstring, guard, block = tree.body
+    assert isinstance(docstring, ast.Expr) and isinstance(block, ast.With)
+    assert ast.unparse(guard) == "from accelnet.interruption import ending_at_once as _ending_at_once"
+    assert ast.unparse(block).startswith("with _ending_at_once():")
+    for statement in block.body:
         assert isinstance(statement, ast.Import | ast.ImportFrom | ast.Assign), ast.unparse(statement)
         if isinstance(statement, ast.ImportFrom):
             unexported = [alias.name for alias in statement.names if alias.asname != alias.name]

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
+from accelnet.cluster.preemption import told_to_end
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
 from accelnet.terminal import guarded_streams, say
 
@@ -47,7 +48,8 @@ def main(
     command = _Command()
     with guarded_streams() as output:
         try:
-            command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
+            with told_to_end():
+                command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
         except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:
             _leave(error)
             _exit(f"error: {error}", error.exit_code)
@@ -112,7 +114,7 @@ class _Command:
             return f"what was finished is in {workdir}, and the same command does not do it again"
         from accelnet.training.checkpoint import Checkpoints
 
-        steps = Checkpoints(workdir, read_only=True).steps()
+        steps = Checkpoints(workdir).steps()
         if not steps:
             return f"nothing was saved in {workdir} yet"
         return f"the state of step {steps[-1]} is saved in {workdir}, go on with --resume"

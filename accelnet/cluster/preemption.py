@@ -5,9 +5,11 @@ import contextlib
 import os
 import signal
 import threading
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any, NoReturn, Self
 
+from accelnet.cluster.exchange import leave
 from accelnet.errors import PreemptedError
 
 
@@ -18,6 +20,71 @@ def _ignore_for_good() -> None:
     # Python gives up its own handlers before it has ended; an ignored signal stays ignored.
     if signal.getsignal(signal.SIGTERM) is _do_nothing:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+# What a handler raised. Python drops an exception that comes up in a callback, such as one of jax's at every garbage
+# collection: then `raise_dropped` raises it at the next occasion.
+_raised: list[BaseException] = []
+
+
+def raise_dropped() -> None:
+    """Raise what Ctrl-C or SIGTERM raised, if this process is here nevertheless."""
+    if _raised:
+        raise _raised[0]
+
+
+def _raise(error: BaseException) -> NoReturn:
+    _raised.append(error)
+    raise error
+
+
+def _end(*_: Any) -> None:
+    error = PreemptedError("told to end (SIGTERM) while nothing was trained; what was saved before stays")
+    leave(error)
+    _raise(error)
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    if frame is not None and frame.f_code.co_name == "_xla_gc_callback":
+        _raised.append(KeyboardInterrupt())  # there it would be lost, with ten lines of traceback
+    else:
+        _raise(KeyboardInterrupt())
+
+
+_INTERRUPTS = (signal.default_int_handler, _interrupt)
+
+
+@contextlib.contextmanager
+def told_to_end() -> Iterator[None]:
+    """Turn SIGTERM into a `PreemptedError` where no training goes on that could be saved, and Ctrl-C into an interrupt.
+
+    Example:
+        >>> with told_to_end():
+        ...     signal.raise_signal(signal.SIGTERM)
+        Traceback (most recent call last):
+        accelnet.errors.PreemptedError: told to end (SIGTERM) while nothing was trained; what was saved before stays
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = ((signal.SIGTERM, signal.SIG_DFL, _end), (signal.SIGINT, signal.default_int_handler, _interrupt))
+    before = {}
+    for number, default, handler in ours:
+        if signal.getsignal(number) in (default, _do_nothing):
+            before[number] = default
+            signal.signal(number, handler)
+    try:
+        yield
+        raise_dropped()
+    except PreemptedError:
+        if signal.SIGTERM in before:
+            before[signal.SIGTERM] = _do_nothing
+            atexit.register(_ignore_for_good)
+        raise
+    finally:
+        _raised.clear()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Preemption:
@@ -58,6 +125,7 @@ class Preemption:
     def __enter__(self) -> Self:
         if threading.current_thread() is not threading.main_thread():
             return self
+        raise_dropped()
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         self._thread = threading.Thread(target=self._read, name="accelnet-preemption", daemon=True)
@@ -67,13 +135,14 @@ class Preemption:
         if self._old_handler is _do_nothing:  # the process did not end, after all
             self._old_handler = signal.SIG_DFL
         self._old_interrupt = signal.getsignal(signal.SIGINT)
-        if self._old_interrupt is signal.default_int_handler:  # what others made of Ctrl-C stays theirs
+        if self._old_interrupt in _INTERRUPTS:  # what others made of Ctrl-C stays theirs
             signal.signal(signal.SIGINT, self._interrupt)
         return self
 
-    def _interrupt(self, *_: Any) -> None:
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.interrupted or not self.defers_interrupts:
-            raise KeyboardInterrupt
+            _interrupt(number, frame)
+            return
         self.interrupted = True
         self._flag.set()
 
@@ -84,13 +153,14 @@ class Preemption:
             return
         # None stands for a handler that Python did not install, and cannot bring back.
         handler = signal.SIG_DFL if self._old_handler is None else self._old_handler
-        if isinstance(error, PreemptedError) and handler == signal.SIG_DFL:
+        if isinstance(error, PreemptedError) and handler in (signal.SIG_DFL, _end):
             # Another process was told first: this one's own SIGTERM, on its way, would make 143 of the exit code.
             handler = _do_nothing
             atexit.register(_ignore_for_good)
         signal.signal(signal.SIGTERM, handler)
-        if self._old_interrupt is signal.default_int_handler:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._old_interrupt in _INTERRUPTS:
+            signal.signal(signal.SIGINT, self._old_interrupt)
+        _raised.clear()
         signal.set_wakeup_fd(self._old_wakeup, warn_on_full_buffer=False)
         os.write(self._pipe[1], b"\0")  # no signal has the number 0
         self._thread.join()

@@ -22,7 +22,7 @@ from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, U
 
 # Time that a process whose peer has ended has to end by itself, with a message of its own.
 _GRACE_SECONDS = 2.0
-_LOST, _PREEMPTED = LostProcessError.exit_code, PreemptedError.exit_code
+_LOST, _PREEMPTED, _INTERRUPTED = LostProcessError.exit_code, PreemptedError.exit_code, 130
 
 
 class Watch:
@@ -220,8 +220,11 @@ class Watch:
         if self._finish is not None:
             bounded(self._finish, self._timeout_seconds)
         if self._compiling() and not self._stop.is_set():
-            reason = "told to end (SIGTERM) while a program was compiled; what was saved before stays"
-            self._end(_PREEMPTED, Ending(_PREEMPTED, reason, self._beats.host), f"preempted: {reason}")
+            interrupted = self._preemption is not None and self._preemption.interrupted
+            code, kind = (_INTERRUPTED, "interrupted") if interrupted else (_PREEMPTED, "preempted")
+            reason = f"told to end ({'Ctrl-C' if interrupted else 'SIGTERM'}) while a program was compiled"
+            reason += "; what was saved before stays"
+            self._end(code, Ending(code, reason, self._beats.host), f"{kind}: {reason}")
 
     def _compiling(self) -> bool:
         beats = self._beats.now().values()

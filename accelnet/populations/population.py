@@ -157,7 +157,7 @@ class _Waves:
             work = Workdir()
             if file.path is not None:
                 work = WaveWorkdir(file.path.parent, self.hosts, len(file.waves), self.sweep.example.total_steps)
-            self.hosts.finishes.append(work.wait)
+            self.hosts.finishes.append(work.settle)
             try:
                 file.waves.append(self._wave(numbers, work))
             finally:

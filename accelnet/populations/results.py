@@ -17,6 +17,7 @@ from accelnet.populations.programs import Wave
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import plain_value, write_atomically
+from accelnet.training.saving import Saver
 from accelnet.training.workdir import Restored, Workdir
 
 
@@ -120,11 +121,12 @@ class WaveWorkdir(Workdir):
         self.num_steps = num_steps
         self._saved: int | None = None
         # The order of checkpoints is that of steps; no metric says which is best.
-        self.checkpoints = Checkpoints(directory, hosts=hosts, keep_last=1, keep_best=0)
+        self.saver = Saver(Checkpoints(directory, hosts=hosts), keep_last=1, keep_best=0)
 
     def open(self, abstract_state: Wave) -> Restored | None:
         step = jax.ShapeDtypeStruct((), jnp.int32, sharding=abstract_state.step.sharding)
-        found = self.checkpoints.restore(_Saved(step, abstract_state))
+        found = self.saver.checkpoints.restore(_Saved(step, abstract_state))
+        self.saver.begin(0 if found is None else int(found[0].step))
         if found is None or found[1]["wave"] != self.index:
             return None
         saved, record = found
@@ -137,7 +139,7 @@ class WaveWorkdir(Workdir):
         if validation is None and self._saved != step:
             self._saved = step
             record = {"rows": list(self.rows), "wave": self.index, "seconds": seconds}
-            self.checkpoints.save(_Saved(state.step + self.index * self.num_steps, state), record)
+            self.saver.save(_Saved(state.step + self.index * self.num_steps, state), record)
 
     def last_good(self) -> str:
         return self.saved_as()
@@ -146,10 +148,13 @@ class WaveWorkdir(Workdir):
         return "the population is saved, the same command goes on"
 
     def wait(self) -> None:
-        self.checkpoints.wait()
+        self.saver.wait()
+
+    def settle(self) -> None:
+        self.saver.finish()
 
     def close(self) -> None:
-        self.checkpoints.close()
+        self.saver.close()
 
 
 def to_arrays(tree: Any) -> Any:

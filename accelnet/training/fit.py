@@ -112,7 +112,7 @@ def fit(
         else:
             work = Workdir(experiment)
         stack.callback(work.close)
-        hosts.finishes.append(work.wait)
+        hosts.finishes.append(work.settle)
         hosts.mark(0, "compile")
         restored = work.open(programs.abstract_state)
         if restored is None:
@@ -179,8 +179,7 @@ def evaluate(
         experiment = _refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
-        checkpoints = Checkpoints(workdir, hosts=hosts, read_only=True, complete=partial(with_rows, Path(workdir), say))
-        stack.callback(checkpoints.close)
+        checkpoints = Checkpoints(workdir, hosts=hosts, complete=partial(with_rows, Path(workdir), say))
         hosts.mark(0, "compile")
         step = best_step(checkpoints, experiment.best_metric, experiment.best_is_lower) if best else None
         found = checkpoints.restore(programs.abstract_state, step)

@@ -11,7 +11,7 @@ import numpy as np
 
 from accelnet import cluster
 from accelnet.cluster.exchange import exchange
-from accelnet.cluster.preemption import Preemption
+from accelnet.cluster.preemption import Preemption, raise_dropped
 from accelnet.cluster.watch import Watch
 from accelnet.errors import UserError
 
@@ -39,6 +39,7 @@ class Hosts:
 
     def mark(self, step: int, phase: str) -> None:
         """Say that this process makes progress: what it begins now, at which step."""
+        raise_dropped()
         self.watch.mark(step, phase)
 
     def agree(self, *numbers: float) -> tuple[list[float], bool]:

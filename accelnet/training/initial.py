@@ -148,7 +148,7 @@ def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str
     Raises:
         UserError: if there is no such checkpoint, it cannot be read, or the run keeps averaged weights.
     """
-    checkpoints = Checkpoints(workdir, read_only=True, complete=partial(with_rows, Path(workdir), say))
+    checkpoints = Checkpoints(workdir, complete=partial(with_rows, Path(workdir), say))
     try:
         found = checkpoints.read_record()
         if found is None:
@@ -169,8 +169,6 @@ def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str
         raise
     except Exception as error:  # Orbax, TensorStore and JSON each have their own
         raise UserError(f"the checkpoint in {workdir} cannot be read: {first_line(error)}") from error
-    finally:
-        checkpoints.close()
 
     def below(field: str) -> dict[str, Any]:
         return {name.removeprefix(field): array for name, array in arrays.items() if name.startswith(field)}

@@ -42,7 +42,7 @@ def read_stored(workdir: str | Path) -> Stored:
     """
     file = Path(workdir) / CONFIG
     try:
-        content = Checkpoints(workdir, read_only=True).outline() or json.loads(file.read_text())
+        content = Checkpoints(workdir).outline() or json.loads(file.read_text())
         dicts = dict(content["description"]), dict(content["config"]), dict(content.get("fitted") or {})
         return Stored(*dicts, content.get("directions"), content.get("objective"))
     except (FileNotFoundError, NotADirectoryError):

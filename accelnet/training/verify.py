@@ -33,7 +33,7 @@ def verify(workdir: str | Path) -> list[dict[str, Any]]:
         accelnet.errors.UserError: ... holds no run: name the --workdir of a training
     """
     workdir = Path(workdir).absolute()
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir)
     steps = checkpoints.steps()
     if not steps and not (workdir / CONFIG).exists():
         raise UserError(f"{workdir} holds no run: name the --workdir of a training")
@@ -42,11 +42,8 @@ def verify(workdir: str | Path) -> list[dict[str, Any]]:
     def add(part: str, whole: bool, says: str) -> None:
         parts.append({"part": part, "whole": whole, "says": says})
 
-    try:
-        for step in steps:
-            add(f"{DIRECTORY}/{step}", *_checkpoint(checkpoints, step))
-    finally:
-        checkpoints.close()
+    for step in steps:
+        add(f"{DIRECTORY}/{step}", *_checkpoint(checkpoints, step))
     newest = checkpoints.outline()
     for path in row_files(workdir):
         name = path.relative_to(workdir).as_posix()

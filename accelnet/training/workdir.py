@@ -1,9 +1,6 @@
 """The work directory of a run: what is in it, who may use it, and what is read when a run resumes."""
 
-import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +14,7 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.fingerprint import fingerprint
 from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.claim import Claim
 from accelnet.training.curves import curves, to_png
 from accelnet.training.evaluation import keeps_average
 from accelnet.training.events import rank
@@ -24,6 +22,7 @@ from accelnet.training.hosts import Hosts
 from accelnet.training.record import RowLog, TensorBoardLog, plain_value, remove_temporary, write_atomically
 from accelnet.training.result import Timing, write_result
 from accelnet.training.rows import RowFile, best_of, ranks, row_files, with_rows
+from accelnet.training.saving import Saver
 from accelnet.training.stored import CONFIG, changed_fields
 
 Row = dict[str, Any]
@@ -31,7 +30,6 @@ Tree = Any
 
 # TensorStore takes them for a pattern, and for a separator.
 _UNREADABLE = "[]\\"
-_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,10 @@ class Workdir:
         return "nothing was saved, because no work directory was given"
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk."""
+        """Wait until what was saved is on the disk, for all processes, which call this in the same order."""
+
+    def settle(self) -> None:
+        """Wait until what this process writes is on the disk."""
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the curves, and the result as the last of all files."""
@@ -160,23 +161,22 @@ class DiskWorkdir(Workdir):
         self._ranks: dict[int, float] = {}
         self._row_files: list[RowFile] = []
         self._logs: list[RowLog] = []
-        self._lock: int | None = None
+        self._claim: Claim | None = None
         self.hosts = hosts
 
         def claim() -> list[str]:
             changed = changed_fields(self.directory, experiment, resume=resume, allow_change=allow_change)
-            self._lock = _lock(self.directory)
+            self._claim = Claim(self.directory)
             return changed
 
         self.changed = hosts.on_first(claim)
         self.checkpoints = Checkpoints(
             self.directory,
             hosts=hosts,
-            keep_last=experiment.keep_last,
-            keep_best=experiment.keep_best,
             note=note,
             complete=partial(with_rows, self.directory, note),
         )
+        self.saver = Saver(self.checkpoints, keep_last=experiment.keep_last, keep_best=experiment.keep_best)
 
     def open(self, abstract_state: Tree) -> Restored | None:
         found = self.checkpoints.restore(abstract_state)
@@ -191,7 +191,7 @@ class DiskWorkdir(Workdir):
         self.rows = record["rows"]
         self._ranks = self._ranked(self.rows)
         self._averaged = keeps_average(abstract_state)
-        self.checkpoints.clear()
+        self.saver.begin(step)
         if self.hosts.is_first:
             remove_temporary(self.directory)
             write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
@@ -207,38 +207,28 @@ class DiskWorkdir(Workdir):
 
     def log(self, row: Mapping[str, Any]) -> None:
         plain = plain_value(row)
-        self._see_directory()
+        self._check_claim()
         for log in self._logs:
             log.append(plain)
         super().log(plain)
         self._ranks |= self._ranked([plain])
 
+    def _check_claim(self) -> None:
+        if self._claim is not None:  # that of the first process
+            self._claim.check()
+
     def _ranked(self, rows: Sequence[Row]) -> dict[int, float]:
         return ranks(rows, self.experiment.best_metric, lower_is_better=self.experiment.best_is_lower)
 
-    def _see_directory(self) -> None:
-        """Notice that the directory is not the one that this process writes into any more."""
-        if self._lock is None:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat((self.directory / _LOCK).stat(), os.fstat(self._lock)):
-                return
-        where = "it is nowhere now"
-        with contextlib.suppress(OSError):  # where the system tells
-            now = Path(f"/proc/self/fd/{self._lock}").readlink()
-            if now.exists():
-                where = f"it is {now.parent} now, with what was saved: go on there with --resume"
-        raise UserError(f"the work directory {self.directory} was moved, deleted or replaced during the run: {where}")
-
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
         step = int(state.step)
-        self.hosts.on_first(self._see_directory)
+        self.hosts.on_first(self._check_claim)
         if self._saved != step:  # an event and the clock may both want one
             record = {"seconds": seconds, "averaged": self._averaged} | self._content()
             record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
             if self._row_files:
                 record["rows"] = self._row_files[0].position()
-            self.checkpoints.save(state, record, self._ranks, before=self._sync_rows)
+            self.saver.save(state, record, self._ranks, before=self._sync_rows)
             self._saved = step
 
     def _sync_rows(self) -> None:
@@ -246,7 +236,7 @@ class DiskWorkdir(Workdir):
             file.sync()
 
     def best(self, abstract_state: Tree) -> Any:
-        self.checkpoints.wait()
+        self.saver.wait()
         step = self.hosts.on_first(lambda: best_of(self._ranks, self.checkpoints.steps()))
         found = None if step is None else self.checkpoints.restore(abstract_state, step)
         return None if found is None else found[0]
@@ -256,7 +246,7 @@ class DiskWorkdir(Workdir):
         return jax.process_count() == 1
 
     def last_good(self) -> str:
-        self.checkpoints.wait()
+        self.saver.wait()
         if not (steps := self.checkpoints.steps()):
             return "None was saved"
         return f"The last good checkpoint is {self.checkpoints.directory / str(steps[-1])}"
@@ -265,39 +255,22 @@ class DiskWorkdir(Workdir):
         return f"the state is saved in {self.directory}, go on with --resume"
 
     def wait(self) -> None:
-        self.checkpoints.wait()
+        self.saver.wait()
+
+    def settle(self) -> None:
+        self.saver.finish()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         if not self.hosts.is_first:
             return
-        self._see_directory()
+        self._check_claim()
         drawn = curves(self.rows, self.experiment.name, self.experiment.objective.directions)
         write_atomically(self.directory / "curves.png", to_png(drawn))
         write_result(self.directory, result)
 
     def close(self) -> None:
-        self.checkpoints.close()
+        self.saver.close()
         for log in self._logs:
             log.close()
-        if self._lock is not None:
-            os.close(self._lock)
-        self._logs, self._lock = [], None
-
-
-def _lock(path: Path) -> int:
-    """Hold the directory for this process; the system lets go when the process ends, however it ends."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise UserError(
-            f"the work directory {path} cannot be written: {error.strerror or error}. Choose another --workdir"
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise UserError(f"another process is training in {path}: wait for it, or give another --workdir") from None
-    except OSError:
-        pass  # a file system without locks
-    return descriptor
+        if self._claim is not None:
+            self._claim.release()

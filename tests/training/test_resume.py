@@ -254,7 +254,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, w
 
 def test_no_flipped_bit_of_any_file_of_a_checkpoint_is_accepted(dead, copied):
     workdir, rng = copied(dead), random.Random(0)
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir)
     newest = workdir / "checkpoints" / str(checkpoints.steps()[-1])
     files = [path for path in newest.rglob("*") if path.is_file()]
     assert len(files) > 8
@@ -349,7 +349,6 @@ def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
     assert scores[best_step(checkpoints, "accuracy", False)] == max(scores.values()) > min(scores.values())
     metrics = an.evaluate(experiment, tmp_path / "run", best=True).metrics
     assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
-    checkpoints.close()
 
 
 def test_evaluating_changes_nothing_in_the_directory(full, dead, copied, capsys):
