@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "runtime", "scopes"}
+_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "runtime", "scopes"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),
-    "runtime": set(),
+    "cache": {"terminal"},
+    "runtime": {"cache"},
     "scopes": set(),
     "ops": _GROUND,
     "models": _GROUND | {"ops"},

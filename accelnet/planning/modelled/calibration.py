@@ -7,22 +7,24 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.cache import private_directory, reason_of, write_private
 from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call
 from accelnet.planning.modelled.device import DeviceModel
 from accelnet.planning.targets.accelerators import Accelerator
-from accelnet.runtime import user_cache_directory
+from accelnet.terminal import say
 
 VERSION = 7
 
 
-def _path(device: str) -> Path:
+def _path(device: str) -> Path | None:
+    directory = private_directory("calibration")
     name = "".join(character if character.isalnum() else "-" for character in device)
-    return user_cache_directory() / "calibration" / f"{name}.json"
+    return None if directory is None else directory / f"{name}.json"
 
 
-def save_calibration(device: str, values: dict[str, Any]) -> Path:
-    """Write measurements, whole or not at all, readable by the user alone.
+def save_calibration(device: str, values: dict[str, Any]) -> Path | None:
+    """Write measurements, whole or not at all, readable by the user alone; None where that cannot be.
 
     Products and custom calls that were measured for other models stay.
     """
@@ -32,11 +34,13 @@ def save_calibration(device: str, values: dict[str, Any]) -> Path:
         calls = {Call.read(row[0]): row for row in (*earlier["calls"], *values["calls"])}
         values = values | {"products": list(products.values()), "calls": list(calls.values())}
     path = _path(device)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values | {"version": VERSION}, indent=1) + "\n")
-    partial.chmod(0o600)
-    partial.replace(path)
+    if path is None:
+        return None
+    try:
+        write_private(path, (json.dumps(values | {"version": VERSION}, indent=1) + "\n").encode())
+    except OSError as error:
+        say(f"accelnet: what was measured is not kept: {reason_of(error)}")
+        return None
     return path
 
 
