@@ -16,7 +16,7 @@ _GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
-    "errors": set(),
+    "errors": {"terminal"},
     "arguments": {"errors"},
     "signature": {"errors"},
     "fingerprint": set(),

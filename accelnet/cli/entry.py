@@ -18,7 +18,7 @@ from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
-from accelnet.terminal import guarded_streams, say
+from accelnet.terminal import guarded_streams, say, say_uncaught
 
 Verb = Callable[..., None]
 
@@ -45,6 +45,8 @@ def main(
         ...     main(experiment)
     """
     command = _Command()
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = say_uncaught
     with guarded_streams() as output:
         try:
             command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))

@@ -66,5 +66,7 @@ def initialize(
             bind_address(me.address),
         )
     except RuntimeError as error:
-        raise LostProcessError(f"a process ended while the {me.num_processes} of the run were joining: {error}") from error
+        raise LostProcessError(
+            f"a process ended while the {me.num_processes} of the run were joining: {error}"
+        ) from error
     return True

@@ -1,11 +1,9 @@
 """Joining a cluster, in threads where that is enough and in real processes where jax takes part."""
 
-import contextlib
 import socket
 import subprocess
 import sys
 import threading
-import time
 
 import jax
 import numpy as np

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -47,7 +48,8 @@ def compiler(tmp_path, monkeypatch, content):
 
         def make(self, code):
             (tmp_path / "code.c").write_text(code)
-            subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "made", tmp_path / "code.c"], check=True)
+            command = [shutil.which("cc"), "-shared", "-fPIC", "-o", tmp_path / "made", tmp_path / "code.c"]
+            subprocess.run(command, check=True)
             return (tmp_path / "made").read_bytes()
 
     return Compiler()
