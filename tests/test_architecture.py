@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "runtime", "scopes"}
+_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "json_file", "runtime", "scopes"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "fingerprint": set(),
     "terminal": set(),
     "cache": {"terminal"},
+    "json_file": {"errors", "arguments"},
     "runtime": {"cache"},
     "scopes": set(),
     "ops": _GROUND,

@@ -173,7 +173,7 @@ def test_tuned_settings_are_those_recommended_or_the_winners(tmp_path):
     (tmp_path / "tune.json").write_text(json.dumps({"recommended": {"learning_rate": 0.3}}))
     assert rate() == 0.3
     (tmp_path / "tune.json").write_text("[]")
-    with pytest.raises(an.UserError, match="cannot be understood"):
+    with pytest.raises(an.UserError, match=r"tune.json cannot be read as the answer of tune"):
         rate()
     (tmp_path / "tune.json").write_text(json.dumps({"recommended": {"width": 3}}))
     with pytest.raises(an.UserError, match="recommends width, which this script does not have"):
