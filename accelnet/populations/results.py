@@ -21,6 +21,7 @@ from accelnet.training.record import plain_value, write_atomically
 from accelnet.training.workdir import Restored, Workdir
 
 _NUMBERS = [(float, None)]
+_COMPILES = {"init": int, "train": int, "eval": int}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class PopulationFile:
         values = {"curves": curves, "train": curves, "metrics": {str: {str: _NUMBERS}}, "failed": [int]}
         wave = {**values, "seconds": float}
         whole = {
-            **wave, "split": str, "steps": [int], "compile_seconds": float, "compiles": {str: int}, "wave_size": int,
+            **wave, "split": str, "steps": [int], "compile_seconds": float, "compiles": _COMPILES, "wave_size": int,
             "num_parameters": int,
         }  # fmt: skip
         shape = {"description": dict, "waves": [wave], "result": (whole, None)}
