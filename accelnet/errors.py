@@ -6,13 +6,22 @@ import sys
 import traceback
 from collections.abc import Iterator
 
+from accelnet.terminal import visible
+
 # Their frames do not help to find a mistake in a user's function.
 _LIBRARIES = frozenset((
     "accelnet", "chex", "equinox", "flax", "jax", "jaxlib", "numpy", "optax", "orbax", "scipy", "tyro", "treescope",
 ))  # fmt: skip
 
 
-class UserError(ValueError):
+class _Told(Exception):  # noqa: N818, the errors below have the name
+    """An error whose message, wherever it is printed, steers no terminal: it quotes files and names of others."""
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
+
+
+class UserError(_Told, ValueError):
     """Report a user's mistake: what came, what was expected, what to do.
 
     The command line prints the message alone and exits with code 2.
@@ -26,7 +35,7 @@ class UserError(ValueError):
     exit_code = 2
 
 
-class DivergenceError(ArithmeticError):
+class DivergenceError(_Told, ArithmeticError):
     """Report a loss that became NaN or infinite. The command line exits with code 3.
 
     Example:
@@ -37,7 +46,7 @@ class DivergenceError(ArithmeticError):
     exit_code = 3
 
 
-class PreemptedError(RuntimeError):
+class PreemptedError(_Told, RuntimeError):
     """Report a run that got SIGTERM and saved its state. The command line exits with code 4.
 
     Example:
@@ -48,7 +57,7 @@ class PreemptedError(RuntimeError):
     exit_code = 4
 
 
-class LostProcessError(RuntimeError):
+class LostProcessError(_Told, RuntimeError):
     """Report a process of the run that died or does not respond. The command line exits with code 5.
 
     Example:
@@ -81,7 +90,7 @@ class UserCodeError(Exception):
 
     def __str__(self) -> str:
         shapes = f", given {self.given}" if self.given else ""
-        return f"{self.role} failed{shapes}:\n{user_traceback(self.error)}"
+        return visible(f"{self.role} failed{shapes}:\n{user_traceback(self.error)}")
 
 
 def user_traceback(error: BaseException) -> str:

@@ -1,10 +1,13 @@
-"""Settings of this process, and the user's cache: compiled programs, freed memory, how small loops compile."""
+"""Settings of this process: where compiled programs are kept, freed memory, how small loops compile."""
 
+import atexit
 import ctypes
 import functools
 import os
 import sys
 from pathlib import Path
+
+from accelnet.cache import close_to_others, private_directory
 
 ENVIRONMENT_VARIABLE = "ACCELNET_RUNTIME"
 SMALL_LOOPS = "xla_cpu_small_while_loop_byte_threshold"
@@ -42,41 +45,8 @@ def prepare() -> dict[str, bool]:
     return {name: not plain and bool(setting()) for name, setting in settings.items()}
 
 
-def user_cache_directory() -> Path:
-    """Return the user's own cache directory of accelnet, whether it exists or not.
-
-    Source: XDG Base Directory Specification 0.8.
-    """
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "accelnet"
-
-
-def private_directory(name: str) -> Path | None:
-    """Make a directory in the cache that only the user can enter (mode 0700).
-
-    Args:
-        name: Name of the directory.
-
-    Returns:
-        The directory, or None where it cannot be made or belongs to another user, so that its files are not trusted.
-
-    Example:
-        >>> directory = private_directory("example")
-        >>> directory is None or directory.is_dir()
-        True
-    """
-    directory = user_cache_directory() / name
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_uid != os.getuid():
-            return None
-        directory.chmod(0o700)
-    except OSError:
-        return None
-    return directory
-
-
 def enable_compilation_cache() -> Path | None:
-    """Keep compiled programs in a directory that only the user can enter (mode 0700).
+    """Keep compiled programs in a directory that only the user can enter, with programs that nobody else has put there.
 
     What the user has set stays: `JAX_COMPILATION_CACHE_DIR` names another directory, and
     `JAX_ENABLE_COMPILATION_CACHE=false` switches the cache off.
@@ -97,6 +67,7 @@ def enable_compilation_cache() -> Path | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+    atexit.register(close_to_others, directory)
     return directory
 
 

@@ -2,21 +2,33 @@
 
 A stream may be absent, closed, full, or a pipe without a reader, and its encoding may lack most characters. None of
 this ends a training: text that cannot be shown is dropped. The exit code of a command tells when results are lost.
+
+Text comes from files and names that others may have made, so no character of it steers a terminal: `say`, `show` and
+`StatusLine` escape all that could (`visible`), and `Stream`, through which a command sends all that it or a library
+prints, lets only colours and the moves of progress bars pass.
 """
 
 import contextlib
 import errno
 import os
+import re
 import shutil
 import sys
 import time
+import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator
+from types import TracebackType
 from typing import Any
 
 # There is no reader: the pipe's other end, the terminal or the descriptor is gone.
 _UNREAD = (errno.EPIPE, errno.EIO, errno.EBADF)
 _RENEW = "\r\033[K"  # back to the start of the line, and wipe it
+# Control characters but for lines and tabs, halves of characters, separators of lines and paragraphs; embeddings and
+# overrides of the writing direction, which make text read as another one.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
+# What draws colours and progress bars: a colour, a move, a wiped line, the cursor hidden and shown.
+_DRAWING = re.compile(r"(\x1b\[(?:[0-9;]*[ABCDGKm]|\?25[hl])|[\r\b])")
 _PLAIN = {
     "─": "-", "━": "-", "═": "=", "│": "|", "┃": "|", "║": "|", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "┌": "+",
     "┐": "+", "└": "+", "┘": "+", "├": "+", "┤": "+", "╸": "-", "╺": "-", "█": "#", "•": "*", "·": "*", "×": "x",
@@ -32,7 +44,7 @@ def visible(text: str) -> str:
         >>> print(visible("loss \x1b[31mred\r \u202e"))
         loss \x1b[31mred\r \u202e
     """
-    return "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode("ascii") for c in text)
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def encodable(text: str, encoding: str | None) -> str:
@@ -95,7 +107,7 @@ class Stream:
 
     def write(self, text: str) -> int:
         """Write text, with plain replacements for the characters that the encoding lacks; return its length."""
-        self._guarded("write", encodable(text, self.encoding))
+        self._guarded("write", encodable(_drawn(text), self.encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -170,7 +182,7 @@ def rendered(renderable: Any, width: int = 100) -> str:
     )  # fmt: skip
     with console.capture() as capture:
         console.print(renderable)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines() if line.strip())
+    return "\n".join(line.rstrip() for line in visible(capture.get()).splitlines() if line.strip())
 
 
 class StatusLine:
@@ -230,14 +242,18 @@ def guarded_streams() -> Iterator[Stream]:
             error.flush()
 
 
-# Embeddings and overrides of the writing direction, which make text read as another one.
-_DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+def say_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Write an exception that nobody caught to standard error, as Python does; for `sys.excepthook`.
+
+    Example:
+        >>> say_uncaught(KeyError, KeyError("a"), None)
+    """
+    say("".join(traceback.format_exception(kind, error, trace)), end="")
 
 
-def _is_harmless(character: str) -> bool:
-    # Control characters, halves of characters, separators of lines and paragraphs.
-    steering = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
-    return character in "\n\t" or not (steering or unicodedata.bidirectional(character) in _DIRECTIONS)
+def _drawn(text: str) -> str:
+    """Escape what could steer a terminal, but for what draws."""
+    return "".join(part if number % 2 else visible(part) for number, part in enumerate(_DRAWING.split(text)))
 
 
 def _encodable_character(character: str, encoding: str) -> str:

@@ -2,7 +2,8 @@
 
 python scripts/launch_local.py -n 4 --devices-per-process 2 experiments/digits_cnn.py train --workdir runs/a
 
-Each process gets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID and its own simulated CPU devices. Their
+Each process gets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID and its own simulated CPU devices, and all
+get one ACCELNET_TOKEN, a secret of this run by which they know each other. They listen on this machine alone. Their
 lines come out with their rank in front. The exit code is that of the process that failed first, 0 if none did.
 SIGINT and SIGTERM are passed on to all. No process outlives the launcher.
 """
@@ -12,6 +13,7 @@ import contextlib
 import os
 import queue
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -82,7 +84,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def environment(rank: int, num_processes: int, port: int, devices_per_process: int) -> dict[str, str]:
+def environment(rank: int, num_processes: int, port: int, devices_per_process: int, token: str) -> dict[str, str]:
     """Return the environment variables of one process."""
     return {
         "JAX_PLATFORMS": "cpu",
@@ -92,6 +94,7 @@ def environment(rank: int, num_processes: int, port: int, devices_per_process: i
         "JAX_NUM_PROCESSES": str(num_processes),
         "JAX_PROCESS_ID": str(rank),
         "JAX_NUM_CPU_DEVICES": str(devices_per_process),
+        "ACCELNET_TOKEN": token,
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -207,12 +210,12 @@ def launch(command: Sequence[str], num_processes: int, devices_per_process: int 
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: events.put((None, number)))
-    port = free_port()
+    port, token = free_port(), secrets.token_hex(16)
     processes: list[subprocess.Popen[bytes]] = []
     threads: list[threading.Thread] = []
     try:
         for rank in range(num_processes):
-            process = start(command, environment(rank, num_processes, port, devices_per_process))
+            process = start(command, environment(rank, num_processes, port, devices_per_process, token))
             processes.append(process)
             for source, target in ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer)):
                 threads.append(threading.Thread(target=copy_lines, args=(rank, source, target), daemon=True))

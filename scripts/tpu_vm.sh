@@ -76,13 +76,23 @@ setup() {
     on_nodes setup_node
 }
 
+# A secret of this start, by which its processes know each other. In a file, since all users see a command's arguments.
+make_token() {
+    # shellcheck disable=SC2016
+    act bash -c 'umask 077 && rm -f "$0" && head -c 16 /dev/urandom | od -An -vtx1 | tr -d " \n" > "$0"' "$scratch/accelnet-token"
+}
+
 start_node() {
     local line
+    tpus tpu-vm scp "$scratch/accelnet-token" "$1:accelnet-token" --worker=all || return
     line=$(quoted env ${variables[@]+"${variables[@]}"} bash accelnet/scripts/tpu_worker.sh start "${command[@]}")
     shell_on "$1" all "$line"
 }
 
-run() { on_nodes start_node; }
+run() {
+    make_token
+    on_nodes start_node
+}
 
 # The name is the worker's own to fill in.
 # shellcheck disable=SC2016

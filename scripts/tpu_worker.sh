@@ -60,6 +60,11 @@ start() {
     if [ ! -f "$run/python" ]; then say "$(hostname) is not set up: tpu_vm.sh setup does it"; exit 2; fi
     exec 9> "$run/lock"
     if ! flock --nonblock 9; then say "A run goes on on $(hostname): tpu_vm.sh stop ends it"; exit 2; fi
+    if [ -f "$HOME/accelnet-token" ]; then
+        ACCELNET_TOKEN=${ACCELNET_TOKEN:-$(cat "$HOME/accelnet-token")}
+        export ACCELNET_TOKEN
+        rm -f "$HOME/accelnet-token"
+    fi
     rm -f "$run/exit" "$run/pid"
     if [ -f "$run/log" ]; then mv "$run/log" "$run/log.old"; fi
     # The run holds the lock as long as one of its processes lives.

@@ -12,17 +12,19 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "runtime", "scopes"}
+_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "json_file", "runtime", "scopes"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "interruption": set(),
-    "errors": set(),
+    "errors": {"terminal"},
     "arguments": {"errors"},
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),
-    "runtime": set(),
+    "cache": {"terminal"},
+    "json_file": {"errors", "arguments"},
+    "runtime": {"cache"},
     "scopes": set(),
     "ops": _GROUND,
     "models": _GROUND | {"ops"},

@@ -3,9 +3,13 @@
 import errno
 import io
 import sys
+import traceback
+import unicodedata
 
 import pytest
 
+from accelnet import terminal
+from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
 from accelnet.terminal import StatusLine, Stream, encodable, guarded_streams, rendered, say, show, visible
 from accelnet.training.progress import BarProgress, LineProgress
 
@@ -98,6 +102,40 @@ def test_what_could_steer_a_terminal_is_shown_as_its_escape(capsys, text, shown)
     say(text)
     show(text)
     assert capsys.readouterr() == (f"{shown}\n", f"{shown}\n")
+
+
+def test_every_character_that_steers_is_known_and_no_other():
+    def steers(character):
+        directions = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+        special = unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp")
+        return character not in "\n\t" and (special or unicodedata.bidirectional(character) in directions)
+
+    every = [chr(number) for number in range(sys.maxunicode + 1)]
+    assert [c for c in every if terminal._STEERING.match(c)] == [c for c in every if steers(c)]
+
+
+def test_of_what_a_library_or_a_script_prints_only_what_draws_reaches_the_terminal(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stream)
+    drawn = "\x1b[1;31mred\x1b[0m 10 %\r\x1b[K20 %\x1b[A\x1b[?25l\b"
+    with guarded_streams():
+        print(drawn)
+        print("\x1b]0;owned\x07 \x1b[2J \x1b[6n \x1bP1$r \x9d0;owned\x9c \x1b]8;;http://a\x1b\\ \u202e")
+    first, second = stream.getvalue().split("\n")[:2]
+    assert first == drawn
+    assert second.isascii() and second.isprintable() and second.startswith("\\x1b]0;owned\\x07 \\x1b[2J")
+
+
+def test_an_error_steers_no_terminal_wherever_it_is_printed(capsys):
+    for kind in (UserError, DivergenceError, PreemptedError, LostProcessError):
+        error = kind("no column a\x1b]0;owned\x07\nnext")
+        assert str(error) == "no column a\\x1b]0;owned\\x07\nnext"
+        assert "\x1b" not in "".join(traceback.format_exception(error))
+    assert "\x1b" not in str(UserCodeError("the loss", KeyError("a"), "\x1b[2J")) + str(
+        UserCodeError("the loss", ValueError("\x1b[2J"))
+    )
+    terminal.say_uncaught(ValueError, ValueError("\x1b]0;owned\x07"), None)
+    assert capsys.readouterr().err == "ValueError: \\x1b]0;owned\\x07\n"
 
 
 def test_no_name_steers_the_terminal_of_a_progress_display(monkeypatch):

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelnet.choosing.runs_page import SPLITS, runs_page
 from accelnet.errors import UserError
+from accelnet.json_file import parse_json, problem, read_json, read_text
 from accelnet.report.numbers import duration, shown
 from accelnet.terminal import rendered
 from accelnet.training.record import ROW_FIELDS, plain_value, write_report
@@ -77,10 +78,11 @@ def _read(path: Path, stored: Stored) -> dict[str, Any]:
     timing = result.get("timing") or {}
     description = stored.description or {}
     told = result.get("directions") or stored.directions
-    directions = {name: lower for name, lower in told.items() if lower is not None} if isinstance(told, dict) else {}
+    known = told.items() if isinstance(told, dict) else ()  # config.json may be of another version
+    directions = {name: lower for name, lower in known if isinstance(lower, bool)}
     validation = [row for row in rows if row["split"] == "validation"]
     return {
-        "experiment": description.get("experiment", ""),
+        "experiment": str(description.get("experiment", "")),
         "finished": bool(result),
         "step": result.get("step") or max((row["step"] for row in rows), default=0),
         "epochs": result.get("epochs") or max((row.get("epoch") or 0.0 for row in rows), default=0.0),
@@ -102,47 +104,34 @@ def _read(path: Path, stored: Stored) -> dict[str, Any]:
     }
 
 
+_NUMBER = (float, None)
+_NUMBERS = {str: _NUMBER}
+_RESULT = {
+    "metrics?": ({str: (_NUMBERS, None)}, None), "timing?": (_NUMBERS, None), "step?": _NUMBER, "epochs?": _NUMBER,
+    "parameters?": _NUMBER, "directions?": ({str: (bool, None)}, None), "devices?": ([str], None),
+}  # fmt: skip
+_ROW = {"step": float, "split": str}
+
+
 def _result(path: Path) -> dict[str, Any]:
-    file = path / "result.json"
-    try:
-        result = dict(json.loads(file.read_text()))
-        metrics = {split: dict(values) for split, values in dict(result.get("metrics") or {}).items()}
-        timing = dict(result.get("timing") or {})
-        for numbers in (*metrics.values(), timing):
-            _check_numbers(numbers)
-        _check_numbers({name: result.get(name) for name in ("step", "epochs", "parameters")})
-        return {**result, "metrics": metrics, "timing": timing}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as a run's result ({error}): leave {path} out") from error
-
-
-def _check_numbers(values: Mapping[str, Any]) -> None:
-    wrong = {name: value for name, value in values.items() if value is not None and not isinstance(value, int | float)}
-    if wrong:
-        raise TypeError(f"{', '.join(wrong)} should be numbers")
+    return read_json(path / "result.json", "a run's result", _RESULT, f"leave {path} out") or {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    file = path / "metrics.jsonl"
-    try:
-        lines = file.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read ({error}): leave {path} out") from error
+    file, advice = path / "metrics.jsonl", f"leave {path} out"
+    lines = (read_text(file, "a run's metrics", advice) or "").splitlines()
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            _check_numbers({name: value for name, value in row.items() if name != "split"})
-            rows.append({**row, "step": int(row["step"]), "split": str(row["split"])})
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            row = parse_json(line, _ROW)
+            if wrong := problem({name: value for name, value in row.items() if name != "split"}, _NUMBERS):
+                raise ValueError(wrong)
+            rows.append({**row, "step": int(row["step"])})
+        except (ValueError, OverflowError) as error:
             # A run that is writing this very line may not have finished it.
             if number == len(lines):
                 break
-            raise UserError(f"{file}, line {number} is no row of metrics ({error}): leave {path} out") from error
+            raise UserError(f"{file}, line {number} is no row of metrics ({error}): {advice}") from error
     return rows
 
 

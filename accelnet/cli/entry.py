@@ -19,7 +19,7 @@ from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, 
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.cluster.preemption import told_to_end
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
-from accelnet.terminal import guarded_streams, say
+from accelnet.terminal import guarded_streams, say, say_uncaught
 
 Verb = Callable[..., None]
 
@@ -46,6 +46,8 @@ def main(
         ...     main(experiment)
     """
     command = _Command()
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = say_uncaught
     with guarded_streams() as output:
         try:
             with told_to_end():

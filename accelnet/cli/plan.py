@@ -2,15 +2,16 @@
 
 import contextlib
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from accelnet.arguments import shown
 from accelnet.cli.devices import start_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.json_file import read_json
 from accelnet.terminal import StatusLine, show
 
 
@@ -108,15 +109,16 @@ def _with_tuned(script: Script, config: Any, directory: Path) -> Any:
     found = [path for name in ("tune.json", "compare.json") if (path := directory / name).is_file()]
     if not found:
         raise UserError(f"{directory} holds neither tune.json nor compare.json: `tune --workdir {directory}` makes one")
-    try:
-        content = json.loads(found[0].read_text())
-        if found[0].name == "tune.json":
-            settings = dict(content["recommended"])
-        else:
-            rates = {one["name"]: one["learning_rate"] for one in content["candidates"]}
-            settings = {"learning_rate": float(rates[content["winner"]])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{found[0]} cannot be understood ({error}): give another directory") from error
+    advice = f"`{found[0].stem} --workdir {directory}` makes it anew, once it is removed"
+    if found[0].name == "tune.json":
+        settings = read_json(found[0], "the answer of tune", {"recommended": {str: float}}, advice)["recommended"]
+    else:
+        shape = {"winner": str, "candidates": [{"name": str, "learning_rate": float}]}
+        content = read_json(found[0], "the answer of compare", shape, advice)
+        rates = {one["name"]: one["learning_rate"] for one in content["candidates"]}
+        if content["winner"] not in rates:
+            raise UserError(f"{found[0]} names the winner {shown(content['winner'])}, none of its candidates: {advice}")
+        settings = {"learning_rate": float(rates[content["winner"]])}
     unknown = set(settings) - {field.name for field in dataclasses.fields(script.config_type)}
     if unknown:
         raise UserError(f"{directory} recommends {', '.join(sorted(unknown))}, which this script does not have")

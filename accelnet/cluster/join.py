@@ -4,8 +4,8 @@ import time
 
 from accelnet.cluster import store as stores
 from accelnet.cluster.detection import membership
-from accelnet.cluster.rendezvous import meet
-from accelnet.errors import UserError
+from accelnet.cluster.rendezvous import bind_address, meet
+from accelnet.errors import LostProcessError, UserError
 
 
 def initialize(
@@ -21,6 +21,8 @@ def initialize(
     of TPU pods, Slurm, Open MPI and indexed jobs of Kubernetes. Without any of them, and in a run of one process,
     nothing happens. On the CPU, gloo exchanges the arrays. Calling it again does nothing.
 
+    A secret in ACCELNET_TOKEN, the same in all, keeps strangers out of the start: see `rendezvous.meet`.
+
     jax's own check that the processes are alive is set to an hour: use `Watch`.
 
     Args:
@@ -33,9 +35,10 @@ def initialize(
         Whether the run has several processes.
 
     Raises:
-        UserError: on every process that came, if one did not come in time (it is named), two have the same id or they
-            disagree on how many they are; if values are missing or out of range; if process 0 cannot be reached, or its
-            port is in use; if a device was touched already.
+        LostProcessError: on every process that came, if one did not come in time (it is named) or went away again; if
+            process 0 cannot be reached.
+        UserError: if two have the same id or they disagree on how many they are; if values are missing or out of range;
+            if the port of process 0 is in use; if a device was touched already.
 
     Example:
         >>> initialize()
@@ -55,8 +58,15 @@ def initialize(
     meet(me.address, me.num_processes, me.process_id, timeout_seconds=timeout_seconds)
     try:
         stores.join(
-            me.address, me.num_processes, me.process_id, me.local_devices, max(5.0, deadline - time.monotonic())
+            me.address,
+            me.num_processes,
+            me.process_id,
+            me.local_devices,
+            max(5.0, deadline - time.monotonic()),
+            bind_address(me.address),
         )
     except RuntimeError as error:
-        raise UserError(f"a process ended while the {me.num_processes} of the run were joining: {error}") from error
+        raise LostProcessError(
+            f"a process ended while the {me.num_processes} of the run were joining: {error}"
+        ) from error
     return True

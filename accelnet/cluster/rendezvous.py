@@ -2,28 +2,38 @@
 
 jax's client ends a process with a page of C++ if another one does not come, and does not say which. Here process 0
 listens at the coordinator's address for one line from each, answers all of them, and leaves the port to jax.
+
+Whoever can reach the port may connect: lines are sealed with the run's secret (`sealed`), and who has it not, says what
+no process says, or says it slowly, is turned away. Nothing that a stranger sends ends the start or takes of its time.
 """
 
-import contextlib
 import errno
+import ipaddress
 import json
 import os
-import selectors
 import socket
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
-from accelnet.errors import UserError
+from accelnet.cluster import sealed
+from accelnet.cluster.meeting import Meeting
+from accelnet.errors import LostProcessError, UserError
 
-_LINE_BYTES = 65536
 _RETRY_SECONDS = 0.1
 # A process that waits for an answer gives process 0 this much longer than itself to notice that time is up.
 _GRACE_SECONDS = 5.0
+_GREETING_SECONDS = 5.0
+_GREETING_BYTES = 256
+_HOST_BYTES = 300  # of one host's name in an answer
+_ANOTHER = "another program answers there, or a run that has begun without this process"
 
 
 def meet(address: str, num_processes: int, rank: int, *, timeout_seconds: float) -> list[str]:
     """Wait until every process of the run is there.
+
+    With the same ACCELNET_TOKEN in each, they prove to each other that they are of this run. Without one, whoever
+    reaches the port can take a process's place while the run starts: then the interface that process 0 listens at
+    (`bind_address`) and the network's firewall are what protects the run.
 
     Args:
         address: "host:port" of process 0.
@@ -35,16 +45,17 @@ def meet(address: str, num_processes: int, rank: int, *, timeout_seconds: float)
         The host name of each process.
 
     Raises:
-        UserError: on every process that came, if one did not, two have the same rank or they disagree on how many they
-            are; if the port is in use; if nothing answers at the address.
+        LostProcessError: on every process that came, if one did not; if nothing of this run answers at the address.
+        UserError: if two have the same rank or they disagree on how many they are, on every process that came; without
+            a secret, on the one that came too much. If the port is in use.
     """
     host, port = split_address(address)
     deadline = time.monotonic() + timeout_seconds
     hello = {"rank": rank, "num_processes": num_processes, "host": socket.gethostname()}
     if rank:
         return _visit(host, port, hello, deadline)
-    with _listen(port) as listener:
-        return _Meeting(listener, hello, deadline, timeout_seconds).wait()
+    with _listen(port, bind_address(address)) as listener:
+        return Meeting(listener, hello, deadline, timeout_seconds).wait()
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -65,8 +76,31 @@ def split_address(address: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _listen(port: int) -> socket.socket:
-    bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+def bind_address(address: str) -> str | None:
+    """Return where process 0 listens: where JAX_COORDINATOR_BIND_ADDRESS says, on this machine alone, or everywhere.
+
+    Args:
+        address: "host:port" of process 0. One of the loopback interface is reached from this machine alone.
+
+    Returns:
+        "host:port", None for every interface.
+
+    Example:
+        >>> bind_address("localhost:8476"), bind_address("10.0.0.1:8476")
+        ('127.0.0.1:8476', None)
+    """
+    if given := os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        return given
+    host, port = split_address(address)
+    host = "127.0.0.1" if host == "localhost" else host
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may be another address for other hosts
+        return None
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}") if is_loopback else None
+
+
+def _listen(port: int, bind: str | None) -> socket.socket:
     try:
         if bind:
             host, port = split_address(bind)
@@ -87,147 +121,91 @@ def _listen(port: int) -> socket.socket:
         ) from None
 
 
-@dataclass
-class _Meeting:
-    """What process 0 does: it collects one line from each of the others."""
-
-    listener: socket.socket
-    hello: dict[str, Any]
-    deadline: float
-    timeout_seconds: float
-    arrived: dict[int, str] = field(default_factory=dict)
-    lines: dict[socket.socket, bytes] = field(default_factory=dict)
-    ranks: dict[socket.socket, int] = field(default_factory=dict)
-
-    def wait(self) -> list[str]:
-        num_processes = self.hello["num_processes"]
-        self.arrived[0] = self.hello["host"]
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.listener, selectors.EVENT_READ)
-            while len(self.arrived) < num_processes:
-                remaining = self.deadline - time.monotonic()
-                if remaining <= 0:
-                    self._refuse(self._missing())
-                for key, _ in selector.select(remaining):
-                    if key.fileobj is self.listener:
-                        self._accept(selector)
-                    else:
-                        self._read(key.fileobj, selector)
-        # Closed before anybody is answered: those who then look for jax's service must not find this socket.
-        self.listener.close()
-        hosts = [self.arrived[rank] for rank in range(num_processes)]
-        self._answer({"hosts": hosts})
-        return hosts
-
-    def _accept(self, selector: selectors.BaseSelector) -> None:
-        visitor, _ = self.listener.accept()
-        visitor.setblocking(False)
-        self.lines[visitor] = b""
-        selector.register(visitor, selectors.EVENT_READ)
-
-    def _read(self, visitor: Any, selector: selectors.BaseSelector) -> None:
-        try:
-            received = visitor.recv(_LINE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            received = b""
-        line = self.lines[visitor] = self.lines[visitor] + received
-        hello = _parse(line) if line.endswith(b"\n") else {}
-        if not received or len(line) > _LINE_BYTES or hello is None:
-            # It went away, and may come again; or it is no process of a run.
-            selector.unregister(visitor)
-            visitor.close()
-            del self.lines[visitor]
-            self.arrived.pop(self.ranks.pop(visitor, -1), None)
-        elif hello:
-            self._admit(visitor, hello)
-
-    def _admit(self, visitor: socket.socket, hello: dict[str, Any]) -> None:
-        rank, host, expected = hello["rank"], hello["host"], self.hello["num_processes"]
-        if hello["num_processes"] != expected:
-            self._refuse(
-                f"process {rank} on {host} was started for a run of {hello['num_processes']} processes, and process 0 "
-                f"on {self.arrived[0]} for one of {expected}: start all with the same number"
-            )
-        if rank in self.arrived:
-            self._refuse(
-                f"two processes have the id {rank}, on {self.arrived[rank]} and on {host}: give each its own "
-                f"JAX_PROCESS_ID, from 0 to {expected - 1}"
-            )
-        self.arrived[rank], self.ranks[visitor] = host, rank
-        self.deadline = min(self.deadline, time.monotonic() + hello["seconds"])
-
-    def _missing(self) -> str:
-        expected = self.hello["num_processes"]
-        missing = [str(rank) for rank in range(expected) if rank not in self.arrived]
-        hosts = ", ".join(f"{rank} on {host}" for rank, host in sorted(self.arrived.items())[:8])
-        shown = ", ".join(missing[:16]) + (", …" if len(missing) > 16 else "")
-        return (
-            f"{len(self.arrived)} of {expected} processes arrived within {self.timeout_seconds:g} s; missing: {shown} "
-            f"(here: {hosts}{', …' if len(self.arrived) > 8 else ''}). Look at what the missing ones said, and whether "
-            "they can reach process 0"
-        )
-
-    def _refuse(self, message: str) -> None:
-        self._answer({"error": message})
-        raise UserError(message)
-
-    def _answer(self, answer: dict[str, Any]) -> None:
-        for visitor in self.lines:
-            visitor.setblocking(True)
-            visitor.settimeout(_GRACE_SECONDS)
-            # It may go away in this moment; jax's connection has a time limit too.
-            with contextlib.suppress(OSError):
-                visitor.sendall(json.dumps(answer).encode() + b"\n")
-            visitor.close()
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Read a process's line; None if it is not one."""
-    try:
-        hello = json.loads(line)
-        kinds = {"rank": int, "num_processes": int, "host": str, "seconds": float}
-        if {name: type(hello[name]) for name in kinds} != kinds or not 0 < hello["rank"] < hello["num_processes"]:
-            return None
-        return hello
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-
-
 def _visit(host: str, port: int, hello: dict[str, Any], deadline: float) -> list[str]:
     failure = "nothing answers"
     while (remaining := deadline - time.monotonic()) > 0:
         try:
-            answer = _ask(host, port, hello | {"seconds": float(remaining)}, remaining)
+            answer = _ask(host, port, hello | {"seconds": float(remaining)}, deadline)
         except OSError as error:
             failure = str(error)
             time.sleep(_RETRY_SECONDS)
             continue
         if "error" in answer:
-            raise UserError(answer["error"])
+            raise (LostProcessError if answer.get("lost") else UserError)(answer["error"])
         _wait_for_service(host, port, deadline)
         return answer["hosts"]
-    raise UserError(
+    raise LostProcessError(
         f"process {hello['rank']} on {hello['host']} did not reach process 0 at {host}:{port} in time: {failure}. "
         "Check that process 0 runs on that host, and that the address and port are right and open"
     )
 
 
-def _ask(host: str, port: int, hello: dict[str, Any], seconds: float) -> dict[str, Any]:
-    with socket.create_connection((host, port), timeout=seconds) as connection:
-        connection.settimeout(seconds + _GRACE_SECONDS)
-        connection.sendall(json.dumps(hello).encode() + b"\n")
-        line = b""
-        while not line.endswith(b"\n"):
-            received = connection.recv(_LINE_BYTES)
-            if not received:
-                raise OSError("process 0 closed the connection")
-            line += received
+def _ask(host: str, port: int, hello: dict[str, Any], deadline: float) -> dict[str, Any]:
+    """Say hello to process 0 and return its answer.
+
+    Raises:
+        OSError: if there is none, or not from a process 0 of this run.
+    """
+    nonce = sealed.make_nonce()
+    with socket.create_connection((host, port), timeout=max(0.1, deadline - time.monotonic())) as connection:
+        until = min(deadline, time.monotonic() + _GREETING_SECONDS)
+        theirs, has_secret = _read_greeting(_receive(connection, _GREETING_BYTES, until, _ANOTHER))
+        connection.sendall(sealed.seal(hello | {"nonce": nonce}, "hello", theirs))
+        most = _GREETING_BYTES + _HOST_BYTES * hello["num_processes"] + 65536
+        waiting = "it is there, and still waits for other processes"
+        try:
+            line = _receive(connection, most, deadline + _GRACE_SECONDS, waiting)
+        except ConnectionError:
+            raise OSError(_turned_away(has_secret)) from None
+    answer = sealed.unseal(line, "answer", nonce)
+    if answer is None or not _is_answer(answer, hello["num_processes"]):
+        raise OSError(f"what answers there is no process 0 of this run, or has another {sealed.VARIABLE}")
+    return answer
+
+
+def _turned_away(process_0_has_secret: bool) -> str:
+    if process_0_has_secret == sealed.has_secret():
+        same = f"; {sealed.VARIABLE} must be the same in all processes" if process_0_has_secret else ""
+        return f"process 0 closed the connection{same}"
+    without = "this process" if process_0_has_secret else "process 0"
+    return f"{without} has no {sealed.VARIABLE} and the other has one: give all processes the same"
+
+
+def _receive(connection: socket.socket, most_bytes: int, deadline: float, silence: str) -> bytes:
+    """Receive a line, which ends by the deadline however slowly it comes."""
+    line = b""
+    while not line.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(silence)
+        connection.settimeout(left)
+        try:
+            received = connection.recv(65536)
+        except TimeoutError:
+            raise TimeoutError(silence) from None
+        if not received:
+            raise ConnectionAbortedError("process 0 closed the connection")
+        line += received
+        if len(line) > most_bytes:
+            raise OSError(_ANOTHER)
+    return line
+
+
+def _read_greeting(line: bytes) -> tuple[str, bool]:
     try:
-        return dict(json.loads(line))
-    except ValueError:
-        raise OSError("another program answers there, or a run that has begun without this process") from None
+        greeting = json.loads(line)
+        nonce, has_secret = greeting["nonce"], greeting["secret"]
+        if isinstance(nonce, str) and len(nonce) == 32 and isinstance(has_secret, bool):
+            return nonce, has_secret
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise OSError(_ANOTHER)
+
+
+def _is_answer(answer: dict[str, Any], num_processes: int) -> bool:
+    hosts = answer.get("hosts")
+    are_hosts = isinstance(hosts, list) and len(hosts) == num_processes and all(isinstance(host, str) for host in hosts)
+    return isinstance(answer.get("error"), str) or are_hosts
 
 
 def _wait_for_service(host: str, port: int, deadline: float) -> None:

@@ -156,7 +156,14 @@ def devices_are_touched() -> bool:
     return xla_bridge.backends_are_initialized()
 
 
-def join(address: str, num_processes: int, rank: int, local_devices: list[int] | None, timeout_seconds: float) -> None:
+def join(
+    address: str,
+    num_processes: int,
+    rank: int,
+    local_devices: list[int] | None,
+    timeout_seconds: float,
+    bind_address: str | None = None,
+) -> None:
     """Join jax's cluster, whose processes are all known to be there.
 
     Two things differ from `jax.distributed.initialize` alone. SIGTERM stays with `Preemption`: jax's own service for it
@@ -182,6 +189,7 @@ def join(address: str, num_processes: int, rank: int, local_devices: list[int] |
             num_processes,
             rank,
             local_device_ids=local_devices,
+            coordinator_bind_address=bind_address,
             cluster_detection_method="deactivate",
             initialization_timeout=max(1, int(timeout_seconds)),
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from accelnet import arguments
+from accelnet.cache import open_private_directory
 from accelnet.data.dataset import Data
 from accelnet.data.files import package_path, read_bytes
 from accelnet.data.memory import from_arrays
 from accelnet.errors import UserError
-from accelnet.runtime import user_cache_directory
 
 DEBIAN_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 FASHION_URL = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
@@ -137,10 +137,8 @@ def download_fashion_mnist() -> Path:
         import pooch
     except ImportError:
         raise UserError(f"Fashion-MNIST is not here, and pooch, which downloads it, is not either: {advice}") from None
-    directory = user_cache_directory() / "fashion-mnist"
     try:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        directory.chmod(0o700)
+        directory = open_private_directory("fashion-mnist")
         for name, md5 in FASHION_MD5.items():
             pooch.retrieve(f"{FASHION_URL}{name}.gz", known_hash=f"md5:{md5}", fname=f"{name}.gz", path=directory)
     except (OSError, ValueError) as error:

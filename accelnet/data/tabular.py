@@ -19,6 +19,7 @@ from accelnet.data.normalize import fit, standardize
 from accelnet.data.precision import offsets_of
 from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
+from accelnet.terminal import visible
 
 # Worst to best, from the description that ggplot2 gives of the data.
 DIAMONDS_ORDERS = {
@@ -210,8 +211,10 @@ def _default_features(table: Table, target: str) -> list[str]:
     nameless = [column for column in others if column.startswith(NO_NAME)]
     if nameless:
         warnings.warn(
-            f"{table.path}: {listed(nameless)} left out: columns without a name, such as the index that pandas writes; "
-            f"to predict from them, name them in features",
+            visible(
+                f"{table.path}: {listed(nameless)} left out: columns without a name, such as the index that pandas "
+                "writes; to predict from them, name them in features"
+            ),
             stacklevel=4,  # the caller of csv
         )
     return [column for column in others if column not in nameless]

@@ -118,7 +118,8 @@ class Population:
         members = [{"seed": member.seed, **member.fields} for member in self.members]
         named = {name: getattr(self, name) for name in ("batches", "evaluations", "split", "splits")}
         description = {"experiment": sweep.example.description(), "members": members, **named}
-        file = PopulationFile(workdir, description)
+        num_points = len(_points(sweep.example.total_steps, self.evaluations))
+        file = PopulationFile(workdir, description, sweep.example.objective.metrics, num_points)
         finished = file.read()
         if finished is not None:
             return finished
@@ -196,8 +197,7 @@ class _Waves:
     @property
     def points(self) -> tuple[int, ...]:
         """Steps at which it is evaluated."""
-        points = np.linspace(0, self.sweep.example.total_steps, self.population.evaluations + 1)
-        return tuple(np.unique(np.ceil(points).astype(int)).tolist())
+        return _points(self.sweep.example.total_steps, self.population.evaluations)
 
     def _put(self, column: np.ndarray) -> jax.Array:
         assert self.programs.layout.mesh is not None
@@ -234,6 +234,11 @@ class _Waves:
         nothing = [None] * size
         names = self.sweep.example.objective.metrics
         return {name: to_arrays([by_step.get(point, {}).get(name, nothing) for point in self.points]) for name in names}
+
+
+def _points(total_steps: int, evaluations: int) -> tuple[int, ...]:
+    points = np.linspace(0, total_steps, evaluations + 1)
+    return tuple(np.unique(np.ceil(points).astype(int)).tolist())
 
 
 class _WaveProgress(Progress):

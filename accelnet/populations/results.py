@@ -1,7 +1,7 @@
 """What comes out of a population, and the files that keep it: population.json and the checkpoints of one wave."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet.errors import UserError
+from accelnet.json_file import read_json
 from accelnet.populations.members import Member
 from accelnet.populations.programs import Wave
 from accelnet.training.checkpoint import Checkpoints
@@ -19,6 +20,9 @@ from accelnet.training.hosts import Hosts
 from accelnet.training.record import plain_value, write_atomically
 from accelnet.training.saving import Saver
 from accelnet.training.workdir import Restored, Workdir
+
+_NUMBERS = [(float, None)]
+_COMPILES = {"init": int, "train": int, "eval": int}
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,15 @@ class PopulationFile:
     Args:
         workdir: Directory of the file. None: nothing is kept.
         description: JSON values that identify the population.
+        metrics: Names of its metrics.
+        num_points: Number of its evaluations, the one before the training included.
     """
 
-    def __init__(self, workdir: str | Path | None, description: Mapping[str, Any]) -> None:
+    def __init__(
+        self, workdir: str | Path | None, description: Mapping[str, Any], metrics: Iterable[str], num_points: int
+    ) -> None:
         self.path = None if workdir is None else Path(workdir) / "population.json"
+        self._metrics, self._num_points = tuple(metrics), num_points
         self.description = json.loads(json.dumps(plain_value(description)))
         self.waves: list[Any] = []
 
@@ -73,24 +82,46 @@ class PopulationFile:
         Raises:
             UserError: if the file cannot be read, or is of another population.
         """
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return None
-        try:
-            content = json.loads(self.path.read_text())
-            description, result, self.waves = content["description"], content["result"], content["waves"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{self.path} cannot be read as a population ({error}): give another directory") from error
+        curves = {name: [_NUMBERS] for name in self._metrics}
+        values = {"curves": curves, "train": curves, "metrics": {str: {str: _NUMBERS}}, "failed": [int]}
+        wave = {**values, "seconds": float}
+        whole = {
+            **wave, "split": str, "steps": [int], "compile_seconds": float, "compiles": _COMPILES, "wave_size": int,
+            "num_parameters": int,
+        }  # fmt: skip
+        shape = {"description": dict, "waves": [wave], "result": (whole, None)}
+        advice = "remove it, which trains the population anew, or give another directory"
+        content = read_json(self.path, "a population", shape, advice)
+        if content is None:
+            return None
+        description, result, self.waves = content["description"], content["result"], content["waves"]
         if description != self.description:
-            differing = [name for name in self.description if description.get(name) != self.description[name]]
+            names = dict.fromkeys([*self.description, *description])
+            differing = [name for name in names if description.get(name) != self.description.get(name)]
             raise UserError(
                 f"{self.path} is of another population, which differs in {', '.join(differing)}: give another directory"
             )
+        finished = result is None or len(result["failed"]) == len(description["members"])
+        if not finished or not all(map(self._is_complete, (*self.waves, *([] if result is None else [result])))):
+            raise UserError(f"{self.path} lacks values of some members or evaluations: {advice}")
         if result is None:
             return None
         members = tuple(Member(row.pop("seed"), row) for row in map(dict, description["members"]))
         arrays = {name: to_arrays(result[name]) for name in ("steps", "curves", "train", "metrics", "failed")}
         arrays |= {name: arrays[name].astype(int) for name in ("steps", "failed")}
-        return PopulationRun(**(result | arrays | {"members": members}))
+        named: dict[str, Any] = {name: result[name] for name in PopulationRun.__dataclass_fields__ if name != "members"}
+        return PopulationRun(members=members, **(named | arrays))
+
+    def _is_complete(self, part: Mapping[str, Any]) -> bool:
+        """Say whether every list of a wave, or of the result, has as many values as there are members and points."""
+        size = len(part["failed"])
+        columns = [*part["curves"].values(), *part["train"].values()]
+        rows = [row for column in columns for row in column]
+        rows += [row for values in part["metrics"].values() for row in values.values()]
+        lengths = {len(column) for column in (*columns, part.get("steps", columns[0]))}
+        return lengths == {self._num_points} and {len(row) for row in rows} == {size}
 
     def write(self, run: PopulationRun | None = None) -> None:
         """Write the waves that are finished, and the result if there is one."""

@@ -3,6 +3,8 @@
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from accelnet.terminal import visible
+
 _SHAPES = frozenset({"circle", "image", "path", "rect"})  # that HTML lets close themselves
 _VOID = frozenset({"img"})  # that have no end
 
@@ -25,18 +27,20 @@ def tag(name: str, *children: str, **attributes: object) -> Markup:
         >>> tag("p", "1 < 2", class_="note")
         '<p class="note">1 &lt; 2</p>'
     """
-    told = "".join(
-        f' {key.strip("_").replace("_", "-")}="{html.escape(str(value))}"' for key, value in attributes.items()
-    )
+    told = "".join(f' {key.strip("_").replace("_", "-")}="{_escaped(value)}"' for key, value in attributes.items())
     if name in _VOID:
         return Markup(f"<{name}{told}>")
     inner = joined(*children)
     return Markup(f"<{name}{told}/>" if name in _SHAPES and not inner else f"<{name}{told}>{inner}</{name}>")
 
 
+def _escaped(text: object) -> str:
+    return html.escape(visible(str(text)))
+
+
 def joined(*children: str) -> Markup:
     """Join markup and text, which is escaped."""
-    return Markup("".join(child if isinstance(child, Markup) else html.escape(str(child)) for child in children))
+    return Markup("".join(child if isinstance(child, Markup) else _escaped(child) for child in children))
 
 
 def section(title: str, *children: str) -> Markup:

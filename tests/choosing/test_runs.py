@@ -1,12 +1,14 @@
 """Runs side by side: what they left is read, and nothing else."""
 
 import json
+import os
 
 import pytest
 
 import accelnet as an
 from accelnet.choosing.runs import compare_runs, runs_table
 from accelnet.choosing.runs_page import runs_page
+from tests.damage import damaged, read_or_message
 from tests.pages import needs_browser, needs_nothing, shows
 
 HOSTILE = """<script>alert("x")</script>"""
@@ -181,3 +183,33 @@ def test_a_file_of_another_form_is_named(tmp_path, file, content):
     (path / file).write_text(content)
     with pytest.raises(an.UserError, match=file):
         compare_runs([path])
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "metrics.jsonl"])
+def test_whatever_part_of_a_file_is_damaged_the_answer_is_one_message_or_a_whole_page(tmp_path, name):
+    file = write_run(tmp_path / "a", 0.1, rows=10) / name
+    lines = file.read_text().splitlines()
+    good = json.loads(lines[0])
+    refused = shown = 0
+    for content in damaged(good):
+        file.write_text("\n".join([json.dumps(content), *lines[1:]]))
+        values, message = read_or_message(lambda: compare_runs([tmp_path / "a"]))
+        if message is not None:
+            refused += 1
+            continue
+        shown += 1
+        for text in (runs_table(values), runs_page(values)):
+            assert not {"\x1b", "\x07"} & set(text)
+    assert refused and shown
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    run = write_run(tmp_path / "a", 0.1, rows=10)
+    for name in ("result.json", "metrics.jsonl"):
+        content = (run / name).read_text()
+        (run / name).unlink()
+        os.mkfifo(run / name)
+        with pytest.raises(an.UserError, match=rf"{name} cannot be read as a run's .* \(it is no file\)"):
+            compare_runs([run])
+        (run / name).unlink()
+        (run / name).write_text(content)

@@ -1,6 +1,5 @@
 """Output of commands on streams of all kinds. A process is started only where the streams of a process are tested."""
 
-import csv
 import io
 import json
 import os
@@ -51,31 +50,6 @@ def test_help_and_messages_of_the_parser_are_plain_on_an_ascii_terminal(monkeypa
     assert end.value.code == (0 if "--help" in args else 2)
     said = b"".join(stream.buffer.getvalue() for stream in streams).decode("ascii")
     assert "train" in said
-
-
-def test_a_name_in_a_table_never_steers_the_terminal(command, tmp_path):
-    steering = "\x1b]0;gone\x07"
-    path = tmp_path / "table.csv"
-    with path.open("w", newline="") as file:
-        rows = [[f"{'ab'[i % 2]}{steering}", i % 7] for i in range(60)]
-        csv.writer(file).writerows([[f"size{steering}", "price"], *rows])
-
-    def table(config: Config) -> an.Experiment:
-        return small(config).replace(
-            name=f"table{steering}",
-            data=an.data.csv(path, target="price", categorical=[f"size{steering}"]),
-            model=lambda rngs: an.models.MLP(2, (4,), 1, rngs=rngs),
-            objective=an.objectives.squared_error(),
-        )
-
-    run = str(tmp_path / "run")
-    for args in (("train", "--workdir", run), ("evaluate", "--workdir", run), ("summary",), ("compare-runs", run)):
-        page = ("--workdir", str(tmp_path / "page")) if args[0] == "compare-runs" else ()
-        done = command(table, *args, *page)
-        assert done.code == 0, done
-        assert "\x1b" not in done.out + done.err and "\x07" not in done.out + done.err
-        if args[0] == "evaluate":
-            assert "table\\x1b]0;gone\\x07" in done.out
 
 
 def shell(text, **variables):

@@ -16,6 +16,7 @@ from accelnet.cli.plan import _with_tuned
 from accelnet.cli.script import Script
 from experiments import digits_mlp, xor_mlp
 from tests.cli.conftest import small
+from tests.damage import damaged, read_or_message
 
 ROOT = Path(__file__).parents[2]
 SHORT = ("--hidden-features", "8", "--epochs", "2")
@@ -191,8 +192,17 @@ def test_tuned_settings_are_those_recommended_or_the_winners(tmp_path):
     (tmp_path / "tune.json").write_text(json.dumps({"recommended": {"learning_rate": 0.3}}))
     assert rate() == 0.3
     (tmp_path / "tune.json").write_text("[]")
-    with pytest.raises(an.UserError, match="cannot be understood"):
+    with pytest.raises(an.UserError, match=r"tune.json cannot be read as the answer of tune"):
         rate()
+    for name, good in (
+        ("tune.json", {"recommended": {"learning_rate": 0.3}}),
+        ("compare.json", {"winner": "b", "candidates": candidates}),
+    ):
+        for content in damaged(good):
+            (tmp_path / name).write_text(json.dumps(content))
+            found, message = read_or_message(rate)
+            assert message is not None or isinstance(found, int | float)
+        (tmp_path / "tune.json").unlink(missing_ok=True)
     (tmp_path / "tune.json").write_text(json.dumps({"recommended": {"width": 3}}))
     with pytest.raises(an.UserError, match="recommends width, which this script does not have"):
         rate()

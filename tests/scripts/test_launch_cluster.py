@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,7 +34,8 @@ if [ "$1" = show ]; then echo "JobId=$4 JobName=x UserId=u JobState=$STATE Reaso
 TASK = """
 import json, os, pathlib, sys
 
-found = {"args": sys.argv[1:], "devices": os.environ.get("JAX_LOCAL_DEVICE_IDS")}
+names = {"devices": "JAX_LOCAL_DEVICE_IDS", "token": "ACCELNET_TOKEN"}
+found = {"args": sys.argv[1:]} | {name: os.environ.get(variable) for name, variable in names.items()}
 pathlib.Path(f"task-{os.environ['SLURM_PROCID']}.json").write_text(json.dumps(found))
 sys.exit(int(os.environ["CODE"]))
 """
@@ -104,7 +106,7 @@ JOBSET = closed(
 )
 # The fields that scripts/sky.yaml uses, a part of SkyPilot's task schema.
 SKY = closed(
-    ["name", "num_nodes", "workdir", "resources", "file_mounts", "setup", "run"],
+    ["name", "num_nodes", "workdir", "resources", "secrets", "file_mounts", "setup", "run"],
     name=STRING,
     num_nodes=COUNT,
     workdir=STRING,
@@ -118,6 +120,7 @@ SKY = closed(
             recover_on_exit_codes={"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 255}},
         ),
     ),
+    secrets=closed(["ACCELNET_TOKEN"], ACCELNET_TOKEN={"type": "null"}),  # given when it is launched
     file_mounts={
         "type": "object",
         "additionalProperties": closed(["name", "mode"], name=STRING, mode={"enum": ["MOUNT", "COPY"]}),
@@ -165,7 +168,14 @@ def test_every_task_of_a_slurm_job_gets_the_arguments_and_resume(slurm):
     done, tasks, calls = slurm("task.py", *args)
     assert done.returncode == 0, done.stderr
     assert [task["args"] for task in tasks] == [[*args, "--resume"]] * 2 and calls == []
-    assert "--kill-on-bad-exit=0" in (slurm.folder / "srun.txt").read_text()
+    said = (slurm.folder / "srun.txt").read_text()
+    assert "--kill-on-bad-exit=0" in said
+    # The same secret for all tasks, another for each start, and in nobody's arguments; the user's own stays.
+    token, same = (task["token"] for task in tasks)
+    assert token == same and re.fullmatch("[0-9a-f]{32}", token) and token not in said
+    assert slurm("task.py", "train")[1][0]["token"] != token
+    own = {"ACCELNET_TOKEN": "the user's"}
+    assert [task["token"] for task in slurm("task.py", "train", **own)[1]] == [*own.values()] * 2
 
 
 @pytest.mark.parametrize("args", [["train", "--resume", "--workdir", "a"], ["evaluate", "--workdir", "a"]])
@@ -238,6 +248,8 @@ def test_pods_that_saved_or_lost_another_start_again_and_a_mistake_ends_the_jobs
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert exit_codes["onExitCodes"]["containerName"] == container["name"]
+    (token,) = [entry for entry in container["env"] if entry["name"] == "ACCELNET_TOKEN"]
+    assert token["valueFrom"] == {"secretKeyRef": {"name": "accelnet", "key": "token", "optional": True}}
     assert container["command"][-1] == "--resume" and (ROOT / container["command"][1]).exists()
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert {volume["name"] for volume in pod["volumes"]} == set(mounts)

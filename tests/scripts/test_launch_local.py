@@ -111,6 +111,8 @@ def test_every_process_gets_its_rank_the_coordinator_and_the_script_s_own_argume
         each["JAX_COORDINATOR_BIND_ADDRESS"] for each in env
     }
     assert re.fullmatch(r"127\.0\.0\.1:\d{4,5}", address)
+    (token,) = {each["ACCELNET_TOKEN"] for each in env}
+    assert re.fullmatch(r"[0-9a-f]{32}", token)
 
 
 def test_the_processes_are_one_cluster(tmp_path):

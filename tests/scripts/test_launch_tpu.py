@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -38,6 +39,7 @@ RECORD = """
 import json, os, pathlib, sys
 print(json.dumps(sys.argv[1:]))
 print(json.dumps(os.environ.get("GREETING")))
+print(json.dumps(os.environ.get("ACCELNET_TOKEN")))
 """
 # Trains as accelnet does, as far as launching sees it: all processes agree on the step at which SIGTERM ends the run.
 COUNT = """
@@ -206,11 +208,22 @@ def test_a_run_on_two_workers_from_nothing_to_nothing(cloud):
 def test_arguments_and_variables_arrive_unchanged_on_every_worker(cloud):
     cloud.ready()
     greeting = "it's $HOME *\nand more"
-    cloud("run", "t", "--env", f"GREETING={greeting}", "experiments/record.py", *NASTY)
-    for worker in range(2):
-        eventually((cloud.run_files(worker=worker) / "exit").exists)
-        lines = (cloud.run_files(worker=worker) / "log").read_text().splitlines()
-        assert [json.loads(line) for line in lines] == [NASTY, greeting]
+    tokens = set()
+    for _ in range(2):
+        cloud("run", "t", "--env", f"GREETING={greeting}", "experiments/record.py", *NASTY)
+        of_workers = set()
+        for worker in range(2):
+            eventually((cloud.run_files(worker=worker) / "exit").exists)
+            lines = (cloud.run_files(worker=worker) / "log").read_text().splitlines()
+            args, told, token = (json.loads(line) for line in lines)
+            assert (args, told) == (NASTY, greeting)
+            of_workers.add(token)
+            assert not (fake_gcloud.home("t", worker) / "accelnet-token").exists()
+        tokens |= of_workers
+        assert len(of_workers) == 1
+    # Another secret for each start, which is in nobody's arguments.
+    assert len(tokens) == 2 and all(re.fullmatch("[0-9a-f]{32}", token) for token in tokens)
+    assert not any(token in (cloud.folder / "calls.jsonl").read_text() for token in tokens)
 
 
 def test_the_code_is_what_git_tracks_with_its_changes_and_what_was_there_goes(cloud):
@@ -365,7 +378,7 @@ def test_a_dry_run_prints_what_would_be_done_and_does_nothing(cloud, kind):
     pasted = subprocess.run(command, env=cloud.env, capture_output=True, text=True, timeout=60, cwd="/")
     assert pasted.returncode == 0, pasted.stderr
     assert first == "gcloud " + " ".join(cloud.calls()[0])
-    assert json.loads(pasted.stdout.splitlines()[-2]) == [*NASTY, "--resume"]
+    assert json.loads(pasted.stdout.splitlines()[-3]) == [*NASTY, "--resume"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from accelnet.runtime import private_directory
+from accelnet.cache import UNFINISHED, check_place, private_directory, write_private
 from accelnet.terminal import say
 
 TARGETS = (
@@ -69,7 +69,7 @@ def _library() -> ctypes.CDLL | None:
         _say("found no C++ compiler ($CXX, c++, g++, clang++)")
         return None
     try:
-        library = ctypes.CDLL(str(_compiled(compiler)))
+        library = _loaded_or_compiled(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         _say(f"the CPU kernels could not be compiled or loaded: {error}")
         return None
@@ -108,28 +108,53 @@ def _say(what: str) -> None:
     )
 
 
-def _compiled(compiler: tuple[str, ...]) -> Path:
-    """Return the library, compiled into the cache, or into a directory of this process if there can be no cache."""
+def _loaded_or_compiled(compiler: tuple[str, ...]) -> ctypes.CDLL:
+    """Load the library from the cache, or from a directory of this process alone where there is no cache."""
     version = _output_of([*compiler, "--version"])
     sources = sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cc")])
     facts = (version, _FLAGS, metadata.version("jaxlib"), _processor(), *(source.read_text() for source in sources))
-    key = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+    key = _hash(repr(facts).encode())
     directory = private_directory("kernels")
-    if directory is None:
-        directory = Path(tempfile.mkdtemp(prefix="accelnet-kernels-"))
-    path = directory / f"{key}.so"
-    if path.exists():
-        return path
+    if directory is not None:
+        return _kept(directory, key) or _made(directory, key, compiler)
+    check_place(tempfile.gettempdir())
+    with tempfile.TemporaryDirectory(prefix="accelnet-kernels-") as own:  # what is loaded stays without its file
+        return _made(Path(own), key, compiler)
+
+
+def _kept(directory: Path, key: str) -> ctypes.CDLL | None:
+    """Load the library of a key, if it is whole: its name holds the hash of its content."""
+    for path in directory.glob(f"{key}-*.so"):
+        if path.stem == f"{key}-{_hash(path.read_bytes())}" and not _lacking(library := ctypes.CDLL(str(path))):
+            return library
+        say(f"accelnet: {path} is damaged and is made again")
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
+    """Compile the library into a private directory, and load it."""
     say("accelnet: compiling the CPU kernels, once (about 15 seconds)")
-    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=directory)
-    os.close(handle)
-    try:
-        command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCES / "kernels.cc"), "-o", unfinished]
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as unfinished:
+        output = Path(unfinished) / "kernels.so"
+        command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCES / "kernels.cc"), "-o", str(output)]
         _output_of(command)
-        Path(unfinished).replace(path)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-    return path
+        content = output.read_bytes()
+    path = directory / f"{key}-{_hash(content)}.so"
+    write_private(path, content)
+    library = ctypes.CDLL(str(path))
+    if lacking := _lacking(library):
+        path.unlink(missing_ok=True)
+        raise OSError(f"what {shlex.join(compiler)} made lacks {', '.join(lacking)}")
+    return library
+
+
+def _lacking(library: ctypes.CDLL) -> list[str]:
+    return [name for name in (*TARGETS, "accelnet_most_bytes") if not hasattr(library, name)]
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _output_of(command: list[str]) -> str:

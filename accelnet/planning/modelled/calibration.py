@@ -1,5 +1,6 @@
 """Measurements of a device, kept privately, and the model made of them."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -7,22 +8,26 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.cache import private_directory, reason_of, write_private
+from accelnet.errors import UserError
+from accelnet.json_file import read_json
 from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call
 from accelnet.planning.modelled.device import DeviceModel
 from accelnet.planning.targets.accelerators import Accelerator
-from accelnet.runtime import user_cache_directory
+from accelnet.terminal import say
 
 VERSION = 7
 
 
-def _path(device: str) -> Path:
+def _path(device: str) -> Path | None:
+    directory = private_directory("calibration")
     name = "".join(character if character.isalnum() else "-" for character in device)
-    return user_cache_directory() / "calibration" / f"{name}.json"
+    return None if directory is None else directory / f"{name}.json"
 
 
-def save_calibration(device: str, values: dict[str, Any]) -> Path:
-    """Write measurements, whole or not at all, readable by the user alone.
+def save_calibration(device: str, values: dict[str, Any]) -> Path | None:
+    """Write measurements, whole or not at all, readable by the user alone; None where that cannot be.
 
     Products and custom calls that were measured for other models stay.
     """
@@ -32,29 +37,52 @@ def save_calibration(device: str, values: dict[str, Any]) -> Path:
         calls = {Call.read(row[0]): row for row in (*earlier["calls"], *values["calls"])}
         values = values | {"products": list(products.values()), "calls": list(calls.values())}
     path = _path(device)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values | {"version": VERSION}, indent=1) + "\n")
-    partial.chmod(0o600)
-    partial.replace(path)
+    if path is None:
+        return None
+    try:
+        write_private(path, (json.dumps(values | {"version": VERSION}, indent=1) + "\n").encode())
+    except OSError as error:
+        say(f"accelnet: what was measured is not kept: {reason_of(error)}")
+        return None
     return path
 
 
+_ARRAYS = [[str, [int]]]
+_SHAPE = {
+    "version": int, "products": [[int, int, int, int, str, float]], "calls": [[[str, _ARRAYS, _ARRAYS], float, float]],
+    "memory": {str: {str: [[float, float]]}}, "threads": int,
+    **{f"{name}_seconds": float for name in ("element", "transcendental", "launch", "dispatch", "trip")},
+}  # fmt: skip
+
+
 def load_calibration(device: str) -> dict[str, Any] | None:
-    """Read measurements; None if there are none, of another version, or such as `save_calibration` never writes."""
+    """Read measurements; None if there are none, of another version, or, said once, such as are never written."""
+    path, advice = _path(device), "it counts as none, and --measure replaces it"
+    if path is None:
+        return None
     try:
-        values = json.loads(_path(device).read_text())
-        if values["version"] != VERSION:
+        values = read_json(path, "measurements", {"version": int}, advice)
+        if values is None or values["version"] != VERSION:
             return None
+        values = read_json(path, "measurements", _SHAPE, advice)
         model = measured_model(values)
         # What is read only when a plan asks for it.
         for threads in (1, values["threads"]):
             model.memory(1024, "elementwise", threads)
             model.elements(1024, 1, threads)
         model.product(Product(8, 8, 8, 1, "float32"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+    except UserError as error:
+        _say_once(str(error))
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        _say_once(f"{path} cannot be read as measurements ({error}): {advice}")
         return None
     return values
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(f"accelnet: {text}")
 
 
 def load_model(accelerator: Accelerator) -> DeviceModel | None:

@@ -197,7 +197,7 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
 def _read_tables(content: bytes, path: str) -> dict[str, dict[str, Any]]:
     try:
         document = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise UserError(f"{path}: expected TOML in UTF-8: {error}") from error
     tables = document.get("accelerators")
     if set(document) != {"accelerators"} or not isinstance(tables, dict):

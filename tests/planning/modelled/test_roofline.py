@@ -335,10 +335,13 @@ def test_measurements_are_kept_privately_and_found_again():
         {"products": []}, {"memory": {}}, {"memory": {"elementwise": {"1": []}}}, {"element_seconds": "x"},
     ],
 )  # fmt: skip
-def test_measurements_that_are_damaged_count_as_none_and_are_replaced(content):
+def test_measurements_that_are_damaged_count_as_none_are_named_and_are_replaced(content, capsys):
     path = save_calibration("h100", measurements())
     text = json.dumps(json.loads(path.read_text()) | content) if isinstance(content, dict) else content
     path.write_text(text, errors="surrogateescape")
     assert load_model(H100.accelerator) is None
+    said = capsys.readouterr().err.splitlines()
+    # That of another version is there after every update.
+    assert len(said) == (text != '{"version": 8}') and all(f"{path} cannot be read as meas" in line for line in said)
     save_calibration("h100", measurements())
     assert load_model(H100.accelerator) is not None

@@ -300,6 +300,7 @@ def test_a_file_that_is_missing_a_folder_or_no_text_is_a_mistake(tmp_path):
         with pytest.raises(UserError, match="cannot be read as a file of targets"):
             load_accelerators(path)
     path = tmp_path / "binary.toml"
-    path.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="expected TOML in UTF-8"):
-        load_accelerators(str(path))
+    for content in (b"\xff\xfe", b"a = " + b"[" * 100_000, b"a = " + b"9" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="expected TOML in UTF-8"):
+            load_accelerators(str(path))
