@@ -12,12 +12,13 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "runtime", "scopes"}
+_GROUND = {"errors", "wording", "arguments", "signature", "fingerprint", "terminal", "runtime", "scopes"}
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "errors": set(),
-    "arguments": {"errors"},
+    "wording": set(),
+    "arguments": {"errors", "wording"},
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),

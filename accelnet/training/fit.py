@@ -10,9 +10,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from accelnet import runtime
-from accelnet.arguments import number, path
+from accelnet.arguments import flags, instance, names, number, path, sequence, word
 from accelnet.errors import UserError
-from accelnet.experiment import Experiment
+from accelnet.experiment import Experiment, check_experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.terminal import say
@@ -93,9 +93,12 @@ def fit(
     """
     timing = Timing()
     runtime.prepare()
-    if events:
+    check_experiment(experiment)
+    if events := sequence("events", events):
         experiment = experiment.replace(events=(*experiment.events, *events))
+    flags(resume=resume, allow_change=allow_change, progress=progress)
     number("hang_timeout", hang_timeout, above=0)
+    instance("pace", pace, Pace, "a Pace")
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
     with supervised(workdir, hang_timeout) as hosts, ExitStack() as stack:
@@ -174,6 +177,14 @@ def evaluate(
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
     runtime.prepare()
+    check_experiment(experiment)
+    flags(best=best)
+    number("hang_timeout", hang_timeout, above=0)
+    workdir = path("workdir", workdir)
+    if splits is not None:
+        splits = [
+            word("a split to evaluate", split, tuple(experiment.data.splits)) for split in names("splits", splits)
+        ]
     with supervised(None, hang_timeout) as hosts, ExitStack() as stack:
         experiment = _refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
