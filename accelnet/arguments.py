@@ -46,7 +46,14 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
 
 
 def number(
-    name: str, value: Any, low: float | None = None, high: float | None = None, *, above: float | None = None
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    varies: bool = False,
 ) -> float:
     """Return a finite number.
 
@@ -56,6 +63,8 @@ def number(
         low: Least value that is allowed, None for any.
         high: Largest value that is allowed, None for any.
         above: Value that it must exceed, None for any.
+        below: Value that it must stay below, None for any.
+        varies: Whether it may be one that differs between members of a population, which answers for all of them.
 
     Raises:
         UserError: if it is of another kind or out of range.
@@ -67,12 +76,15 @@ def number(
         Traceback (most recent call last):
         accelnet.errors.UserError: epochs is '3', expected a finite number above 0
     """
-    _ask(float, value)
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    good = good and _within(value, low, high) and (above is None or float(value) > above)
+    varies = varies and hasattr(type(value), "__jax_array__")
+    if not varies:
+        _ask(float, value)
+    good = varies or (isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
+    good = good and _within(value, low, high) and (above is None or value > above) and (below is None or value < below)
     bound = f" above {above}" if above is not None else ""
-    _check(name, value, good, f"a finite number{bound}{_range(low, high)}")
-    return float(value)
+    bound += _range(low, high) + (f" and below {below}" if below is not None else "")
+    _check(name, value, good, f"a finite number{bound}")
+    return value if varies else float(value)
 
 
 def fraction(name: str, value: Any) -> float:
@@ -121,14 +133,7 @@ def word(name: str, value: Any, choices: Collection[str] | None = None) -> str:
 
 
 def sizes(name: str, value: Any) -> tuple[int, ...]:
-    """Return several whole numbers of at least 1, such as the widths of layers.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: A list or tuple.
-
-    Raises:
-        UserError: if it, or a number in it, is of another kind or out of range.
+    """Return several whole numbers of at least 1, such as the widths of layers; anything else raises `UserError`.
 
     Example:
         >>> sizes("widths", (16, 0))
@@ -157,13 +162,7 @@ def flag(name: str, value: Any) -> bool:
 
 
 def flags(**values: Any) -> None:
-    """Refuse, by name, the first of several values that is no `flag`.
-
-    Example:
-        >>> flags(resume=True, progress=None)
-        Traceback (most recent call last):
-        accelnet.errors.UserError: progress is None, expected True or False
-    """
+    """Refuse, by name, the first of several values that is no `flag`."""
     for name, value in values.items():
         flag(name, value)
 

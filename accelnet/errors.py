@@ -140,6 +140,7 @@ def user_code(role: str, given: str = "") -> Iterator[None]:
         raise
     except Exception as error:
         failed = UserCodeError(role, error, given)
-        if not own_frames(error):  # there is no code to show: what was given does not fit
+        # Without code to show (an error of syntax shows its own), what was given does not fit.
+        if not own_frames(error) and not isinstance(error, SyntaxError):
             raise UserError(" ".join(str(failed).split())) from error
         raise failed from error

@@ -24,10 +24,7 @@ def identity(x: T) -> T:
 
 def check_dropout(rate: float) -> None:
     """Refuse what is no rate of dropout."""
-    if not hasattr(rate, "__jax_array__"):  # one that differs between members answers comparisons for all of them
-        number("dropout", rate)
-    if not 0.0 <= rate < 1.0:
-        raise UserError(f"dropout is {rate}, expected a rate in [0, 1)")
+    number("dropout", rate, 0, below=1, varies=True)
 
 
 def check_rngs(rngs: Any) -> None:

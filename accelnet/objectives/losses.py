@@ -57,8 +57,7 @@ def softmax_cross_entropy(
     Source: Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016, section 7; Lin et al.,
     "Focal loss for dense object detection", 2017, equation 4.
     """
-    if number("label_smoothing", label_smoothing, 0) >= 1:
-        raise UserError(f"label_smoothing is {label_smoothing}, expected a number in [0, 1)")
+    number("label_smoothing", label_smoothing, 0, below=1, varies=True)
     focal = number("focal", focal, 0)
     table = None if class_weights is None else _class_weights(class_weights)
 
@@ -191,7 +190,7 @@ def huber(*, delta: float = 1.0, num_outputs: int = 1, metrics: Metrics | None =
 
     Source: Huber, "Robust estimation of a location parameter", 1964.
     """
-    number("huber: delta", delta, above=0)
+    number("huber: delta", delta, above=0, varies=True)
 
     def loss(outputs: Any, batch: Batch) -> jax.Array:
         outputs, targets = paired(outputs, batch["targets"])
