@@ -58,3 +58,16 @@ def did_you_mean(value: Any, choices: Iterable[str]) -> str:
     """
     close = get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
     return f"; did you mean {shown(close[0])}?" if close else ""
+
+
+def size(number: float) -> str:
+    """Return bytes as people read them, in powers of 1,024.
+
+    Example:
+        >>> size(3 << 30), size(1500)
+        ('3.0 GiB', '1.5 KiB')
+    """
+    for prefix, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= unit:
+            return f"{number / unit:.1f} {prefix}"
+    return f"{number:.0f} B"

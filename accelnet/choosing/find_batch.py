@@ -15,7 +15,7 @@ from accelnet.choosing.find_batch_page import page
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
-from accelnet.populations.programs import free_bytes
+from accelnet.parallel.memory import free_bytes
 from accelnet.training.compiled import Program
 from accelnet.training.initial import initial_arrays
 from accelnet.training.program import prepare

@@ -18,6 +18,7 @@ from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
+from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import guarded_streams, say
 
 Verb = Callable[..., None]
@@ -47,7 +48,8 @@ def main(
     command = _Command()
     with guarded_streams() as output:
         try:
-            command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
+            with exhaustion_explained():
+                command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
         except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:
             _leave(error)
             _exit(f"error: {error}", error.exit_code)

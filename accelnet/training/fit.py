@@ -15,13 +15,14 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
+from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
-from accelnet.training.program import Programs, prepare
+from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.record import plain_value
 from accelnet.training.result import Timing, make_result
@@ -101,11 +102,12 @@ def fit(
     instance("pace", pace, Pace, "a Pace")
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
-    with supervised(workdir, hang_timeout) as hosts, ExitStack() as stack:
+    with supervised(workdir, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
         if workdir is not None and resume:
             experiment = _refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
+        check_fits(programs, feed)
         hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
@@ -185,10 +187,11 @@ def evaluate(
         splits = [
             word("a split to evaluate", split, tuple(experiment.data.splits)) for split in names("splits", splits)
         ]
-    with supervised(None, hang_timeout) as hosts, ExitStack() as stack:
+    with supervised(None, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
         experiment = _refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
+        check_fits(programs, feed)
         checkpoints = Checkpoints(
             workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,
             note=say, read_only=True,
