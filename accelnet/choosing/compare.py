@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from accelnet.arguments import flags, instance, integer, number, path, sequence, word
+from accelnet.arguments import flags, instance, integer, number, sequence, word
 from accelnet.choosing.candidates import Candidate, without_test
 from accelnet.choosing.compare_page import comparison_page
 from accelnet.choosing.paired import ALPHA, Comparison, check_seeds, compare_paired, mean_interval, median_interval
@@ -26,6 +26,7 @@ from accelnet.populations.results import PopulationRun
 from accelnet.terminal import StatusLine
 from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report
+from accelnet.training.writable import check_workdir
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
 _FIRST_TUNING_SEED = 1_000_000  # those of the comparison are others: what won by luck does not count twice
@@ -72,9 +73,8 @@ def compare(
     flags(progress=progress)
     if target is not None:
         number("target", target)
-    if workdir is not None:
-        workdir = path("workdir", workdir)
     seeds = _check(candidates, seeds, rates, tuning_seeds, alpha)
+    workdir = check_workdir(workdir)
     examples = {one.name: without_test(one.function)(one.config) for one in candidates}
     first = examples[candidates[0].name]
     metric = first.best_metric if metric is None else metric

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet import runtime
-from accelnet.arguments import flags, integer, path
+from accelnet.arguments import flags, integer
 from accelnet.choosing.find_batch_page import page
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
@@ -22,6 +22,7 @@ from accelnet.training.program import prepare
 from accelnet.training.progress import make_progress
 from accelnet.training.record import plain_value, write_report
 from accelnet.training.step import make_gradient
+from accelnet.training.writable import check_workdir
 
 NUM_BATCHES = 32
 _CHUNK_STEPS = 100
@@ -96,8 +97,7 @@ def find_batch(
     check_experiment(experiment)
     integer("points", points, 1)
     flags(progress=progress)
-    if workdir is not None:
-        workdir = path("workdir", workdir)
+    workdir = check_workdir(workdir)
     if experiment.order.batch_size * 2 > experiment.order.num_examples:
         raise UserError(
             f"a batch has {experiment.order.batch_size} of {experiment.order.num_examples} examples, and the noise "

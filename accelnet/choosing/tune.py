@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.arguments import flags, instance, integer, number, path, word
+from accelnet.arguments import flags, instance, integer, number, word
 from accelnet.arguments import function as function_of
 from accelnet.choosing.search import at_share, search
 from accelnet.choosing.stage import Stage, make_stage
@@ -22,6 +22,7 @@ from accelnet.populations.members import ExperimentFunction, Member, check_field
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
 from accelnet.training.record import write_atomically, write_report
+from accelnet.training.writable import check_workdir
 from accelnet.wording import shown
 
 EVALUATIONS = 4
@@ -73,7 +74,6 @@ def tune(
     instance("ranges", ranges, Mapping, "a dict of (low, high), or None, by field")
     flags(progress=progress)
     word("metric", metric)
-    folder = None if workdir is None else path("workdir", workdir)
     spans = {name: _span(config, name, span) for name, span in ranges.items()}
     points = (16 if len(spans) == 1 else 8) if points is None else points
     experiment = check_experiment(function(config))
@@ -87,6 +87,7 @@ def tune(
             f"a share of {budget:g} of {experiment.total_steps} steps is {num_steps}, too few for any statement: give "
             f"a larger --budget, from {min(1.0, _MIN_STEPS / experiment.total_steps):.2g} on"
         )
+    folder = check_workdir(workdir)
     first_seed, start = getattr(config, "seed", 0), time.perf_counter()
 
     def train(wanted: Sequence[tuple[Mapping[str, float], int]], share: float, name: str) -> PopulationRun:

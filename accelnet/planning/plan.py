@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnet import runtime
-from accelnet.arguments import flags, names, number, path
+from accelnet.arguments import flags, names, number
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
 from accelnet.parallel.mesh import parse_mesh
@@ -25,6 +25,7 @@ from accelnet.planning.targets.accelerators import load_accelerators
 from accelnet.planning.targets.target import DEFAULT_TARGETS, Target, find_target, this_machine
 from accelnet.terminal import StatusLine
 from accelnet.training.record import write_atomically
+from accelnet.training.writable import check_workdir
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,7 @@ def plan(
     if mesh is not None and mesh != "auto":
         parse_mesh(mesh)
     runtime.prepare()
-    if workdir is not None:
-        workdir = path("workdir", workdir)
-        # Before minutes of compiling, not after.
-        probe = Path(workdir) / "plan.probe"
-        write_atomically(probe, "")
-        probe.unlink()
+    workdir = check_workdir(workdir)
     say = StatusLine(progress)
     named = find_targets(targets, targets_file)
     measured = None
