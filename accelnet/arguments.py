@@ -79,12 +79,13 @@ def number(
     varies = varies and hasattr(type(value), "__jax_array__")
     if not varies:
         _ask(float, value)
+    plain: Any = value
     good = varies or (isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
-    good = good and _within(value, low, high) and (above is None or value > above) and (below is None or value < below)
+    good = good and _within(plain, low, high) and (above is None or plain > above) and (below is None or plain < below)
     bound = f" above {above}" if above is not None else ""
     bound += _range(low, high) + (f" and below {below}" if below is not None else "")
     _check(name, value, good, f"a finite number{bound}")
-    return value if varies else float(value)
+    return plain if varies else float(plain)
 
 
 def fraction(name: str, value: Any) -> float:
