@@ -110,7 +110,7 @@ ROWS = [
     (
         "inputs",
         lambda v: models.summary(models.MLP(3, (4,), 2, rngs=nnx.Rngs(0)), v),
-        [None, "a", THING, [], int, np.zeros((1, 4))],
+        [None, "a", THING, [], int, np.zeros((1, 4), np.float32)],
     ),
     (ONE_LINE, lambda v: models.per_mode(training=v, evaluation=v), [None, 3, "a", THING]),
 ]
