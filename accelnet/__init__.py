@@ -23,3 +23,4 @@ from accelnet.training.fit import evaluate as evaluate
 from accelnet.training.fit import fit as fit
 from accelnet.training.initial import Initial as Initial
 from accelnet.training.run import Run as Run
+from accelnet.training.verify import verify as verify

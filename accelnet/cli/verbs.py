@@ -8,5 +8,6 @@ from accelnet.cli.plan import plan, targets
 from accelnet.cli.summary import summary
 from accelnet.cli.train import train
 from accelnet.cli.tune import tune
+from accelnet.cli.verify import verify
 
-VERBS = (train, evaluate, tune, find_batch, compare_runs, compare, summary, plan, targets)
+VERBS = (train, evaluate, tune, find_batch, compare_runs, compare, summary, plan, targets, verify)

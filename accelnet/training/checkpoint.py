@@ -1,17 +1,23 @@
-"""Checkpoints: state, record and configuration of a run as one unit, asynchronous and atomic, by Orbax.
+"""Checkpoints: state and record of a run as one unit, written beside the training, whole or not at all.
 
-Only this file knows Orbax. A checkpoint is a directory `checkpoints/STEP` with a flat dict of arrays and one JSON
-document; Orbax writes it under another name and renames it when it is complete. Every process writes and reads what
-lies on its own devices, and a checkpoint of one layout is read into any other. The JSON holds a checksum of every
-array, so damage is found when a run resumes and not in its results.
+A checkpoint is a directory `checkpoints/STEP`: `state/`, a flat dict of arrays by Orbax, to which every process writes
+what lies on its own devices, and from which any other layout reads; `record.json`; and the manifest of both. It is
+written under another name, which is given up when all of it is on the disk and was looked at once more. So whatever
+damages a file later is found when a run resumes, and not in its results.
+
+Only this file knows Orbax.
 """
 
 import contextlib
+import functools
+import json
 import logging
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +26,16 @@ import jax
 from accelnet.errors import UserError
 from accelnet.parallel.rules import path_names
 from accelnet.terminal import say
-from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
-from accelnet.training.snapshot import ChecksumError, is_on_cpu, snapshot, verified
+from accelnet.training.manifest import DamagedError, check_seal, seal, sync
+from accelnet.training.snapshot import is_on_cpu, snapshot, verified
 
 Tree = Any
 Record = dict[str, Any]
 
 DIRECTORY = "checkpoints"
+RECORD = "record.json"
+_SAVING, _DELETING = ".saving-", ".deleting-"
 
 
 @dataclass(eq=False)
@@ -35,13 +43,13 @@ class Checkpoints:
     """The checkpoints of one work directory.
 
     Args:
-        workdir: Directory of the run; "checkpoints" in it is created when something is saved.
+        workdir: Directory of the run, which is there; "checkpoints" in it is made when something is saved.
         hosts: Processes of the run. None: this one.
         keep_last: Number of newest checkpoints kept, at least 1.
-        keep_best: Number of checkpoints kept whose validation metric is the best, at least 0.
-        best_metric: Name of that metric.
-        lower_is_better: Direction of that metric.
+        keep_best: Number of checkpoints kept that are the best, at least 0.
         note: Function that gets a sentence when a damaged checkpoint is passed over.
+        complete: Function that returns a record with what else belongs to it. It raises `DamagedError` if that is not
+            whole; but where no checkpoint is, it is called again, with True, and returns what there is.
         read_only: Change nothing in the directory, where another process may be training.
     """
 
@@ -50,42 +58,22 @@ class Checkpoints:
     hosts: Hosts | None = None
     keep_last: int = 2
     keep_best: int = 1
-    best_metric: str = "loss"
-    lower_is_better: bool = True
     note: Callable[[str], None] = say
+    complete: Callable[[Record, bool], Record] = lambda record, _: record
     read_only: bool = False
 
     def __post_init__(self) -> None:
         self.directory = Path(self.workdir).absolute() / DIRECTORY
-        self._manager: Any = None
         self._thread = ThreadPoolExecutor(1, "accelnet-checkpoint")
         self._writing: Future[None] | None = None
 
-    def _open(self) -> Any:
-        if self._manager is None:
-            import orbax.checkpoint as ocp  # imported where it is needed: 0.3 s
-            from orbax.checkpoint import checkpoint_managers as policies
+    @functools.cached_property
+    def _orbax(self) -> Any:
+        import orbax.checkpoint as ocp  # imported where it is needed: 0.3 s
 
-            # Orbax reports every step of a save at this level; what matters comes as an exception.
-            logging.getLogger("absl").setLevel(logging.ERROR)
-            keep: list[Any] = [policies.LatestN(self.keep_last)]
-            if self.keep_best:
-                settings = {"n": self.keep_best, "reverse": True, "keep_checkpoints_without_metrics": False}
-                keep.append(policies.BestN(get_metric_fn=self._score, **settings))
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    preservation_policy=policies.AnyPreservationPolicy(keep),
-                    best_fn=self._score,  # without it Orbax writes no metrics
-                    best_mode="min",
-                    cleanup_tmp_directories=not self.read_only,
-                    read_only=self.read_only,
-                    create=not self.read_only,
-                    enable_async_checkpointing=True,
-                ),
-                item_names=("state", "record"),
-            )
-        return self._manager
+        # Orbax reports every step of a save at this level; what matters comes as an exception.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        return ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
     def steps(self) -> list[int]:
         """Return the steps of the checkpoints that are complete, ascending."""
@@ -97,48 +85,77 @@ class Checkpoints:
         # What a network file system shows may differ from host to host for a while.
         return function() if self.hosts is None else self.hosts.on_first(function)
 
-    def best_step(self) -> int | None:
-        """Return the step with the best validation metric, None if no checkpoint has one."""
-        scored = {}
-        for step in self._on_first(self.steps):
-            metrics = self._open().metrics(step)
-            if metrics and self.best_metric in metrics:
-                scored[step] = self._score(metrics)
-        return min(scored, key=scored.__getitem__, default=None)
+    def _path(self, step: int) -> Path:
+        return self.directory / str(step)
 
-    def _score(self, metrics: dict[str, float]) -> Any:
-        """Return what is the smaller the better; of equals the earliest, which took less training."""
-        return rank(metrics[self.best_metric], self.lower_is_better), metrics["step"]
+    def clear(self) -> None:
+        """Remove what a process that was killed has left half-written; for the one that may write here.
 
-    def save(self, state: Tree, record: Record, metrics: dict[str, float] | None = None) -> None:
+        Raises:
+            UserError: if it cannot be removed.
+        """
+
+        def remove() -> None:
+            for prefix in (_SAVING, _DELETING):
+                for path in self.directory.glob(f"{prefix}*"):
+                    shutil.rmtree(path)
+
+        with self._reporting():
+            self._on_first(remove)
+
+    def save(
+        self,
+        state: Tree,
+        record: Record,
+        ranks: Mapping[int, float] | None = None,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begin to write a checkpoint of the state as it is now.
 
         Args:
             state: Pytree of arrays with a scalar `step`.
             record: JSON values that belong to it.
-            metrics: Validation metrics of this very state, if there are any.
+            ranks: By step what is the smaller the better, for the steps that may be kept as the best.
+            before: Function that is called before the checkpoint gets its name, beside the training: what it refers to
+                has to be on the disk.
 
         Raises:
             UserError: if it or the one before it cannot be written. All complete checkpoints stay.
         """
-        import orbax.checkpoint as ocp
-
         self.wait()
         arrays, checksums = snapshot(dict(path_names(state)))
+        step, ranks = int(state.step), dict(ranks or {})
+        saving = self.directory / f"{_SAVING}{step}"
 
-        def write() -> None:
+        def begin() -> None:
+            import orbax.checkpoint as ocp
+
             # To convert an array that is not ready would hold Python's lock, and with it the training.
             jax.block_until_ready((arrays, checksums))
-            signatures = {
-                name: {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": int(checksums[name])}
-                for name, array in arrays.items()
-            }
-            content = ocp.args.JsonSave(record | {"arrays": signatures})
-            state_and_record = ocp.args.Composite(state=ocp.args.StandardSave(arrays), record=content)
-            scored = None if metrics is None else {**metrics, "step": step}
-            self._open().save(step, metrics=scored, args=state_and_record, force=True)
+            self._orbax.save(saving / "state", args=ocp.args.StandardSave(arrays))
 
-        step = int(state.step)
+        def end() -> None:
+            self._orbax.wait_until_finished()  # for all processes
+            if jax.process_index() == 0:
+                described = {
+                    name: {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": int(checksums[name])}
+                    for name, array in arrays.items()
+                }
+                before()
+                (saving / RECORD).write_text(json.dumps(record | {"arrays": described}, allow_nan=False) + "\n")
+                self._commit(saving, step, ranks)
+
+        def make_room() -> None:
+            if saving.exists():
+                shutil.rmtree(saving)
+            self.directory.mkdir(exist_ok=True)  # not its parents: the work directory may be gone
+            saving.mkdir()
+
+        def write() -> None:
+            make_room()
+            begin()
+            end()
+
         if jax.process_count() == 1 and is_on_cpu(arrays):
             # Orbax prepares a save for longer than it takes to copy a state of a few MB.
             self._writing = self._thread.submit(write)
@@ -146,25 +163,85 @@ class Checkpoints:
             # With several processes Orbax synchronizes the devices, in an order that must be the same on all. And on
             # an accelerator it has to fetch the arrays before the next chunk of steps writes into them.
             with self._reporting():
-                write()
+                self._on_first(make_room)
+                begin()
+            self._writing = self._thread.submit(end)
+
+    def _commit(self, saving: Path, step: int, ranks: Mapping[int, Any]) -> None:
+        """Give a checkpoint its name when it is whole, and delete those that are not kept any more."""
+        seal(saving)
+        final = self._path(step)
+        if final.exists():
+            self._delete(step)
+        saving.rename(final)
+        sync(self.directory)
+        self._look_at(step)
+        steps = self.steps()
+        best = sorted((ranks[step], step) for step in steps if step in ranks)[: self.keep_best]
+        for one in sorted(set(steps) - set(steps[-self.keep_last :]) - {step for _, step in best}):
+            self._delete(one)
+
+    def _look_at(self, step: int) -> None:
+        """Read the outline of a checkpoint, and one array, back from where it is now."""
+        import tensorstore
+
+        check_seal(self._path(step))
+        place = {"driver": "ocdbt", "base": f"file://{self._path(step)}/state/", "path": "step/"}
+        found = tensorstore.open({"driver": "zarr", "kvstore": place}, open=True).result().read().result()
+        if int(found) != step:
+            raise DamagedError(f"what was written as step {step} is read back as {found}")
+
+    def _delete(self, step: int) -> None:
+        # Renamed first, so that no half of it is ever taken for a checkpoint.
+        deleting = self.directory / f"{_DELETING}{step}-{time.time_ns()}"
+        self._path(step).rename(deleting)
+        shutil.rmtree(deleting)
 
     def wait(self) -> None:
-        """Wait until what was saved is on the disk."""
-        with self._reporting():
-            if self._writing is not None:
+        """Wait until what was saved is on the disk, for all processes; all call this in the same order.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        if jax.process_count() == 1:
+            self.finish()
+            return
+        failed = None
+        try:
+            self.finish()
+        except UserError as error:
+            failed = error
+        if failed and jax.process_index() != 0:
+            raise failed
+
+        def say_failed() -> None:
+            if failed:
+                raise failed
+
+        self._on_first(say_failed)
+
+    def finish(self) -> None:
+        """Wait until what this process writes is on the disk.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        if self._writing is not None:
+            with self._reporting():
                 writing, self._writing = self._writing, None
                 writing.result()
-            if self._manager is not None:
-                self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Wait, and stop the threads."""
+        """Finish, and stop the threads. What could not be written is a note: something else ends the run already."""
         try:
-            self.wait()
-        finally:
-            if self._manager is not None:
-                self._manager.close()
-                self._manager = None
+            self.finish()
+        except UserError as error:
+            self.note(str(error))
+        if "_orbax" in vars(self):
+            with contextlib.suppress(Exception):  # said when it was met
+                self._orbax.close()
+            del self._orbax
+        self._thread.shutdown()
 
     def restore(self, abstract: Tree, step: int | None = None) -> tuple[Tree, Record] | None:
         """Read a checkpoint.
@@ -179,39 +256,99 @@ class Checkpoints:
         Raises:
             UserError: if the checkpoint does not fit `abstract`, `step` is not there, or none is whole.
         """
+        damages: dict[int, str] = {}
+        for candidate, record in self._whole(step, damages):
+            stored = record.pop("arrays")
+            self._check_fit(candidate, abstract, stored)
+            shapes = dict(path_names(abstract))
+            try:
+                arrays = self.read_arrays(candidate, shapes, stored)
+            except Exception as error:  # Orbax and TensorStore each have their own
+                damage = self._damage(candidate, error)
+                if jax.process_count() > 1 and not isinstance(error, DamagedError):
+                    # Perhaps only this process has met it, and the others wait for it in Orbax.
+                    self._explain(error)
+                    raise UserError(f"{damage}: move it away, and go on from the one before with --resume") from error
+                damages[candidate] = damage
+                continue
+            for damage in damages.values():
+                self.note(f"{damage}: going on from step {candidate}")
+            self._set_aside(candidate)
+            return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes]), record
+        if damages:
+            raise UserError("; ".join(damages.values()) + ": none is whole, start again in another --workdir")
+        return None
+
+    def read_record(self, step: int | None = None) -> tuple[int, Record] | None:
+        """Return step and record of a checkpoint, with "arrays" that describe its arrays by path.
+
+        Args:
+            step: Step of the checkpoint. None: the newest that is whole.
+
+        Returns:
+            (step, record), or None if there is no checkpoint.
+
+        Raises:
+            UserError: if `step` is not there, or none is whole.
+        """
+        damages: dict[int, str] = {}
+        for found in self._whole(step, damages):
+            return found
+        if damages:
+            raise UserError("; ".join(damages.values()) + ": none is whole")
+        return None
+
+    def outline(self) -> Record | None:
+        """Return the newest record that is whole, whether or not the arrays beside it are; None if there is none."""
+        for step in reversed(self.steps()):
+            with contextlib.suppress(DamagedError, OSError):
+                check_seal(self._path(step), [RECORD])
+                return json.loads((self._path(step) / RECORD).read_text())
+        return None
+
+    def _whole(self, step: int | None, damages: dict[int, str]) -> Iterator[tuple[int, Record]]:
+        """Give step and record of checkpoints, the newest first; add a sentence for each that is damaged."""
         steps = self._on_first(self.steps)
         if step is not None:
             if step not in steps:
                 raise UserError(f"{self.directory} has no checkpoint of step {step}, only of {steps or 'none'}")
             steps = [step]
-        if not steps:
-            return None
-        damages = []
-        for candidate in reversed(steps):
-            try:
-                state, record = self._read(candidate, abstract)
-            except UserError:
-                raise
-            except Exception as error:  # Orbax, TensorStore and JSON each have their own
-                damaged = f"checkpoint {self.directory / str(candidate)} is damaged ({first_line(error)})"
-                if jax.process_count() > 1 and not isinstance(error, ChecksumError):
-                    # Perhaps only this process has met it, and the others wait for it in Orbax.
-                    raise UserError(f"{damaged}: move it away, and go on from the one before with --resume") from error
-                damages.append(damaged)
-                continue
-            for damage in damages:
-                self.note(f"{damage}: going on from step {candidate}")
-            self._set_aside([s for s in steps if s > candidate])
-            return state, record
-        raise UserError("; ".join(damages) + ": none is whole, start again in another --workdir")
+        for lenient in (False, True):
+            for candidate in reversed(steps):
+                found = self._on_first(partial(self._examine, candidate, lenient))
+                if isinstance(found, str):
+                    damages[candidate] = found
+                elif found is not None:
+                    yield candidate, found
 
-    def read_record(self, step: int) -> Record:
-        """Return the JSON values of a checkpoint, with "arrays" that describe its arrays by path."""
-        import orbax.checkpoint as ocp
+    def _examine(self, step: int, lenient: bool) -> Record | str | None:
+        """Return the record of a checkpoint, or what is damaged about it; None if it was deleted meanwhile."""
+        try:
+            check_seal(self._path(step))
+            return self.complete(json.loads((self._path(step) / RECORD).read_text()), lenient)
+        except (DamagedError, OSError) as error:
+            return self._damage(step, error) if self._path(step).exists() else None
 
-        return self._open().restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+    def _damage(self, step: int, error: Exception) -> str:
+        why = str(error) if isinstance(error, DamagedError) else first_line(error)
+        return f"checkpoint {self._path(step)} is damaged ({why})"
 
-    def read_arrays(self, step: int, shapes: dict[str, Any], stored: Record) -> dict[str, jax.Array]:
+    def _check_fit(self, step: int, abstract: Tree, stored: Mapping[str, Any]) -> None:
+        shapes = dict(path_names(abstract))
+        if differing := sorted(set(shapes) ^ set(stored)):
+            raise UserError(
+                f"checkpoint {self._path(step)} is of another model or optimizer: it and the "
+                f"experiment differ in {', '.join(differing[:5])}{' …' if len(differing) > 5 else ''}"
+            )
+        for name, shape in shapes.items():
+            before, now = (stored[name]["dtype"], stored[name]["shape"]), (shape.dtype.name, list(shape.shape))
+            if before != now:
+                raise UserError(
+                    f"checkpoint {self._path(step)} holds {name} as {before[0]}{before[1]}, the experiment as "
+                    f"{now[0]}{now[1]}"
+                )
+
+    def read_arrays(self, step: int, shapes: dict[str, Any], stored: Mapping[str, Any]) -> dict[str, jax.Array]:
         """Return the arrays of a checkpoint by path.
 
         Args:
@@ -220,7 +357,7 @@ class Checkpoints:
             stored: "arrays" of its record.
 
         Raises:
-            ChecksumError: if one is not what was saved.
+            DamagedError: if one is not what was saved.
         """
         import orbax.checkpoint as ocp
 
@@ -229,40 +366,24 @@ class Checkpoints:
             name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=shape.sharding or here)
             for name, shape in shapes.items()
         }
-        arrays = self._open().restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted))).state
+        arrays = self._orbax.restore(self._path(step) / "state", args=ocp.args.StandardRestore(wanted))
         return verified({name: arrays[name] for name in shapes}, {name: stored[name]["checksum"] for name in shapes})
 
-    def _read(self, step: int, abstract: Tree) -> tuple[Tree, Record]:
-        record = self.read_record(step)
-        stored = record.pop("arrays")
-        shapes = dict(path_names(abstract))
-        if differing := sorted(set(shapes) ^ set(stored)):
-            raise UserError(
-                f"checkpoint {self.directory / str(step)} is of another model or optimizer: it and the "
-                f"experiment differ in {', '.join(differing[:5])}{' …' if len(differing) > 5 else ''}"
-            )
-        for name, shape in shapes.items():
-            before, now = (stored[name]["dtype"], stored[name]["shape"]), (shape.dtype.name, list(shape.shape))
-            if before != now:
-                raise UserError(
-                    f"checkpoint {self.directory / str(step)} holds {name} as {before[0]}{before[1]}, the "
-                    f"experiment as {now[0]}{now[1]}"
-                )
-        arrays = self.read_arrays(step, shapes, stored)
-        return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes]), record
-
-    def _set_aside(self, steps: list[int]) -> None:
-        """Rename damaged checkpoints: nothing is deleted, and their steps can be saved anew."""
-        if self.read_only or not steps:
+    def _set_aside(self, step: int) -> None:
+        """Rename the damaged checkpoints after a step: nothing is deleted, and their steps can be saved anew."""
+        if self.read_only:
             return
-        self.close()
 
         def rename() -> None:
-            for step in steps:
-                damaged = self.directory / str(step)
-                damaged.rename(damaged.with_name(f"damaged-{step}-{time.time_ns()}"))
+            for damaged in [self._path(later) for later in self.steps() if later > step]:
+                damaged.rename(damaged.with_name(f"damaged-{damaged.name}-{time.time_ns()}"))
 
         self._on_first(rename)
+
+    def _explain(self, error: BaseException) -> None:
+        """End this process if the reason of an error is that another one is lost."""
+        if self.hosts is not None and jax.process_count() > 1:
+            self.hosts.watch.explain(error)
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -272,6 +393,7 @@ class Checkpoints:
         except UserError:
             raise
         except Exception as error:  # Orbax and TensorStore each have their own
+            self._explain(error)
             raise UserError(
                 f"a checkpoint could not be written to {self.directory}: {first_line(error)}. The checkpoints "
                 "that were complete are unharmed; make room or give another --workdir, and go on with --resume"

@@ -27,6 +27,7 @@ from accelnet.training.progress import Progress, make_progress
 from accelnet.training.record import plain_value
 from accelnet.training.result import Timing, make_result
 from accelnet.training.rhythm import Every, Pace, Rhythm
+from accelnet.training.rows import best_step, with_rows
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
 from accelnet.training.stored import read_stored
@@ -192,13 +193,11 @@ def evaluate(
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
         check_fits(programs, feed)
-        checkpoints = Checkpoints(
-            workdir, hosts=hosts, best_metric=experiment.best_metric, lower_is_better=experiment.best_is_lower,
-            note=say, read_only=True,
-        )  # fmt: skip
+        checkpoints = Checkpoints(workdir, hosts=hosts, read_only=True, complete=partial(with_rows, workdir, say))
         stack.callback(checkpoints.close)
         hosts.mark(0, "compile")
-        found = checkpoints.restore(programs.abstract_state, checkpoints.best_step() if best else None)
+        step = best_step(checkpoints, experiment.best_metric, experiment.best_is_lower) if best else None
+        found = checkpoints.restore(programs.abstract_state, step)
         if found is None:
             raise UserError(f"{workdir} holds no checkpoint yet: train in it first")
         state, record = found

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from accelnet.arguments import check_patterns, flag, path, sequence
 from accelnet.errors import UserError, user_code
 from accelnet.experiment import Experiment
+from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints, first_line
+from accelnet.training.rows import best_step, with_rows
 from accelnet.training.state import TrainState, init_state
 from accelnet.wording import listed, shown
 
@@ -155,18 +158,15 @@ def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str
     Raises:
         UserError: if there is no such checkpoint, it cannot be read, or the run keeps averaged weights.
     """
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir, read_only=True, complete=partial(with_rows, Path(workdir), say))
     try:
-        step = max(checkpoints.steps(), default=None)
-        if step is None:
+        found = checkpoints.read_record()
+        if found is None:
             raise UserError(f"{workdir} holds no checkpoint: name the work directory of a run that has saved one")
-        record = checkpoints.read_record(step)
+        step, record = found
         if best:
-            checkpoints.best_metric, checkpoints.lower_is_better = record["best_metric"], record["lower_is_better"]
-            step = checkpoints.best_step()
-            if step is None:
-                raise UserError(f"{workdir} holds no checkpoint with a validation metric: leave out best=True")
-            record = checkpoints.read_record(step)
+            best_metric, lower_is_better = record["best_metric"], record["lower_is_better"]
+            step, record = checkpoints.read_record(best_step(checkpoints, best_metric, lower_is_better)) or found
         if record["averaged"]:
             raise UserError(
                 f"the run in {workdir} keeps averaged weights: give the Run of an.evaluate(experiment, workdir), which "

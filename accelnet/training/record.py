@@ -1,18 +1,22 @@
-"""What a run leaves in its work directory: whole files, metrics.jsonl and TensorBoard events."""
+"""What a run leaves in its work directory: whole files, and TensorBoard events."""
 
 import json
 import math
 import numbers
 import os
+import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from accelnet.errors import UserError
 
+# How names of event files of this package end; others' files in the same directory stay.
+_OURS = ".accelnet"
+_TEMPORARY = r"\..+\.[0-9a-f]{8}\.tmp"
 # What a row says beside its metrics.
 ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second")
 
@@ -57,10 +61,25 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         finally:
             os.close(directory)
     except OSError as error:
-        _raise_unwritable(path, error)
+        raise_unwritable(path, error)
 
 
-def _raise_unwritable(path: Path, error: OSError) -> NoReturn:
+def remove_temporary(directory: str | os.PathLike[str]) -> None:
+    """Remove what `write_atomically` left in a directory when it was killed; nobody else may be writing there.
+
+    Raises:
+        UserError: if it cannot be removed.
+    """
+    for path in Path(directory).glob(".*.tmp"):
+        if re.fullmatch(_TEMPORARY, path.name):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise_unwritable(path, error)
+
+
+def raise_unwritable(path: Path, error: OSError) -> NoReturn:
+    """Report a file that cannot be written as a `UserError`."""
     # What is wrong with a directory above is said of that directory.
     culprit = f"{error.filename}: " if error.filename and Path(error.filename) in path.parents else ""
     raise UserError(
@@ -114,64 +133,13 @@ class RowLog(ABC):
         self.close()
 
 
-class MetricsLog(RowLog):
-    r"""Keep the metrics of a run in a file with one JSON object per line.
-
-    Every row is in the file when `append` returns; NaN and infinities are null. A row that does not fit on the disk
-    leaves no trace, and the rows before it stay readable.
-
-    Args:
-        path: File metrics.jsonl. What it held is replaced, atomically, by `rows`.
-        rows: Rows of the checkpoint that the run goes on from; none for a new run.
-
-    Raises:
-        UserError: if the file cannot be written.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "metrics.jsonl"
-        >>> with MetricsLog(path) as log:
-        ...     log.append({"step": 10, "split": "train", "loss": float("nan")})
-        >>> path.read_text()
-        '{"step": 10, "split": "train", "loss": null}\n'
-    """
-
-    def __init__(self, path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]] = ()) -> None:
-        self.path = Path(path)
-        write_atomically(self.path, "".join(map(_line, rows)))
-        try:
-            self._descriptor: int | None = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        except OSError as error:
-            _raise_unwritable(self.path, error)
-
-    def append(self, row: Mapping[str, Any]) -> None:
-        if self._descriptor is None:
-            raise ValueError(f"{self.path} is closed: no row can be added")
-        data = _line(row).encode()
-        length = os.fstat(self._descriptor).st_size
-        try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-        except OSError as error:
-            os.ftruncate(self._descriptor, length)
-            _raise_unwritable(self.path, error)
-
-    def close(self) -> None:
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(plain_value(row), allow_nan=False) + "\n"
-
-
 class TensorBoardLog(RowLog):
     """Write rows as TensorBoard events, one scalar per number, tagged "loss/train" and so on; None is left out.
 
     Args:
-        directory: Directory of the event files; a new file is added.
-        purge_step: First step not yet done: events of older files at this step or later are hidden.
+        directory: Directory of the event file. The file of an earlier process goes, when the new one has its rows: so
+            every step is there once, whatever the clock said then.
+        rows: Rows of the checkpoint that the run goes on from; none for a new run.
 
     Raises:
         UserError: if the file cannot be written.
@@ -182,7 +150,7 @@ class TensorBoardLog(RowLog):
         ...     log.append({"step": 10, "split": "train", "loss": 0.5, "learning_rate": 1e-3})
     """
 
-    def __init__(self, directory: str | os.PathLike[str], purge_step: int = 0) -> None:
+    def __init__(self, directory: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
         # The writer below SummaryWriter: that one hands events to a thread, which dies of a full disk and
         # leaves its caller waiting for ever.
         from tensorboardX.event_file_writer import EventsWriter
@@ -191,13 +159,28 @@ class TensorBoardLog(RowLog):
         self.directory = Path(directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            older = list(self.directory.glob(f"events.*{_OURS}"))
             # The writer's own names repeat within a second, and its files are overwritten.
-            self._writer = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}")
+            self._writer = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}{_OURS}")
+            # TensorBoard hides what it has read of this step or later.
+            self._write(0, time.time(), session_log=SessionLog(status=SessionLog.START))
+            last = rows[-1].get("seconds", 0.0) if rows else 0.0
+            for row in rows:
+                self._add(row, time.time() - (last - row.get("seconds", 0.0)))
+            self._writer.flush()
+            for path in older:
+                path.unlink()
         except OSError as error:
-            _raise_unwritable(self.directory, error)
-        self._write(purge_step, session_log=SessionLog(status=SessionLog.START))
+            raise_unwritable(self.directory, error)
 
     def append(self, row: Mapping[str, Any]) -> None:
+        try:
+            self._add(row, time.time())
+            self._writer.flush()
+        except OSError as error:
+            raise_unwritable(self.directory, error)
+
+    def _add(self, row: Mapping[str, Any], wall_time: float) -> None:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         values = []
@@ -206,22 +189,18 @@ class TensorBoardLog(RowLog):
                 continue
             tag = name if name in ROW_FIELDS else f"{name}/{row['split']}"
             values.append(Summary.Value(tag=tag, simple_value=float(value)))
-        self._write(row["step"], summary=Summary(value=values))
+        self._write(row["step"], wall_time, summary=Summary(value=values))
 
-    def _write(self, step: int, **content: Any) -> None:
+    def _write(self, step: int, wall_time: float, **content: Any) -> None:
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-        try:
-            self._writer.write_event(Event(step=step, wall_time=time.time(), **content))
-            self._writer.flush()
-        except OSError as error:
-            _raise_unwritable(self.directory, error)
+        self._writer.write_event(Event(step=step, wall_time=wall_time, **content))
 
     def close(self) -> None:
         try:
             self._writer.close()
         except OSError as error:
-            _raise_unwritable(self.directory, error)
+            raise_unwritable(self.directory, error)
 
 
 def write_report(directory: str | os.PathLike[str], name: str, values: Any, page: str) -> Path:

@@ -5,10 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from accelnet.data.order import mix
-
-
-class ChecksumError(ValueError):
-    """Report an array that is not the one that was saved; all processes see it."""
+from accelnet.training.manifest import DamagedError
 
 
 def snapshot(arrays: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
@@ -31,12 +28,12 @@ def verified(arrays: dict[str, jax.Array], expected: dict[str, int]) -> dict[str
     """Return arrays that were read, if their checksums are those that were saved.
 
     Raises:
-        ChecksumError: if one is not.
+        DamagedError: if one is not; all processes see it.
     """
     arrays, checksums = snapshot(arrays)
     for name, checksum in jax.device_get(checksums).items():
         if checksum != expected[name]:
-            raise ChecksumError(f"the checksum of {name} is wrong")
+            raise DamagedError(f"the checksum of {name} is wrong")
     return arrays
 
 

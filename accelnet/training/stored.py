@@ -1,4 +1,4 @@
-"""config.json of a work directory: what the run in it was started with, and what it fitted to its training rows."""
+"""What a work directory says of the run in it: how it was started, and what it fitted to its training rows."""
 
 import json
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.record import plain_value
 
 CONFIG = "config.json"
@@ -14,7 +15,7 @@ CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Stored:
-    """What config.json says; None where there is no run.
+    """What is stored of a run; None where there is no run.
 
     Attributes:
         description: Description of the experiment, by which a resumed run is known.
@@ -32,14 +33,16 @@ class Stored:
 
 
 def read_stored(workdir: str | Path) -> Stored:
-    """Read config.json of a work directory.
+    """Read what is stored of the run in a work directory.
+
+    The newest checkpoint says what its state was made with; config.json, where no checkpoint is whole.
 
     Raises:
-        UserError: if the file cannot be understood.
+        UserError: if config.json is needed and cannot be understood.
     """
     file = Path(workdir) / CONFIG
     try:
-        content = json.loads(file.read_text())
+        content = Checkpoints(workdir, read_only=True).outline() or json.loads(file.read_text())
         dicts = dict(content["description"]), dict(content["config"]), dict(content.get("fitted") or {})
         return Stored(*dicts, content.get("directions"), content.get("objective"))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,10 +1,12 @@
 """The work directory of a run: what is in it, who may use it, and what is read when a run resumes."""
 
+import contextlib
 import fcntl
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ from accelnet.training.curves import curves, to_png
 from accelnet.training.evaluation import keeps_average
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
-from accelnet.training.record import MetricsLog, RowLog, TensorBoardLog, plain_value, write_atomically
+from accelnet.training.record import RowLog, TensorBoardLog, plain_value, remove_temporary, write_atomically
 from accelnet.training.result import Timing, write_result
+from accelnet.training.rows import RowFile, best_of, ranks, row_files, with_rows
 from accelnet.training.stored import CONFIG, changed_fields
 
 Row = dict[str, Any]
@@ -28,6 +31,7 @@ Tree = Any
 
 # TensorStore takes them for a pattern, and for a separator.
 _UNREADABLE = "[]\\"
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,8 @@ class DiskWorkdir(Workdir):
         self.experiment = experiment
         self._saved: int | None = None
         self._averaged = False
+        self._ranks: dict[int, float] = {}
+        self._row_files: list[RowFile] = []
         self._logs: list[RowLog] = []
         self._lock: int | None = None
         self.hosts = hosts
@@ -168,9 +174,8 @@ class DiskWorkdir(Workdir):
             hosts=hosts,
             keep_last=experiment.keep_last,
             keep_best=experiment.keep_best,
-            best_metric=experiment.best_metric,
-            lower_is_better=experiment.best_is_lower,
             note=note,
+            complete=partial(with_rows, self.directory, note),
         )
 
     def open(self, abstract_state: Tree) -> Restored | None:
@@ -183,12 +188,15 @@ class DiskWorkdir(Workdir):
                 f"asked for: give at least {step} steps, or another --workdir"
             )
         self._saved = step or None
-        self.rows = list(record["rows"])
+        self.rows = record["rows"]
+        self._ranks = self._ranked(self.rows)
         self._averaged = keeps_average(abstract_state)
+        self.checkpoints.clear()
         if self.hosts.is_first:
+            remove_temporary(self.directory)
             write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
-            self._logs = [MetricsLog(self.directory / "metrics.jsonl", self.rows)]
-            self._logs.append(TensorBoardLog(self.directory / "tensorboard", purge_step=step + 1))
+            self._row_files = [RowFile(path, self.rows) for path in row_files(self.directory)]
+            self._logs = [*self._row_files, TensorBoardLog(self.directory / "tensorboard", self.rows)]
         return None if state is None else Restored(state, record["seconds"], self.changed)
 
     def _content(self) -> dict[str, Any]:
@@ -199,22 +207,47 @@ class DiskWorkdir(Workdir):
 
     def log(self, row: Mapping[str, Any]) -> None:
         plain = plain_value(row)
+        self._see_directory()
         for log in self._logs:
             log.append(plain)
         super().log(plain)
+        self._ranks |= self._ranked([plain])
+
+    def _ranked(self, rows: Sequence[Row]) -> dict[int, float]:
+        return ranks(rows, self.experiment.best_metric, lower_is_better=self.experiment.best_is_lower)
+
+    def _see_directory(self) -> None:
+        """Notice that the directory is not the one that this process writes into any more."""
+        if self._lock is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat((self.directory / _LOCK).stat(), os.fstat(self._lock)):
+                return
+        where = "it is nowhere now"
+        with contextlib.suppress(OSError):  # where the system tells
+            now = Path(f"/proc/self/fd/{self._lock}").readlink()
+            if now.exists():
+                where = f"it is {now.parent} now, with what was saved: go on there with --resume"
+        raise UserError(f"the work directory {self.directory} was moved, deleted or replaced during the run: {where}")
 
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
         step = int(state.step)
+        self.hosts.on_first(self._see_directory)
         if self._saved != step:  # an event and the clock may both want one
-            # A list of its own: the checkpoint is written while the run, and its rows, go on.
-            record = {"rows": list(self.rows), "seconds": seconds, "averaged": self._averaged} | self._content()
+            record = {"seconds": seconds, "averaged": self._averaged} | self._content()
             record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
-            self.checkpoints.save(state, record, validation)
+            if self._row_files:
+                record["rows"] = self._row_files[0].position()
+            self.checkpoints.save(state, record, self._ranks, before=self._sync_rows)
             self._saved = step
+
+    def _sync_rows(self) -> None:
+        for file in self._row_files:
+            file.sync()
 
     def best(self, abstract_state: Tree) -> Any:
         self.checkpoints.wait()
-        step = self.checkpoints.best_step()
+        step = self.hosts.on_first(lambda: best_of(self._ranks, self.checkpoints.steps()))
         found = None if step is None else self.checkpoints.restore(abstract_state, step)
         return None if found is None else found[0]
 
@@ -237,26 +270,25 @@ class DiskWorkdir(Workdir):
     def finish(self, result: Mapping[str, Any]) -> None:
         if not self.hosts.is_first:
             return
+        self._see_directory()
         drawn = curves(self.rows, self.experiment.name, self.experiment.objective.directions)
         write_atomically(self.directory / "curves.png", to_png(drawn))
         write_result(self.directory, result)
 
     def close(self) -> None:
-        try:
-            self.checkpoints.close()
-        finally:
-            for log in self._logs:
-                log.close()
-            if self._lock is not None:
-                os.close(self._lock)
-            self._logs, self._lock = [], None
+        self.checkpoints.close()
+        for log in self._logs:
+            log.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._logs, self._lock = [], None
 
 
 def _lock(path: Path) -> int:
     """Hold the directory for this process; the system lets go when the process ends, however it ends."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise UserError(
             f"the work directory {path} cannot be written: {error.strerror or error}. Choose another --workdir"

@@ -56,6 +56,24 @@ def test_train_resume_evaluate_and_summary_go_together(command, tmp_path):
     assert result_of(evaluated)["metrics"] == resumed["metrics"]
 
 
+def test_verify_says_what_is_whole(command, tmp_path):
+    run = tmp_path / "run"
+    assert command(small, "train", "--steps", "5", "--workdir", str(run)).code == 0
+    whole = command(small, "verify", "--workdir", str(run), "--json")
+    parts = result_of(whole)["parts"]
+    assert [part["part"] for part in parts if part["part"] != "checkpoints/4"] == [
+        "checkpoints/5", "checkpoints/rows.jsonl", "metrics.jsonl", "config.json", "result.json",
+    ]  # fmt: skip
+    assert all(part["whole"] for part in parts) and "DAMAGED" not in whole.out
+    for file in ("checkpoints/5/record.json", "metrics.jsonl", "result.json"):
+        (run / file).write_text((run / file).read_text()[:20])
+    damaged = command(small, "verify", "--workdir", str(run))
+    assert damaged.code == 2 and damaged.out.count("DAMAGED") == 3
+    assert damaged.err.startswith("error: checkpoints/5, metrics.jsonl, result.json in")
+    nothing = command(small, "verify", "--workdir", str(tmp_path / "nowhere"))
+    assert nothing.code == 2 and "holds no run" in nothing.err
+
+
 def test_resume_without_a_run_starts_one(command, tmp_path):
     done = command(small, "train", "--steps", "5", "--workdir", str(tmp_path / "new"), "--resume", "--json")
     assert result_of(done)["step"] == 5

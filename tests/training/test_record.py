@@ -5,6 +5,7 @@ import stat
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from accelnet.errors import UserError
-from accelnet.training.record import MetricsLog, TensorBoardLog, plain_value, write_atomically
+from accelnet.training.record import TensorBoardLog, plain_value, write_atomically
 from accelnet.training.result import RESULT_FIELDS, TIMING_FIELDS, result_line, versions, write_result
+from accelnet.training.rows import RowFile
 
 ROWS = [{"step": step, "epoch": step / 10, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]
 
@@ -96,7 +98,7 @@ def test_values_of_other_libraries_become_plain(value, expected):
 def test_a_row_is_in_the_file_as_soon_as_it_is_appended(tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = [*ROWS, {"step": 4, "split": "validation", "loss": np.float32("nan"), "r2": jnp.float32(0.1)}]
-    with MetricsLog(path) as log:
+    with RowFile(path) as log:
         for count, row in enumerate(rows, 1):
             log.append(row)
             assert len(read_rows(path)) == count
@@ -106,24 +108,24 @@ def test_a_row_is_in_the_file_as_soon_as_it_is_appended(tmp_path):
 
 def test_going_on_drops_the_rows_after_the_checkpoint_and_a_torn_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path) as log:
+    with RowFile(path) as log:
         for row in ROWS:
             log.append(row)
     with path.open("a") as file:
         file.write('{"step": 4, "lo')
-    with MetricsLog(path, rows=ROWS[:2]) as log:
+    with RowFile(path, rows=ROWS[:2]) as log:
         log.append({"step": 3, "split": "train", "loss": 7.0})
     assert read_rows(path) == [*ROWS[:2], {"step": 3, "split": "train", "loss": 7.0}]
 
 
 def test_a_new_log_starts_empty(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
-    MetricsLog(tmp_path / "metrics.jsonl").close()
+    RowFile(tmp_path / "metrics.jsonl").close()
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 
 
 def test_a_closed_log_takes_no_rows(tmp_path):
-    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log = RowFile(tmp_path / "metrics.jsonl")
     log.close()
     log.close()
     with pytest.raises(ValueError, match="is closed"):
@@ -137,8 +139,9 @@ def test_a_full_disk_harms_nothing_that_was_written(tmp_path):
     code = f"""
 import resource
 from accelnet.errors import UserError
-from accelnet.training.record import MetricsLog, write_atomically
-log = MetricsLog({str(path)!r})
+from accelnet.training.record import write_atomically
+from accelnet.training.rows import RowFile
+log = RowFile({str(path)!r})
 log.append({{"step": 1, "loss": 0.5}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (40, {resource.getrlimit(resource.RLIMIT_FSIZE)[1]}))
 for write in (
@@ -174,13 +177,13 @@ def test_tensorboard_gets_every_number_under_its_split(tmp_path):
         "r2": None,
         "learning_rate": 0.125,
     }
-    with TensorBoardLog(tmp_path, purge_step=5) as log:
+    with TensorBoardLog(tmp_path) as log:
         log.append(row)
     (path,) = tmp_path.iterdir()
     assert "tfevents" in path.name
     version, start, event = read_events(path)
     assert version.file_version == "brain.Event:2"
-    assert (start.step, start.session_log.status) == (5, SessionLog.START)
+    assert (start.step, start.session_log.status) == (0, SessionLog.START)
     assert event.step == 7
     assert {value.tag: value.simple_value for value in event.summary.value} == {
         "epoch": 0.5,
@@ -189,11 +192,25 @@ def test_tensorboard_gets_every_number_under_its_split(tmp_path):
     }
 
 
-def test_going_on_at_once_keeps_the_older_event_file(tmp_path):
-    for purge_step in (0, 3):
-        with TensorBoardLog(tmp_path, purge_step) as log:
-            log.append(ROWS[2])
-    assert [len(list(read_events(path))) for path in sorted(tmp_path.iterdir())] == [3, 3]
+def test_going_on_leaves_every_step_once_whatever_the_clock_says(tmp_path, monkeypatch):
+    other = tmp_path / "events.out.tfevents.1.of-somebody-else"
+    other.write_bytes(b"")
+    rows = [{**row, "seconds": 10.0 * row["step"]} for row in ROWS]
+    with TensorBoardLog(tmp_path) as log:
+        for row in rows:
+            log.append(row)
+    past = time.time() - 86_400
+    monkeypatch.setattr(time, "time", lambda: past)
+    monkeypatch.setattr(time, "time_ns", lambda: int(past * 1e9))
+    with TensorBoardLog(tmp_path, rows[:2]) as log:  # row 3 came after the checkpoint
+        log.append(rows[2] | {"loss": 7.0})
+    other.unlink()
+    (path,) = tmp_path.iterdir()
+    _, start, *events = read_events(path)
+    assert (start.step, start.session_log.status) == (0, SessionLog.START)
+    losses = [value.simple_value for event in events for value in event.summary.value if value.tag == "loss/train"]
+    assert [event.step for event in events] == [1, 2, 3] and losses == [1, 0.5, 7]
+    assert events[0].wall_time == pytest.approx(past - 10, abs=0.01)
 
 
 def test_tensorboard_names_the_directory_it_cannot_write(tmp_path):

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -20,6 +22,7 @@ import accelnet as an
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.loop import Loop
 from accelnet.training.rhythm import Pace
+from accelnet.training.rows import best_step, row_files, with_rows
 from tests.training.conftest import toy_experiment
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
@@ -217,8 +220,16 @@ def _flip(step_directory):
 
 
 def _lose_record(step_directory):
-    for path in (step_directory / "record").iterdir():
-        path.unlink()
+    (step_directory / "record.json").unlink()
+
+
+def _change_record(step_directory):
+    file = step_directory / "record.json"
+    file.write_text(file.read_text().replace('"toy"', '"tox"'))
+
+
+def _lose_manifest(step_directory):
+    (step_directory / "manifest.json").unlink()
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +241,7 @@ def dead(full, shared_programs, tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize("damage", [_truncate, _flip, _lose_record])
+@pytest.mark.parametrize("damage", [_truncate, _flip, _lose_record, _change_record, _lose_manifest])
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, whole, dead, copied, capsys, damage):
     workdir = copied(dead)
     steps = Checkpoints(workdir).steps()
@@ -241,14 +252,101 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, w
     assert list((workdir / "checkpoints").glob(f"damaged-{steps[-1]}-*"))
 
 
+def test_no_flipped_bit_of_any_file_of_a_checkpoint_is_accepted(dead, copied):
+    workdir, rng = copied(dead), random.Random(0)
+    checkpoints = Checkpoints(workdir, read_only=True)
+    newest = workdir / "checkpoints" / str(checkpoints.steps()[-1])
+    files = [path for path in newest.rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for path in files:
+        content = path.read_bytes()
+        for _ in range(20):
+            flipped = bytearray(content)
+            flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            path.write_bytes(flipped)
+            with pytest.raises(an.UserError, match=rf"is damaged \({path.relative_to(newest)} is not what was written"):
+                checkpoints.read_record(int(newest.name))
+        path.write_bytes(content)
+    assert checkpoints.read_record(int(newest.name))
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "checkpoints/rows.jsonl", "config.json"])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("[[[\n")])
+def test_files_beside_the_checkpoints_are_mended_from_others(full, whole, dead, copied, capsys, file, damage):
+    workdir = copied(dead)
+    damage(workdir / file)
+    same(fit(full, workdir=workdir, resume=True), whole)
+    assert "damaged" not in capsys.readouterr().err
+    assert (workdir / file).read_text() and (workdir / "result.json").exists()
+    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in row_files(workdir)]
+    assert rows[0] == rows[1] and len(rows[0]) == len(whole.rows)
+
+
+def test_rows_that_are_lost_cost_no_weights(full, whole, dead, copied, capsys):
+    workdir = copied(dead)
+    for path in row_files(workdir):
+        path.write_text(path.read_text()[:400])
+    run = fit(full, workdir=workdir, resume=True)
+    chex.assert_trees_all_equal(run.state, whole.state)
+    assert run.metrics == whole.metrics and rows_of(run)[0] == rows_of(whole)[0] and len(run.rows) < len(whole.rows)
+    assert "rows after step" in capsys.readouterr().err
+
+
+def test_what_a_killed_process_left_half_written_is_removed(full, whole, dead, copied):
+    workdir = copied(dead)
+    left = [workdir / "checkpoints" / ".saving-21" / "state", workdir / "checkpoints" / ".deleting-4-1"]
+    for path in left:
+        path.mkdir(parents=True)
+    (workdir / ".result.json.0123abcd.tmp").write_text("{")
+    (workdir / ".my.tmp").write_text("of the user's own")
+    same(fit(full, workdir=workdir, resume=True), whole)
+    assert sorted(path.name for path in workdir.glob(".*")) == [".lock", ".my.tmp"]
+    assert not list((workdir / "checkpoints").glob(".*"))
+
+
+def _move(workdir):
+    workdir.rename(workdir.with_name("elsewhere"))
+    return rf"is {workdir.with_name('elsewhere')} now, with what was saved: go on there"
+
+
+def _delete(workdir):
+    shutil.rmtree(workdir.rename(workdir.with_name("bin")), ignore_errors=True)  # the last save may go on in there
+    return "it is nowhere now"
+
+
+def _replace(workdir):
+    said = _move(workdir)
+    shutil.copytree(workdir.with_name("elsewhere"), workdir)
+    return said
+
+
+@pytest.mark.parametrize("change", [_move, _delete, _replace])
+def test_a_work_directory_that_is_taken_away_ends_the_run(full, whole, tmp_path, change):
+    said = []
+
+    def act(moment):
+        if moment.step == 10:
+            while not list((tmp_path / "run" / "checkpoints").glob("8/record.json")):
+                time.sleep(0.01)
+            said.append(change(tmp_path / "run"))
+
+    with pytest.raises(an.UserError, match="moved, deleted or replaced during the run") as error:
+        fit(full, workdir=tmp_path / "run", events=[an.Event(an.Every(steps=5), act)])
+    assert re.search(said[0], str(error.value))
+    if change is _move:
+        assert not (tmp_path / "run").exists(), "nothing is written where the directory was"
+    if change is not _delete:
+        same(fit(full, workdir=tmp_path / "elsewhere", resume=True), whole)
+
+
 def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
     experiment = full.replace(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(steps=3))
     run = fit(experiment, workdir=tmp_path / "run")
     scores = {row["step"]: row["accuracy"] for row in run.rows if row["split"] == "validation"}
-    checkpoints = Checkpoints(tmp_path / "run", best_metric="accuracy")
+    checkpoints = Checkpoints(tmp_path / "run", complete=partial(with_rows, tmp_path / "run", print))
     kept = checkpoints.steps()
     assert kept[-1] == run.step and len(kept) in (2, 3)
-    assert scores[checkpoints.best_step()] == max(scores.values()) > min(scores.values())
+    assert scores[best_step(checkpoints, "accuracy", False)] == max(scores.values()) > min(scores.values())
     metrics = an.evaluate(experiment, tmp_path / "run", best=True).metrics
     assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
     checkpoints.close()
@@ -257,7 +355,7 @@ def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
 def test_evaluating_changes_nothing_in_the_directory(full, dead, copied, capsys):
     workdir = copied(dead)
     checkpoints = workdir / "checkpoints"
-    (checkpoints / "99.orbax-checkpoint-tmp-1").mkdir()  # as of a process that is saving right now
+    (checkpoints / ".saving-99").mkdir()  # as of a process that is saving right now
     steps = Checkpoints(workdir).steps()
     _flip(checkpoints / str(steps[-1]))
     before = sorted(path.name for path in checkpoints.iterdir())
