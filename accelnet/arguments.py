@@ -1,21 +1,23 @@
-"""Checks of arguments, one for each kind: whole numbers, numbers, fractions, words, paths, names.
+"""Checks of arguments, one for each kind: numbers, sizes, flags, functions, words, paths, names, instances.
 
 Each takes the argument's name, for the message, and the value, and returns the value in its plain type. A value of
 another kind or out of range raises `UserError`, which tells what came and what was expected.
 """
 
+import contextlib
 import math
 import numbers
+import operator
 import os
 import re
-from collections.abc import Collection, Iterable
-from difflib import get_close_matches
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelnet.errors import UserError
+import numpy as np
 
-_MOST_NAMES = 20  # in a message
+from accelnet.errors import UserError
+from accelnet.wording import did_you_mean, listed, shown
 
 
 def integer(name: str, value: Any, low: int | None = None, high: int | None = None) -> int:
@@ -37,13 +39,21 @@ def integer(name: str, value: Any, low: int | None = None, high: int | None = No
         Traceback (most recent call last):
         accelnet.errors.UserError: window is 1.5, expected a whole number of at least 1
     """
+    _ask(operator.index, value)
     good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     _check(name, value, good and _within(value, low, high), f"a whole number{_range(low, high)}")
     return int(value)
 
 
 def number(
-    name: str, value: Any, low: float | None = None, high: float | None = None, *, above: float | None = None
+    name: str,
+    value: Any,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    varies: bool = False,
 ) -> float:
     """Return a finite number.
 
@@ -53,6 +63,8 @@ def number(
         low: Least value that is allowed, None for any.
         high: Largest value that is allowed, None for any.
         above: Value that it must exceed, None for any.
+        below: Value that it must stay below, None for any.
+        varies: Whether it may be one that differs between members of a population, which answers for all of them.
 
     Raises:
         UserError: if it is of another kind or out of range.
@@ -64,11 +76,16 @@ def number(
         Traceback (most recent call last):
         accelnet.errors.UserError: epochs is '3', expected a finite number above 0
     """
-    good = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    good = good and _within(value, low, high) and (above is None or float(value) > above)
+    varies = varies and hasattr(type(value), "__jax_array__")
+    if not varies:
+        _ask(float, value)
+    plain: Any = value
+    good = varies or (isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value))
+    good = good and _within(plain, low, high) and (above is None or plain > above) and (below is None or plain < below)
     bound = f" above {above}" if above is not None else ""
-    _check(name, value, good, f"a finite number{bound}{_range(low, high)}")
-    return float(value)
+    bound += _range(low, high) + (f" and below {below}" if below is not None else "")
+    _check(name, value, good, f"a finite number{bound}")
+    return plain if varies else float(plain)
 
 
 def fraction(name: str, value: Any) -> float:
@@ -116,6 +133,71 @@ def word(name: str, value: Any, choices: Collection[str] | None = None) -> str:
     return value
 
 
+def sizes(name: str, value: Any) -> tuple[int, ...]:
+    """Return several whole numbers of at least 1, such as the widths of layers; anything else raises `UserError`.
+
+    Example:
+        >>> sizes("widths", (16, 0))
+        Traceback (most recent call last):
+        accelnet.errors.UserError: a number of widths is 0, expected a whole number of at least 1
+    """
+    return tuple(integer(f"a number of {name}", one, 1) for one in sequence(name, value))
+
+
+def sequence(name: str, value: Any) -> tuple[Any, ...]:
+    """Return a list or tuple as a tuple; another thing, text too, raises `UserError`."""
+    _check(name, value, isinstance(value, Sequence) and not isinstance(value, str | bytes), "a list")
+    return tuple(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False; another value raises `UserError`, since what Python takes for true is often a slip.
+
+    Example:
+        >>> flag("resume", "no")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: resume is 'no', expected True or False
+    """
+    _check(name, value, isinstance(value, bool | np.bool_), "True or False")
+    return bool(value)
+
+
+def flags(**values: Any) -> None:
+    """Refuse, by name, the first of several values that is no `flag`."""
+    for name, value in values.items():
+        flag(name, value)
+
+
+def function(name: str, value: Any, expected: str) -> Any:
+    """Return what can be called; another value raises `UserError`.
+
+    Example:
+        >>> function("activation", "relu", "a function, such as nnx.relu")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: activation is 'relu', expected a function, such as nnx.relu
+    """
+    _check(name, value, callable(value), expected)
+    return value
+
+
+def instance(name: str, value: Any, kind: Any, expected: str) -> Any:
+    """Return an object of a class; another one, the class itself too, raises `UserError`.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: The object.
+        kind: Class, or several, as of `isinstance`.
+        expected: What was expected, in words.
+
+    Example:
+        >>> instance("config", [1], dict, "a dict")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: config is [1], expected a dict
+    """
+    _check(name, value, isinstance(value, kind) and not isinstance(value, type), expected)
+    return value
+
+
 def names(name: str, value: Any) -> tuple[str, ...]:
     """Return several different names.
 
@@ -134,7 +216,12 @@ def names(name: str, value: Any) -> tuple[str, ...]:
         accelnet.errors.UserError: features is 'size', expected a list of names, such as ['size']
     """
     such = f", such as [{shown(value)}]" if isinstance(value, str) else ""
-    _check(name, value, isinstance(value, Iterable) and not isinstance(value, str | bytes), f"a list of names{such}")
+    _check(
+        name,
+        value,
+        isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping),
+        f"a list of names{such}",
+    )
     found: tuple[Any, ...] = tuple(value)
     for one in found:
         if not isinstance(one, str):
@@ -187,62 +274,16 @@ def check_patterns(name: str, values: Iterable[Any]) -> None:
             raise UserError(f"{name} has {shown(value)}, which is no regular expression: {error}") from None
 
 
-def shown(value: Any) -> str:
-    r"""Return a value in the form that messages show: short, on one line, without control characters.
-
-    Args:
-        value: Anything.
-
-    Returns:
-        About 80 characters at most.
-
-    Example:
-        >>> import numpy as np
-        >>> shown("red\x1b[31m"), shown(np.zeros((3, 4))), shown(len)
-        ("'red\\x1b[31m'", 'an array of float64 [3, 4]', 'builtin_function_or_method len')
-    """
-    if hasattr(value, "shape") and hasattr(value, "dtype") and getattr(value, "ndim", 0):
-        return f"an array of {value.dtype} {list(value.shape)}"
-    if callable(value):
-        return f"{type(value).__name__} {getattr(value, '__name__', '')}".strip()
-    try:
-        text = repr(value)
-    except Exception:  # noqa: BLE001, a repr of the user's own may fail in any way
-        text = f"a {type(value).__name__}"
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
-    return text if len(text) <= 80 else f"{text[:60]}... ({type(value).__name__})"
-
-
-def listed(values: Iterable[Any]) -> str:
-    """Return values in the form that messages show, separated by commas; of more than 20, the first.
-
-    Example:
-        >>> listed(["a", "b"]), listed([])
-        ("'a', 'b'", 'none')
-    """
-    values = list(values)
-    rest = f" and {len(values) - _MOST_NAMES} more" if len(values) > _MOST_NAMES else ""
-    return (", ".join(map(shown, values[:_MOST_NAMES])) or "none") + rest
-
-
-def did_you_mean(value: Any, choices: Iterable[str]) -> str:
-    """Return the end of a message that names the choice that was probably meant, or nothing.
-
-    Args:
-        value: What came.
-        choices: What is allowed.
-
-    Example:
-        >>> did_you_mean("prize", ["price", "size"])
-        "; did you mean 'price'?"
-    """
-    close = get_close_matches(value, list(choices), n=1) if isinstance(value, str) else []
-    return f"; did you mean {shown(close[0])}?" if close else ""
-
-
 def _check(name: str, value: Any, good: object, expected: str) -> None:
     if not good:
         raise UserError(f"{name} is {shown(value)}, expected {expected}")
+
+
+def _ask(convert: Callable[[Any], Any], value: Any) -> None:
+    """Let a number that differs between the members of a population say itself why it cannot be used here."""
+    if hasattr(type(value), "__jax_array__"):
+        with contextlib.suppress(TypeError):
+            convert(value)
 
 
 def _within(value: Any, low: float | None, high: float | None) -> bool:

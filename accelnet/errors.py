@@ -103,6 +103,19 @@ def user_traceback(error: BaseException) -> str:
         >>> print(user_traceback(KeyError("labels")))
         KeyError: 'labels'
     """
+    summary = traceback.TracebackException(type(error), error, None)
+    # jax attaches a note about the frames that it hides.
+    summary.__notes__ = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith("-----")]
+    return "\n".join([*own_frames(error), "".join(summary.format_exception_only()).strip()])
+
+
+def own_frames(error: BaseException) -> list[str]:
+    """Return the user's own frames of an exception's traceback, as lines with their source.
+
+    Example:
+        >>> own_frames(KeyError("labels"))
+        []
+    """
     lines = []
     for frame, number in traceback.walk_tb(error.__traceback__):
         package = (frame.f_globals.get("__name__") or "").partition(".")[0]
@@ -111,15 +124,14 @@ def user_traceback(error: BaseException) -> str:
             lines.append(f'  File "{code.co_filename}", line {number}, in {code.co_name}')
             source = linecache.getline(code.co_filename, number, frame.f_globals).strip()
             lines += [f"    {source}"] if source else []
-    summary = traceback.TracebackException(type(error), error, None)
-    # jax attaches a note about the frames that it hides.
-    summary.__notes__ = [note for note in getattr(error, "__notes__", ()) if not str(note).startswith("-----")]
-    return "\n".join([*lines, "".join(summary.format_exception_only()).strip()])
+    return lines
 
 
 @contextlib.contextmanager
 def user_code(role: str, given: str = "") -> Iterator[None]:
     """Turn an exception of the user's code into a `UserCodeError`; accelnet's own errors pass.
+
+    One that has no frame of the user's, as of a Flax layer that gets inputs of another width, becomes a `UserError`.
 
     Args:
         role: Role of the code, such as "the loss".
@@ -129,12 +141,15 @@ def user_code(role: str, given: str = "") -> Iterator[None]:
         >>> with user_code("the script's after_train"):
         ...     [].pop()
         Traceback (most recent call last):
-        accelnet.errors.UserCodeError: the script's after_train failed:
-        ...
+        accelnet.errors.UserError: the script's after_train failed: IndexError: pop from empty list
     """
     try:
         yield
     except (UserError, DivergenceError, PreemptedError, LostProcessError, UserCodeError):
         raise
     except Exception as error:
-        raise UserCodeError(role, error, given) from error
+        failed = UserCodeError(role, error, given)
+        # Without code to show (an error of syntax shows its own), what was given does not fit.
+        if not own_frames(error) and not isinstance(error, SyntaxError):
+            raise UserError(" ".join(str(failed).split())) from error
+        raise failed from error

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from accelnet import objectives
+from accelnet.arguments import instance, integer, sequence
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order
 from accelnet.errors import UserError
@@ -24,7 +25,7 @@ from accelnet.optim import adapt_optimizer, uses_progress
 from accelnet.parallel.rules import ModelRule, Rule
 from accelnet.training.events import EarlyStopping, Event, Every
 from accelnet.training.padding import couples_padding, sample_batch
-from accelnet.training.settings import Precision, Remat, as_tuple, check_settings
+from accelnet.training.settings import MOST_STEPS, Precision, Remat, check_settings
 
 # Evaluation keeps no activations for a backward pass, so small training batches may be evaluated in larger ones.
 _MIN_EVAL_BATCH_SIZE = 256
@@ -129,9 +130,12 @@ class Experiment:
                 raise UserError(f"objective is the function {name} itself, expected what it returns: call it, {name}()")
             object.__setattr__(self, "objective", Objective(self.objective))
         for name in ("events", "frozen", "sharding_rules"):
-            object.__setattr__(self, name, as_tuple(name, getattr(self, name)))
+            object.__setattr__(self, name, sequence(name, getattr(self, name)))
         check_settings(self)
-        _ = self._padded_order, self.transformation  # they check sizes and the optimizer
+        _ = self._padded_order, self.transformation, self.pure_model  # they check sizes, optimizer and model
+        if self.epochs is not None:
+            steps = math.ceil(self.epochs * self._padded_order.steps_per_epoch)
+            integer(f"the number of steps of {self.epochs:g} epochs", steps, high=MOST_STEPS)
 
     @cached_property
     def order(self) -> Order:
@@ -249,3 +253,8 @@ class Experiment:
     def replace(self, **changes: Any) -> "Experiment":
         """Return a copy with other values, validated anew."""
         return dataclasses.replace(self, **changes)
+
+
+def check_experiment(value: Any) -> Experiment:
+    """Return an `Experiment`; another thing, such as the function that makes it, raises `UserError`."""
+    return instance("experiment", value, Experiment, "an Experiment, which a script's function makes of its Config")

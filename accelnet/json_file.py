@@ -14,8 +14,8 @@ import os
 import stat
 from typing import Any
 
-from accelnet.arguments import shown
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 Shape = Any
 _MOST_BYTES = 1 << 30

@@ -12,13 +12,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
-_GROUND = {"errors", "arguments", "signature", "fingerprint", "terminal", "cache", "json_file", "runtime", "scopes"}
+_GROUND = {
+    "errors", "wording", "arguments", "signature", "fingerprint", "terminal", "cache", "json_file", "runtime", "scopes",
+}  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
 MAY_IMPORT = {
     "interruption": set(),
     "errors": {"terminal"},
-    "arguments": {"errors"},
+    "wording": set(),
+    "arguments": {"errors", "wording"},
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from accelnet import arguments
+from accelnet import arguments, wording
 from accelnet.errors import UserError
 
 
@@ -63,10 +63,10 @@ class Unprintable:
 
 @pytest.mark.parametrize("value", ["\x1b[31m\n", Unprintable(), "x" * 1000, np.zeros((1000, 1000)), lambda: 0])
 def test_a_value_in_a_message_is_short_and_has_no_control_characters(value):
-    text = arguments.shown(value)
+    text = wording.shown(value)
     assert text.isprintable()
     assert len(text) <= 80
 
 
 def test_long_lists_are_cut():
-    assert arguments.listed(range(25)).endswith("19 and 5 more")
+    assert wording.listed(range(25)).endswith("19 and 5 more")

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accelnet.arguments import function as function_of
+from accelnet.arguments import names as names_of
+from accelnet.arguments import word
 from accelnet.choosing.schedule_of import schedule_of
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
@@ -29,6 +32,10 @@ class Candidate:
     function: ExperimentFunction
     config: Any
 
+    def __post_init__(self) -> None:
+        word("the name of a candidate", self.name)
+        function_of(f"the function of {self.name}", self.function, "a function from a Config to an Experiment")
+
 
 def optimizer_candidates(function: ExperimentFunction, config: Any, names: Sequence[str]) -> list[Candidate]:
     """Return the experiment with other optimizers.
@@ -40,6 +47,7 @@ def optimizer_candidates(function: ExperimentFunction, config: Any, names: Seque
         UserError: if a name is none of `accelnet.optim.algorithms`, or, when used, the schedule of the script's
             optimizer cannot be told.
     """
+    names = names_of("optimizers", names)
     unknown = [name for name in names if name not in algorithms]
     if unknown:
         raise UserError(f"{', '.join(unknown)} is no optimizer, expected some of {', '.join(sorted(algorithms))}")

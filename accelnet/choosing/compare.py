@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from accelnet.arguments import flags, instance, integer, number, sequence, word
 from accelnet.choosing.candidates import Candidate, without_test
 from accelnet.choosing.compare_page import comparison_page
 from accelnet.choosing.paired import ALPHA, Comparison, check_seeds, compare_paired, mean_interval, median_interval
@@ -25,6 +26,7 @@ from accelnet.populations.results import PopulationRun
 from accelnet.terminal import StatusLine
 from accelnet.training.flops import trace_step
 from accelnet.training.record import plain_value, write_report
+from accelnet.training.writable import check_workdir
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())
 _FIRST_TUNING_SEED = 1_000_000  # those of the comparison are others: what won by luck does not count twice
@@ -68,7 +70,11 @@ def compare(
         UserError: if candidates or seeds are too few, a rate is not above 0, the metric is unknown, or all trainings of
             a candidate diverge.
     """
+    flags(progress=progress)
+    if target is not None:
+        number("target", target)
     seeds = _check(candidates, seeds, rates, tuning_seeds, alpha)
+    workdir = check_workdir(workdir)
     examples = {one.name: without_test(one.function)(one.config) for one in candidates}
     first = examples[candidates[0].name]
     metric = first.best_metric if metric is None else metric
@@ -111,15 +117,16 @@ def _check(
     candidates: Sequence[Candidate], seeds: int | None, rates: Sequence[float], tuning_seeds: int, alpha: float
 ) -> int:
     """Return the number of seeds, or say what is wrong."""
+    for one in sequence("candidates", candidates):
+        instance("a candidate", one, Candidate, "a Candidate(name, function, config)")
     names = [one.name for one in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"candidates are {', '.join(names) or 'none'}: expected at least two, of different names")
-    if not 0 < alpha < 1:
+    if not 0 < number("alpha", alpha) < 1:
         raise UserError(f"alpha is {alpha}, expected a probability above 0 and below 1")
     seeds = check_seeds(seeds, len(names), alpha)
-    if tuning_seeds < 1:
-        raise UserError(f"tuning seeds are {tuning_seeds}, expected at least 1")
-    if not rates or not all(math.isfinite(rate) and rate > 0 for rate in rates):
+    integer("tuning_seeds", tuning_seeds, 1)
+    if not all([number("a rate", rate) > 0 for rate in sequence("rates", rates)] or [False]):
         raise UserError(f"rates are {list(rates)}, expected at least one, all above 0")
     for one in candidates:
         check_field(one.config, "learning_rate")
@@ -129,6 +136,7 @@ def _check(
 def _direction(examples: Mapping[str, Experiment], metric: str) -> bool:
     """Return whether less of the metric is better, as the metrics of all candidates say."""
     directions = {}
+    word("metric", metric)
     for name, example in examples.items():
         if metric not in example.objective.metrics:
             raise UserError(f"{name} has no metric {metric!r}, only: {', '.join(example.objective.metrics)}")

@@ -10,17 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet import runtime
+from accelnet.arguments import flags, integer
 from accelnet.choosing.find_batch_page import page
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
-from accelnet.experiment import Experiment
-from accelnet.populations.programs import free_bytes
+from accelnet.experiment import Experiment, check_experiment
+from accelnet.parallel.memory import free_bytes
 from accelnet.training.compiled import Program
 from accelnet.training.initial import initial_arrays
 from accelnet.training.program import prepare
 from accelnet.training.progress import make_progress
 from accelnet.training.record import plain_value, write_report
 from accelnet.training.step import make_gradient
+from accelnet.training.writable import check_workdir
 
 NUM_BATCHES = 32
 _CHUNK_STEPS = 100
@@ -92,8 +94,10 @@ def find_batch(
 
     Source: McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, equation 2.9 and appendix A.1.
     """
-    if points < 1:
-        raise UserError(f"points is {points}, expected at least 1")
+    check_experiment(experiment)
+    integer("points", points, 1)
+    flags(progress=progress)
+    workdir = check_workdir(workdir)
     if experiment.order.batch_size * 2 > experiment.order.num_examples:
         raise UserError(
             f"a batch has {experiment.order.batch_size} of {experiment.order.num_examples} examples, and the noise "

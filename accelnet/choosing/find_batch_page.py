@@ -6,7 +6,8 @@ from typing import Any
 from accelnet.report.charts import ACROSS, chart, dots, linear_axis, log_axis, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, legend, section, table, tag
-from accelnet.report.numbers import number, short, size
+from accelnet.report.numbers import number, short
+from accelnet.wording import size
 
 
 def page(found: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.arguments import integer
 from accelnet.errors import UserError
 
 # Of the whole table: in two of a hundred tables of equal candidates a difference is claimed. At the usual 0.05 it would
@@ -119,7 +120,7 @@ def check_seeds(num_seeds: int | None, num_candidates: int, alpha: float) -> int
         UserError: if so few cannot show any.
     """
     least = least_seeds(num_candidates, alpha)
-    num_seeds = max(_USUAL_SEEDS, least) if num_seeds is None else num_seeds
+    num_seeds = max(_USUAL_SEEDS, least) if num_seeds is None else integer("seeds", num_seeds)
     if num_seeds < least:
         raise UserError(
             f"{num_seeds} seeds cannot show any difference between {num_candidates} candidates: give at least {least}"

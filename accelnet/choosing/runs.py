@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelnet import arguments
 from accelnet.choosing.runs_page import SPLITS, runs_page
 from accelnet.errors import UserError
 from accelnet.json_file import parse_json, problem, read_json, read_text
@@ -36,10 +37,12 @@ def compare_runs(paths: Sequence[str | Path], workdir: str | Path | None = None)
     Raises:
         UserError: if none of them holds a run, a file of one cannot be understood, or the report cannot be written.
     """
-    if not paths:
+    if not arguments.sequence("runs", paths):
         raise UserError("no runs were given: name their work directories, such as runs/*")
-    found = {path: read_stored(path) for path in map(Path, paths)}
+    found = {path: read_stored(path) for path in [arguments.path("a run", one) for one in paths]}
     with_runs = [path for path, stored in found.items() if stored.config is not None]
+    if workdir is not None:
+        workdir = arguments.path("workdir", workdir)
     if not with_runs:
         raise UserError(
             f"{', '.join(map(str, paths[:5]))} hold{'s' if len(paths) == 1 else ''} no run: give work directories in "

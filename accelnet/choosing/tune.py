@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.arguments import flags, instance, integer, number, word
+from accelnet.arguments import function as function_of
 from accelnet.choosing.search import at_share, search
 from accelnet.choosing.stage import Stage, make_stage
 from accelnet.choosing.tune_page import page, picture
 from accelnet.choosing.tuning import DECADES_BELOW, Tuning, all_diverged, check_learning
 from accelnet.errors import UserError
+from accelnet.experiment import check_experiment
 from accelnet.populations.members import ExperimentFunction, Member, check_field
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
 from accelnet.training.record import write_atomically, write_report
+from accelnet.training.writable import check_workdir
+from accelnet.wording import shown
 
 EVALUATIONS = 4
 BUDGET = 1 / 20
@@ -65,9 +70,13 @@ def tune(
     Source: further seeds for the two that lead: Russo, "Simple Bayesian algorithms for best-arm
     identification", 2020.
     """
+    function_of("function", function, "a function from a Config to an Experiment")
+    instance("ranges", ranges, Mapping, "a dict of (low, high), or None, by field")
+    flags(progress=progress)
+    word("metric", metric)
     spans = {name: _span(config, name, span) for name, span in ranges.items()}
     points = (16 if len(spans) == 1 else 8) if points is None else points
-    experiment = function(config)
+    experiment = check_experiment(function(config))
     if budget is None:
         budget = min(max(BUDGET, (_MIN_STEPS + 0.5) / experiment.total_steps), 0.5)  # half a step for rounding
     _check(spans, points, num_seeds, budget)
@@ -78,8 +87,8 @@ def tune(
             f"a share of {budget:g} of {experiment.total_steps} steps is {num_steps}, too few for any statement: give "
             f"a larger --budget, from {min(1.0, _MIN_STEPS / experiment.total_steps):.2g} on"
         )
-    folder, first_seed = None if workdir is None else Path(workdir), getattr(config, "seed", 0)
-    start = time.perf_counter()
+    folder = check_workdir(workdir)
+    first_seed, start = getattr(config, "seed", 0), time.perf_counter()
 
     def train(wanted: Sequence[tuple[Mapping[str, float], int]], share: float, name: str) -> PopulationRun:
         members = [Member(first_seed + nth, setting) for setting, nth in wanted]
@@ -117,7 +126,9 @@ def _span(config: Any, name: str, span: tuple[float, float] | None) -> tuple[flo
         if value <= 0:
             raise UserError(f"{name} is {value:g}, which suggests no range: give one, as --range 1e-4:1")
         return value / 100, value * 100
-    low, high = span
+    if not isinstance(span, tuple | list) or len(span) != 2:
+        raise UserError(f"the range of {name} is {shown(span)}, expected the lowest and the highest number, or None")
+    low, high = (number(f"an end of the range of {name}", end) for end in span)
     if not (math.isfinite(low) and math.isfinite(high) and 0 < low < high):
         raise UserError(
             f"the range of {name} is {low:g} to {high:g}, expected two numbers above 0 with the smaller one first: the "
@@ -129,9 +140,8 @@ def _span(config: Any, name: str, span: tuple[float, float] | None) -> tuple[flo
 def _check(spans: Mapping[str, Any], points: int, num_seeds: int, budget: float) -> None:
     if len(spans) not in (1, 2):
         raise UserError(f"{len(spans)} fields are to be tuned, expected one or two")
-    if points < 2:
-        raise UserError(f"points is {points}, expected at least 2")
-    if num_seeds < 2:
+    integer("points", points, 2)
+    if integer("num_seeds", num_seeds) < 2:
         raise UserError(f"{num_seeds} seed says nothing about chance, an interval needs at least 2: give --seeds 4")
-    if not 0 < budget < 1:
+    if not 0 < number("the budget", budget) < 1:
         raise UserError(f"the budget is {budget:g}, expected a share of the training, above 0 and below 1")

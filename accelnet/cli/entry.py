@@ -19,6 +19,7 @@ from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, 
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.cluster.preemption import told_to_end
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
+from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import guarded_streams, say, say_uncaught
 
 Verb = Callable[..., None]
@@ -50,7 +51,7 @@ def main(
         sys.excepthook = say_uncaught
     with guarded_streams() as output:
         try:
-            with told_to_end():
+            with told_to_end(), exhaustion_explained():
                 command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
         except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:
             _leave(error)

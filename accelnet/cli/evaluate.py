@@ -55,9 +55,10 @@ def evaluate(
     )
     show(f"{made.name}, step {run.step}")
     show_metrics(run.metrics)
-    split = options.split or next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
+    usual = next(name for name in ("test", "validation", "train") if made.data.num_examples(name))
+    split = usual if options.split is None else options.split
     with contextlib.closing(StatusLine(not output.quiet)) as say:
-        found = assess(run, split, slices=options.slices.split(",") if options.slices else (), say=say)
+        found = assess(run, split, slices=() if options.slices is None else options.slices.split(","), say=say)
     if jax.process_index() == 0:
         page = found.write(options.workdir)
         show_intervals(found.values)

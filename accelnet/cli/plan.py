@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelnet.arguments import shown
 from accelnet.cli.devices import start_platform
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
 from accelnet.json_file import read_json
 from accelnet.terminal import StatusLine, show
+from accelnet.wording import shown
 
 
 @dataclass(frozen=True)

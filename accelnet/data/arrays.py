@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.arguments import shown
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 # Reading a gigabyte from a disk takes seconds, and a memmap is used because reading all of it is too dear.
 CHECKED_MEMMAP_BYTES = 1 << 30

@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from accelnet.arguments import integer, shown
+from accelnet.arguments import integer
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 Augment = Callable[[jax.Array, Any], Any]
 

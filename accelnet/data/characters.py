@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import shown
 from accelnet.data.dataset import Data
 from accelnet.data.files import read_text
 from accelnet.data.normalize import with_cast_targets
 from accelnet.data.splits import random_order
 from accelnet.data.vocabulary import code_points
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 # Of a text, for held-out parts that are like the rest: enough to meet all its kinds of pages, few enough that what is
 # held out is pages and not single windows between known ones.

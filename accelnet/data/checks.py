@@ -7,12 +7,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.arguments import did_you_mean, integer, listed, shown, word
+from accelnet.arguments import integer, word
 from accelnet.data.arrays import chunks, is_read, leaves
 from accelnet.data.precision import check_kept_apart
 from accelnet.errors import UserError
+from accelnet.wording import did_you_mean, listed, shown
 
 _SPLITS = ("train", "validation", "test")
+_MOST_CLASSES = 2**31 - 1  # a device counts in int32
 _OTHER_NAMES = {
     "val": "validation", "valid": "validation", "validate": "validation", "dev": "validation", "eval": "validation",
     "training": "train", "testing": "test",
@@ -101,7 +103,7 @@ def check_precision(name: str, arrays: Any) -> None:
 
 def check_labels(name: str, targets: Any, num_classes: Any) -> None:
     """Raise UserError if integer targets are not in [0, num_classes). Memmaps above 1 GiB are not read."""
-    num_classes = integer(f"data {name!r}: num_classes", num_classes, low=1)
+    num_classes = integer(f"data {name!r}: num_classes", num_classes, 1, _MOST_CLASSES)
     for path, array in leaves(targets, "targets"):
         if array.dtype.kind not in "iu" or not is_read(array) or not array.size:
             continue

@@ -6,9 +6,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import listed, shown
 from accelnet.data.csv_file import Table
 from accelnet.errors import UserError
+from accelnet.wording import listed, shown
 
 # Plain values: "name", "kind" and "names". A "number" becomes one input, "categories" an input of 0 or 1 for each name,
 # "positions" one input, the position of the name.

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from accelnet.arguments import listed
 from accelnet.data.files import read_text
 from accelnet.errors import UserError
+from accelnet.wording import listed
 
 NO_NAME = "Unnamed: "
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.arguments import listed, shown
 from accelnet.data.arrays import native
 from accelnet.data.columns import encode_columns, input_names
 from accelnet.data.vocabulary import decode as decode_text
 from accelnet.data.vocabulary import encode as encode_text
 from accelnet.errors import UserError
+from accelnet.wording import listed, shown
 
 
 def encode_inputs(inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Mapping[str, Any]) -> Any:
@@ -55,11 +55,19 @@ def undo_target(values: Any, target: Mapping[str, Any]) -> np.ndarray:
     Returns:
         float64 of that shape: values * std + mean, and its exponential where the target was a logarithm.
 
+    Raises:
+        UserError: if the values are no numbers, or the target does not say how to undo it.
+
     Example:
         >>> undo_target([0.0, 1.0], {"mean": 10.0, "std": 2.0, "log": False}).tolist()
         [10.0, 12.0]
     """
-    values = np.asarray(values, dtype=np.float64) * target["std"] + target["mean"]
+    if not isinstance(target, Mapping) or not {"mean", "std", "log"} <= set(target):
+        raise UserError(f"target is {shown(target)}, expected info['target'] of the data: mean, std and log")
+    array = native(values, "values")
+    if array.dtype.kind not in "biufV":
+        raise UserError(f"values have dtype {array.dtype}, expected numbers")
+    values = array.astype(np.float64) * target["std"] + target["mean"]
     return np.exp(values) if target["log"] else values
 
 
@@ -115,8 +123,8 @@ def _encode_texts(inputs: Any, vocabulary: str) -> Any:
 
 def _encode_array(values: Any, held: np.ndarray, offset: Any, where: str, features: int) -> np.ndarray:
     array = native(values, where)
-    if array.dtype.kind not in "biufcV":
-        raise UserError(f"{where} have dtype {array.dtype}, expected numbers")
+    if array.dtype.kind not in "biufcV" or (array.dtype.kind == "c" and held.dtype.kind != "c"):
+        raise UserError(f"{where} have dtype {array.dtype}, expected numbers as the data has them, {held.dtype}")
     if array.ndim != held.ndim or not len(array):
         shape = ", ".join(["B", *map(str, held.shape[1:])])
         raise UserError(f"{where} have shape {array.shape}, expected [{shape}] with B rows, at least one")

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.arguments import shown
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 # `Data.info` has them too, where they were fitted.
 SHARED_WITH_INFO = ("target", "class_names", "vocabulary")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import integer, listed, shown
+from accelnet.arguments import integer
 from accelnet.data.arrays import as_numpy, leaves, native
 from accelnet.data.checks import check_leading_axes
 from accelnet.data.dataset import Data
@@ -17,6 +17,7 @@ from accelnet.data.normalize import fit, standardize, with_cast_targets
 from accelnet.data.precision import compact, offsets_of
 from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
+from accelnet.wording import listed, shown
 
 HeldOut = float | Sequence[Any]
 
@@ -69,8 +70,7 @@ def from_arrays(
         {'train': 0.5, 'validation': 0.5, 'test': 0.5}
     """
     arguments.word("name", name)
-    if not isinstance(normalize, bool):
-        raise UserError(f"normalize is {shown(normalize)}, expected True or False")
+    arguments.flag("normalize", normalize)
     known = {} if fitted is None else checked(fitted)
     parts, fractions = _parts(name, inputs, targets, weights, {"validation": validation, "test": test})
     class_names = _class_names(name, parts, class_names, known.get("class_names"))

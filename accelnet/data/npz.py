@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import did_you_mean, listed, shown
 from accelnet.data.dataset import Data
 from accelnet.data.memory import from_arrays
 from accelnet.errors import UserError
+from accelnet.wording import did_you_mean, listed, shown
 
 
 def npz(

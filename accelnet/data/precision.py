@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from accelnet.arguments import shown
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 # Digits below this are rounding of the computation that made the values: float64 has 2**-52.
 _NOISE = 2.0**-44

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import listed, shown
 from accelnet.data.dataset import Data
 from accelnet.data.files import package_path, read_text
 from accelnet.data.fitted import checked
@@ -19,6 +18,7 @@ from accelnet.data.normalize import fit, standardize, with_cast_targets
 from accelnet.data.precision import offsets_of
 from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
+from accelnet.wording import listed, shown
 
 
 def ts(
@@ -62,6 +62,9 @@ def ts(
 
     Source: the format as described at https://www.aeon-toolkit.org, "ts file format".
     """
+    arguments.flag("allow_missing", allow_missing)
+    if name is not None:
+        arguments.word("name", name)
     train = _read_ts(arguments.path("train_path", train_path), allow_missing)
     test = _read_ts(arguments.path("test_path", test_path), allow_missing)
     class_names = train.class_names if fitted is None else checked(fitted).get("class_names", train.class_names)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from accelnet import arguments
-from accelnet.arguments import did_you_mean, listed, shown
 from accelnet.data.columns import Column, Task, encode_columns, input_names, names_of, read_targets, shown_name
 from accelnet.data.csv_file import NO_NAME, Table, read_table
 from accelnet.data.dataset import Data
@@ -20,6 +19,7 @@ from accelnet.data.precision import offsets_of
 from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
 from accelnet.terminal import visible
+from accelnet.wording import did_you_mean, listed, shown
 
 # Worst to best, from the description that ggplot2 gives of the data.
 DIAMONDS_ORDERS = {
@@ -86,13 +86,12 @@ def csv(
         (('size', 'colour=blue', 'colour=red'), 16)
     """
     known = {} if fitted is None else checked(fitted)
-    if not isinstance(log_target, bool):
-        raise UserError(f"log_target is {shown(log_target)}, expected True or False")
+    arguments.flag("log_target", log_target)
     table = read_table(arguments.path("path", path))
     columns = _columns(table, arguments.word("target", target), features, categorical, ordinal, known.get("columns"))
     inputs = encode_columns(columns, table.columns, table.place)
     kind, targets, class_names = read_targets(table, target, task, log_target, known)
-    name = name or Path(table.path.name.removesuffix(".gz")).stem
+    name = Path(table.path.name.removesuffix(".gz")).stem if name is None else arguments.word("name", name)
     parts, by_class = {"train": {"inputs": inputs, "targets": targets}}, kind == "classes"
     arrays, splits = split_rows(parts, seed, name=name, stratify=by_class, validation=validation, test=test)
     train = slice(len(splits["train"]))

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.arguments import shown
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 
 def encode(content: str, vocabulary: str) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.arguments import flags, function, instance, names, word
 from accelnet.errors import UserError
 from accelnet.evaluating.classes import class_names, describe_classes, describe_labels
 from accelnet.evaluating.latency import measure_latency
@@ -89,7 +90,12 @@ def assess(
         >>> accuracy["low"] <= accuracy["value"] <= accuracy["high"]
         True
     """
+    instance("run", run, Run, "a Run, as of an.fit(...) or an.evaluate(...)")
+    flags(latency=latency, weighted=weighted)
+    slices = names("slices", slices)
+    function("say", say, "a function of a text")
     experiment, data = run.experiment, run.experiment.data
+    word("split", split, tuple(data.splits))
     predictions = predict(run, split, say)
     say("intervals from resampled examples")
     sums, described = predictions.sums, _described(run, predictions, weighted)

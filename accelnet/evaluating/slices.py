@@ -6,7 +6,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from accelnet.arguments import listed
 from accelnet.data.arrays import leaves
 from accelnet.data.dataset import Data
 from accelnet.errors import UserError
@@ -14,6 +13,7 @@ from accelnet.evaluating.bootstrap import resampled
 from accelnet.evaluating.classes import class_names
 from accelnet.evaluating.shares import Estimate, mean_share, ratio
 from accelnet.objectives.metric import Mean, Metric
+from accelnet.wording import listed
 
 _MOST_VALUES = 20  # of a label; of more, quarters are taken
 _QUARTERS = (0.25, 0.5, 0.75)

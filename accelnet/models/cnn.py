@@ -12,11 +12,20 @@ from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet import ops
-from accelnet.arguments import integer, word
+from accelnet.arguments import flag, integer, sizes, word
 from accelnet.errors import UserError
 from accelnet.models.initialization import he_normal
-from accelnet.models.layers import ConvNorm, Convolve, make_dropout
-from accelnet.models.normalization import Norm
+from accelnet.models.layers import (
+    ConvNorm,
+    Convolve,
+    check_activation,
+    check_convolution,
+    check_dropout,
+    check_inputs,
+    check_rngs,
+    make_dropout,
+)
+from accelnet.models.normalization import Norm, check_norm
 from accelnet.models.sharding import SHARDING_RULES
 
 
@@ -78,10 +87,23 @@ class CNN(nnx.Module):
         conv_general_dilated: Convolve = ops.conv_general_dilated,
         rngs: nnx.Rngs,
     ) -> None:
-        steps = [strides] * len(channels) if isinstance(strides, int) else list(strides)
-        _check(image_shape, channels, steps, pooling)
+        sizes("channels", channels)
+        one_step = isinstance(strides, int) or not isinstance(strides, Sequence) or isinstance(strides, str)
+        steps = [integer("strides", strides, 1)] * len(channels) if one_step else sizes("strides", strides)
+        _check_sizes(image_shape, channels, steps)
+        for name, size in {"out_features": out_features, "kernel_size": kernel_size}.items():
+            integer(name, size, low=1)
         integer("num_convolutions", num_convolutions, low=1)
+        sizes("dense_features", dense_features)
         word("head", head, ("flatten", "average"))
+        if pooling is not None:
+            word("pooling", pooling, ("max", "average"))
+        flag("separable", separable)
+        check_activation(activation)
+        check_convolution(conv_general_dilated)
+        check_norm(norm)
+        check_dropout(dropout)
+        check_rngs(rngs)
         self.image_shape, self.head = tuple(image_shape), head
         common = {"norm": norm, "activation": activation, "conv_general_dilated": conv_general_dilated, "rngs": rngs}
         stages, shape = [], (1, *image_shape)
@@ -110,8 +132,14 @@ class CNN(nnx.Module):
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of images, float [B, H, W, C]."""
-        if inputs.ndim != 4 or (self.head == "flatten" and inputs.shape[1:] != self.image_shape):
-            raise UserError(f"images have shape {inputs.shape}, expected (B, *{self.image_shape}): reshape the data")
+        axes = slice(1, None) if self.head == "flatten" else slice(3, None)
+
+        def fits(shape: tuple[int, ...]) -> bool:
+            return len(shape) == 4 and shape[axes] == (0, *self.image_shape)[axes]
+
+        sides = self.image_shape[:2] if self.head == "flatten" else ("height", "width")
+        expected = f"images [batch, {sides[0]}, {sides[1]}, {self.image_shape[2]}]: reshape the data"
+        check_inputs(inputs, fits, expected)
         x = inputs
         for stage in self.stages:
             x = stage(x)
@@ -146,13 +174,11 @@ class _Stage(nnx.Module):
         return checkpoint_name(x, "block")
 
 
-def _check(image_shape: Sequence[int], channels: Sequence[int], strides: Sequence[int], pooling: str | None) -> None:
-    if len(image_shape) != 3:
+def _check_sizes(image_shape: Sequence[int], channels: Sequence[int], strides: Sequence[int]) -> None:
+    if len(sizes("image_shape", image_shape)) != 3:
         raise UserError(f"image_shape is {tuple(image_shape)}, expected (height, width, channels)")
     if not channels or len(strides) != len(channels):
         raise UserError(f"strides {tuple(strides)} and channels {tuple(channels)}: expected one of each per stage")
-    if pooling not in ("max", "average", None):
-        raise UserError(f'pooling is {pooling!r}, expected "max", "average" or None')
 
 
 def _output_shape(stage: _Stage, shape: tuple[int, ...]) -> tuple[int, ...]:

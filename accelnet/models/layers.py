@@ -1,15 +1,17 @@
 """Layers that several models are made of."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flax import nnx
 from jax import Array
 
 from accelnet import ops
+from accelnet.arguments import function, instance, number
 from accelnet.errors import UserError
 from accelnet.models.initialization import he_normal
 from accelnet.models.normalization import Norm, Normalization
+from accelnet.signature import described
 
 Convolve = Callable[..., Array]
 T = TypeVar("T")
@@ -22,8 +24,44 @@ def identity(x: T) -> T:
 
 def check_dropout(rate: float) -> None:
     """Refuse what is no rate of dropout."""
-    if not 0.0 <= rate < 1.0:
-        raise UserError(f"dropout is {rate}, expected a rate in [0, 1)")
+    number("dropout", rate, 0, below=1, varies=True)
+
+
+def check_rngs(rngs: Any) -> None:
+    """Refuse what is no source of keys."""
+    instance("rngs", rngs, nnx.Rngs, "an nnx.Rngs, as nnx.Rngs(0)")
+
+
+def check_activation(activation: Any) -> None:
+    """Refuse what is no function of an array."""
+    function("activation", activation, "a function of an array, such as nnx.relu")
+
+
+def check_convolution(convolve: Any) -> None:
+    """Refuse what is no convolution."""
+    function("conv_general_dilated", convolve, "a function with the arguments of jax.lax.conv_general_dilated")
+
+
+def check_inputs(inputs: Any, fits: Callable[[tuple[int, ...]], bool], expected: str) -> None:
+    """Refuse inputs whose shape does not fit.
+
+    Args:
+        inputs: What the model was called with.
+        fits: Function of the shape, which has one axis at least.
+        expected: What it takes, in words.
+
+    Raises:
+        UserError: if they do not fit, or are no array.
+
+    Example:
+        >>> import numpy as np
+        >>> check_inputs(np.zeros((2, 3)), lambda shape: shape[1:] == (4,), "[batch, 4]")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: the model's inputs are float64[2,3], expected [batch, 4]
+    """
+    shape = getattr(inputs, "shape", ())
+    if not (shape and fits(shape)):
+        raise UserError(f"the model's inputs are {described([inputs])}, expected {expected}")
 
 
 def make_dropout(rate: float, rngs: nnx.Rngs) -> Callable[[Array], Array]:

@@ -1,5 +1,6 @@
 """The multilayer perceptron."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Literal
@@ -8,8 +9,9 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
+from accelnet.arguments import flags, integer, sizes, word
 from accelnet.errors import UserError
-from accelnet.models.layers import check_dropout, make_dropout
+from accelnet.models.layers import check_activation, check_dropout, check_inputs, check_rngs, make_dropout
 from accelnet.models.normalization import Normalization
 from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops import dot_general
@@ -60,12 +62,14 @@ class MLP(nnx.Module):
         shared: bool = False,
         rngs: nnx.Rngs,
     ) -> None:
-        widths = [in_features, *hidden_features]
-        if min(*widths, out_features) < 1:
-            raise UserError(f"features are {widths} -> {out_features}, expected at least 1 everywhere")
+        widths = [integer("in_features", in_features, 1), *sizes("hidden_features", hidden_features)]
+        integer("out_features", out_features, 1)
+        check_activation(activation)
         check_dropout(dropout)
-        if norm not in (None, "layer", "batch"):
-            raise UserError(f'norm is {norm!r}, expected None, "layer" or "batch"')
+        check_rngs(rngs)
+        if norm is not None:
+            word("norm", norm, ("layer", "batch"))
+        flags(residual=residual, shared=shared)
         if shared and (len(hidden_features) < 2 or len(set(hidden_features)) > 1):
             raise UserError(
                 f"shared=True with hidden_features {tuple(hidden_features)}: one layer applied repeatedly "
@@ -82,6 +86,9 @@ class MLP(nnx.Module):
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of inputs, float [B, ...] of in_features numbers each."""
+        width = (self.layers[0].linear if self.layers else self.head).in_features
+        expected = f"[batch, ...] with {width} numbers for each example: change in_features of the MLP, or the inputs"
+        check_inputs(inputs, lambda shape: math.prod(shape[1:]) == width, expected)
         x = inputs.reshape(inputs.shape[0], -1)
         for i, layer in enumerate(self.layers):
             for _ in range(self.repeats if i == 1 else 1):

@@ -11,9 +11,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from accelnet.errors import UserError
+from accelnet.arguments import word
 
 Norm = Literal["batch", "layer", "group"] | None
+
+
+def check_norm(norm: Any) -> None:
+    """Refuse what is no normalization's name, nor None."""
+    if norm is not None:
+        word("norm", norm, ("batch", "layer", "group"))
 
 
 class Normalization(nnx.Module):
@@ -41,15 +47,14 @@ class Normalization(nnx.Module):
     """
 
     def __init__(self, norm: Norm, num_features: int, *, rngs: nnx.Rngs) -> None:
+        word("norm", norm, ("batch", "layer", "group"))
         if norm == "batch":
             self.layer = BatchNorm(num_features, momentum=0.9, rngs=rngs)
         elif norm == "layer":
             self.layer = nnx.LayerNorm(num_features, epsilon=1e-5, rngs=rngs)
-        elif norm == "group":
+        else:
             groups = math.gcd(8, num_features)
             self.layer = nnx.GroupNorm(num_features, groups, epsilon=1e-5, rngs=rngs)
-        else:
-            raise UserError(f'norm is {norm!r}, expected "batch", "layer", "group" or None')
 
     def __call__(self, x: Array) -> Array:
         """Normalize `x`, [B, ..., num_features], to the same shape and dtype."""

@@ -10,9 +10,9 @@ from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
 
 from accelnet import ops
-from accelnet.arguments import word
+from accelnet.arguments import flag, integer, sizes, word
 from accelnet.errors import UserError
-from accelnet.models.layers import ConvNorm, Convolve
+from accelnet.models.layers import ConvNorm, Convolve, check_convolution, check_inputs, check_rngs
 from accelnet.models.sharding import SHARDING_RULES
 
 
@@ -63,14 +63,19 @@ class ResNet(nnx.Module):
         conv_general_dilated: Convolve = ops.conv_general_dilated,
         rngs: nnx.Rngs,
     ) -> None:
+        for name, size in {"in_features": in_features, "depth": depth, "out_features": out_features}.items():
+            integer(name, size, low=1)
         if depth < 8 or (depth - 2) % 6:
             near = max(8, depth - (depth - 2) % 6)
             raise UserError(f"depth is {depth}, expected 6n + 2 with n >= 1: the nearest are {near} and {near + 6}")
         num_blocks = (depth - 2) // 6
-        if len(widths) != 3:
+        if len(sizes("widths", widths)) != 3:
             raise UserError(f"widths are {tuple(widths)}, expected three, one per stage")
         word("norm", norm, ("batch", "layer", "group"))
         word("shortcut", shortcut, ("identity", "projection"))
+        flag("shared", shared)
+        check_convolution(conv_general_dilated)
+        check_rngs(rngs)
         if shortcut == "identity" and list(widths) != sorted(widths):
             raise UserError(
                 f'widths are {tuple(widths)}: shortcut="identity" pads channels, so widths must not shrink; '
@@ -94,6 +99,9 @@ class ResNet(nnx.Module):
 
     def __call__(self, inputs: Array) -> Array:
         """Compute outputs [B, out_features] of images, float [B, H, W, in_features]."""
+        channels = self.stem.conv.in_features
+        expected = f"images [batch, height, width, {channels}]: reshape the data"
+        check_inputs(inputs, lambda shape: len(shape) == 4 and shape[3] == channels, expected)
         x = nnx.relu(self.stem(inputs))
         for i, block in enumerate(self.blocks):
             for _ in range(self.repeats if i % 2 else 1):

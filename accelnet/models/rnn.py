@@ -9,13 +9,14 @@ from flax import nnx
 from jax import Array
 from jax.ad_checkpoint import checkpoint_name
 
-from accelnet.arguments import integer, word
+from accelnet.arguments import flags, integer, word
 from accelnet.errors import UserError
-from accelnet.models.layers import make_dropout
+from accelnet.models.layers import check_dropout, check_rngs, make_dropout
 from accelnet.models.recurrent_layer import NUM_GATES, CellName, RecurrentLayer
 from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops.product import dot_general
 from accelnet.ops.sequences import valid_steps
+from accelnet.signature import described
 
 OutputName = Literal["last", "mean", "steps"]
 
@@ -79,6 +80,11 @@ class RNN(nnx.Module):
         sizes = {"in_features": in_features, "hidden_features": hidden_features, "out_features": out_features}
         for name, size in (sizes | {"num_layers": num_layers}).items():
             integer(name, size, low=1)
+        if num_symbols is not None:
+            integer("num_symbols", num_symbols, low=1)
+        flags(bidirectional=bidirectional, shared=shared, tie_embedding=tie_embedding)
+        check_dropout(dropout)
+        check_rngs(rngs)
         word("cell", cell, NUM_GATES)
         word("output", output, ("last", "mean", "steps"))
         if tie_embedding and num_symbols != out_features:
@@ -164,16 +170,17 @@ class RNN(nnx.Module):
         return x @ self.embedding.embedding[...].astype(x.dtype).T + bias.reshape((1,) * (x.ndim - 1) + (-1,))
 
     def _check_inputs(self, inputs: Array) -> None:
+        is_array = hasattr(inputs, "ndim") and hasattr(inputs, "dtype")
         if self.num_symbols is None:
-            fits = inputs.ndim >= 3 and math.prod(inputs.shape[2:]) == self.in_features
+            fits = is_array and inputs.ndim >= 3 and math.prod(inputs.shape[2:]) == self.in_features
             fits = fits and jnp.issubdtype(inputs.dtype, jnp.floating)
             expected = f"floats [batch, steps, {self.in_features}]"
         else:
-            fits = inputs.ndim == 2 and jnp.issubdtype(inputs.dtype, jnp.integer)
+            fits = is_array and inputs.ndim == 2 and jnp.issubdtype(inputs.dtype, jnp.integer)
             expected = "integer tokens [batch, steps]"
         if not fits:
             raise UserError(
-                f"inputs are {inputs.dtype}{list(inputs.shape)}, expected {expected}: "
+                f"the model's inputs are {described([inputs])}, expected {expected}: "
                 "change the inputs, or in_features and num_symbols of the RNN"
             )
 

@@ -8,10 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from accelnet.arguments import instance, word
 from accelnet.errors import UserError
 from accelnet.objectives.metric import Mean, Metric
-from accelnet.objectives.objective import Objective
+from accelnet.objectives.objective import Objective, check_metrics
 from accelnet.objectives.weights import Batch, example_weights
+from accelnet.wording import shown
 
 
 def combine(
@@ -40,12 +42,14 @@ def combine(
         >>> abs(float(mean) - (math.log(4) + 0.5 * 2.0**2)) < 1e-6
         True
     """
-    pairs = {name: part if isinstance(part, tuple) else (part, 1.0) for name, part in dict(parts).items()}
+    instance("parts", parts, Mapping, "a dict of objectives by name, as {'digit': softmax_cross_entropy()}")
+    pairs = {name: part if isinstance(part, tuple) else (part, 1.0) for name, part in parts.items()}
     if not pairs:
         raise UserError("combine was given no parts: give at least one, as {'digit': softmax_cross_entropy()}")
     for name, pair in pairs.items():
+        word("the name of a part", name)
         if len(pair) != 2 or not isinstance(pair[0], Objective) or not _is_number(pair[1]):
-            raise UserError(f"part {name!r} is {pair!r}, expected an Objective, or (Objective, factor)")
+            raise UserError(f"part {name!r} is {shown(pair)}, expected an Objective, or (Objective, factor)")
 
     def loss(
         outputs: Any, batch: Batch, *, mask: Any = None, model: Any = None, params: Any = None, key: Any = None,
@@ -67,7 +71,7 @@ def combine(
         for metric_name, metric in part.metrics.items():
             if metric_name != "loss":
                 found[f"{name}_{metric_name}"] = _OnPart(part, metric, metric.lower_is_better, on=name)
-    return Objective(loss, {**found, **(metrics or {})})
+    return Objective(loss, {**found, **({} if metrics is None else check_metrics(metrics))})
 
 
 def _is_number(factor: Any) -> bool:

@@ -15,9 +15,10 @@ from accelnet.arguments import number
 from accelnet.errors import UserError
 from accelnet.objectives.metric import Metric
 from accelnet.objectives.metrics import Accuracy, BitsPerCharacter, Perplexity
-from accelnet.objectives.objective import Objective, Task
+from accelnet.objectives.objective import Objective, Task, check_metrics
 from accelnet.objectives.regression import R2, BinaryAccuracy, MeanAbsoluteError, paired
 from accelnet.objectives.weights import Batch
+from accelnet.wording import shown
 
 Metrics = Mapping[str, Metric | None]
 
@@ -56,8 +57,7 @@ def softmax_cross_entropy(
     Source: Szegedy et al., "Rethinking the Inception architecture for computer vision", 2016, section 7; Lin et al.,
     "Focal loss for dense object detection", 2017, equation 4.
     """
-    if not 0.0 <= label_smoothing < 1.0:
-        raise UserError(f"label_smoothing is {label_smoothing}, expected a number in [0, 1)")
+    number("label_smoothing", label_smoothing, 0, below=1, varies=True)
     focal = number("focal", focal, 0)
     table = None if class_weights is None else _class_weights(class_weights)
 
@@ -190,8 +190,7 @@ def huber(*, delta: float = 1.0, num_outputs: int = 1, metrics: Metrics | None =
 
     Source: Huber, "Robust estimation of a location parameter", 1964.
     """
-    if not delta > 0:
-        raise UserError(f"huber: delta is {delta}, expected a number above 0")
+    number("huber: delta", delta, above=0, varies=True)
 
     def loss(outputs: Any, batch: Batch) -> jax.Array:
         outputs, targets = paired(outputs, batch["targets"])
@@ -207,14 +206,19 @@ def _regression(num_outputs: int) -> dict[str, Metric]:
 def _objective(
     loss: Callable[..., Any], defaults: Mapping[str, Metric], metrics: Metrics | None, task: Task
 ) -> Objective:
-    chosen = {**defaults, **(metrics or {})}
+    chosen = {**defaults, **({} if metrics is None else check_metrics(metrics))}
     return Objective(loss, {name: metric for name, metric in chosen.items() if metric is not None}, task)
 
 
 def _class_weights(class_weights: Sequence[float] | np.ndarray) -> np.ndarray:
-    table = np.asarray(class_weights, np.float32)
+    try:
+        table = np.asarray(class_weights, np.float32)
+    except (TypeError, ValueError):
+        table = np.zeros(())
     if table.ndim != 1 or not np.all(np.isfinite(table)) or np.any(table < 0) or not np.any(table > 0):
-        raise UserError(f"class_weights is {class_weights}, expected one number per class, none negative, not all 0")
+        raise UserError(
+            f"class_weights is {shown(class_weights)}, expected one number per class, none negative, not all 0"
+        )
     return table
 
 

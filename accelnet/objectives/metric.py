@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from accelnet.arguments import flag, function, word
 from accelnet.errors import UserError
 from accelnet.objectives.weights import Batch, metric_weights, safe_ratio, weighted_sum
 from accelnet.signature import call, described, name_of, wants
@@ -114,6 +115,12 @@ class Mean(Metric):
         return safe_ratio(state["total"], state["weight"])
 
 
+def _check_settings(metric: Any) -> None:
+    flag("weighted of a metric", metric.weighted)
+    if metric.on is not None:
+        word("on of a metric", metric.on)
+
+
 @dataclass(frozen=True)
 class ExampleMetric(Metric):
     """Measure examples. A base class.
@@ -125,6 +132,9 @@ class ExampleMetric(Metric):
 
     weighted: bool = field(default=False, kw_only=True)
     on: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check_settings(self)
 
     def weigh(self, batch: Batch, shape: tuple[int, ...]) -> jax.Array:
         """Return the weights of examples (or steps), float32 of this shape."""
@@ -189,6 +199,12 @@ class FunctionMean(Mean):
     lower_is_better: bool | None = None
     on: str | None = None
     weighted: bool = False
+
+    def __post_init__(self) -> None:
+        function("the metric", self.function, "a function of (outputs, batch)")
+        if self.lower_is_better is not None:
+            flag("lower_is_better of the metric", self.lower_is_better)
+        _check_settings(self)
 
     def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return the function's values, and the weights of the examples."""

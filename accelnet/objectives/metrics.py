@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from accelnet.arguments import integer, word
 from accelnet.errors import UserError
 from accelnet.objectives.metric import ExampleMean, ExampleMetric, Loss, State
 from accelnet.objectives.regression import paired
@@ -75,8 +76,8 @@ class TopKAccuracy(ExampleMean):
     k: int
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"TopKAccuracy: k is {self.k}, expected at least 1")
+        super().__post_init__()
+        integer("TopKAccuracy: k", self.k, 1)
 
     def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
         """Return whether fewer than k outputs rank above the target's."""
@@ -123,8 +124,9 @@ class F1(ExampleMetric):
     average: Literal["binary", "macro"] = "binary"
 
     def __post_init__(self) -> None:
-        if self.average not in ("binary", "macro"):
-            raise UserError(f"F1: average is {self.average!r}, expected 'binary' or 'macro'")
+        super().__post_init__()
+        word("F1: average", self.average, ("binary", "macro"))
+        integer("F1: num_classes", self.num_classes)
         if self.num_classes < 2 or (self.average == "binary" and self.num_classes != 2):
             raise UserError(f"F1: num_classes is {self.num_classes}, expected 2, or more with average='macro'")
 

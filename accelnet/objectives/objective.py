@@ -7,10 +7,12 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from accelnet.arguments import function, instance, word
 from accelnet.errors import UserError
 from accelnet.objectives.metric import FunctionMean, Loss, Mean, Metric, State, measured
 from accelnet.objectives.weights import Batch, example_weights, safe_ratio, weighted_sum
 from accelnet.signature import call, described, name_of, wants
+from accelnet.wording import shown
 
 Task = Literal["classes", "labels", "tokens", "numbers", "other"]
 States = dict[str, State]
@@ -18,6 +20,13 @@ States = dict[str, State]
 # A loss whose second argument has one of these names is given the targets, not the batch: `optax`'s losses as they are.
 _TARGETS = ("targets", "target", "labels", "label", "log_targets")
 OFFERED = ("mask", "weights", "model", "params", "key", "step", "progress", "train", "sown")
+
+
+def check_metrics(metrics: Any) -> Mapping[str, Any]:
+    """Return metrics by name; what is no dict, or has a name that is no text, raises `UserError`."""
+    for name in instance("metrics", metrics, Mapping, "a dict of metrics by name"):
+        word("the name of a metric", name)
+    return metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,16 +87,14 @@ class Objective:
     task: Task = "other"
 
     def __post_init__(self) -> None:
-        if not callable(self.loss):
-            raise UserError(f"the loss is {self.loss!r}, expected a function of (outputs, batch)")
-        if self.task not in get_args(Task):
-            raise UserError(f"task is {self.task!r}, expected one of {', '.join(get_args(Task))}")
+        function("the loss", self.loss, "a function of (outputs, batch)")
+        word("task", self.task, get_args(Task))
         metrics = {}
-        for name, metric in self.metrics.items():
+        for name, metric in check_metrics(self.metrics).items():
             if isinstance(metric, type) or not (isinstance(metric, Metric) or callable(metric)):
                 raise UserError(
-                    f"metric {name!r} is {metric!r}, expected an instance of Metric, as Accuracy(), or a function of "
-                    "(outputs, batch) that returns one value for each example"
+                    f"metric {name!r} is {shown(metric)}, expected an instance of Metric, as Accuracy(), or a function "
+                    "of (outputs, batch) that returns one value for each example"
                 )
             metrics[name] = metric if isinstance(metric, Metric) else FunctionMean(metric)
         object.__setattr__(self, "metrics", {"loss": Loss(), **metrics})

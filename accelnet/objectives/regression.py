@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from accelnet.arguments import integer
 from accelnet.errors import UserError
 from accelnet.objectives.metric import ExampleMean, ExampleMetric, State
 from accelnet.objectives.weights import Batch, safe_ratio
@@ -154,8 +155,8 @@ class R2(ExampleMetric):
     num_outputs: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_outputs < 1:
-            raise UserError(f"R2: num_outputs is {self.num_outputs}, expected at least 1")
+        super().__post_init__()
+        integer("R2: num_outputs", self.num_outputs, 1)
 
     def empty(self) -> State:
         """Return the state that has seen nothing."""

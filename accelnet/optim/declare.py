@@ -10,12 +10,15 @@ from typing import Any, ParamSpec
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from accelnet.arguments import integer
 from accelnet.errors import UserError
 from accelnet.optim import schedules
 from accelnet.optim.ranges import NOT_NEGATIVE, Range, check_number
 from accelnet.optim.schedules import Schedule, is_of_progress
+from accelnet.wording import shown
 
 P = ParamSpec("P")
 
@@ -112,6 +115,11 @@ def algorithm(
             given = bound.arguments | {one: check_number(one, bound.arguments[one], ranges[one]) for one in ranges}
             for one in fixed:
                 check_number(one, given[one], checked[one])
+                if isinstance(signature.parameters[one].default, int):
+                    integer(one, given[one])
+            for one in given:
+                if one.endswith("_mask"):
+                    _check_mask(one, given[one])
             factor = _Factor(given["schedule"], tuple(ranges.items()))
             return factor.with_progress(in_float32(inject(**given | {"schedule": factor})))
 
@@ -120,6 +128,12 @@ def algorithm(
         return make
 
     return declare
+
+
+def _check_mask(name: str, mask: Any) -> None:
+    leaves = [] if mask is None else jax.tree.leaves(mask)
+    if not (callable(mask) or (leaves and all(isinstance(leaf, bool | np.bool_) for leaf in leaves))):
+        raise UserError(f"{name} is {shown(mask)}, expected a function from the params to a pytree of bools, or that")
 
 
 class _Factor:
@@ -163,7 +177,7 @@ class _Factor:
         if self.schedule is CONSTANT:
             return False
         if not callable(self.schedule):
-            raise UserError(f"schedule is {self.schedule!r}, expected a function such as schedules.cosine()")
+            raise UserError(f"schedule is {shown(self.schedule)}, expected a function such as schedules.cosine()")
         if self.schedule in vars(schedules).values():
             raise UserError(f"schedule is schedules.{self.schedule.__name__} itself, expected what it returns: call it")
         given, dtype = ("progress", jnp.float32) if self.of_progress else ("step", jnp.int32)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from accelnet.arguments import function
 from accelnet.errors import UserError
 from accelnet.optim.decay import Mask, decayed, descend, names
 from accelnet.optim.declare import CONSTANT, algorithm
@@ -73,6 +74,7 @@ def muon(
         "muon": optax.chain(orthogonal, optax.stateless(_size_like_adam)),
         "adam": optax.scale_by_adam(b1, b2, eps),
     }
+    function("muon_mask", muon_mask, "a function from the params to a pytree of bools")
     direction = optax.partition(directions, lambda params: _labels(params, muon_mask(params)))
     return descend(direction, learning_rate * schedule, weight_decay, decay_mask)
 

@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,12 @@ def check_number(name: str, value: Any, valid: Range) -> Any:
         return value.astype(jnp.float32)
     if callable(value):
         raise UserError(f"{name} is a function, expected a number {valid}: a schedule of the rate goes to schedule=")
-    if isinstance(value, bool) or not (isinstance(value, numbers.Real) or np.shape(value) == ()):
-        raise UserError(f"{name} is {value!r}, expected one number {valid}")
+    if isinstance(value, bool | str | bytes) or not (isinstance(value, numbers.Real) or np.shape(value) == ()):
+        raise UserError(f"{name} is {shown(value)}, expected one number {valid}")
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise UserError(f"{name} is {value!r}, expected a number {valid}") from None
+        raise UserError(f"{name} is {shown(value)}, expected a number {valid}") from None
     if not math.isfinite(number) or number not in valid:
         raise UserError(f"{name} is {number:g}, expected a number {valid}")
     return number

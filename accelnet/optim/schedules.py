@@ -17,6 +17,7 @@ from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.optim.ranges import Range, check_number
+from accelnet.wording import shown
 
 Schedule = Callable[[Any], Any]
 
@@ -62,7 +63,9 @@ def step(milestones: Sequence[float], *, factor: float = 0.1) -> Schedule:
     Source: He et al., "Deep residual learning for image recognition", 2016, section 4.2.
     """
     if isinstance(milestones, str) or not isinstance(milestones, Sequence):
-        raise UserError(f"milestones are {milestones!r}, expected a list of shares of the run, such as [0.5, 0.75]")
+        raise UserError(
+            f"milestones are {shown(milestones)}, expected a list of shares of the run, such as [0.5, 0.75]"
+        )
     shares = [_share("a milestone", one, _OPEN) for one in milestones]
     if any(later <= earlier for earlier, later in itertools.pairwise(shares)):
         raise UserError(f"milestones are {shares}, expected each above the one before")
@@ -231,8 +234,11 @@ def _half_cosine(share: jax.Array) -> jax.Array:
 
 def _schedule(name: str, factor: Callable[[jax.Array], Any]) -> Schedule:
     def schedule(progress: Any) -> jax.Array:
+        if not isinstance(progress, int | float) and not hasattr(progress, "dtype"):
+            raise UserError(f"schedules.{name} got {shown(progress)}, expected the progress of the run, from 0 to 1")
         # Optax calls a schedule with its count of steps: each from the second on would be the end of the run.
-        if not isinstance(progress, int) and jnp.issubdtype(jnp.result_type(progress), jnp.integer):
+        is_end = isinstance(progress, int) and progress in (0, 1)
+        if not is_end and jnp.issubdtype(jnp.result_type(progress), jnp.integer):
             raise UserError(
                 f"schedules.{name} got a step, expected the progress of the run, from 0 to 1: give it as schedule= to "
                 "an optimizer of accelnet.optim, as in adamw(1e-3, schedule=...)"

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from accelnet.arguments import shown
 from accelnet.errors import UserError
+from accelnet.wording import shown
 
 # What the axes mean. A batch lies in parts on "data" and "fsdp"; "fsdp" also cuts the weights, "model" the layers.
 BATCH_AXES = ("data", "fsdp")

@@ -6,7 +6,8 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, UP, Axis, bar, chart, dots, lines, log_axis, path
 from accelnet.report.markup import Markup, figure, legend, tag
-from accelnet.report.numbers import duration, percent, short, size
+from accelnet.report.numbers import duration, percent, short
+from accelnet.wording import size
 
 PARTS = {
     "weights": "weights", "optimizer": "optimizer", "model_state": "model state", "gradients": "gradients",

@@ -17,7 +17,8 @@ from accelnet.planning.figures import (
 )
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, grid, legend, noted, section, table, tag
-from accelnet.report.numbers import amount, duration, percent, size
+from accelnet.report.numbers import amount, duration, percent
+from accelnet.wording import size
 
 _SOURCES = {
     "compiled": "are memory, kernels and exchanges where the target's own compiler counted them: {}.",

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from accelnet import runtime
+from accelnet.arguments import flags, names, number
 from accelnet.errors import UserError
-from accelnet.experiment import Experiment
+from accelnet.experiment import Experiment, check_experiment
+from accelnet.parallel.mesh import parse_mesh
 from accelnet.planning.choice import choose
 from accelnet.planning.measure import Measurement
 from accelnet.planning.measure import measure as measure_step
@@ -23,6 +25,7 @@ from accelnet.planning.targets.accelerators import load_accelerators
 from accelnet.planning.targets.target import DEFAULT_TARGETS, Target, find_target, this_machine
 from accelnet.terminal import StatusLine
 from accelnet.training.record import write_atomically
+from accelnet.training.writable import check_workdir
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,16 @@ def plan(
         >>> made.rows[0].fits, made.rows[0].memory.source
         (True, 'modelled')
     """
+    check_experiment(experiment)
+    flags(compile=compile, measure=measure, remedies=remedies, progress=progress)
+    number("compile_seconds", compile_seconds, above=0)
+    for name, value in {"budget_usd": budget_usd, "deadline_hours": deadline_hours}.items():
+        if value is not None:
+            number(name, value, above=0)
+    if mesh is not None and mesh != "auto":
+        parse_mesh(mesh)
     runtime.prepare()
-    if workdir is not None:
-        # Before minutes of compiling, not after.
-        probe = Path(workdir) / "plan.probe"
-        write_atomically(probe, "")
-        probe.unlink()
+    workdir = check_workdir(workdir)
     say = StatusLine(progress)
     named = find_targets(targets, targets_file)
     measured = None
@@ -141,9 +148,9 @@ def plan(
     planner.compile([case for case in cases if isinstance(case, Case)])
     rows = [case if isinstance(case, Row) else planner.row(case) for case in cases]
     if remedies and compile:
-        for number, case in enumerate(cases):
+        for index, case in enumerate(cases):
             if isinstance(case, Case) and not case.fits:
-                rows[number] = replace(rows[number], remedies=find_remedies(planner, case))
+                rows[index] = replace(rows[index], remedies=find_remedies(planner, case))
     made = Plan(
         experiment.name,
         experiment.total_steps,
@@ -178,14 +185,14 @@ def find_targets(targets: str | Sequence[str] | None, targets_file: str | Path |
     """
     accelerators = load_accelerators(targets_file)
     if targets is None:
-        names = [*DEFAULT_TARGETS, "here"]
+        wanted = [*DEFAULT_TARGETS, "here"]
     else:
-        listed = targets.split(",") if isinstance(targets, str) else targets
-        names = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
-    if not names:
+        given = targets.split(",") if isinstance(targets, str) else names("targets", targets)
+        wanted = list(dict.fromkeys(name.strip() for name in given if name.strip()))
+    if not wanted:
         raise UserError("no target was given: name some, such as --targets v5e:2x2,h100:8; `targets` lists them")
     found: dict[str, Target | Row] = {}
-    for name in names:
+    for name in wanted:
         try:
             target = this_machine(accelerators=accelerators) if name == "here" else find_target(name, accelerators)
             found.setdefault(target.name, target)

@@ -10,7 +10,7 @@ from accelnet.planning.modelled.roofline import StepTime
 from accelnet.planning.modelled.run_time import RunTime
 from accelnet.planning.targets.accelerators import Accelerator
 from accelnet.planning.targets.target import Target
-from accelnet.report.numbers import size
+from accelnet.wording import size
 
 
 @dataclass(frozen=True)

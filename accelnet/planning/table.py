@@ -7,8 +7,9 @@ from typing import Any
 import rich.box
 import rich.table
 
-from accelnet.report.numbers import amount, duration, size
+from accelnet.report.numbers import amount, duration
 from accelnet.terminal import rendered
+from accelnet.wording import size
 
 
 def plan_table(plan: Mapping[str, Any]) -> str:

@@ -12,9 +12,11 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
+from accelnet.arguments import function, instance, integer
 from accelnet.errors import UserError
-from accelnet.experiment import Experiment
+from accelnet.experiment import Experiment, check_experiment
 from accelnet.populations.operand import Operand
+from accelnet.wording import shown
 
 ExperimentFunction = Callable[[Any], Experiment]
 
@@ -39,6 +41,9 @@ def grid(seeds: Sequence[int], **values: Sequence[float]) -> tuple[Member, ...]:
         >>> [(member.fields["learning_rate"], member.seed) for member in grid((0, 1), learning_rate=(0.1, 0.2))]
         [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
     """
+    for name, given in {"seeds": seeds, **values}.items():
+        if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str):
+            raise UserError(f"{name} of the grid is {shown(given)}, expected a list")
     combinations = itertools.product(*values.values())
     return tuple(Member(seed, dict(zip(values, numbers, strict=True))) for numbers in combinations for seed in seeds)
 
@@ -64,11 +69,13 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.members:
             raise UserError("the population has no members: give at least one seed and one value")
+        function("function", self.function, "a function from a Config to an Experiment")
         for member in self.members:
+            instance("a member", member, Member, "a Member(seed, fields)")
+            instance("fields of a member", member.fields, Mapping, "a dict of numbers by field")
             if set(member.fields) != set(self.names):
                 raise UserError(f"members vary {self.names} and {list(member.fields)}: expected the same fields")
-            if not 0 <= member.seed < 2**32:
-                raise UserError(f"a member's seed is {member.seed}, expected 0 to 2**32 - 1")
+            integer("a member's seed", member.seed, 0, 2**32 - 1)
         for name in self.names:
             check_field(self.config, name)
         # The ends of every field: what changes with a number between them cannot be traced.
@@ -123,7 +130,7 @@ class Sweep:
         return map(self._experiment, map(dict, dict.fromkeys(tuple(member.fields.items()) for member in self.members)))
 
     def _experiment(self, fields: Mapping[str, Any]) -> Experiment:
-        return self.function(dataclasses.replace(self.config, **fields))
+        return check_experiment(self.function(dataclasses.replace(self.config, **fields)))
 
 
 def _sizes(experiment: Experiment) -> tuple[Any, ...]:
@@ -144,6 +151,8 @@ def check_field(config: Any, name: str) -> float:
         >>> check_field(Config(), "learning_rate")
         0.1
     """
+    if not dataclasses.is_dataclass(config) or isinstance(config, type):
+        raise UserError(f"config is {shown(config)}, expected a Config, an instance of a dataclass")
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "seed"}
     numbers = [name for name, value in values.items() if _is_number(value)]
     if name not in numbers:

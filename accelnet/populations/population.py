@@ -4,20 +4,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
 from accelnet import runtime
-from accelnet.arguments import integer, word
+from accelnet.arguments import flags, instance, integer, names, path, sequence, word
 from accelnet.data.feed import DeviceFeed
 from accelnet.errors import UserError
 from accelnet.populations.members import ExperimentFunction, Member, Sweep
 from accelnet.populations.programs import MEMBERS, Batches, Wave, make_programs
 from accelnet.populations.results import PopulationFile, PopulationRun, WaveWorkdir, to_arrays
-from accelnet.training.events import Event
+from accelnet.training.events import Event, check_events
 from accelnet.training.fit import HANG_SECONDS, SAVE_SECONDS
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.loop import Loop
@@ -109,11 +109,21 @@ class Population:
         """
         runtime.prepare()
         integer("evaluations", self.evaluations, 1)
-        sweep = Sweep(self.function, self.config, tuple(self.members))
+        word("batches", self.batches, get_args(Batches))
+        flags(progress=progress)
+        events = check_events(events)
+        if devices is not None:
+            for device in sequence("devices", devices) or [None]:
+                instance("a device", device, jax.Device, "a device of JAX, such as one of jax.devices()")
+        if workdir is not None:
+            workdir = path("workdir", workdir)
+        if memory_bytes is not None:
+            integer("memory_bytes", memory_bytes, 1)
+        sweep = Sweep(self.function, self.config, sequence("members", self.members))
         splits = tuple(sweep.example.data.splits)
         if self.split is not None:
             word("split of the population", self.split, splits)
-        for name in self.splits:  # validation and test rows need not be there
+        for name in names("splits of the population", self.splits):  # validation and test rows need not be there
             word("one of the splits of the population", name, tuple(dict.fromkeys((*splits, "validation", "test"))))
         members = [{"seed": member.seed, **member.fields} for member in self.members]
         named = {name: getattr(self, name) for name in ("batches", "evaluations", "split", "splits")}

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import flax.struct
@@ -15,6 +14,7 @@ from accelnet.data.feed import AbstractFeed, DeviceFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import SAME, Layout
+from accelnet.parallel.memory import free_bytes
 from accelnet.populations.members import Sweep
 from accelnet.training.compiled import Program
 from accelnet.training.evaluation import Weights, keeps_average, make_eval_chunk, make_weights
@@ -149,16 +149,6 @@ def make_programs(
         # Not proportional: the data and the batches of evaluation are there once.
         size = max(1, min(size - 1, int(0.95 * size * limit / needed)))
         display.note(f"{needed:,} bytes where {limit:,} are free: waves of {size * len(devices)} members …")
-
-
-def free_bytes(devices: Sequence[Any]) -> int:
-    """Return the bytes that a program may use on each of some devices; CPU devices share half of the free memory."""
-    stats = devices[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return int(0.9 * (stats["bytes_limit"] - stats["bytes_in_use"]))
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    available = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
-    return available // 2 // len(devices)
 
 
 def programs_of_size(

@@ -4,19 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def size(number: float) -> str:
-    """Return bytes as people read them, in powers of 1,024.
-
-    Example:
-        >>> size(3 << 30), size(1500)
-        ('3.0 GiB', '1.5 KiB')
-    """
-    for prefix, unit in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number >= unit:
-            return f"{number / unit:.1f} {prefix}"
-    return f"{number:.0f} B"
-
-
 def duration(seconds: float) -> str:
     """Return a time as people read it.
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from accelnet import runtime
 from accelnet.parallel.layout import ONE_DEVICE, Layout
+from accelnet.parallel.memory import check_program
 
 Tree = Any
 
@@ -80,6 +81,12 @@ class Program:
         return needed + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
     @cached_property
+    def _callable(self) -> Any:
+        """The compiled program, when it is known that memory has room for a call."""
+        check_program(self.name, self.compiled.memory_analysis(), devices_of(self.operands))
+        return self.compiled
+
+    @cached_property
     def _expected(self) -> tuple[Any, list[tuple[tuple[int, ...], Any]]]:
         leaves, structure = jax.tree.flatten(self.operands)
         return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
@@ -87,7 +94,7 @@ class Program:
     def __call__(self, *operands: Any) -> Any:
         if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
             return self.function(*operands)
-        compiled = self.compiled
+        compiled = self._callable
         leaves, structure = jax.tree.flatten(operands)
         if (structure, [(leaf.shape, leaf.dtype) for leaf in leaves]) != self._expected:
             raise RecompilationError(
@@ -167,6 +174,13 @@ class PmapProgram(Program):
             for position, operand in enumerate(operands)
         ]
         return compiled(self._parts, *fronted)
+
+
+def devices_of(shapes: Tree) -> list[Any]:
+    """Return the devices of this process on which arrays of these shapes lie."""
+    shardings = (getattr(leaf, "sharding", None) for leaf in jax.tree.leaves(shapes))
+    found = next((one for one in shardings if one is not None), None)
+    return jax.local_devices()[:1] if found is None else list(found.addressable_devices)
 
 
 def _differences(expected: tuple[Any, ...], given: tuple[Any, ...]) -> list[str]:

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from accelnet.arguments import integer, number, shown, word
+from accelnet.arguments import flag, function, integer, number, sequence, word
 from accelnet.errors import UserError
 from accelnet.signature import arguments, name_of
 from accelnet.training.rhythm import Every
+from accelnet.wording import shown
 
 
 def rank(value: float | None, lower_is_better: bool) -> float:
@@ -46,8 +47,15 @@ class Event:
             if not isinstance(self.when, str):
                 raise UserError(f"when of an Event is {shown(self.when)}, expected Every(...), 'start' or 'end'")
             word("when of an Event", self.when, ("start", "end"))
-        if not callable(self.action):
-            raise UserError(f"action of an Event is {shown(self.action)}, expected a function of a Moment")
+        function("action of an Event", self.action, "a function of a Moment")
+
+
+def check_events(events: Any) -> tuple[Event, ...]:
+    """Return a list of `Event`s as a tuple; what is no list, or has something else in it, raises `UserError`."""
+    for event in sequence("events", events):
+        if not isinstance(event, Event):
+            raise UserError(f"events has {shown(event)} in it, expected Events, as Event(Every(epochs=1), function)")
+    return tuple(events)
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,7 @@ class EarlyStopping:
         integer("early stopping's patience", self.patience, 1)
         number("early stopping's min_delta", self.min_delta, 0)
         word("early stopping's mode", self.mode, ("auto", "min", "max"))
+        flag("early stopping's restore_best", self.restore_best)
 
     def says_stop(self, rows: Sequence[dict[str, Any]], lower_is_better: bool) -> bool:
         """Decide from the recorded rows alone, so that a resumed run decides the same."""

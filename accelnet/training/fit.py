@@ -10,18 +10,19 @@ import numpy as np
 from jax.sharding import Mesh
 
 from accelnet import runtime
-from accelnet.arguments import number, path
+from accelnet.arguments import flags, instance, names, number, path, sequence, word
 from accelnet.errors import UserError
-from accelnet.experiment import Experiment
+from accelnet.experiment import Experiment, check_experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
+from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.events import Event
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
-from accelnet.training.program import Programs, prepare
+from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.record import plain_value
 from accelnet.training.result import Timing, make_result
@@ -94,16 +95,20 @@ def fit(
     """
     timing = Timing()
     runtime.prepare()
-    if events:
+    check_experiment(experiment)
+    if events := sequence("events", events):
         experiment = experiment.replace(events=(*experiment.events, *events))
+    flags(resume=resume, allow_change=allow_change, progress=progress)
     number("hang_timeout", hang_timeout, above=0)
+    instance("pace", pace, Pace, "a Pace")
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
-    with supervised(workdir, hang_timeout) as hosts, ExitStack() as stack:
+    with supervised(workdir, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
         if workdir is not None and resume:
             experiment = _refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
+        check_fits(programs, feed)
         hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
@@ -175,11 +180,20 @@ def evaluate(
         UserError: if there is no checkpoint, or it does not fit the experiment.
     """
     runtime.prepare()
-    with supervised(None, hang_timeout) as hosts, ExitStack() as stack:
+    check_experiment(experiment)
+    flags(best=best)
+    number("hang_timeout", hang_timeout, above=0)
+    workdir = path("workdir", workdir)
+    if splits is not None:
+        splits = [
+            word("a split to evaluate", split, tuple(experiment.data.splits)) for split in names("splits", splits)
+        ]
+    with supervised(None, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
         experiment = _refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
-        checkpoints = Checkpoints(workdir, hosts=hosts, complete=partial(with_rows, Path(workdir), say))
+        check_fits(programs, feed)
+        checkpoints = Checkpoints(workdir, hosts=hosts, complete=partial(with_rows, workdir, say))
         hosts.mark(0, "compile")
         step = best_step(checkpoints, experiment.best_metric, experiment.best_is_lower) if best else None
         found = checkpoints.restore(programs.abstract_state, step)

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from accelnet.arguments import check_patterns, listed, shown
+from accelnet.arguments import check_patterns, flag, path, sequence
 from accelnet.errors import UserError, user_code
 from accelnet.experiment import Experiment
 from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints, first_line
 from accelnet.training.rows import best_step, with_rows
 from accelnet.training.state import TrainState, init_state
+from accelnet.wording import listed, shown
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,10 @@ class Initial:
     best: bool = False
 
     def __post_init__(self) -> None:
-        paths = (self.paths,) if isinstance(self.paths, str) else tuple(self.paths)
+        paths = (self.paths,) if isinstance(self.paths, str) else sequence("paths of Initial", self.paths)
         object.__setattr__(self, "paths", paths)
         check_patterns("paths of Initial", paths)
+        flag("best of Initial", self.best)
 
 
 def initial_arrays(experiment: Experiment, abstract: TrainState) -> dict[str, Any]:
@@ -67,6 +69,8 @@ def initial_arrays(experiment: Experiment, abstract: TrainState) -> dict[str, An
     if given is None:
         return {}
     parts = given if isinstance(given, list | tuple) else [given]
+    if not parts:
+        raise UserError("initial is an empty list, expected sources of weights, or None")
     params_like, state_like = _flat(abstract.params) | _flat(abstract.frozen), _flat(abstract.model_state)
     found: dict[str, Any] = {}
     for part in parts:
@@ -83,7 +87,7 @@ def _read(one: Initial, experiment: Experiment, wanted: Mapping[str, Any]) -> tu
     """Return the params and the model's state of a source, by path."""
     source = one.source
     if isinstance(source, str | os.PathLike):
-        return stored_weights(Path(source), best=one.best)
+        return stored_weights(path("initial", source), best=one.best)
     if hasattr(source, "params") and hasattr(source, "model_state"):  # a Run
         return _flat(source.params), _flat(source.model_state)
     if callable(source):
@@ -132,7 +136,13 @@ def _matched(
             f"initial has other shapes: {'; '.join(differing[:5])}{' …' if len(differing) > 5 else ''}. Leave these "
             "out, as with Initial(source, paths=['backbone.*'])"
         )
+    if other := [path for path, value in given.items() if not _is_numbers(value)]:
+        raise UserError(f"initial has {listed(other)}, which are no arrays of numbers")
     return {path: jnp.asarray(value, chosen[path].dtype) for path, value in given.items()}
+
+
+def _is_numbers(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype, jnp.number)
 
 
 def stored_weights(workdir: str | Path, *, best: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The programs of a run: its start, chunks of training steps, chunks of evaluation batches, averaged weights."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,10 +13,12 @@ from jax.sharding import Mesh, PartitionSpec
 from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
+from accelnet.parallel.memory import check_memory
 from accelnet.training.chunk import make_train_chunk
-from accelnet.training.compiled import PmapProgram, Program
+from accelnet.training.compiled import PmapProgram, Program, devices_of
 from accelnet.training.evaluation import Weights, keeps_average, make_eval_chunk, make_weights
 from accelnet.training.state import TrainState, abstract_state, init_state, placed
+from accelnet.wording import size
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,29 @@ def make_programs(
         weights=chosen,
         evaluate_rest=rest,
     )
+
+
+def check_fits(programs: Programs, feed: AbstractFeed) -> None:
+    """Refuse, before anything is allocated, a run whose state and data alone need more memory than there is.
+
+    Args:
+        programs: Programs of the run.
+        feed: How batches reach them.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+
+    def bytes_of(shapes: Any) -> int:
+        sizes = [
+            (leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize)
+            for leaf in jax.tree.leaves(shapes)
+        ]
+        return sum(math.prod(shape) * itemsize for shape, itemsize in sizes)
+
+    state, data = bytes_of(programs.abstract_state), bytes_of(feed.abstract()[0])
+    what = f"the run, with {size(state)} of weights and optimizer state and {size(data)} of data on a device,"
+    check_memory(what, state + data, state + data, devices_of(programs.abstract_state))
 
 
 def prepare(

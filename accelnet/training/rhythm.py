@@ -12,15 +12,19 @@ class Pace:
     """How much one call of a compiled program does. It changes no bit of a training.
 
     Args:
-        chunk_seconds: Time that a chunk of training steps should take. A call costs 0.2 ms of dispatch, and temporary
-            buffers that are paged in anew: experiments/fashion_cnn.py with --channels 48 96 took about 165 ms a step in
-            chunks of 0.5 s and 108 in chunks of 2 s. While a chunk runs, the display stands still.
-        eval_batches: Most batches of one call of the evaluation. Between two calls the processes learn whether one was
-            told to end. A number, not a time: where evaluation is cut changes the rounding of its sums.
+        chunk_seconds: Time that a chunk of training steps should take, above 0. A call costs 0.2 ms of dispatch, and
+            temporary buffers that are paged in anew: experiments/fashion_cnn.py with --channels 48 96 took about 165 ms
+            a step in chunks of 0.5 s and 108 in chunks of 2 s. While a chunk runs, the display stands still.
+        eval_batches: Most batches of one call of the evaluation, at least 1. Between two calls the processes learn
+            whether one was told to end. A number, not a time: where evaluation is cut changes the rounding of its sums.
     """
 
     chunk_seconds: float = 2.0
     eval_batches: int = 64
+
+    def __post_init__(self) -> None:
+        number("chunk_seconds of Pace", self.chunk_seconds, above=0)
+        integer("eval_batches of Pace", self.eval_batches, 1)
 
 
 @dataclass(frozen=True)

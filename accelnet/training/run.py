@@ -20,6 +20,7 @@ from accelnet.training.evaluation import Weights
 from accelnet.training.forward import with_precision
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
+from accelnet.wording import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +111,8 @@ class Run:
         Raises:
             UserError: if the inputs are of other shapes or kinds than the data's.
         """
+        if not (key is None or _is_key(key)):
+            raise UserError(f"key is {shown(key)}, expected a PRNG key, as jax.random.key(0), or None")
         batch = _raw_batch(self.experiment, inputs)
         weights = (self.params, self.model_state)
         return self._forward(*weights, batch, jax.random.key(0) if key is None else key, self._weights.step)
@@ -117,6 +120,12 @@ class Run:
     def plot(self) -> Any:
         """Return the curves of the run: loss, metrics and learning rate against steps (a Matplotlib figure)."""
         return curves(self.rows, title=self.experiment.name, directions=self.experiment.objective.directions)
+
+
+def _is_key(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    words = dtype == jnp.uint32 and value.ndim == 1  # a key of jax.random.PRNGKey
+    return dtype is not None and (words or jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
 def _raw_batch(experiment: Experiment, inputs: Any) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Checks of an experiment's settings, before anything is built: kinds, ranges, and names that must exist."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any, Literal, get_args
@@ -9,31 +9,17 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import PartitionSpec
 
-from accelnet.arguments import check_patterns, integer, names, number, shown, word
+from accelnet.arguments import check_patterns, instance, integer, names, number, word
 from accelnet.data.dataset import Data
 from accelnet.errors import UserError
 from accelnet.objectives.objective import Objective
-from accelnet.training.events import EarlyStopping, Event, Every
+from accelnet.training.events import EarlyStopping, Every, check_events
+from accelnet.wording import shown
 
 Precision = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "products", "blocks"]
 
-_MOST_STEPS = 2**31 - 1  # the state counts in int32
-
-
-def as_tuple(name: str, value: Any) -> tuple[Any, ...]:
-    """Return a list as a tuple.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: A list or tuple.
-
-    Raises:
-        UserError: if it is another thing.
-    """
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise UserError(f"{name} is {shown(value)}, expected a list")
-    return tuple(value)
+MOST_STEPS = 2**31 - 1  # the state counts in int32
 
 
 def check_settings(experiment: Any) -> None:
@@ -63,22 +49,19 @@ def _check_kinds(experiment: Any) -> None:
         "eval_every": rhythm,
         "save_every": rhythm,
     }.items():
-        value = getattr(experiment, name)
-        if isinstance(value, type) or not isinstance(value, kind):
-            raise UserError(f"{name} is {shown(value)}, expected {expected}")
+        instance(name, getattr(experiment, name), kind, expected)
 
 
 def _check_elements(experiment: Any) -> None:
-    for event in experiment.events:
-        if not isinstance(event, Event):
-            raise UserError(f"events has {shown(event)} in it, expected Events, as Event(Every(epochs=1), function)")
+    check_events(experiment.events)
     for rule in experiment.sharding_rules:
         if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
             raise UserError(f"sharding_rules has {shown(rule)} in it, expected pairs (pattern, PartitionSpec)")
-        if not isinstance(rule[1], PartitionSpec):
-            raise UserError(f"the sharding rule {rule[0]!r} has {shown(rule[1])}, expected a PartitionSpec")
+        check_patterns("sharding_rules", [rule[0]])
+        instance(f"the spec of the sharding rule {rule[0]!r}", rule[1], PartitionSpec, "a PartitionSpec")
     check_patterns("frozen", experiment.frozen)
     for name, value in experiment.config.items():
+        word("a name in config", name)
         if not _is_plain(value):
             raise UserError(
                 f"config has {name}={shown(value)}, expected numbers, text, lists and dicts: what is recorded has "
@@ -91,12 +74,12 @@ def _check_lengths(experiment: Any) -> None:
     if (epochs is None) == (steps is None):
         raise UserError(f"epochs is {epochs} and steps is {steps}: give exactly one of them")
     if epochs is not None:
-        number("epochs", epochs, above=0)
+        number("epochs", epochs, high=MOST_STEPS, above=0)
     for name in ("steps", "eval_batch_size", "microbatch_size"):
         if getattr(experiment, name) is not None:
-            integer(name, getattr(experiment, name), 1, _MOST_STEPS)
-    integer("keep_last", experiment.keep_last, 1, _MOST_STEPS)
-    integer("keep_best", experiment.keep_best, 0, _MOST_STEPS)
+            integer(name, getattr(experiment, name), 1, MOST_STEPS)
+    integer("keep_last", experiment.keep_last, 1, MOST_STEPS)
+    integer("keep_best", experiment.keep_best, 0, MOST_STEPS)
     integer("seed", experiment.seed, 0, 2**32 - 1)
     if not isinstance(batch_size, str):
         integer("batch_size", batch_size, 1)

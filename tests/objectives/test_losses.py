@@ -171,9 +171,9 @@ def test_targets_of_any_integer_type_mean_the_same(dtype):
         (lambda: objectives.softmax_cross_entropy(label_smoothing=1.0), "label_smoothing is 1.0"),
         (lambda: objectives.softmax_cross_entropy(class_weights=(1.0, -1.0)), "class_weights is"),
         (lambda: objectives.softmax_cross_entropy(class_weights=(0.0, 0.0)), "not all 0"),
-        (lambda: objectives.huber(delta=0.0), "delta is 0.0, expected a number above 0"),
+        (lambda: objectives.huber(delta=0.0), "delta is 0.0, expected a finite number above 0"),
         (lambda: objectives.squared_error(num_outputs=0), "num_outputs is 0"),
-        (lambda: objectives.TopKAccuracy(0), "k is 0, expected at least 1"),
+        (lambda: objectives.TopKAccuracy(0), "k is 0, expected a whole number of at least 1"),
         (lambda: objectives.softmax_cross_entropy(metrics={"top": objectives.Accuracy}), "metric 'top' is"),
     ],
 )

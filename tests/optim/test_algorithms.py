@@ -358,7 +358,7 @@ def test_a_decay_mask_of_ones_own_is_heeded(name):
         ({"learning_rate": -0.1}, "learning_rate is -0.1, expected a number of at least 0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"learning_rate": "fast"}, "learning_rate is 'fast'"),
-        ({"learning_rate": np.ones(2)}, "learning_rate is array"),
+        ({"learning_rate": np.ones(2)}, "learning_rate is an array"),
         ({"learning_rate": optax.constant_schedule(0.1)}, "a schedule of the rate goes to schedule="),
         ({"weight_decay": -1.0}, "weight_decay is -1"),
         ({"b1": 1.0}, r"b1 is 1, expected a number in \[0, 1\)"),

@@ -251,5 +251,5 @@ def test_a_longer_run_traces_its_loss_no_more_often(make_experiment):
     train(loss, 1)
     most = sum(traced)
     train(chex.assert_max_traces(loss, n=most), 7)
-    with pytest.raises(an.UserCodeError, match="traced > "):
+    with pytest.raises(an.UserError, match="traced > "):
         train(chex.assert_max_traces(loss, n=most - 1), 1)

@@ -166,5 +166,17 @@ def test_inputs_that_the_call_does_not_name_are_refused_and_one_argument_gets_th
 
 
 def test_a_wrong_width_of_inputs_is_the_models_fault_by_name():
-    with pytest.raises(an.errors.UserCodeError, match=r"the model failed, given float32\[8,8\]"):
+    # A layer of Flax's own has no line of the user's to show, and is one line; a module of the user's has one.
+    with pytest.raises(an.UserError, match=r"the model failed, given float32\[8,8\]: TypeError") as caught:
         toy.fit(lambda rngs: nnx.Linear(7, 2, rngs=rngs))
+    assert "\n" not in str(caught.value)
+
+    class Own(nnx.Module):
+        def __init__(self, rngs):
+            self.layer = nnx.Linear(7, 2, rngs=rngs)
+
+        def __call__(self, x):
+            return self.layer(x)
+
+    with pytest.raises(an.errors.UserCodeError, match=r"float32\[8,8\](.|\n)*return self.layer\(x\)"):
+        toy.fit(Own)

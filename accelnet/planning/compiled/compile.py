@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from accelnet.parallel.memory import host_limits
 from accelnet.planning.compiled.export import ExportedProgram
 from accelnet.planning.compiled.ops import DeviceOp
 from accelnet.planning.compiled.process import end_process, run_worker
@@ -105,7 +105,8 @@ def compile_all(
         return key, compiled
 
     processes: set[subprocess.Popen[bytes]] = set()
-    pool = ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), _available_bytes() // _COMPILER_BYTES)))
+    free = min((limit.free_bytes for limit in host_limits()), default=0)
+    pool = ThreadPoolExecutor(max(1, min(len(os.sched_getaffinity(0)), free // _COMPILER_BYTES)))
     try:
         return dict(pool.map(run, jobs))
     except BaseException:  # interrupted: nothing is left running
@@ -115,14 +116,6 @@ def compile_all(
         raise
     finally:
         pool.shutdown()
-
-
-def _available_bytes() -> int:
-    try:
-        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
-        return int(found[1]) << 10 if found else 0
-    except OSError:
-        return 0
 
 
 def _compile(

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from accelnet import arguments
 from accelnet.errors import UserError
 from accelnet.planning.targets.cpu import this_cpu
 
@@ -175,6 +176,8 @@ def load_accelerators(extra: str | Path | None = None) -> dict[str, Accelerator]
     tables["cpu"] = this_cpu()
     where: dict[str, str] = {}
     path = os.environ.get(ENVIRONMENT_VARIABLE) if extra is None else extra
+    if extra is not None and extra != "":
+        path = arguments.path("targets_file", extra)
     if path:
         canonical = {alias: name for name, facts in tables.items() for alias in facts.get("aliases", ())}
         try:

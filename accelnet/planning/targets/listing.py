@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import rich.box
 import rich.table
 
+from accelnet.arguments import word
 from accelnet.errors import UserError
 from accelnet.planning.targets.accelerators import Accelerator, load_accelerators
 from accelnet.planning.targets.target import slices
@@ -29,7 +30,7 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
         name  sizes sold...
     """
     accelerators = load_accelerators() if accelerators is None else accelerators
-    start = (family or "").strip().lower()
+    start = "" if family is None else word("the family", family).strip().lower()
     shown = [
         known
         for known in accelerators.values()
