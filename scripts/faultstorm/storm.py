@@ -1,0 +1,200 @@
+"""One fault from its start to its end: a run is hurt, goes on until it is done, and is compared with its reference."""
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scripts.faultstorm.faults import DAMAGES, PLACES, Course, Fault, damage, mend
+from scripts.faultstorm.judge import DONE, misnamed, misnamed_resume
+from scripts.faultstorm.outcome import Outcome, Reader, Reference, altered, differences
+from scripts.faultstorm.processes import Ended, Plan, Server, start
+
+# Each may end with a message that names what is damaged; there are three checkpoints, and some files more.
+_MOST_STARTS = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a run that was hurt.
+
+    Attributes:
+        fault: What happened to it.
+        hit: Where; empty: the run ended before, and nothing happened.
+        lost: Why the run could not be brought to its end; empty: it was.
+        different: Where its outcome is not that of the reference.
+        misnamed: What is wrong with codes and messages.
+        recover_seconds: From each restart to the first new step, without compilation.
+        steps_lost: Steps that were computed a second time.
+        seconds: All starts together.
+        said: Last words of each start.
+    """
+
+    fault: Fault
+    hit: str
+    lost: str
+    different: Sequence[str]
+    misnamed: Sequence[str]
+    recover_seconds: Sequence[float]
+    steps_lost: int
+    seconds: float
+    said: Sequence[str]
+
+
+class Ground:
+    """What a kind of run is like when nothing happens: its reference, its courses, and a copy of its middle.
+
+    Args:
+        server: Where runs come from.
+        kind: Kind of the run.
+        folder: An empty directory for it.
+    """
+
+    def __init__(self, server: Server, kind: str, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        self.server, self.kind, self.folder = server, kind, folder
+        self.middle, self._lock = folder / "middle", threading.Lock()
+        with _READING:
+            self._reader = Reader(kind)
+        _done(start(server, kind, folder / "first"))  # it compiles, and its times are others
+        whole = _done(start(server, kind, folder / "whole", log_all=True))
+        _done(start(server, kind, folder / "steps", every_step=True))
+        expected, steps = self.read(folder / "whole"), self.read(folder / "steps").checkpoints
+        self.reference = Reference(expected, {step: arrays for step, arrays in steps.items() if arrays is not None})
+        if found := differences(self.read(folder / "first"), self.reference):
+            raise RuntimeError(f"two runs of {kind} to which nothing happened differ: {found}")
+        self.seconds = whole.seconds
+        # The middle is where half of the rows are written.
+        nth = len(expected.rows) // 2
+        plan = Plan("signal", "metrics.jsonl", "w", number=signal.SIGKILL, nth=nth)
+        start(server, kind, self.middle, plan=plan)
+        if len(self.read(self.middle).checkpoints) < 2:
+            raise RuntimeError(f"the middle of {kind} has fewer than 2 checkpoints")
+        shutil.copytree(self.middle, folder / "rest")
+        rest = _done(start(server, kind, folder / "rest", log_all=True))
+        self.courses = {
+            False: Course(whole.seconds, whole.operations), True: Course(rest.seconds, rest.operations),
+        }  # fmt: skip
+
+    def read(self, workdir: Path) -> Outcome:
+        """Return what is in a work directory of this kind."""
+        with _READING:
+            return self._reader.read(workdir)
+
+
+# JAX in this process serves one thread at a time.
+_READING = threading.Lock()
+
+
+def _done(ended: Ended) -> Ended:
+    if set(ended.codes) != {DONE}:
+        raise RuntimeError(f"a run to which nothing happened ended with {ended.codes}: {ended.said}")
+    return ended
+
+
+def endure(ground: Ground, fault: Fault, workdir: Path) -> Verdict:
+    """Let a fault happen to a run in a directory that does not exist yet, and let the run go on until it is done."""
+    server, kind = ground.server, ground.kind
+    if fault.midway:
+        shutil.copytree(ground.middle, workdir)
+    else:
+        workdir.mkdir()
+    if fault.place.user is not None:
+        os.chown(workdir, fault.place.user, fault.place.user)
+    damaged = damage(workdir, fault) if fault.kind in DAMAGES else ""
+    starts, wrong, recoveries, lost = list[Ended](), list[str](), list[float](), ""
+    if damaged:
+        hit, reached = damaged, _last_step(ground, fault)
+    else:
+        first = start(server, kind, workdir, plan=fault.plan, sent=fault.sent, rank=fault.rank, place=fault.place)
+        starts.append(first)
+        hit, reached = first.hit, max((step for _, step, _ in first.trace), default=0)
+        if hit and fault.kind not in PLACES:
+            wrong += misnamed(fault, first)
+    steps_lost, cause = 0, _named(damaged)
+    while not starts or set(starts[-1].codes) != {DONE}:
+        if len(starts) >= _MOST_STARTS:
+            lost = f"not done after {len(starts)} starts: {starts[-1].codes}, {starts[-1].said}"
+            break
+        ended = start(server, kind, workdir, place=fault.place)
+        if damaged and set(ended.codes) != {DONE} and not misnamed_resume(ended, cause):
+            mend(workdir, damaged)
+        wrong += misnamed_resume(ended, cause)
+        starts.append(ended)
+        if len(ended.trace) > 1:
+            begun, new = ended.trace[0], ended.trace[1]
+            steps_lost += max(0, reached - begun[1])
+            recoveries.append(new[0] - new[2] + server.import_seconds)
+            reached = max(step for _, step, _ in ended.trace)
+    different = [] if lost else _different(ground, workdir, damaged)
+    if fault.kind == "foreign cache" and any(server.foreign.iterdir()):
+        wrong.append("something was written into another user's cache")
+    said = tuple("; ".join(text.strip() for text in ended.said if text.strip()) for ended in starts)
+    seconds = sum(ended.seconds for ended in starts)
+    return Verdict(fault, hit, lost, different, wrong, recoveries, steps_lost, seconds, said)
+
+
+def _last_step(ground: Ground, fault: Fault) -> int:
+    return max(ground.read(ground.middle).checkpoints) if fault.midway else 0
+
+
+def _different(ground: Ground, workdir: Path, damaged: str) -> list[str]:
+    """Return where a finished run is not its reference; what was damaged may be missing, or known to be damaged."""
+    parts = Path(damaged).parts if damaged else ()
+    harmed = "/".join(parts[:2]) if parts[:1] == ("checkpoints",) else parts[0] if parts else None
+    return differences(ground.read(workdir), ground.reference, lambda part: part == harmed)
+
+
+def _named(damaged: str) -> str:
+    """Return a regular expression for what names a damaged file, or the checkpoint that it is in."""
+    if not damaged:
+        return ""
+    parts = Path(damaged).parts
+    return rf"checkpoints?[/ ]{parts[1]}\b|checkpoint of step {parts[1]}\b" if parts[0] == "checkpoints" else parts[0]
+
+
+def controls(ground: Ground) -> dict[str, bool]:
+    """Return by name of a control that must fail whether the harness noticed it."""
+    outcome, step = ground.reference.outcome, max(ground.reference.outcome.checkpoints)
+    arrays = dict(outcome.checkpoints[step] or {})
+    name = sorted(arrays)[0]
+    arrays[name] = (*arrays[name][:2], arrays[name][2] ^ 1)
+    tag = sorted(outcome.scalars)[0]
+    metrics = {**outcome.result["metrics"], "test": {**outcome.result["metrics"]["test"], "loss": 0.0}}
+    changed = {
+        "a metric of result.json": altered(outcome, result={**outcome.result, "metrics": metrics}),
+        "no result.json": altered(outcome, result=None),
+        "a row twice": altered(outcome, rows=(*outcome.rows, outcome.rows[-1])),
+        "a row's loss": altered(outcome, rows=(*outcome.rows[:-1], {**outcome.rows[-1], "loss": 0.0})),
+        "a scalar missing": altered(outcome, scalars={**outcome.scalars, tag: outcome.scalars[tag][:-1]}),
+        "one bit of an array": altered(outcome, checkpoints={**outcome.checkpoints, step: arrays}),
+        "a damaged checkpoint": altered(outcome, checkpoints={**outcome.checkpoints, step: None}),
+        "a temporary file": altered(outcome, left=(".config.json.tmp",)),
+    }
+    caught = {name: bool(differences(one, ground.reference)) for name, one in changed.items()}
+    told = Ended((4,), ("preempted: told to end (SIGTERM) at step 5: saved, go on with --resume\n",), "hit", 1.0, ())
+    fault = Fault(0, "SIGTERM", ground.kind)
+    starts = {
+        "no message": replace(told, said=("",)),
+        "a traceback": replace(told, said=(f"Traceback (most recent call last):\n{told.said[0]}",)),
+        "another code": replace(told, codes=(1,)),
+        "two lines": replace(told, said=(f"a line\n{told.said[0]}",)),
+        "another cause": replace(told, said=("preempted: nobody knows why\n",)),
+        "a hang": replace(told, codes=("hang",), said=("",)),
+    }
+    caught |= {name: bool(misnamed(fault, ended)) for name, ended in starts.items()}
+    caught["a resume that fails"] = bool(misnamed_resume(replace(told, codes=(2,), said=("error: no\n",))))
+    # And what is right must pass.
+    caught["nothing wrong"] = not differences(outcome, ground.reference) and not misnamed(fault, told)
+    return caught
+
+
+def files_control(ground: Ground, workdir: Path) -> bool:
+    """Say whether a finished run's result.json, altered on the disk, is noticed."""
+    shutil.copytree(ground.folder / "whole", workdir)
+    path = workdir / "result.json"
+    path.write_text(path.read_text().replace('"loss": 0.', '"loss": 1.', 1))
+    return bool(differences(ground.read(workdir), ground.reference))
