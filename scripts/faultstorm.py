@@ -32,11 +32,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from accelnet.errors import UserError
 from accelnet.training.record import plain_value, write_atomically
+from scripts.faultstorm.controls import controls, files_control
 from scripts.faultstorm.faults import ALL, OF_PROCESSES, PLACES, RUN_OF_MEMORY, RUN_OF_PLACES, draw
 from scripts.faultstorm.kinds import PROCESSES
 from scripts.faultstorm.processes import Server
 from scripts.faultstorm.report import is_wrong, summary, table, wrong_of
-from scripts.faultstorm.storm import Ground, Verdict, controls, endure, files_control
+from scripts.faultstorm.storm import Ground, Verdict, endure
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -65,7 +65,9 @@ class Fault:
         words = [self.kind, self.run, "from the middle" if self.midway else "from the start"]
         if PROCESSES[self.run] > 1:
             words.append(f"rank {self.rank}")
-        if self.plan is not None and self.plan.nth:
+        if self.kind == "memory" and self.plan is not None:
+            words.append(f"at the large allocation {self.plan.nth}")
+        elif self.plan is not None and self.plan.nth:
             words.append(f"at operation {self.plan.nth} of [{self.plan.operations}] {self.plan.pattern}")
         elif self.plan is not None and self.kind not in PLACES:
             words.append(f"after {self.plan.seconds:.2f} s")
@@ -105,7 +107,13 @@ def draw(seed: int, index: int, runs: Sequence[str], kinds: Sequence[str], cours
     if kind in DAMAGES:
         return _with(fault, file=(float(rng.random()), float(rng.random())))
     if kind in PLACES:
-        return _with(fault, run=RUN_OF_PLACES, midway=False, place=_PLACES[kind], plan=Plan("signal", number=signal.SIGKILL, nth=int(rng.integers(1, 300))))
+        return _with(
+            fault,
+            run=RUN_OF_PLACES,
+            midway=False,
+            place=_PLACES[kind],
+            plan=Plan("signal", number=signal.SIGKILL, nth=int(rng.integers(1, 300))),
+        )
     if kind == "memory":
         run, fault = RUN_OF_MEMORY, _with(fault, run=RUN_OF_MEMORY)
     course = courses[run, midway]
@@ -117,9 +125,7 @@ def draw(seed: int, index: int, runs: Sequence[str], kinds: Sequence[str], cours
     return _with(fault, plan=_plan(kind, number, seconds, pause, course, rng))
 
 
-def _plan(
-    kind: str, number: int, seconds: float, pause: float, course: Course, rng: np.random.Generator
-) -> Plan:
+def _plan(kind: str, number: int, seconds: float, pause: float, course: Course, rng: np.random.Generator) -> Plan:
     """Return what the shim does for a kind of fault."""
     group, count = _chosen(course.operations, rng)
     at = {"pattern": group, "nth": int(rng.integers(1, count + 1))}

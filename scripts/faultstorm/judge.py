@@ -1,7 +1,6 @@
 """Whether a run that was hurt ended as it promises: with the right code, and one message that names the cause."""
 
 import re
-from collections.abc import Sequence
 
 from scripts.faultstorm.faults import Fault
 from scripts.faultstorm.processes import HANG, Ended
@@ -80,7 +79,7 @@ def _of_messages(fault: Fault, rank: int, code: int | str, said: str) -> list[st
     if code in (KILLED, HANG):
         return []
     # Documented: jax's client says more when process 0 is gone.
-    if fault.rank == 0 and rank > 0 or fault.kind == "network":
+    if (fault.rank == 0 and rank > 0) or fault.kind == "network":
         texts = [text for text in texts if not _OF_CPP.match(text)]
     if code == DONE:
         return [f"says {len(texts)} lines: {texts[0][:200]!r}"] if texts else []
@@ -100,8 +99,3 @@ def cause_of(fault: Fault, rank: int) -> str:
     if fault.kind in ("kill", "torn write", "stop", "network") and rank != fault.rank:
         return rf"rank {fault.rank}\b"
     return _CAUSES.get(fault.kind, "")
-
-
-def shown(lines: Sequence[str]) -> str:
-    """Return complaints as one line."""
-    return "; ".join(lines)

@@ -26,7 +26,7 @@ class Config:
     kind: str = "mlp"
     """One of KINDS."""
     every_step: bool = False
-    """Keep a checkpoint of each step, to compare others with."""
+    """Keep a checkpoint of each step, of several processes of each LOG_STEPS, to compare others with."""
 
 
 class Net(nnx.Module):
@@ -78,7 +78,9 @@ def _text() -> dict[str, Any]:
     symbols = len(data.info["vocabulary"])
     return {
         "data": data,
-        "model": lambda rngs: an.models.RNN(8, 16, symbols, num_symbols=symbols, cell="lstm", output="steps", rngs=rngs),
+        "model": lambda rngs: an.models.RNN(
+            8, 16, symbols, num_symbols=symbols, cell="lstm", output="steps", rngs=rngs
+        ),
         "optimizer": optax.chain(optax.clip_by_global_norm(1.0), an.optim.adamw(3e-3)),
         "objective": an.objectives.token_cross_entropy(),
     }
@@ -129,6 +131,7 @@ def experiment(config: Config) -> an.Experiment:
     """Make the experiment of a config: 90 steps with evaluations, and saves between them."""
     if config.kind not in KINDS:
         raise an.UserError(f"kind is {config.kind!r}, expected one of {', '.join(KINDS)}")
+    several = config.kind in MESHES  # that take ten times as long to save together
     settings: dict[str, Any] = {
         "optimizer": an.optim.adam(1e-2),
         "objective": an.objectives.softmax_cross_entropy(),
@@ -136,15 +139,14 @@ def experiment(config: Config) -> an.Experiment:
         "eval_batch_size": 12,
         "steps": 90,
         "log_every": an.Every(steps=LOG_STEPS),
-        # Processes take ten times as long to save together.
-        "eval_every": an.Every(steps=20 if config.kind in MESHES else 10),
-        "save_every": an.Every(steps=1 if config.every_step else 35 if config.kind in MESHES else 15),
+        "eval_every": an.Every(steps=20 if several else 10),
+        "save_every": an.Every(steps=35 if several else 15),
         "name": config.kind,
         "config": {"kind": config.kind},
         "events": [an.Event("start", _trace), an.Event(an.Every(steps=LOG_STEPS), _trace)],
     }
     if config.every_step:
-        settings["keep_last"] = 1000
+        settings |= {"keep_last": 1000, "save_every": an.Every(steps=LOG_STEPS if several else 1)}
     settings |= KINDS[config.kind]()
     if "data" not in settings:
         settings |= {"data": _table(), "model": _mlp}
@@ -154,10 +156,10 @@ def experiment(config: Config) -> an.Experiment:
 _compiling = 0.0
 
 
-def _add_compiling(event: str, seconds: float, **_: Any) -> None:
+def _add_compiling(event: str, duration_secs: float, **_: Any) -> None:
     global _compiling  # noqa: PLW0603, jax's listeners have no other place
     if event.startswith("/jax/core/compile/"):
-        _compiling += seconds
+        _compiling += duration_secs
 
 
 def _trace(moment: Moment) -> None:

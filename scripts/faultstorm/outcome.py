@@ -1,10 +1,9 @@
 """What a run left in its work directory, and where two of them differ: times aside, not in one bit."""
 
-import dataclasses
 import json
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,7 @@ class Reader:
             return None
         assert found is not None
         arrays = {name: np.asarray(array) for name, array in path_names(found[0])}
-        return {
-            name: (str(array.dtype), array.shape, zlib.crc32(array.tobytes())) for name, array in arrays.items()
-        }
+        return {name: (str(array.dtype), array.shape, zlib.crc32(array.tobytes())) for name, array in arrays.items()}
 
 
 def _timeless(value: Any) -> Any:
@@ -90,8 +87,11 @@ def _timeless(value: Any) -> Any:
 
 
 def shown_by_tensorboard(directory: Path) -> dict[str, tuple[tuple[int, float], ...]]:
-    """Return what TensorBoard shows of a directory of event files: read in the order of their names, what a later file
-    says it does again is hidden, and what follows damage in a file is not seen."""
+    """Return what TensorBoard shows of a directory of event files.
+
+    It reads them in the order of their names, hides what a later file does again, and does not see what follows damage
+    in a file.
+    """
     from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
     shown: dict[str, list[tuple[int, float]]] = {}
@@ -130,46 +130,44 @@ class Reference:
 
     Attributes:
         outcome: What it left.
-        steps: The arrays after every step.
+        steps: The arrays after every step, or after those that were kept.
     """
 
     outcome: Outcome
     steps: Mapping[int, Arrays]
 
 
-def differences(
-    found: Outcome, reference: Reference, excused: Callable[[str], bool] = lambda part: False
-) -> list[str]:
+def differences(found: Outcome, reference: Reference, harmed: str | None = None) -> list[str]:
     """Return where a run differs from the reference, in words; nothing if it is the same, bit for bit.
 
     Args:
         found: What the run left.
         reference: What it should have left, and the arrays of each step.
-        excused: Says of "checkpoints/STEP" or "tensorboard" whether the fault harmed it: then it may be missing, or
-            known to be damaged, but never wrong.
+        harmed: "checkpoints/STEP" or "tensorboard", where the fault was: it may be missing, or known to be damaged, but
+            never wrong.
     """
     expected = reference.outcome
     lines = _of_values("result.json", found.result, expected.result)
     lines += _of_values("metrics.jsonl", list(found.rows), list(expected.rows))
     for tag in sorted(expected.scalars.keys() | found.scalars.keys()):
         ours, theirs = found.scalars.get(tag, ()), expected.scalars.get(tag, ())
-        if excused("tensorboard") and set(ours) <= set(theirs):
+        if harmed == "tensorboard" and set(ours) <= set(theirs):
             continue
         lines += _of_values(f"TensorBoard's {tag}", list(ours), list(theirs))
     for step in sorted({max(expected.checkpoints), best_step(expected.rows)} - found.checkpoints.keys()):
-        if not excused(f"{CHECKPOINTS}/{step}"):
+        if harmed != f"{CHECKPOINTS}/{step}":
             lines.append(f"checkpoint {step} is missing, there are {sorted(found.checkpoints)}")
     for step, arrays in found.checkpoints.items():
         if arrays is None:
-            if not excused(f"{CHECKPOINTS}/{step}"):
+            if harmed != f"{CHECKPOINTS}/{step}":
                 lines.append(f"checkpoint {step} is damaged")
-        elif step not in reference.steps:
-            lines.append(f"checkpoint {step} is of a step that the reference has not")
-        else:
+        elif step in reference.steps:
             wrong = [name for name, value in reference.steps[step].items() if arrays.get(name) != value]
             wrong += sorted(arrays.keys() - reference.steps[step].keys())
             if wrong:
-                lines.append(f"checkpoint {step} differs in {len(wrong)} of {len(arrays)} arrays: {', '.join(wrong[:3])}")
+                lines.append(
+                    f"checkpoint {step} differs in {len(wrong)} of {len(arrays)} arrays: {', '.join(wrong[:3])}"
+                )
     return lines + [f"{name} is left over" for name in found.left]
 
 
@@ -193,15 +191,10 @@ def _of_values(name: str, found: Any, expected: Any) -> list[str]:
     if not wrong:
         return []
     first = wrong[0]
-    return [f"{name} differs in {len(wrong)} of {len(found)} entries: {_short(found[first])}, expected "
-            f"{_short(expected[first])}"]  # fmt: skip
+    values = f"{_short(found[first])}, expected {_short(expected[first])}"
+    return [f"{name} differs in {len(wrong)} of {len(found)} entries: {values}"]
 
 
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 160 else text[:157] + "..."
-
-
-def altered(outcome: Outcome, **changes: Any) -> Outcome:
-    """Return an outcome with other parts, for controls."""
-    return dataclasses.replace(outcome, **changes)

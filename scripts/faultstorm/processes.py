@@ -1,5 +1,6 @@
 """Real processes of real runs: forks of one server that has the shim, their faults, ends and last words."""
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ HANG = "hang"
 # Stands for a directory of root's in the environment of a process.
 FOREIGN = "a foreign directory"
 # A process that is silent for so long is lost to the others.
-HANG_TIMEOUT = 6.0
+HANG_TIMEOUT = 15.0
 _MOST_SECONDS = {1: 60.0, 3: 150.0}
 
 
@@ -124,7 +125,8 @@ class Server:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
             env=self.env | {"LD_PRELOAD": str(shim)},
         )  # fmt: skip
-        assert self._server.stdin is not None and self._server.stdout is not None
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
         self._to, self._from = self._server.stdin, self._server.stdout
         if self._from.readline() != "ready\n":
             raise RuntimeError("the server could not start")
@@ -177,10 +179,8 @@ class Server:
 
 def send(process: int, number: int) -> None:
     """Send a signal to a process that may have ended."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(process, number)
-    except ProcessLookupError:
-        pass
 
 
 def start(
@@ -191,7 +191,7 @@ def start(
     plan: Plan | None = None,
     sent: Sent | None = None,
     rank: int = 0,
-    place: Place = Place(),  # noqa: B008, it is frozen
+    place: Place = Place(),
     every_step: bool = False,
     log_all: bool = False,
 ) -> Ended:

@@ -36,7 +36,7 @@ def wrong_of(verdict: Verdict) -> dict[str, Any]:
 
 
 def _counts(verdicts: Sequence[Verdict], grounds: Mapping[str, Ground]) -> dict[str, Any]:
-    hit = [verdict for verdict in verdicts if verdict.hit]
+    hit = [verdict for verdict in verdicts if verdict.hit or is_wrong(verdict)]
     recoveries = [seconds for verdict in hit for seconds in verdict.recover_seconds]
     whole = sum(grounds[verdict.fault.run].seconds for verdict in hit)
     steps = sum(grounds[verdict.fault.run].reference.outcome.rows[-1]["step"] for verdict in hit)

@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from scripts.faultstorm import kinds
 
 # What a training imports on its way.
@@ -39,6 +41,8 @@ def become(request: dict[str, Any]) -> None:
     library = ctypes.CDLL(None)
     if request["user"] is not None:
         _set_user(library, request["user"])
+    # jax has read its own variables when it was imported.
+    jax.config.update("jax_compilation_cache_dir", request["env"].get("JAX_COMPILATION_CACHE_DIR"))
     arm(library, **request["plan"])
     kinds.run(request["args"])
 
