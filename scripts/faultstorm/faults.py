@@ -149,7 +149,7 @@ def _plan(kind: str, number: int, seconds: float, pause: float, course: Course, 
 
 def group_of(path: str) -> str:
     """Return the pattern of the files that a path is one of: steps, times and random names left out, 4 levels deep."""
-    parts = [re.sub(r"\d[\w.-]*|[0-9a-f]{8,}", "*", part) for part in path.split("/")[:4]]
+    parts = [re.sub(r"[0-9a-f]{8,}|\d[\w.-]*", "*", part) for part in path.split("/")[:4]]
     return "/".join(parts) + "*"
 
 
