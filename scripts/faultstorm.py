@@ -3,6 +3,7 @@
 python scripts/faultstorm.py                                     2,000 faults, about an hour on two cores
 python scripts/faultstorm.py --seconds 60 --runs mlp,cnn         as many as a minute takes
 python scripts/faultstorm.py --kinds kill,full-disk --faults 50  some kinds of faults
+python scripts/faultstorm.py --flips 20 --runs mlp               20 flipped bits in each file of a checkpoint
 python scripts/faultstorm.py --seed 3 --only 17                  one fault again, with what each start said
 
 A run is killed, stopped, told to end, interrupted, or its disk is full, read-only or slow, its clock jumps, its memory
@@ -33,11 +34,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from accelnet.errors import UserError
 from accelnet.training.record import plain_value, write_atomically
 from scripts.faultstorm.controls import controls, files_control
-from scripts.faultstorm.faults import ALL, OF_PROCESSES, PLACES, RUN_OF_MEMORY, RUN_OF_PLACES, draw
+from scripts.faultstorm.faults import ALL, OF_PROCESSES, PLACES, RUN_OF_MEMORY, RUN_OF_PLACES, Fault, draw, flips
 from scripts.faultstorm.kinds import PROCESSES
 from scripts.faultstorm.processes import Server
 from scripts.faultstorm.report import is_wrong, summary, table, wrong_of
-from scripts.faultstorm.storm import Ground, Verdict, endure
+from scripts.faultstorm.storm import Grounds, Verdict, endure
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -60,20 +61,24 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[str, Any]:
-    begun = time.monotonic()
-    grounds = {}
-    for run in options.runs:
-        print(f"{time.monotonic() - begun:5.0f} s  the reference of {run}", flush=True)
-        grounds[run] = Ground(server, run, folder / "grounds" / run)
-    courses = {(run, midway): ground.courses[midway] for run, ground in grounds.items() for midway in (False, True)}
-    runs = [run for run in options.runs if run in grounds]
+    begun, grounds = time.monotonic(), Grounds(server, folder / "grounds")
+    (folder / "grounds").mkdir()
+    if options.flips:
+        run = options.runs[0]
+        faults = flips(options.seed, run, grounds[run].middle, options.flips)
+    else:
+        faults = [
+            draw(options.seed, index, options.runs, options.kinds, lambda run, midway: grounds[run].courses[midway])
+            for index in (range(options.faults) if options.only is None else [options.only])
+        ]
+    for run in dict.fromkeys(fault.run for fault in faults):
+        _ = grounds[run]
     verdicts, printing, started = list[Verdict](), threading.Lock(), time.monotonic()
 
-    def one(index: int) -> None:
+    def one(fault: Fault) -> None:
         if options.seconds is not None and time.monotonic() - started > options.seconds:
             return
-        fault = draw(options.seed, index, runs, options.kinds, courses)
-        workdir = folder / f"fault-{index}"
+        workdir = folder / f"fault-{fault.index}"
         verdict = endure(grounds[fault.run], fault, workdir)
         shutil.rmtree(workdir, ignore_errors=True)
         with printing:
@@ -83,14 +88,13 @@ def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[st
             if len(verdicts) % 25 == 0:
                 print(f"{time.monotonic() - begun:5.0f} s  {len(verdicts)} faults", flush=True)
 
-    indices = range(options.faults) if options.only is None else [options.only]
     with ThreadPoolExecutor(options.workers) as pool:
-        for future in [pool.submit(one, index) for index in indices]:
+        for future in [pool.submit(one, fault) for fault in faults]:
             future.result()
     verdicts.sort(key=lambda verdict: verdict.fault.index)
     found = {"seed": options.seed, "seconds": time.monotonic() - begun, "import_seconds": server.import_seconds}
     found |= summary(verdicts, grounds)
-    ground = grounds[runs[0]]
+    ground = grounds[faults[0].run]
     found["controls"] = controls(ground) | {"result.json on the disk": files_control(ground, folder / "control")}
     return found
 
@@ -100,7 +104,10 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=2000, help="number of faults (2000)")
     parser.add_argument("--seconds", type=float, help="start no fault after so many seconds, references not counted")
     parser.add_argument("--seed", type=int, default=0, help="seed of all that is random (0)")
-    parser.add_argument("--only", type=int, help="number of the one fault to run")
+    parser.add_argument(
+        "--only", type=int, help="number of the one fault to run, with the same --seed, --runs and --kinds"
+    )
+    parser.add_argument("--flips", type=int, help="instead, flip so many bits in each file of a checkpoint")
     parser.add_argument("--kinds", type=_some_of(ALL), default=list(ALL), help=f"kinds of faults: {_listed(ALL)}")
     parser.add_argument("--runs", type=_some_of(PROCESSES), default=list(PROCESSES), help=f"{_listed(PROCESSES)}")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="faults at the same time (2)")

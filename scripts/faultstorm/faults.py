@@ -5,8 +5,9 @@ import re
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,7 @@ class Fault:
         sent: What the harness sends.
         place: Circumstances of the first start.
         file: Number that chooses the damaged file, and where in it, in [0, 1).
+        path: Damaged file below the work directory; empty: one that `file` chooses.
     """
 
     index: int
@@ -53,6 +55,7 @@ class Fault:
     sent: Sent | None = None
     place: Place = Place()  # noqa: RUF009, it is frozen
     file: tuple[float, float] = (0.0, 0.0)
+    path: str = ""
 
     @property
     def is_long_stop(self) -> bool:
@@ -83,9 +86,20 @@ class Course:
     seconds: float
     operations: Sequence[str]
 
+    @cached_property
+    def groups(self) -> dict[str, int]:
+        """How many operations change files of each group."""
+        return dict(Counter(group_of(line[2:]) for line in self.operations if line[0] not in "RM" and len(line) > 2))
 
-def draw(seed: int, index: int, runs: Sequence[str], kinds: Sequence[str], courses: Mapping[tuple[str, bool], Course]
-         ) -> Fault:  # fmt: skip
+    @cached_property
+    def large_allocations(self) -> int:
+        """How many large blocks of memory it asks for."""
+        return sum(line[0] == "M" for line in self.operations)
+
+
+def draw(
+    seed: int, index: int, runs: Sequence[str], kinds: Sequence[str], course_of: Callable[[str, bool], Course]
+) -> Fault:
     """Draw a fault: each kind in turn, the rest at random.
 
     Args:
@@ -93,7 +107,7 @@ def draw(seed: int, index: int, runs: Sequence[str], kinds: Sequence[str], cours
         index: Number of the fault.
         runs: Kinds of runs to hurt.
         kinds: Kinds of faults.
-        courses: Course of each run, from its start and from its middle.
+        course_of: Function from a kind of run, and whether it goes on from its middle, to its course.
     """
     rng = np.random.default_rng([seed, index])
     kind = kinds[index % len(kinds)]
@@ -116,19 +130,24 @@ def draw(seed: int, index: int, runs: Sequence[str], kinds: Sequence[str], cours
         )
     if kind == "memory":
         run, fault = RUN_OF_MEMORY, _with(fault, run=RUN_OF_MEMORY)
-    course = courses[run, midway]
+    course = course_of(run, midway)
     seconds = float(rng.uniform(0.0, course.seconds))
     pause = float(rng.choice([0.5, HANG_TIMEOUT + 8.0])) if PROCESSES[run] > 1 else float(rng.uniform(0.1, 1.0))
     number = int(_SIGNALS.get(kind, 0))
     if number and rng.random() < 0.5:
         return _with(fault, sent=Sent(number, seconds, pause if kind == "stop" else 0.0))
-    return _with(fault, plan=_plan(kind, number, seconds, pause, course, rng))
+    plan = _plan(kind, number, seconds, pause, course, rng)
+    # Checkpoints are written by all, everything else by the first process alone.
+    alone = plan.nth and not plan.pattern.startswith("checkpoints/")
+    return _with(fault, plan=plan, rank=0 if alone else fault.rank)
 
 
 def _plan(kind: str, number: int, seconds: float, pause: float, course: Course, rng: np.random.Generator) -> Plan:
     """Return what the shim does for a kind of fault."""
-    group, count = _chosen(course.operations, rng)
-    at = {"pattern": group, "nth": int(rng.integers(1, count + 1))}
+    # Each group of files is as likely as another; the checkpoints have many.
+    groups = sorted(course.groups)
+    group = groups[int(rng.integers(len(groups)))]
+    at = {"pattern": group, "nth": int(rng.integers(1, course.groups[group] + 1))}
     match kind:
         case "full disk" | "read-only":
             return Plan("fail", number=errno.ENOSPC if kind == "full disk" else errno.EROFS, **at)
@@ -142,7 +161,7 @@ def _plan(kind: str, number: int, seconds: float, pause: float, course: Course, 
         case "network":
             return Plan("drop" if rng.random() < 0.5 else "reset", seconds=seconds)
         case "memory":
-            return Plan("memory", nth=int(rng.integers(1, 1 + sum(line[0] == "M" for line in course.operations))))
+            return Plan("memory", nth=int(rng.integers(1, 1 + course.large_allocations)))
         case _:
             return Plan("signal", number=number, amount=pause, **at)
 
@@ -151,14 +170,6 @@ def group_of(path: str) -> str:
     """Return the pattern of the files that a path is one of: steps, times and random names left out, 4 levels deep."""
     parts = [re.sub(r"[0-9a-f]{8,}|\d[\w.-]*", "*", part) for part in path.split("/")[:4]]
     return "/".join(parts) + "*"
-
-
-def _chosen(operations: Sequence[str], rng: np.random.Generator) -> tuple[str, int]:
-    """Choose a group of files, each as likely as another, and return it with the number of its operations."""
-    groups = Counter(group_of(line[2:]) for line in operations if line[0] not in "RM" and len(line) > 2)
-    names = sorted(groups)
-    chosen = names[int(rng.integers(len(names)))]
-    return chosen, groups[chosen]
 
 
 def _with(fault: Fault, **changes: object) -> Fault:
@@ -187,7 +198,7 @@ def damage(workdir: Path, fault: Fault) -> str:
         groups.setdefault(group_of(str(path.relative_to(workdir))), []).append(path)
     names = sorted(groups)
     chosen = groups[names[int(fault.file[0] * len(names))]]
-    path = chosen[int(rng.integers(len(chosen)))]
+    path = workdir / fault.path if fault.path else chosen[int(rng.integers(len(chosen)))]
     data = bytearray(path.read_bytes())
     match fault.kind:
         case "flipped bit" if data:
@@ -198,10 +209,20 @@ def damage(workdir: Path, fault: Fault) -> str:
             path.write_bytes(data[: int(fault.file[1] * len(data))])
         case "replaced file":
             other = files[int(rng.integers(len(files)))]
-            path.write_bytes(rng.bytes(len(data) or 7) if other == path else other.read_bytes())
+            content = other.read_bytes()
+            path.write_bytes(rng.bytes(len(data) + 7) if content == data else content)
         case _:
             path.unlink()
     return str(path.relative_to(workdir))
+
+
+def flips(seed: int, run: str, workdir: Path, number: int) -> list[Fault]:
+    """Return so many flipped bits in each file of the newest checkpoint of a work directory."""
+    rng = np.random.default_rng([seed, number])
+    newest = max((workdir / "checkpoints").glob("[0-9]*"), key=lambda path: int(path.name))
+    files = sorted(str(path.relative_to(workdir)) for path in newest.rglob("*") if path.is_file())
+    faults = [Fault(0, "flipped bit", run, midway=True, path=path) for path in files for _ in range(number)]
+    return [_with(fault, index=index, file=(0.0, float(rng.random()))) for index, fault in enumerate(faults)]
 
 
 def mend(workdir: Path, damaged: str) -> None:
