@@ -131,7 +131,8 @@ def draw(
     if kind == "memory":
         run, fault = RUN_OF_MEMORY, _with(fault, run=RUN_OF_MEMORY)
     course = course_of(run, midway)
-    seconds = float(rng.uniform(0.0, course.seconds))
+    # What is before accelnet's first line is the harness's own.
+    seconds = float(rng.uniform(0.1, max(0.2, course.seconds)))
     pause = float(rng.choice([0.5, HANG_TIMEOUT + 8.0])) if PROCESSES[run] > 1 else float(rng.uniform(0.1, 1.0))
     number = int(_SIGNALS.get(kind, 0))
     if number and rng.random() < 0.5:
