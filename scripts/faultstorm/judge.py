@@ -25,6 +25,8 @@ def misnamed(fault: Fault, ended: Ended) -> list[str]:
     lines: list[str] = []
     for rank, (code, said) in enumerate(zip(ended.codes, ended.said, strict=True)):
         allowed = _codes(fault, rank, len(ended.codes))
+        if ended.was_late and fault.kind in ("SIGTERM", "SIGINT"):
+            allowed |= {DONE}
         if code not in allowed:
             lines.append(f"rank {rank} ended with {code}, expected {' or '.join(map(str, sorted(allowed)))}")
         lines += [f"rank {rank} {line}" for line in _of_messages(fault, rank, code, said)]

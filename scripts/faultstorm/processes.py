@@ -78,6 +78,7 @@ class Ended:
         hit: Operation at which the shim acted, or what the harness sent; empty: nothing happened.
         seconds: From the start to the end of the last process.
         trace: (seconds since the start, step, seconds of compilation so far), first where the run went on from.
+        hit_seconds: When that was, since the start.
         operations: What the shim saw, where it was asked for.
     """
 
@@ -86,7 +87,13 @@ class Ended:
     hit: str
     seconds: float
     trace: tuple[tuple[float, int, float], ...]
+    hit_seconds: float = 0.0
     operations: tuple[str, ...] = ()
+
+    @property
+    def was_late(self) -> bool:
+        """Whether it happened when the last steps were done: then the run may end as if nothing had happened."""
+        return len(self.trace) > 1 and self.hit_seconds >= self.trace[-2][0]
 
 
 class Server:
@@ -218,28 +225,31 @@ def start(
         }  # fmt: skip
         processes.append(server.fork(request))
     stops = plan is not None and plan.number == signal.SIGSTOP and plan.action == "signal"
-    hit, codes = _watch(server, processes, begun, processes[rank], sent, plan.amount if plan and stops else 0.0)
+    hit, hit_at, codes = _watch(server, processes, begun, processes[rank], sent, plan.amount if plan and stops else 0.0)
     seconds = time.monotonic() - begun
     said = tuple(_take(Path(f"{scratch}.{one}")) for one in range(number))
     operations = _take(log).splitlines()
-    hits = [line[1:] for line in operations if line.startswith("!")]
+    for line in operations:
+        if line.startswith("!"):
+            moment, hit = line[1:].split(" ", 1)
+            hit_at = float(moment)
     places = (map(float, line.split()) for line in _take(trace).splitlines())
     steps = tuple((when - begun, int(step), compiling) for when, step, compiling in places)
-    return Ended(tuple(codes), said, hits[0] if hits else hit, seconds, steps, tuple(operations) if log_all else ())
+    return Ended(tuple(codes), said, hit, seconds, steps, hit_at - begun, tuple(operations) if log_all else ())
 
 
 def _watch(
     server: Server, processes: Sequence[int], begun: float, victim: int, sent: Sent | None, pause: float
-) -> tuple[str, list[int | str]]:
+) -> tuple[str, float, list[int | str]]:
     """Wait until all have ended, or took too long; send what is to be sent, and let a stopped victim go on."""
-    hit, deadline, wakes = "", begun + _MOST_SECONDS[len(processes)], None
+    hit, hit_at, deadline, wakes = "", begun, begun + _MOST_SECONDS[len(processes)], None
     codes: dict[int, int | None] = dict.fromkeys(processes)
     while None in codes.values() and time.monotonic() < deadline:
         codes = {one: server.code(one) if code is None else code for one, code in codes.items()}
         now = time.monotonic()
         if sent is not None and not hit and now - begun >= sent.seconds and codes[victim] is None:
             send(victim, sent.number)
-            hit = f"{signal.Signals(sent.number).name} after {sent.seconds:.2f} s"
+            hit_at, hit = now, f"{signal.Signals(sent.number).name} after {sent.seconds:.2f} s"
             wakes = now + sent.pause if sent.pause else None
         elif wakes is None and pause and _is_stopped(victim):
             wakes, pause = now + pause, 0.0
@@ -251,7 +261,7 @@ def _watch(
         if code is None:
             server.kill(process)
         server.forget(process)
-    return hit, [HANG if code is None else code for code in codes.values()]
+    return hit, hit_at, [HANG if code is None else code for code in codes.values()]
 
 
 def _is_stopped(process: int) -> bool:

@@ -48,7 +48,8 @@ static double monotonic(void) {
 
 static void note(const char *mark, char operation, const char *path) {
     char line[PATH_MAX + 64];
-    int length = snprintf(line, sizeof line, "%s%c %s\n", mark, operation, path);
+    int length = *mark ? snprintf(line, sizeof line, "%s%f %c %s\n", mark, monotonic(), operation, path)
+                       : snprintf(line, sizeof line, "%c %s\n", operation, path);
     if (plan.log >= 0) syscall(SYS_write, plan.log, line, length < (int)sizeof line ? length : (int)sizeof line);
 }
 
