@@ -116,7 +116,8 @@ def draw(
     takes = bool(several) and kind in OF_PROCESSES
     takes &= kind == "network" or not alone or rng.random() < _SHARE_OF_PROCESSES * len(ALL) / len(OF_PROCESSES)
     run = str(rng.choice(several if takes else alone))
-    midway = kind in DAMAGES or rng.random() < 0.4
+    # What a clock does matters most between two starts.
+    midway = kind in DAMAGES or rng.random() < (0.8 if kind == "clock" else 0.4)
     fault = Fault(index, kind, run, midway, rank=int(rng.integers(PROCESSES[run])))
     if kind in DAMAGES:
         return _with(fault, file=(float(rng.random()), float(rng.random())))
