@@ -1,0 +1,149 @@
+"""Hurt real runs at random, let them go on, and compare each with a run that nothing happened to.
+
+python scripts/faultstorm.py                                     2,000 faults, about an hour on two cores
+python scripts/faultstorm.py --seconds 60 --runs mlp,cnn         as many as a minute takes
+python scripts/faultstorm.py --kinds kill,full-disk --faults 50  some kinds of faults
+python scripts/faultstorm.py --flips 20 --runs mlp               20 flipped bits in each file of a checkpoint
+python scripts/faultstorm.py --seed 3 --only 17                  one fault again, with what each start said
+
+A run is killed, stopped, told to end, interrupted, or its disk is full, read-only or slow, its clock jumps, its memory
+ends, its network is lost, at a random instant or at the n-th operation on some file; or one file of its work directory
+is damaged, deleted or replaced between two starts. Then the same command with --resume is given until the run is done.
+Its metrics, rows, TensorBoard's scalars and every array of every checkpoint must be those of the run that nothing
+happened to, bit for bit, and each process must end with the promised code and one message that names the cause. Results
+go to benchmarks/faults.json; the exit code is 1 if a fault, or a control that must fail, shows something wrong.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from accelnet.errors import UserError
+from accelnet.training.record import plain_value, write_atomically
+from scripts.faultstorm.controls import controls, files_control
+from scripts.faultstorm.faults import ALL, OF_PROCESSES, PLACES, RUN_OF_MEMORY, RUN_OF_PLACES, Fault, draw, flips
+from scripts.faultstorm.kinds import PROCESSES
+from scripts.faultstorm.processes import Server
+from scripts.faultstorm.report import is_wrong, summary, table, wrong_of
+from scripts.faultstorm.storm import Grounds, Verdict, endure
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a storm and return the exit code."""
+    options = _parse(args)
+    folder = Path(tempfile.mkdtemp(prefix="faultstorm-"))
+    try:
+        with Server(folder) as server:
+            found = _storm(options, server, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    print(table(found))
+    every = found["all"]
+    if every["tried"]:
+        print(f"goodput: {100 * every['goodput_steps']:.1f} % of steps, {100 * every['goodput_seconds']:.1f} % of time")
+    missed = [name for name, noticed in found["controls"].items() if not noticed]
+    print(f"controls: {len(found['controls']) - len(missed)} of {len(found['controls'])} noticed", *missed, sep="\n  ")
+    write_atomically(options.output, json.dumps(plain_value(found), indent=1) + "\n")
+    return int(bool(missed or found["wrong"]))
+
+
+def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[str, Any]:
+    begun, grounds = time.monotonic(), Grounds(server, folder / "grounds")
+    (folder / "grounds").mkdir()
+    if options.flips:
+        run = options.runs[0]
+        faults = flips(options.seed, run, grounds[run].middle, options.flips)
+    else:
+        faults = [
+            draw(options.seed, index, options.runs, options.kinds, lambda run, midway: grounds[run].courses[midway])
+            for index in (range(options.faults) if options.only is None else [options.only])
+        ]
+    for run in dict.fromkeys(fault.run for fault in faults):
+        _ = grounds[run]
+    verdicts, printing, started = list[Verdict](), threading.Lock(), time.monotonic()
+
+    def one(fault: Fault) -> None:
+        if options.seconds is not None and time.monotonic() - started > options.seconds:
+            return
+        workdir = folder / f"fault-{fault.index}"
+        verdict = endure(grounds[fault.run], fault, workdir)
+        shutil.rmtree(workdir, ignore_errors=True)
+        with printing:
+            verdicts.append(verdict)
+            if is_wrong(verdict) or options.only is not None:
+                print(json.dumps(wrong_of(verdict), indent=1), flush=True)
+            if len(verdicts) % 25 == 0:
+                print(f"{time.monotonic() - begun:5.0f} s  {len(verdicts)} faults", flush=True)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        for future in [pool.submit(one, fault) for fault in faults]:
+            future.result()
+    verdicts.sort(key=lambda verdict: verdict.fault.index)
+    found = {"seed": options.seed, "seconds": time.monotonic() - begun, "import_seconds": server.import_seconds}
+    found |= summary(verdicts, grounds)
+    ground = grounds[faults[0].run]
+    found["controls"] = controls(ground) | {"result.json on the disk": files_control(ground, folder / "control")}
+    return found
+
+
+def _parse(args: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=2000, help="number of faults (2000)")
+    parser.add_argument("--seconds", type=float, help="start no fault after so many seconds, references not counted")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all that is random (0)")
+    parser.add_argument(
+        "--only", type=int, help="number of the one fault to run, with the same --seed, --runs and --kinds"
+    )
+    parser.add_argument("--flips", type=int, help="instead, flip so many bits in each file of a checkpoint")
+    parser.add_argument("--kinds", type=_some_of(ALL), default=list(ALL), help=f"kinds of faults: {_listed(ALL)}")
+    parser.add_argument("--runs", type=_some_of(PROCESSES), default=list(PROCESSES), help=f"{_listed(PROCESSES)}")
+    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="faults at the same time (2)")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "faults.json", help="where results go")
+    options = parser.parse_args(args)
+    if os.getuid():
+        print("not root: no process can be another user's, two kinds of faults are left out")
+        options.kinds = [kind for kind in options.kinds if kind not in PLACES[1:]]
+    alone = [run for run in options.runs if PROCESSES[run] == 1]
+    if not alone:
+        options.kinds = [kind for kind in options.kinds if kind in OF_PROCESSES]
+    if len(alone) == len(options.runs):
+        options.kinds = [kind for kind in options.kinds if kind != "network"]
+    if RUN_OF_MEMORY not in options.runs:
+        options.kinds = [kind for kind in options.kinds if kind != "memory"]
+    if RUN_OF_PLACES not in options.runs:
+        options.kinds = [kind for kind in options.kinds if kind not in PLACES]
+    if not options.kinds:
+        raise UserError("no kind of fault is left: these runs can have none of them")
+    return options
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(name.replace(" ", "-") for name in names)
+
+
+def _some_of(names: Any) -> Any:
+    def parse(text: str) -> list[str]:
+        known = {name.replace(" ", "-"): name for name in names}
+        asked = text.replace(" ", "-").split(",")
+        if unknown := [name for name in asked if name not in known]:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is unknown, expected some of {', '.join(known)}")
+        return [known[name] for name in asked]
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

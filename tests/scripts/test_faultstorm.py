@@ -1,0 +1,133 @@
+"""The storm of faults: what it draws, what it notices, and a storm of a few faults."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from accelnet.training.record import TensorBoardLog
+from scripts.faultstorm.faults import ALL, DAMAGES, Course, Fault, damage, draw, group_of
+from scripts.faultstorm.judge import misnamed, misnamed_resume
+from scripts.faultstorm.outcome import Outcome, Reference, differences, shown_by_tensorboard
+from scripts.faultstorm.processes import Ended
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "faultstorm.py"
+OPERATIONS = ["o config.json", "w metrics.jsonl", "w metrics.jsonl", "r checkpoints/15", "M memory"]
+
+
+def test_a_seed_draws_the_same_faults_again_and_another_seed_others():
+    runs = ("mlp", "wide", "float16", "three")
+    first, again, other = (
+        [draw(seed, index, runs, ALL, lambda *_: Course(2.0, OPERATIONS)) for index in range(3 * len(ALL))]
+        for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    assert [fault.kind for fault in first] == list(ALL) * 3
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        ("metrics.jsonl", "metrics.jsonl*"),
+        (".config.json.1f2e3d4c.tmp", ".config.json.*.tmp*"),
+        ("checkpoints/15/state/d/aa146d7601017015482d95926b69b405", "checkpoints/*/state/d*"),
+        ("tensorboard/events.out.tfevents.1795903388.vm.17", "tensorboard/events.out.tfevents.*.vm.**"),
+    ],
+)
+def test_files_that_differ_in_steps_and_random_names_are_of_one_group(path, pattern):
+    assert group_of(path) == pattern
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_damage_changes_one_file(tmp_path, kind):
+    for step in (10, 20):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+        (tmp_path / "checkpoints" / str(step) / "state").write_bytes(bytes(range(step)))
+    (tmp_path / "config.json").write_text("{}")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    named = damage(tmp_path, Fault(0, kind, "mlp", midway=True, file=(0.3, 0.4)))
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert [path for path in before if after.get(path) != before[path]] == [tmp_path / named]
+
+
+def ended(*codes, said):
+    return Ended(codes, tuple(said), "hit", 1.0, ())
+
+
+LOST = "error: rank 1 on vm is lost: it ended or was killed"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "codes", "said", "right"),
+    [
+        ("kill", 0, (-9,), [""], True),
+        ("kill", 1, (5, -9, 5), [LOST, "", LOST], True),
+        ("kill", 1, (2, -9, 5), [LOST, "", LOST], False),
+        ("kill", 2, (5, 5, -9), [LOST, LOST, ""], False),
+        ("full disk", 0, (2,), ["error: cannot write a: No space left on device. Free space"], True),
+        ("full disk", 0, (1,), ["error: cannot write a: No space left on device. Free space"], False),
+        ("full disk", 0, (2,), ["error: cannot write a: Input/output error"], False),
+        ("SIGINT", 0, (130,), ["interrupted: the state of step 5 is saved"], True),
+        ("SIGINT", 0, (130,), ["Traceback (most recent call last):\nKeyboardInterrupt"], False),
+        ("clock", 0, (0,), [""], True),
+        ("clock", 0, (0,), ["warning: the clock"], False),
+    ],
+)
+def test_an_end_is_right_by_its_code_and_one_message_that_names_the_cause(kind, rank, codes, said, right):
+    run = "three" if len(codes) == 3 else "mlp"
+    assert right == (not misnamed(Fault(0, kind, run, rank=rank), ended(*codes, said=said)))
+
+
+def test_a_resume_may_speak_of_what_was_damaged_and_of_nothing_else():
+    note = ended(0, said=["checkpoint /a/checkpoints/20 is damaged (no file): going on from step 10"])
+    assert not misnamed_resume(note, "checkpoints/20")
+    assert misnamed_resume(note, "checkpoints/10") and misnamed_resume(note)
+    assert misnamed_resume(ended(2, said=["error: config.json is damaged"]))
+
+
+def test_tensorboard_hides_what_a_later_file_does_again_and_reads_files_by_their_names(tmp_path):
+    for step in (5, 10):
+        with TensorBoardLog(tmp_path, purge_step=step) as log:
+            for row in (step, step + 5):
+                log.append({"step": row, "split": "train", "loss": float(step)})
+    assert shown_by_tensorboard(tmp_path) == {"loss/train": ((5, 5.0), (10, 10.0), (15, 10.0))}
+    first, last = sorted(tmp_path.iterdir())
+    last.rename(tmp_path / f"{last.name[:20]}.0")  # as if the clock had gone back
+    assert shown_by_tensorboard(tmp_path) != {"loss/train": ((5, 5.0), (10, 10.0), (15, 10.0))}
+    first.write_bytes(first.read_bytes()[:-3])
+    assert shown_by_tensorboard(tmp_path)["loss/train"][-1] == (5, 5.0)
+
+
+ARRAYS = {"params.kernel": ("float32", (2,), 7)}
+ROWS = ({"step": 10, "split": "validation", "loss": 1.0}, {"step": 20, "split": "validation", "loss": 2.0})
+WHOLE = Outcome({"step": 20}, ROWS, {"loss/train": ((10, 1.0), (20, 2.0))}, {10: ARRAYS, 20: ARRAYS})
+
+
+def test_what_a_fault_harmed_may_be_missing_and_never_wrong():
+    reference = Reference(WHOLE, dict.fromkeys((10, 15, 20), ARRAYS))
+    found = Outcome(WHOLE.result, WHOLE.rows, WHOLE.scalars, {10: None, 15: ARRAYS, 20: ARRAYS})
+    assert differences(found, reference) == ["checkpoint 10 is damaged"]
+    assert not differences(found, reference, "checkpoints/10")
+    wrong = Outcome(WHOLE.result, WHOLE.rows, WHOLE.scalars, {10: {"params.kernel": ("float32", (2,), 8)}, 20: ARRAYS})
+    assert "differs in 1 of 1 arrays" in differences(wrong, reference, "checkpoints/10")[0]
+
+
+def test_a_storm_of_a_few_faults(tmp_path):
+    output = tmp_path / "faults.json"
+    kinds = "kill,SIGTERM,flipped-bit,torn-write,clock"
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--runs", "mlp", "--kinds", kinds, "--faults", "5", "--output", output],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(output.read_text())
+    assert found["all"]["bitwise"] == found["all"]["named"] == found["all"]["tried"] >= 4
+    assert all(found["controls"].values()) and len(found["controls"]) > 15
+    assert "goodput" in done.stdout
