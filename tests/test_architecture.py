@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "fingerprint": set(),
     "terminal": set(),
     "cache": {"terminal"},
-    "json_file": {"errors", "arguments"},
+    "json_file": {"errors", "wording"},
     "runtime": {"cache"},
     "scopes": set(),
     "ops": _GROUND,

@@ -9,6 +9,9 @@ import contextlib
 import functools
 import json
 import logging
+import os
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
@@ -18,6 +21,7 @@ from typing import Any
 import jax
 
 from accelnet.errors import UserError
+from accelnet.parallel.memory import is_exhaustion
 from accelnet.parallel.rules import path_names
 from accelnet.terminal import say
 from accelnet.training.hosts import Hosts
@@ -46,9 +50,27 @@ def orbax() -> Any:
     """Return Orbax, imported where it is needed: 0.3 s."""
     import orbax.checkpoint as ocp
 
-    # It reports every step of a save at this level; what matters comes as an exception.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # It reports every step of a save, and every failure with a traceback; what matters comes as an exception.
+    logging.getLogger("absl").addFilter(_is_not_orbax)
+    logging.getLogger("asyncio").addFilter(_is_not_orbax)
+    _drop_late_futures()
     return ocp
+
+
+def _drop_late_futures() -> None:
+    """Say nothing where TensorStore's threads find the event loop closed, which Orbax ends at the first failure."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _is_not_orbax(record: logging.LogRecord) -> bool:
+    trace = traceback.format_exception(record.exc_info[1]) if record.exc_info and record.exc_info[1] else []
+    return not any(f"{os.sep}orbax{os.sep}" in text for text in (record.pathname, *trace))
 
 
 @dataclass(eq=False)
@@ -103,6 +125,8 @@ class Checkpoints:
             try:
                 arrays = self.read_arrays(candidate, shapes, stored)
             except Exception as error:  # Orbax and TensorStore each have their own
+                if is_exhaustion(error):
+                    raise
                 damage = self._damage(candidate, error)
                 if self.hosts is not None and jax.process_count() > 1 and not isinstance(error, DamagedError):
                     self.hosts.watch.explain(error)
@@ -171,21 +195,27 @@ class Checkpoints:
             if step not in steps:
                 raise UserError(f"{self.directory} has no checkpoint of step {step}, only of {steps or 'none'}")
             steps = [step]
-        for lenient in (False, True):
-            for candidate in reversed(steps):
-                found = on_first(self.hosts, partial(self._examine, candidate, lenient))
-                if isinstance(found, str):
-                    damages[candidate] = found
-                elif found is not None:
-                    yield candidate, found
+        incomplete: list[tuple[int, Record]] = []
+        for candidate in reversed(steps):
+            record, damage = on_first(self.hosts, partial(self._examine, candidate))
+            if damage is not None:
+                damages[candidate] = damage
+                if record is not None:
+                    incomplete.append((candidate, record))
+            elif record is not None:
+                yield candidate, record
+        for candidate, record in incomplete:
+            yield candidate, on_first(self.hosts, partial(self.complete, record, True))
 
-    def _examine(self, step: int, lenient: bool) -> Record | str | None:
-        """Return the record of a checkpoint, or what is damaged about it; None if it was deleted meanwhile."""
+    def _examine(self, step: int) -> tuple[Record | None, str | None]:
+        """Return the record of a checkpoint, and what is damaged about it; neither if it was deleted meanwhile."""
+        record = None
         try:
             check_seal(self.path(step))
-            return self.complete(json.loads((self.path(step) / RECORD).read_text()), lenient)
+            record = json.loads((self.path(step) / RECORD).read_text())
+            return self.complete(record, False), None
         except (DamagedError, OSError) as error:
-            return self._damage(step, error) if self.path(step).exists() else None
+            return record, self._damage(step, error) if self.path(step).exists() else None
 
     def _damage(self, step: int, error: Exception) -> str:
         why = str(error) if isinstance(error, DamagedError) else first_line(error)

@@ -60,7 +60,8 @@ class RowFile(RowLog):
             while left:
                 left = left[os.write(self._descriptor, left) :]
         except OSError as error:
-            os.ftruncate(self._descriptor, self._length)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, self._length)
             raise_unwritable(self.path, error)
         self._length += len(data)
         self._hash.update(data)
@@ -144,7 +145,7 @@ def with_rows(workdir: Path, note: Callable[[str], None], record: dict[str, Any]
     """
     files = row_files(workdir)
     rows = read_rows(record["rows"], files, lenient=lenient)
-    if lenient:
+    if lenient:  # which is asked for where they are not all there
         last = rows[-1]["step"] if rows else 0
         note(f"{' and '.join(map(str, files))} are damaged: rows after step {last} are lost, the weights are whole")
     return record | {"rows": rows}

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 import jax
 
 from accelnet.errors import UserError
+from accelnet.parallel.memory import is_exhaustion
 from accelnet.parallel.rules import path_names
 from accelnet.training.checkpoint import RECORD, Checkpoints, Record, first_line, on_first, orbax
 from accelnet.training.manifest import DamagedError, check_seal, seal, sync
@@ -137,10 +139,10 @@ class Saver:
         Raises:
             UserError: if it cannot be written.
         """
-        failures: list[UserError] = []
+        failures: list[Exception] = []
         try:
             self.finish()
-        except UserError as error:
+        except Exception as error:  # noqa: BLE001, it is raised below
             failures.append(error)
 
         def tell() -> None:
@@ -163,11 +165,13 @@ class Saver:
                 writing.result()
 
     def close(self) -> None:
-        """Finish, and stop the threads. What could not be written is a note: something else ends the run already."""
+        """Finish, and stop the threads. What could not be written is a note, unless another error ends the run."""
+        ending = sys.exc_info()[1]
         try:
             self.finish()
-        except UserError as error:
-            self.checkpoints.note(str(error))
+        except Exception as error:  # noqa: BLE001, it is said
+            if not isinstance(ending, Exception):
+                self.checkpoints.note(str(error))
         if "_writer" in vars(self):
             with contextlib.suppress(Exception):  # said when it was met
                 self._writer.close()
@@ -199,9 +203,9 @@ class Saver:
         """Turn a failed write into one sentence, unless it failed because another process is lost."""
         try:
             yield
-        except UserError:
-            raise
         except Exception as error:  # Orbax and TensorStore each have their own
+            if isinstance(error, UserError) or is_exhaustion(error):
+                raise
             if self.hosts is not None and jax.process_count() > 1:
                 self.hosts.watch.explain(error)
             raise UserError(

@@ -1,16 +1,17 @@
 """What a work directory says of the run in it: how it was started, and what it fitted to its training rows."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.json_file import read_json
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.record import plain_value
 
 CONFIG = "config.json"
+_SHAPE = {"description": dict, "config": dict, "fitted?": (dict, None)}
 
 
 @dataclass(frozen=True)
@@ -40,15 +41,13 @@ def read_stored(workdir: str | Path) -> Stored:
     Raises:
         UserError: if config.json is needed and cannot be understood.
     """
-    file = Path(workdir) / CONFIG
-    try:
-        content = Checkpoints(workdir).outline() or json.loads(file.read_text())
-        dicts = dict(content["description"]), dict(content["config"]), dict(content.get("fitted") or {})
-        return Stored(*dicts, content.get("directions"), content.get("objective"))
-    except (FileNotFoundError, NotADirectoryError):
+    content = Checkpoints(workdir).outline() or read_json(
+        Path(workdir) / CONFIG, "a run's configuration", _SHAPE, "give another --workdir"
+    )
+    if content is None:
         return Stored()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read as a run's configuration ({error}): give another --workdir") from error
+    named = {name: content.get(name) for name in ("description", "config", "directions", "objective")}
+    return Stored(fitted=content.get("fitted") or {}, **named)
 
 
 def changed_fields(workdir: Path, experiment: Experiment, *, resume: bool, allow_change: bool) -> list[str]:

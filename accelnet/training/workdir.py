@@ -193,7 +193,8 @@ class DiskWorkdir(Workdir):
         self._averaged = keeps_average(abstract_state)
         self.saver.begin(step)
         if self.hosts.is_first:
-            remove_temporary(self.directory)
+            for directory in (self.directory, self.checkpoints.directory):
+                remove_temporary(directory)
             write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
             self._row_files = [RowFile(path, self.rows) for path in row_files(self.directory)]
             self._logs = [*self._row_files, TensorBoardLog(self.directory / "tensorboard", self.rows)]

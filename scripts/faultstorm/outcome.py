@@ -60,17 +60,14 @@ class Reader:
             rows=tuple(_timeless(json.loads(line)) for line in rows.read_text().splitlines()) if rows.exists() else (),
             scalars=shown_by_tensorboard(workdir / "tensorboard"),
             checkpoints=self.checkpoints(workdir),
-            left=tuple(sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*") if "tmp" in path.name)),
+            left=tuple(sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*") if _is_temporary(path))),
         )
 
     def checkpoints(self, workdir: Path) -> dict[int, Arrays | None]:
         """Return the checkpoints of a work directory, each read as `evaluate` reads it."""
         notes: list[str] = []
-        checkpoints = Checkpoints(workdir, note=notes.append, read_only=True)
-        try:
-            return {step: self._arrays(checkpoints, step) for step in checkpoints.steps()}
-        finally:
-            checkpoints.close()
+        checkpoints = Checkpoints(workdir, note=notes.append)
+        return {step: self._arrays(checkpoints, step) for step in checkpoints.steps()}
 
     def _arrays(self, checkpoints: Checkpoints, step: int) -> Arrays | None:
         try:
@@ -80,6 +77,10 @@ class Reader:
         assert found is not None
         arrays = {name: np.asarray(array) for name, array in path_names(found[0])}
         return {name: (str(array.dtype), array.shape, zlib.crc32(array.tobytes())) for name, array in arrays.items()}
+
+
+def _is_temporary(path: Path) -> bool:
+    return "tmp" in path.name or (path.name.startswith(".") and path.name != ".lock")
 
 
 def _timeless(value: Any) -> Any:

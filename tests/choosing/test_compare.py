@@ -163,7 +163,7 @@ ONE = Candidate("a", experiment, Config())
         ({"candidates": [ONE, ONE]}, "expected at least two, of different names"),
         ({"seeds": 5}, "5 seeds cannot show any difference between 2 candidates: give at least 7"),
         ({"rates": (0.0,)}, "expected at least one, all above 0"),
-        ({"tuning_seeds": 0}, "expected at least 1"),
+        ({"tuning_seeds": 0}, "expected a whole number of at least 1"),
         ({"alpha": 1.5}, "alpha is 1.5"),
         ({"metric": "f1"}, "no metric 'f1', only: loss, accuracy"),
     ],

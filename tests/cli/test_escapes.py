@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -106,6 +107,7 @@ def test_the_arguments_and_the_settings_of_a_run_reach_the_terminal_escaped(comm
     settings = json.loads(config.read_text())
     settings["config"]["width"] = settings["description"]["seed"] = OWNED
     config.write_text(json.dumps(settings))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # which have the settings too
     done = command(small, "train", "--resume", "--workdir", run)
     assert done.code == 2 and SHOWN in done.err
     assert_harmless(done.out + done.err)

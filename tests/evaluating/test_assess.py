@@ -258,7 +258,7 @@ def test_a_column_of_many_values_is_cut_into_quarters(tmp_path):
     ("settings", "words"),
     [
         ({"slices": ("colour",)}, "no label 'colour' to slice by, only: 'camera', 'targets'"),
-        ({"split": "tset"}, "no split 'tset', only: train, validation, test"),
+        ({"split": "tset"}, "split is 'tset', expected one of 'train', 'validation', 'test'"),
     ],
 )
 def test_a_mistake_is_told_with_what_there_is(settings, words, classified):
