@@ -227,9 +227,14 @@ class Watch:
             self._end(code, Ending(code, reason, self._beats.host), f"{kind}: {reason}")
 
     def _compiling(self) -> bool:
-        beats = self._beats.now().values()
-        lowest = min(beat.step for beat in beats)
-        return any(beat.phase == "compile" and beat.step == lowest for beat in beats)
+        # What was heard of the others is older: one that had just begun to compile may be long past it.
+        heard = {rank: beat.seconds > self._interval for rank, beat in self._beats.last().items()}
+        lasting = heard | {self._beats.rank: True}
+        beats = self._beats.now()
+        lowest = min(beat.step for beat in beats.values())
+        return any(
+            beat.phase == "compile" and beat.step == lowest and lasting.get(rank, False) for rank, beat in beats.items()
+        )
 
     def _follow(self, rank: int, ending: Ending) -> None:
         if ending.code != _LOST:

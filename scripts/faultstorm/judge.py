@@ -10,7 +10,9 @@ KILLED = -9
 # Those whose peer was interrupted are told of an error.
 _ENDS = {MISTAKE: "error: ", PREEMPTED: "preempted: ", LOST: "error: ", INTERRUPTED: ("interrupted: ", "error: rank ")}
 # What C++ writes by itself; jax does it where process 0 is gone, and accelnet cannot keep it from that.
-_OF_CPP = re.compile(r"^[IWEF]\d{4} |^WARNING: All log messages before absl|^\s*\[?(external|third_party)/")
+_OF_CPP = re.compile(
+    r"^[IWEF]\d{4} |^WARNING: All log messages before absl|^\s*\[?(external|third_party)/|^terminate called|^  what\(\):"
+)
 _CAUSES = {
     "full disk": r"No space left|full",
     "read-only": r"[Rr]ead-only",

@@ -139,7 +139,9 @@ def _endure(ground: Ground, fault: Fault, workdir: Path) -> Verdict:
         reached = max((step for _, step, _ in first.trace), default=0)
         if hit and fault.kind not in PLACES:
             wrong += misnamed(fault, first)
-    steps_lost, cause = 0, _named(damaged)
+    # A user without a place for caches is told so, at every start.
+    untrusted = fault.kind in ("nameless user", "foreign cache")
+    steps_lost, cause = 0, "^accelnet: nothing is kept between processes" if untrusted else _named(damaged)
     while not starts or set(starts[-1].codes) != {DONE}:
         if len(starts) >= _MOST_STARTS or (len(starts) > 1 and starts[-1].said == starts[-2].said != ("",)):
             lost = f"not done after {len(starts)} starts: {starts[-1].codes}, {starts[-1].said}"

@@ -63,7 +63,7 @@ def test_without_a_validation_split_only_the_end_is_evaluated():
 
 
 def test_batches_that_come_more_slowly_than_they_are_computed_are_waited_for():
-    experiment = make_experiment(data=random_data(1000, rows=96), steps=10, model=lambda rngs: None, batch_size=32)
+    experiment = make_experiment(data=random_data(1000, rows=96), steps=10, batch_size=32)
     row = 1000 * 4 + 4
     fast = run_of(experiment, streamed=True, step_seconds=1e-6, eval_batch_seconds=1.0)
     nbytes = experiment.data.nbytes / experiment.data.num_rows
