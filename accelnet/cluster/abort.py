@@ -87,8 +87,8 @@ def end_without_store() -> NoReturn:
     """End this process, since process 0 is gone."""
     if _known.hook is not None:
         _known.hook()
-    text = f"error: rank 0 of the run, at {_known.address}, ended, was killed or is cut off; no process can go on without it"
-    write_error(text)
+    why = "ended, was killed or is cut off; no process can go on without it"
+    write_error(f"error: rank 0 of the run, at {_known.address}, {why}")
     os._exit(5)
 
 

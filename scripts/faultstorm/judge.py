@@ -11,7 +11,7 @@ KILLED = -9
 _ENDS = {MISTAKE: "error: ", PREEMPTED: "preempted: ", LOST: "error: ", INTERRUPTED: ("interrupted: ", "error: rank ")}
 # What C++ writes by itself; jax does it where process 0 is gone, and accelnet cannot keep it from that.
 _OF_CPP = re.compile(
-    r"^[IWEF]\d{4} |^WARNING: All log messages before absl|^\s*\[?(external|third_party)/|^terminate called|^  what\(\):"
+    r"^[IWEF]\d{4} |^WARNING: All log messages before absl|^\s*\[?(external|third_party)/|^terminate call|^  what\("
 )
 _CAUSES = {
     "full disk": r"No space left|full",
