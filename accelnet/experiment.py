@@ -17,7 +17,7 @@ from accelnet.data.dataset import Data
 from accelnet.data.order import Order
 from accelnet.errors import UserError
 from accelnet.fingerprint import fingerprint
-from accelnet.models.adapter import adapt
+from accelnet.models.adapter import adapt, check_model
 from accelnet.models.pure import PureModel
 from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
@@ -132,7 +132,8 @@ class Experiment:
         for name in ("events", "frozen", "sharding_rules"):
             object.__setattr__(self, name, sequence(name, getattr(self, name)))
         check_settings(self)
-        _ = self._padded_order, self.transformation, self.pure_model  # they check sizes, optimizer and model
+        check_model(self.model)
+        _ = self._padded_order, self.transformation  # they check sizes and the optimizer
         if self.epochs is not None:
             steps = math.ceil(self.epochs * self._padded_order.steps_per_epoch)
             integer(f"the number of steps of {self.epochs:g} epochs", steps, high=MOST_STEPS)

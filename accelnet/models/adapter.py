@@ -53,12 +53,20 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
         >>> outputs.shape
         (5, 2)
     """
+    check_model(model)
     if isinstance(model, PureModel):
         return model
-    if isinstance(model, linen.Module):
-        return LinenModel(model, frozen)
-    if isinstance(model, nnx.Module):
-        return NnxModel(model, frozen)
+    return LinenModel(model, frozen) if isinstance(model, linen.Module) else NnxModel(model, frozen)
+
+
+def check_model(model: Any) -> None:
+    """Refuse, without calling it, what `adapt` cannot take for a model.
+
+    Raises:
+        UserError: if it is no model.
+    """
+    if isinstance(model, PureModel | linen.Module | nnx.Module):
+        return
     if inspect.isclass(model) and issubclass(model, linen.Module):
         raise UserError(f"model is the class {model.__name__}, expected a Linen module: call it, {model.__name__}(...)")
     if not callable(model):
@@ -77,7 +85,6 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
             f"model is {name_of(model)}, which also requires {', '.join(other)}: pass "
             f"`lambda rngs: {name_of(model)}({', '.join(f'{name}=...' for name in other)}, rngs=rngs)`"
         )
-    return NnxModel(model, frozen)
 
 
 def per_mode(*, training: Any, evaluation: Any) -> PureModel:

@@ -137,8 +137,7 @@ class Checkpoints:
             for damage in damages.values():
                 self.note(f"{damage}: going on from step {candidate}")
             return jax.tree.unflatten(jax.tree.structure(abstract), [arrays[name] for name in shapes]), record
-        if damages:
-            raise UserError("; ".join(damages.values()) + ": none is whole, start again in another --workdir")
+        self._refuse(damages)
         return None
 
     def read_record(self, step: int | None = None) -> tuple[int, Record] | None:
@@ -155,9 +154,10 @@ class Checkpoints:
         """
         damages: dict[int, str] = {}
         for found in self._whole(step, damages):
+            for damage in damages.values():
+                self.note(f"{damage}: taking that of step {found[0]}")
             return found
-        if damages:
-            raise UserError("; ".join(damages.values()) + ": none is whole")
+        self._refuse(damages)
         return None
 
     def outline(self) -> Record | None:
@@ -187,6 +187,13 @@ class Checkpoints:
         with contextlib.closing(orbax().Checkpointer(orbax().StandardCheckpointHandler())) as reader:
             arrays = reader.restore(self.path(step) / "state", args=orbax().args.StandardRestore(wanted))
         return verified({name: arrays[name] for name in shapes}, {name: stored[name]["checksum"] for name in shapes})
+
+    def _refuse(self, damages: Mapping[int, str]) -> None:
+        """Say what is damaged where nothing whole was found, if anything was there."""
+        if damages:
+            others = sorted(set(on_first(self.hosts, self.steps)) - set(damages))
+            advice = f"there are also those of the steps {others}" if others else "none is whole, start again elsewhere"
+            raise UserError(f"{'; '.join(damages.values())}: {advice}")
 
     def _whole(self, step: int | None, damages: dict[int, str]) -> Iterator[tuple[int, Record]]:
         """Give step and record of checkpoints, the newest first; add a sentence for each that is damaged."""

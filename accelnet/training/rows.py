@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnet.errors import UserError
-from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.checkpoint import Checkpoints, on_first
 from accelnet.training.events import rank
 from accelnet.training.manifest import DamagedError, new_hash
 from accelnet.training.record import RowLog, plain_value, raise_unwritable, write_atomically
@@ -182,7 +182,7 @@ def best_step(checkpoints: Checkpoints, metric: str, lower_is_better: bool) -> i
     found = checkpoints.read_record()
     if found is None:
         return None
-    steps = checkpoints.steps()
+    steps = on_first(checkpoints.hosts, checkpoints.steps)
     step = best_of(ranks(found[1]["rows"], metric, lower_is_better=lower_is_better), steps)
     if step is None:
         raise UserError(

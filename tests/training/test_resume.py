@@ -252,6 +252,15 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_used(full, w
     assert list((workdir / "checkpoints").glob(f"damaged-{steps[-1]}-*"))
 
 
+def test_a_damaged_checkpoint_that_was_asked_for_is_named_beside_the_others(full, whole, copied):
+    workdir = copied(whole.result["workdir"])
+    *others, newest = Checkpoints(workdir).steps()
+    _flip(workdir / "checkpoints" / str(newest))
+    with pytest.raises(an.UserError, match=rf"/{newest} is damaged .*: there are also those of the steps \{others}"):
+        Checkpoints(workdir).read_record(newest)
+    assert an.evaluate(full, workdir, splits=[]).step == others[-1]
+
+
 def test_no_flipped_bit_of_any_file_of_a_checkpoint_is_accepted(dead, copied):
     workdir, rng = copied(dead), random.Random(0)
     checkpoints = Checkpoints(workdir)

@@ -149,3 +149,14 @@ def test_a_frozen_run_resumes_and_goes_on_in_another_layout(tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, whole.params)
     with pytest.raises(an.UserError, match="frozen is another"):
         an.fit(toy.experiment(Net, steps=8), workdir=tmp_path, resume=True, progress=False)
+
+
+def test_an_experiment_is_made_without_its_model():
+    made = []
+
+    def model(rngs):
+        made.append(rngs)
+        return Net(rngs)
+
+    toy.experiment(model)
+    assert made == []
