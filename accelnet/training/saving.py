@@ -50,7 +50,9 @@ class Saver:
 
     @functools.cached_property
     def _writer(self) -> Any:
-        return orbax().AsyncCheckpointer(orbax().StandardCheckpointHandler())
+        # Directories that are made in the background have threads wait for them, ten minutes where the disk is full.
+        options = orbax().options.AsyncOptions(create_directories_asynchronously=False)
+        return orbax().AsyncCheckpointer(orbax().StandardCheckpointHandler(), async_options=options)
 
     def begin(self, step: int) -> None:
         """Remove what a process that was killed left half-written, and set aside the checkpoints after a step.

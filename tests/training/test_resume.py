@@ -1,6 +1,7 @@
 """Kill anywhere, go on, same bits."""
 
 import dataclasses
+import errno
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -385,6 +387,22 @@ def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experim
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert Checkpoints(tmp_path / "run").steps() == [3]
     assert fit(dataclasses.replace(big, steps=6), workdir=tmp_path / "run", resume=True).step == 6
+
+
+def test_where_no_directory_can_be_made_nothing_is_left_waiting(full, tmp_path, monkeypatch):
+    make = os.mkdir
+
+    def refuse(path, *args, **options):
+        if "orbax" in str(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        make(path, *args, **options)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    before = set(threading.enumerate())
+    with pytest.raises(an.UserError, match=r"checkpoint could not be written .* No space left"):
+        fit(full, workdir=tmp_path / "run")
+    # Python waits for them when it ends.
+    assert [thread.name for thread in set(threading.enumerate()) - before if not thread.daemon] == []
 
 
 def test_two_processes_do_not_share_a_work_directory(full, tmp_path):
