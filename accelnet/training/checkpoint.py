@@ -95,10 +95,19 @@ class Checkpoints:
         self.directory = Path(self.workdir).absolute() / DIRECTORY
 
     def steps(self) -> list[int]:
-        """Return the steps of the checkpoints that are complete, ascending."""
-        if not self.directory.is_dir():
+        """Return the steps of the checkpoints that are complete, ascending.
+
+        Raises:
+            UserError: if the directory is there and cannot be read.
+        """
+        try:
+            return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdecimal())
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(int(entry.name) for entry in self.directory.iterdir() if entry.name.isdecimal())
+        except OSError as error:
+            raise UserError(
+                f"{self.directory} cannot be read: {error.strerror or error}. Give another --workdir"
+            ) from error
 
     def path(self, step: int) -> Path:
         """Return the directory of a checkpoint."""

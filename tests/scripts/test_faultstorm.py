@@ -1,6 +1,7 @@
 """The storm of faults: what it draws, what it notices, and a storm of a few faults."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,16 +92,23 @@ def test_a_resume_may_speak_of_what_was_damaged_and_of_nothing_else():
 
 
 def test_tensorboard_hides_what_a_later_file_does_again_and_reads_files_by_their_names(tmp_path):
-    for step in (5, 10):
-        with TensorBoardLog(tmp_path, purge_step=step) as log:
-            for row in (step, step + 5):
-                log.append({"step": row, "split": "train", "loss": float(step)})
-    assert shown_by_tensorboard(tmp_path) == {"loss/train": ((5, 5.0), (10, 10.0), (15, 10.0))}
-    first, last = sorted(tmp_path.iterdir())
-    last.rename(tmp_path / f"{last.name[:20]}.0")  # as if the clock had gone back
-    assert shown_by_tensorboard(tmp_path) != {"loss/train": ((5, 5.0), (10, 10.0), (15, 10.0))}
-    first.write_bytes(first.read_bytes()[:-3])
-    assert shown_by_tensorboard(tmp_path)["loss/train"][-1] == (5, 5.0)
+    shown, files = [], []
+    for loss, steps in ((1.0, (5, 10)), (2.0, (5, 10, 15))):
+        with TensorBoardLog(tmp_path / str(loss)) as log:
+            for step in steps:
+                log.append({"step": step, "split": "train", "loss": loss})
+        files += (tmp_path / str(loss)).iterdir()
+        shown.append({"loss/train": tuple((step, loss) for step in steps)})
+        assert shown_by_tensorboard(tmp_path / str(loss)) == shown[-1]
+    both = tmp_path / "both"
+    for names, last in ((("0.tfevents", "1.tfevents"), 1), (("1.tfevents", "0.tfevents"), 0)):
+        both.mkdir()
+        for file, name in zip(files, names, strict=True):
+            shutil.copyfile(file, both / name)
+        assert shown_by_tensorboard(both) == shown[last]
+        shutil.rmtree(both)
+    files[1].write_bytes(files[1].read_bytes()[:-3])
+    assert shown_by_tensorboard(files[1].parent)["loss/train"][-1] == (10, 2.0)
 
 
 ARRAYS = {"params.kernel": ("float32", (2,), 7)}
