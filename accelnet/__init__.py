@@ -12,6 +12,7 @@ with _ending_at_once():
     from accelnet import runtime as runtime
     from accelnet.cli import main as main
     from accelnet.errors import DivergenceError as DivergenceError
+    from accelnet.errors import Interrupted as Interrupted
     from accelnet.errors import LostProcessError as LostProcessError
     from accelnet.errors import PreemptedError as PreemptedError
     from accelnet.errors import UserCodeError as UserCodeError

@@ -57,6 +57,19 @@ class PreemptedError(_Told, RuntimeError):
     exit_code = 4
 
 
+class Interrupted(KeyboardInterrupt):
+    """Report a training that Ctrl-C ended after its state was saved; all its processes raise it at one step.
+
+    The command line exits with code 130.
+
+    Example:
+        >>> Interrupted.exit_code
+        130
+    """
+
+    exit_code = 130
+
+
 class LostProcessError(_Told, RuntimeError):
     """Report a process of the run that died or does not respond. The command line exits with code 5.
 

@@ -18,7 +18,7 @@ from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.cluster.preemption import told_to_end
-from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
+from accelnet.errors import DivergenceError, Interrupted, LostProcessError, PreemptedError, UserCodeError, UserError
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import guarded_streams, say, say_uncaught
 
@@ -58,6 +58,8 @@ def main(
             _exit(f"error: {error}", error.exit_code)
         except PreemptedError as error:
             _exit(f"preempted: {error}", error.exit_code)
+        except Interrupted as error:
+            _exit(f"interrupted: {error}", error.exit_code)
         except KeyboardInterrupt as error:
             _leave(error)
             say(f"interrupted: {str(error) or command.left_behind()}")

@@ -18,11 +18,11 @@ from accelnet.cluster.heartbeats import Heartbeats
 from accelnet.cluster.preemption import Preemption
 from accelnet.cluster.store import Ending, Store, tell_ending
 from accelnet.cluster.verdict import Verdict
-from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
+from accelnet.errors import DivergenceError, Interrupted, LostProcessError, PreemptedError, UserError
 
 # Time that a process whose peer has ended has to end by itself, with a message of its own.
 _GRACE_SECONDS = 2.0
-_LOST, _PREEMPTED, _INTERRUPTED = LostProcessError.exit_code, PreemptedError.exit_code, 130
+_LOST, _PREEMPTED, _INTERRUPTED = (kind.exit_code for kind in (LostProcessError, PreemptedError, Interrupted))
 
 
 class Watch:
@@ -34,7 +34,7 @@ class Watch:
     too. Where a killed process breaks a collective, `explain` finds it within seconds. A phase "compile" has no limit.
 
     An error that leaves the context on one process ends the others with the same code. Without an error, and with
-    `PreemptedError`, which all raise at one step, all processes leave the context together.
+    `PreemptedError` and `Interrupted`, which all raise at one step, all processes leave the context together.
 
     SIGTERM during a phase "compile" of this process, or of one that it waits for, ends all processes with code 4, since
     they cannot agree on a step to save. It takes less than a second and what `finish` takes, at most `timeout_seconds`;
@@ -142,7 +142,7 @@ class Watch:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if error is None or isinstance(error, PreemptedError):
+            if error is None or isinstance(error, PreemptedError | Interrupted):
                 self._end_together()
             else:
                 if not isinstance(error, UserError | DivergenceError | KeyboardInterrupt | SystemExit):

@@ -11,7 +11,7 @@ import numpy as np
 
 from accelnet.arguments import word
 from accelnet.data.feed import AbstractFeed
-from accelnet.errors import DivergenceError, PreemptedError, UserError
+from accelnet.errors import DivergenceError, Interrupted, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.training.compiled import Program
 from accelnet.training.evaluation import Weights, num_statistics_batches
@@ -281,9 +281,9 @@ class Loop:
     def _end(self, state: State) -> NoReturn:
         self._save(state, None)
         self.timing.measure("checkpoint", self.work.wait)
-        if self.hosts.preemption.interrupted:
-            raise KeyboardInterrupt(f"interrupted at step {self.step}: {self.work.saved_as()}")
-        raise PreemptedError(f"told to end (SIGTERM) at step {self.step}: {self.work.saved_as()}")
+        interrupted = self.hosts.any(self.hosts.preemption.interrupted)
+        kind, how = (Interrupted, "Ctrl-C") if interrupted else (PreemptedError, "SIGTERM")
+        raise kind(f"told to end ({how}) at step {self.step}: {self.work.saved_as()}")
 
 
 def _median(losses: Any) -> float:

@@ -7,8 +7,8 @@ from scripts.faultstorm.processes import HANG, Ended
 
 DONE, MISTAKE, PREEMPTED, LOST, INTERRUPTED = 0, 2, 4, 5, 130
 KILLED = -9
-# Those whose peer was interrupted are told of an error.
-_ENDS = {MISTAKE: "error: ", PREEMPTED: "preempted: ", LOST: "error: ", INTERRUPTED: ("interrupted: ", "error: rank ")}
+# Before there is something to save, those whose peer was interrupted are told of an error.
+_ENDS = {MISTAKE: "error: ", PREEMPTED: "preempted: ", LOST: "error: ", INTERRUPTED: ("interrupted", "error: rank ")}
 # What C++ writes by itself; jax does it where process 0 is gone, and accelnet cannot keep it from that.
 _OF_CPP = re.compile(
     r"^[IWEF]\d{4} |^WARNING: All log messages before absl|^\s*\[?(external|third_party)/|^terminate call|^  what\("

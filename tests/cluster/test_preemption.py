@@ -1,5 +1,6 @@
 """SIGTERM as a flag."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from accelnet.cluster.preemption import Preemption
+from accelnet.cluster import preemption
+from accelnet.cluster.preemption import Preemption, raise_dropped, told_to_end
 from accelnet.errors import PreemptedError
 
 
@@ -57,7 +59,8 @@ def test_a_process_that_ends_already_ignores_the_signal():
 def test_a_signal_that_comes_while_python_ends_changes_no_exit_code():
     script = """
 import os, signal, sys
-from accelnet.cluster.preemption import Preemption
+from accelnet.cluster import preemption
+from accelnet.cluster.preemption import Preemption, raise_dropped, told_to_end
 from accelnet.errors import PreemptedError
 
 class Late:
@@ -72,6 +75,27 @@ except PreemptedError:
     sys.exit(4)
 """
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 4
+
+
+def test_an_interrupt_inside_a_callback_whose_exceptions_are_lost_comes_at_the_next_occasion():
+    def _xla_gc_callback():  # as jax's, by its name
+        signal.raise_signal(signal.SIGINT)
+
+    def dropped_by_somebody_else():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    for context in (told_to_end, Preemption):
+        for drop in (_xla_gc_callback, dropped_by_somebody_else):
+            with context():
+                drop()
+                with pytest.raises(KeyboardInterrupt):
+                    raise_dropped()
+                preemption._raised.clear()
+    with pytest.raises(KeyboardInterrupt), told_to_end():
+        dropped_by_somebody_else()
+    raise_dropped()  # nothing is left of them
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_the_handlers_of_before_come_back():

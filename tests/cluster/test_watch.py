@@ -139,12 +139,19 @@ def test_a_run_that_ends_regularly_leaves_nothing_behind(run):
     assert not run.stacks(0).exists()
 
 
-def test_a_single_process_can_be_ended_while_it_compiles(run):
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (signal.SIGTERM, 4, "preempted: told to end (SIGTERM) while a program was compiled"),
+        (signal.SIGINT, 130, "interrupted: told to end (Ctrl-C) while a program was compiled"),
+    ],
+)
+def test_a_single_process_can_be_ended_while_it_compiles(run, number, code, said):
     run.start("compile", 1, culprit=0, seconds=60)
     run.wait_for(0, "compiling")
-    run.processes[0].send_signal(signal.SIGTERM)
-    assert run.code(0) == 4
-    assert "preempted: told to end" in run.said(0) and (run.directory / "finished-0").exists()
+    run.processes[0].send_signal(number)
+    assert run.code(0) == code
+    assert said in run.said(0) and (run.directory / "finished-0").exists()
 
 
 def test_a_single_process_is_not_watched():

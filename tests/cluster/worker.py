@@ -77,6 +77,7 @@ def compile_long():
 
     total = make_sum()
     with Preemption() as preemption, Watch(TIMEOUT, DIRECTORY, preemption=preemption, finish=finish) as watch:
+        preemption.defers_interrupts = True  # as from the first step on
         watch.mark(0, "compile" if RANK == CULPRIT else "train")
         say("compiling")
         if RANK == CULPRIT:

@@ -120,15 +120,18 @@ PAUSE = ("--pause", "0.02", "--steps", "200", "--hang-timeout", "20")
 
 def test_sigterm_to_any_process_saves_at_one_step_and_another_start_goes_on(tmp_path):
     rng, workdir, saved = random.Random(0), tmp_path / "run", 0
-    for num_processes, told in ((2, 1), (2, 0), (1, 0)):
+    sigterm = signal.SIGTERM, 4, "preempted: told to end (SIGTERM)"
+    interrupt = signal.SIGINT, 130, "interrupted: told to end (Ctrl-C)"
+    for num_processes, told, end in ((2, 1, sigterm), (2, 0, sigterm), (2, 1, interrupt), (1, 0, sigterm)):
+        number, code, kind = end
         processes = Processes(num_processes, "--workdir", str(workdir), "--resume", *PAUSE)
         processes.wait_for(workdir / "metrics.jsonl", f'"step": {saved // 5 * 5 + 10},')
         time.sleep(rng.uniform(0, 0.5))
-        processes.all[told].send_signal(signal.SIGTERM)
+        processes.all[told].send_signal(number)
         codes, said = processes.end()
-        assert codes == [4] * num_processes, said
-        steps = {int(text.split("told to end (SIGTERM) at step ")[1].split(":")[0]) for text in said}
-        assert len(steps) == 1 and all("preempted: told" in text and "go on with --resume" in text for text in said)
+        assert codes == [code] * num_processes, said
+        steps = {int(text.split(f"{kind} at step ")[1].split(":")[0]) for text in said}
+        assert len(steps) == 1 and all("go on with --resume" in text for text in said)
         before, saved = saved, steps.pop()
         kept = (path.name for path in (workdir / "checkpoints").iterdir() if path.name.isdecimal())
         assert before < saved == max(map(int, kept)) < 200
