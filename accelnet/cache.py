@@ -7,13 +7,14 @@ that another user could have put there or changed. Root is trusted, and so is th
 import contextlib
 import functools
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 import time
 from pathlib import Path
 
-from accelnet.terminal import say
+from accelnet.disk import replace_file
+from accelnet.terminal import say_once
 
 _MOST_LINKS = 40  # as Linux follows
 # Begin the names of what is being written. What a killed process left of it is removed after an hour.
@@ -40,7 +41,7 @@ def private_directory(name: str) -> Path | None:
     try:
         return open_private_directory(name)
     except OSError as error:
-        _say_once(
+        say_once(
             f"accelnet: nothing is kept between processes, so each compiles anew: {reason_of(error)}. Set "
             "XDG_CACHE_HOME to a directory of your own that nobody else can write to"
         )
@@ -101,26 +102,13 @@ def write_private(path: Path, content: bytes) -> None:
         OSError: if it cannot be written.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     write_private(Path(directory) / "a", b"1")
         ...     sorted(path.name for path in Path(directory).iterdir())
         ['a']
     """
-    handle, unfinished = tempfile.mkstemp(prefix=UNFINISHED, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(unfinished).replace(path)
-    except BaseException:
-        Path(unfinished).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    replace_file(path, content, temporary=path.parent / f"{UNFINISHED}{secrets.token_hex(8)}", mode=0o600)
 
 
 def close_to_others(directory: Path) -> None:
@@ -129,6 +117,7 @@ def close_to_others(directory: Path) -> None:
     Under an umask such as 000 others have that right, for which `open_private_directory` would remove it next time.
 
     Example:
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as directory:
         ...     (Path(directory) / "a").touch()
         ...     (Path(directory) / "a").chmod(0o666)
@@ -240,8 +229,3 @@ def _remove_foreign(directory: Path, *, everything: bool = False) -> None:
                 shutil.rmtree(entry.path) if is_directory else Path(entry.path).unlink()
         elif is_directory:
             _remove_foreign(Path(entry.path))
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    say(text)

@@ -10,6 +10,7 @@ prints, lets only colours and the moves of progress bars pass.
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -146,6 +147,16 @@ def say(text: str, *, end: str = "\n") -> None:
     """
     _ERROR.write(visible(text) + end)
     _ERROR.flush()
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """Write a message to standard error, the first time only.
+
+    Example:
+        >>> say_once("nothing is kept")
+    """
+    say(text)
 
 
 def show(text: object = "") -> None:

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
 _GROUND = {
-    "errors", "wording", "arguments", "signature", "fingerprint", "terminal", "cache", "json_file", "runtime", "scopes",
+    "errors", "wording", "arguments", "signature", "fingerprint", "terminal", "disk", "cache", "json_file", "runtime",
+    "scopes",
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"training", "experiment"}
@@ -25,7 +26,8 @@ MAY_IMPORT = {
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),
-    "cache": {"terminal"},
+    "disk": set(),
+    "cache": {"disk", "terminal"},
     "json_file": {"errors", "wording"},
     "runtime": {"cache"},
     "scopes": set(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from accelnet import cache
+from accelnet import cache, terminal
 from accelnet.cache import check_place, close_to_others, open_private_directory, private_directory, write_private
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="plays other users, which root alone can")
@@ -19,7 +19,7 @@ STRANGER = 65534
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache._say_once.cache_clear()
+    terminal.say_once.cache_clear()
     return tmp_path / "accelnet"
 
 
@@ -88,7 +88,7 @@ def test_a_file_that_a_killed_process_left_unfinished_goes_after_an_hour(home):
 def test_a_place_that_another_user_could_replace_is_not_used_and_one_line_says_why(home, tmp_path, monkeypatch, capsys):
     def refused(place):
         monkeypatch.setenv("XDG_CACHE_HOME", str(place))
-        cache._say_once.cache_clear()
+        terminal.say_once.cache_clear()
         assert private_directory("a") is None
         (line,) = capsys.readouterr().err.splitlines()
         assert private_directory("a") is None and not capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_what_another_library_wrote_under_an_open_umask_is_closed_and_stays(home
 
 HOMELESS = """
 import os, sys
-from accelnet import cache
+from accelnet import cache, terminal
 os.setgroups([])
 os.setgid(54321)
 os.setuid(54321)

@@ -227,6 +227,8 @@ class Checkpoints:
         """Return the record of a checkpoint, and what is damaged about it; neither if it was deleted meanwhile."""
         record = None
         try:
+            if (self.path(step) / "record").is_dir():
+                raise DamagedError("it was written by an earlier version of accelnet, which alone can read it")
             check_seal(self.path(step))
             record = json.loads((self.path(step) / RECORD).read_text())
             return self.complete(record, False), None

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+from accelnet.disk import sync
 
 MANIFEST = "manifest.json"
 
@@ -66,19 +67,6 @@ def check_seal(directory: Path, names: Collection[str] | None = None) -> None:
             raise DamagedError(f"{name} is missing") from None
         except OSError as error:
             raise DamagedError(f"{name} cannot be read: {error.strerror or error}") from error
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk, where the system can say so.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from accelnet.disk import replace_file
 from accelnet.errors import UserError
 
 # How names of event files of this package end; others' files in the same directory stay.
@@ -41,25 +42,10 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
     path = Path(path)
     # Names of files that are no UTF-8 have characters that cannot be encoded.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    # In the same directory, since a rename is atomic within a file system only.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        # Without it a power failure can undo the rename.
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(path, data, temporary=temporary)
     except OSError as error:
         raise_unwritable(path, error)
 

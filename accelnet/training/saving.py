@@ -17,11 +17,12 @@ from typing import Any
 
 import jax
 
+from accelnet.disk import sync
 from accelnet.errors import UserError
 from accelnet.parallel.memory import is_exhaustion
 from accelnet.parallel.rules import path_names
 from accelnet.training.checkpoint import RECORD, Checkpoints, Record, first_line, on_first, orbax
-from accelnet.training.manifest import DamagedError, check_seal, seal, sync
+from accelnet.training.manifest import DamagedError, check_seal, seal
 from accelnet.training.snapshot import is_on_cpu, snapshot
 
 Tree = Any

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from accelnet import cache
+from accelnet import cache, terminal
 from accelnet.ops import kernels
 from accelnet.ops.kernels import library
 
@@ -34,7 +34,7 @@ def compiler(tmp_path, monkeypatch, content):
     made, calls = shlex.quote(str(tmp_path / "made")), shlex.quote(str(tmp_path / "calls"))
     script.write_text(f'[ "$1" = --version ] && exit\necho >> {calls}\nfor last; do :; done\ncp {made} "$last"\n')
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cache._say_once.cache_clear()
+    terminal.say_once.cache_clear()
 
     class Compiler:
         command = ("sh", str(script))

@@ -234,6 +234,14 @@ def _lose_manifest(step_directory):
     (step_directory / "manifest.json").unlink()
 
 
+def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(full, dead, copied):
+    workdir = copied(dead)
+    for step in Checkpoints(workdir).steps():
+        (workdir / "checkpoints" / str(step) / "record").mkdir()
+    with pytest.raises(an.UserError, match="written by an earlier version of accelnet, which alone can read it"):
+        fit(full, workdir=workdir, resume=True)
+
+
 @pytest.fixture(scope="module")
 def dead(full, shared_programs, tmp_path_factory):
     """The work directory of a run that died."""

@@ -1,6 +1,5 @@
 """Measurements of a device, kept privately, and the model made of them."""
 
-import functools
 import json
 import math
 from pathlib import Path
@@ -15,7 +14,7 @@ from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call
 from accelnet.planning.modelled.device import DeviceModel
 from accelnet.planning.targets.accelerators import Accelerator
-from accelnet.terminal import say
+from accelnet.terminal import say, say_once
 
 VERSION = 7
 
@@ -72,17 +71,12 @@ def load_calibration(device: str) -> dict[str, Any] | None:
             model.elements(1024, 1, threads)
         model.product(Product(8, 8, 8, 1, "float32"))
     except UserError as error:
-        _say_once(str(error))
+        say_once(f"accelnet: {error}")
         return None
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
-        _say_once(f"{path} cannot be read as measurements ({error}): {advice}")
+        say_once(f"accelnet: {path} cannot be read as measurements ({error}): {advice}")
         return None
     return values
-
-
-@functools.cache
-def _say_once(text: str) -> None:
-    say(f"accelnet: {text}")
 
 
 def load_model(accelerator: Accelerator) -> DeviceModel | None:
