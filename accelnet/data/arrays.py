@@ -6,25 +6,27 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.data.rows import LazyArray, hashed_rows
+from accelnet.data.stored import StoredRows, is_stored
 from accelnet.errors import UserError
 from accelnet.wording import shown
 
-# Reading a gigabyte from a disk takes seconds, and a memmap is used because reading all of it is too dear.
-CHECKED_MEMMAP_BYTES = 1 << 30
+# Reading a gigabyte from a disk takes seconds, and a file is read by rows because reading all of it is too dear.
+CHECKED_STORED_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 24
 # blake2b takes 0.4 s for them.
 HASHED_BYTES = 1 << 28
 
 
 def as_numpy(tree: Any, path: str) -> Any:
-    """Return the arrays as NumPy arrays in plain dicts (other mappings are leaves to `jax.tree`).
+    """Return the arrays as NumPy arrays, or lazy ones, in plain dicts (other mappings are leaves to `jax.tree`).
 
     Args:
         tree: Array, or mapping of names to trees.
         path: Name of the tree in messages.
 
     Returns:
-        The same structure; arrays that are NumPy's already, memmaps too, are not copied.
+        The same structure; arrays that are NumPy's already are not copied, and those that are stored are not read.
 
     Raises:
         UserError: if a mapping is empty or has a key that is no text, or an array holds anything but numbers and
@@ -48,7 +50,7 @@ def as_numpy(tree: Any, path: str) -> Any:
     return array
 
 
-def native(values: Any, path: str) -> np.ndarray:
+def native(values: Any, path: str) -> Any:
     """Return values as an array of a type that jax knows: this machine's order of bytes, at most 64 bits.
 
     Args:
@@ -56,7 +58,8 @@ def native(values: Any, path: str) -> np.ndarray:
         path: Name of the values in messages.
 
     Returns:
-        The same values; NumPy arrays of such a type are not copied.
+        The same values; NumPy arrays of such a type are not copied. A `LazyArray` where they are stored, such as in a
+        memory map.
 
     Raises:
         UserError: if lists are of unequal lengths, values are masked, or there is no array in them.
@@ -74,6 +77,10 @@ def native(values: Any, path: str) -> np.ndarray:
         values = values.data
     if isinstance(values, Mapping):
         raise UserError(f"{path} is a dict, expected an array")
+    if isinstance(values, LazyArray):
+        return values
+    if is_stored(values):
+        return LazyArray(StoredRows({path: values}), (path,))
     try:
         array = values if isinstance(values, np.ndarray) else np.asarray(values)
     except (TypeError, ValueError):
@@ -82,10 +89,6 @@ def native(values: Any, path: str) -> np.ndarray:
     if wide is not None and array.dtype.itemsize > np.dtype(wide).itemsize:
         return array.astype(wide)
     if not array.dtype.isnative:
-        if not is_read(array):
-            raise UserError(
-                f"{path} is a memmap of more than 1 GiB in another machine's order of bytes: convert the file"
-            )
         return array.astype(array.dtype.newbyteorder("="))
     return array
 
@@ -112,8 +115,8 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, tree
 
 
-def chunks(array: np.ndarray, limit_bytes: int | None = None) -> Iterator[np.ndarray]:
-    """Yield the array by blocks of rows of about 16 MiB, so that a memmap needs no more memory.
+def chunks(array: Any, limit_bytes: int | None = None) -> Iterator[np.ndarray]:
+    """Yield the array by blocks of rows of about 16 MiB, so that a lazy one needs no more memory.
 
     Args:
         array: [N, ...].
@@ -137,9 +140,21 @@ def chunks(array: np.ndarray, limit_bytes: int | None = None) -> Iterator[np.nda
             yield array[rows[start : start + step]]
 
 
-def is_read(array: np.ndarray) -> bool:
-    """Return whether an array's values are looked at: all are but those of memmaps above 1 GiB."""
-    return not isinstance(array, np.memmap) or array.nbytes <= CHECKED_MEMMAP_BYTES
+def is_read(array: Any) -> bool:
+    """Return whether an array's values are looked at when a data set is made: in memory, or at most 1 GiB of a file."""
+    if isinstance(array, LazyArray):
+        return array.rows.stored and array.nbytes <= CHECKED_STORED_BYTES
+    return True
+
+
+def ranges_of(tree: Any, path: str, rows: range) -> dict[str, tuple[float, float]]:
+    """Return the least and the largest value among rows, by path, of the arrays that `is_read` allows to look at."""
+    return {
+        name: (part.min().item(), part.max().item())
+        for name, array in leaves(tree, path)
+        if len(rows) and is_read(array) and array.dtype.kind != "c"
+        for part in (array[rows.start : rows.stop],)
+    }
 
 
 def fingerprint_of(arrays: Any, splits: Mapping[str, range]) -> str:
@@ -147,8 +162,16 @@ def fingerprint_of(arrays: Any, splits: Mapping[str, range]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for split, rows in sorted(splits.items()):
         digest.update(f"{split} {rows.start} {rows.stop}\n".encode())
+    read: dict[int, Any] = {}
     for path, array in leaves(arrays):
         digest.update(f"{path} {array.dtype.str} {array.dtype.name} {array.shape}\n".encode())
-        for chunk in chunks(array, HASHED_BYTES):
+        if isinstance(array, LazyArray) and not array.rows.stored:
+            if id(array.rows) not in read:
+                digest.update(array.rows.identity())
+                read[id(array.rows)] = array.rows.read(hashed_rows(array.rows))
+            values = [array.of(read[id(array.rows)])]
+        else:
+            values = chunks(array, HASHED_BYTES)
+        for chunk in values:
             digest.update(np.ascontiguousarray(chunk).view(np.uint8).data)
     return digest.hexdigest()

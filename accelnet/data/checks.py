@@ -10,6 +10,7 @@ import numpy as np
 from accelnet.arguments import integer, word
 from accelnet.data.arrays import chunks, is_read, leaves
 from accelnet.data.precision import check_kept_apart
+from accelnet.data.rows import LazyArray
 from accelnet.errors import UserError
 from accelnet.wording import did_you_mean, listed, shown
 
@@ -81,7 +82,7 @@ def _check_split_name(name: str, split: Any) -> None:
 
 
 def check_finite(name: str, arrays: Any) -> None:
-    """Raise UserError if a value is NaN or infinite. Memmaps above 1 GiB are not read."""
+    """Raise UserError if a value is NaN or infinite. Stored arrays above 1 GiB are not read."""
     for path, array in leaves(arrays):
         if array.dtype.kind in "biu" or not is_read(array):
             continue
@@ -94,15 +95,34 @@ def check_finite(name: str, arrays: Any) -> None:
             start += len(chunk)
 
 
+def check_read(name: str, arrays: Any, batch: Any, rows: np.ndarray, num_classes: int | None) -> None:
+    """Raise UserError if rows that were just read of lazy arrays hold NaN, infinities or labels out of range."""
+    for (path, array), (_, values) in zip(leaves(arrays), leaves(batch), strict=True):
+        if not isinstance(array, LazyArray):
+            continue
+        most = num_classes if path.partition(".")[0] == "targets" else None
+        if values.dtype.kind not in "biu":
+            good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+            fault = "is NaN or infinite: remove or fill such rows"
+        elif most is not None and values.dtype.kind in "iu":
+            good = ((values >= 0) & (values < most)).reshape(len(values), -1).all(axis=1)
+            fault = f"is no label from 0 to {most - 1}, as num_classes={most} says"
+        else:
+            continue
+        if not good.all():
+            where = array.rows.place(int(rows[int(np.argmin(good))]))
+            raise UserError(f"data {name!r}: {path} of {where} {fault}")
+
+
 def check_precision(name: str, arrays: Any) -> None:
-    """Raise UserError if the 32 bits of a device lose what tells values apart. Memmaps above 1 GiB are not read."""
+    """Raise UserError if the 32 bits of a device lose what tells values apart. Of files above 1 GiB nothing is read."""
     for path, array in leaves(arrays):
         if path != "weights" and is_read(array):
             check_kept_apart(array, jax.dtypes.canonicalize_dtype(array.dtype), f"data {name!r}: {path}")
 
 
 def check_labels(name: str, targets: Any, num_classes: Any) -> None:
-    """Raise UserError if integer targets are not in [0, num_classes). Memmaps above 1 GiB are not read."""
+    """Raise UserError if integer targets are not in [0, num_classes). Stored arrays above 1 GiB are not read."""
     num_classes = integer(f"data {name!r}: num_classes", num_classes, 1, _MOST_CLASSES)
     for path, array in leaves(targets, "targets"):
         if array.dtype.kind not in "iu" or not is_read(array) or not array.size:
@@ -116,7 +136,7 @@ def check_labels(name: str, targets: Any, num_classes: Any) -> None:
 
 
 def check_weights(name: str, arrays: Mapping[str, Any], train: range) -> None:
-    """Raise UserError if weights are negative, or 0 in all training rows. Memmaps above 1 GiB are not read."""
+    """Raise UserError if weights are negative, or 0 in all training rows. Stored arrays above 1 GiB are not read."""
     for path, array in leaves(arrays.get("weights", {}), "weights"):
         if not is_read(array):
             continue

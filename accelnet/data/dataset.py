@@ -8,22 +8,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 
 from accelnet.arguments import integer, number
-from accelnet.data.arrays import as_numpy, fingerprint_of, is_read, leaves
+from accelnet.data.arrays import as_numpy, fingerprint_of, leaves, ranges_of
 from accelnet.data.checks import (
     check_finite,
     check_kinds,
     check_labels,
     check_leading_axes,
     check_precision,
+    check_read,
     check_splits,
     check_weights,
 )
-from accelnet.data.encoding import decode_outputs, encode_inputs
+from accelnet.data.encoding import decode_outputs, encode_inputs, with_offsets
 from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, checked, plain
+from accelnet.data.rows import LazyArray, read
 from accelnet.errors import UserError
 from accelnet.signature import wants
 
@@ -45,7 +46,8 @@ class Data:
     Args:
         name: Name of the data in results.
         arrays: `{"inputs": ..., "targets": ...}` and optionally `"weights"` (at least 0); each an array [N, ...] or a
-            (nested) dict of such arrays, of booleans or numbers. `np.memmap` stays on the disk.
+            (nested) dict of such arrays, of booleans or numbers. What is stored elsewhere and has a shape, such as
+            `np.memmap` and data sets of h5py and zarr, is read by rows and becomes a `LazyArray`.
         splits: Rows of "train" (at least one row), and of "validation" and "test" where there are any. Ranges
             with step 1 that do not overlap.
         prepare: batch -> batch, traceable by jax; runs inside the compiled step in training and in evaluation
@@ -60,7 +62,7 @@ class Data:
     Raises:
         UserError: if there are no training rows, splits overlap or leave the rows, leading axes differ, a
             value is NaN or infinite, a label is not in [0, num_classes), weights are negative or all 0, or the 32 bits
-            of a device cannot tell values apart. The values of a memmap above 1 GiB are not checked.
+            of a device cannot tell values apart. Stored arrays above 1 GiB are checked when rows are read.
 
     Example:
         >>> arrays = {"inputs": np.zeros((5, 2), np.float32), "targets": np.array([0, 1, 0, 1, 1])}
@@ -186,18 +188,13 @@ class Data:
             >>> sorted(data.raw(np.arange(4))["inputs"].tolist())
             [1700000000.0, 1700000001.0, 1700000002.0, 1700000003.0]
         """
-
-        def add(keys: Any, array: np.ndarray) -> np.ndarray:
-            offset = self.coding.get(jax.tree_util.keystr(keys, simple=True, separator="."), {}).get("offset")
-            return array if offset is None else array.astype(np.float64) + np.asarray(offset)
-
-        return jax.tree.map_with_path(add, self.take(rows))
+        return with_offsets(self.take(rows), self.coding)
 
     def target_range(self, split: str = "train") -> dict[str, tuple[float, float]]:
         """Return the least and the largest target of a split, as the arrays hold them, before `prepare`.
 
         Returns:
-            (least, largest) by path: "targets", or "targets.x" for each of a dict. Memmaps above 1 GiB are left
+            (least, largest) by path: "targets", or "targets.x" for each of a dict. Stored arrays above 1 GiB are left
             out, and so is everything of a split without rows.
 
         Example:
@@ -205,18 +202,17 @@ class Data:
             >>> an.data.xor().target_range()
             {'targets': (0.0, 1.0)}
         """
-        rows = self.splits.get(split, range(0))
-        return {
-            path: (part.min().item(), part.max().item())
-            for path, array in leaves(self.arrays["targets"], "targets")
-            if len(rows) and is_read(array) and array.dtype.kind != "c"
-            for part in (array[rows.start : rows.stop],)
-        }
+        return ranges_of(self.arrays["targets"], "targets", self.splits.get(split, range(0)))
 
     @property
     def num_rows(self) -> int:
         """Rows of every array, all splits together."""
         return len(next(leaves(self.arrays))[1])
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether all arrays are in memory, none of them lazy."""
+        return not any(isinstance(array, LazyArray) for _, array in leaves(self.arrays))
 
     @property
     def nbytes(self) -> int:
@@ -270,6 +266,7 @@ class Data:
 
         Raises:
             IndexError: if a row is not there.
+            UserError: if rows of a source or a file are not as the data says: NaN, infinite, labels out of range.
 
         Example:
             >>> data = Data("toy", {"inputs": [[1.0], [2.0], [3.0]], "targets": [0, 1, 0]}, {"train": range(3)})
@@ -279,13 +276,15 @@ class Data:
         rows = np.asarray(rows)
         if rows.size and int(rows.min()) < 0:
             raise IndexError(f"row {rows.min()} is below 0")
-        return jax.tree.map(lambda array: np.asarray(array[rows]), dict(self.arrays))
+        batch = read(dict(self.arrays), rows)
+        check_read(self.name, self.arrays, batch, rows, self.info.get("num_classes"))
+        return batch
 
     def fingerprint(self) -> str:
         """Return 32 hexadecimal digits that change with names, shapes, types, values and splits.
 
         Arrays above 256 MiB are hashed at evenly spaced rows of that many bytes in all, the first and the
-        last among them: a change of other values goes unnoticed. Computed once.
+        last among them, and sources at 256 rows: a change of other values goes unnoticed. Computed once.
 
         Example:
             >>> def fingerprint(label):

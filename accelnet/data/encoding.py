@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from accelnet.data.arrays import native
 from accelnet.data.columns import encode_columns, input_names
+from accelnet.data.rows import LazyArray
 from accelnet.data.vocabulary import decode as decode_text
 from accelnet.data.vocabulary import encode as encode_text
 from accelnet.errors import UserError
@@ -43,6 +45,16 @@ def decode_outputs(outputs: Any, fitted: Mapping[str, Any]) -> Any:
         texts = [decode_text(row, fitted["vocabulary"]) for row in rows]
         return texts[0] if outputs.ndim == 1 else texts
     return outputs
+
+
+def with_offsets(arrays: dict[str, Any], coding: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays with the numbers of the user's file: what `Data.raw` does."""
+
+    def add(keys: Any, array: np.ndarray) -> np.ndarray:
+        offset = coding.get(jax.tree_util.keystr(keys, simple=True, separator="."), {}).get("offset")
+        return array if offset is None else array.astype(np.float64) + np.asarray(offset)
+
+    return jax.tree.map_with_path(add, arrays)
 
 
 def undo_target(values: Any, target: Mapping[str, Any]) -> np.ndarray:
@@ -123,6 +135,7 @@ def _encode_texts(inputs: Any, vocabulary: str) -> Any:
 
 def _encode_array(values: Any, held: np.ndarray, offset: Any, where: str, features: int) -> np.ndarray:
     array = native(values, where)
+    array = array[:] if isinstance(array, LazyArray) else array
     if array.dtype.kind not in "biufcV" or (array.dtype.kind == "c" and held.dtype.kind != "c"):
         raise UserError(f"{where} have dtype {array.dtype}, expected numbers as the data has them, {held.dtype}")
     if array.ndim != held.ndim or not len(array):

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order, eval_rows
+from accelnet.data.rows import LazyArray
 from accelnet.ops.rows import take_rows
 
 Tree = Any
@@ -107,7 +108,7 @@ class DeviceFeed(AbstractFeed):
             sharding = self._sharding(PartitionSpec())
 
             def put(a: np.ndarray) -> jax.Array:
-                a = np.asarray(a, canonicalize_dtype(a.dtype))
+                a = np.asarray(a[:] if isinstance(a, LazyArray) else a, canonicalize_dtype(a.dtype))
                 if sharding is None:
                     return jax.device_put(a)
                 return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
@@ -273,7 +274,7 @@ class StreamFeed(AbstractFeed):
 def make_feed(
     data: Data, order: Order, *, on_device: bool | None = None, device_memory_bytes: int | None = None, **settings: Any
 ) -> AbstractFeed:
-    """Choose the feed: on every device if the data takes at most a quarter of its memory, else streamed.
+    """Choose the feed: on every device if the data is in memory and takes at most a quarter of theirs, else streamed.
 
     Args:
         data: Data to feed.
@@ -285,7 +286,9 @@ def make_feed(
     Returns:
         A `DeviceFeed` or a `StreamFeed`.
     """
-    if on_device is None:
+    if on_device is None and not data.is_in_memory:
+        on_device = False  # all of it was not to be read at once
+    elif on_device is None:
         stats = jax.local_devices()[0].memory_stats() or {}
         # The CPU client reports nothing: its memory is the host's, where the data lies already.
         on_device = data.nbytes <= (device_memory_bytes or stats.get("bytes_limit", 16 << 30)) // 4

@@ -15,6 +15,8 @@ from accelnet.data.dataset import Data
 from accelnet.data.fitted import checked
 from accelnet.data.normalize import fit, standardize, with_cast_targets
 from accelnet.data.precision import compact, offsets_of
+from accelnet.data.row_views import first_rows
+from accelnet.data.rows import LazyArray
 from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
@@ -39,7 +41,8 @@ def from_arrays(
     """Make a data set of arrays.
 
     Args:
-        inputs: Array [N, ...], or a dict of such arrays, which are the model's keyword arguments.
+        inputs: Array [N, ...], or a dict of such arrays, which are the model's keyword arguments. What is stored
+            elsewhere and has a shape, such as `np.memmap` and data sets of h5py and zarr, is read by rows.
         targets: Array [N, ...]: integers for classes, floats for regression; or N names of classes, as text.
         weights: Array [N] of at least 0, how much each example counts; None for 1.
         name: Name of the data in results.
@@ -79,14 +82,15 @@ def from_arrays(
 
     own: dict[str, Any] = {} if class_names is None else {"class_names": class_names}
     values, prepare, coding = arrays["inputs"], with_cast_targets, {}
-    if normalize and isinstance(values, np.ndarray) and (values.dtype.kind == "f" or values.dtype == np.uint8):
-        offset = offsets_of(values, f"{name}: inputs")
-        if offset.any():
-            arrays["inputs"], coding = values - offset, {"inputs": {"offset": offset}}
+    if normalize and not isinstance(values, Mapping) and (values.dtype.kind == "f" or values.dtype == np.uint8):
         prepare = standardize
+        if isinstance(values, np.ndarray):
+            offset = offsets_of(values, f"{name}: inputs")
+            if offset.any():
+                arrays["inputs"], coding = values - offset, {"inputs": {"offset": offset}}
     arrays = {key: jax.tree.map(partial(compact, where=f"{name}: {key}"), tree) for key, tree in arrays.items()}
     if prepare is standardize:
-        own |= fit(arrays["inputs"][: len(splits["train"])], coding.get("inputs", {}).get("offset", 0.0))
+        own |= fit(first_rows(arrays["inputs"], len(splits["train"])), coding.get("inputs", {}).get("offset", 0.0))
     info = {} if num_classes is None else {"num_classes": num_classes}
     data = Data(name, arrays, splits, prepare, info=info, fitted=own, coding=coding)
     return data if fitted is None else data.refitted(fitted)
@@ -143,7 +147,7 @@ def _part(inputs: Any, targets: Any, weights: Any, where: str) -> dict[str, Any]
     """Return the arrays of some rows; targets may be text."""
     part = {"inputs": as_numpy(inputs, f"{where}: inputs"), "targets": _text_or_numbers(targets, f"{where}: targets")}
     if weights is not None:
-        part["weights"] = as_numpy(weights, f"{where}: weights")
+        part["weights"] = _flat_in_memory(as_numpy(weights, f"{where}: weights"))
         if isinstance(part["weights"], Mapping) or part["weights"].ndim != 1:
             raise UserError(f"{where}: weights are {shown(weights)}, expected one number for each row")
         part["weights"] = part["weights"].astype(np.float32)
@@ -151,9 +155,14 @@ def _part(inputs: Any, targets: Any, weights: Any, where: str) -> dict[str, Any]
     return part
 
 
+def _flat_in_memory(array: Any) -> Any:
+    """Read a stored array of one number per row, which is no more than an index of the rows."""
+    return array[:] if isinstance(array, LazyArray) and array.ndim == 1 else array
+
+
 def _text_or_numbers(targets: Any, where: str) -> Any:
     if not isinstance(targets, Mapping):
-        array = native(targets, where)
+        array = _flat_in_memory(native(targets, where))
         # Columns of a data frame are objects.
         text = array.dtype.kind in "UST" or (
             array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat)

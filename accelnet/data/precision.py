@@ -1,9 +1,12 @@
 """Numbers become float32 without losing what tells them apart: Unix times, coordinates, identifiers."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from accelnet.data.row_views import FieldRows
+from accelnet.data.rows import LazyArray
 from accelnet.errors import UserError
 from accelnet.wording import shown
 
@@ -89,11 +92,19 @@ def compact_dtype(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.float32) if dtype == np.float64 else dtype
 
 
-def compact(array: np.ndarray, where: str) -> np.ndarray:
-    """Return numbers in the type that `compact_dtype` says; raise UserError unless it tells them apart."""
+def compact(array: Any, where: str) -> Any:
+    """Return numbers in the type that `compact_dtype` says; raise UserError unless it tells them apart.
+
+    A lazy array stays one; 4,096 of its rows are looked at.
+    """
     if array.dtype.kind not in "biuf":
         raise UserError(f"{where} have dtype {array.dtype}, expected numbers or booleans")
     dtype = compact_dtype(array.dtype)
+    if isinstance(array, LazyArray):
+        if dtype == array.dtype:
+            return array
+        check_kept_apart(array[np.linspace(0, len(array) - 1, _SAMPLED_ROWS).astype(int)], dtype, where)
+        return LazyArray(FieldRows(array, dtype), ("",))
     check_kept_apart(array, dtype, where)
     return array.astype(dtype, copy=False)
 

@@ -4,12 +4,14 @@ import heapq
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from accelnet.arguments import fraction, integer
 from accelnet.data.arrays import leaves
 from accelnet.data.precision import compact_dtype
+from accelnet.data.row_views import FieldRows, JoinedRows, reordered
+from accelnet.data.rows import LazyArray, Rows
+from accelnet.data.stored import StoredRows
 from accelnet.errors import UserError
 
 
@@ -41,10 +43,9 @@ def split_rows(
     """
     train = parts["train"]
     num_rows = len(next(leaves(train))[1])
-    by_class = stratify and train["targets"].ndim == 1
-    order = _stratified_order(train["targets"], seed) if by_class else random_order(num_rows, seed)
-    splits = _cut(num_rows, validation=validation, test=test)
-    trees = [jax.tree.map(lambda array: array[order], dict(train))]
+    labels = train["targets"] if stratify and train["targets"].ndim == 1 else None
+    order, splits = divide(num_rows, seed, validation=validation, test=test, labels=labels)
+    trees = [reordered(dict(train), order)]
     for split in ("validation", "test"):
         if split in parts:
             rows = len(next(leaves(parts[split]))[1])
@@ -52,6 +53,32 @@ def split_rows(
             num_rows += rows
             trees.append(parts[split])
     return {key: _concatenated([tree[key] for tree in trees], f"{name}: {key}") for key in train}, splits
+
+
+def divide(
+    num_rows: int, seed: int, *, validation: float, test: float, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, dict[str, range]]:
+    """Choose the rows of each split.
+
+    Args:
+        num_rows: Number N of rows.
+        seed: Seed of the order, at least 0.
+        validation: Fraction of the rows to hold out, at least one row where it is above 0; 0 for none.
+        test: The same.
+        labels: Integers or text [N] of which every split gets its share; None: rows are drawn at random.
+
+    Returns:
+        (order, splits): int [N], the rows in the order train, validation, test, and the ranges of that order.
+
+    Raises:
+        UserError: if a fraction is out of range or no training row is left.
+
+    Example:
+        >>> divide(4, seed=0, validation=0.25, test=0)
+        (array([3, 2, 1, 0]), {'train': range(0, 3), 'validation': range(3, 4)})
+    """
+    order = random_order(num_rows, seed) if labels is None else _stratified_order(labels, seed)
+    return order, _cut(num_rows, validation=validation, test=test)
 
 
 def _concatenated(trees: list[Any], where: str) -> Any:
@@ -64,7 +91,18 @@ def _concatenated(trees: list[Any], where: str) -> Any:
     if len({(tree.shape[1:], compact_dtype(tree.dtype)) for tree in trees}) > 1:
         came = ", ".join(f"{compact_dtype(tree.dtype)}{list(tree.shape)}" for tree in trees)
         raise UserError(f"{where}: train and held-out arrays differ in type or shape of a row: {came}")
+    if any(isinstance(tree, LazyArray) for tree in trees):
+        return _joined(trees)
     return np.concatenate(trees)
+
+
+def _joined(arrays: list[Any]) -> LazyArray:
+    """Put lazy arrays, and those in memory beside them, one after the other without reading them."""
+    parts: list[Rows] = []
+    for array in arrays:
+        lazy = array if isinstance(array, LazyArray) else LazyArray(StoredRows({"": array}), ("",))
+        parts.append(FieldRows(lazy))
+    return LazyArray(JoinedRows(parts), ("",))
 
 
 def random_order(num_rows: int, seed: int) -> np.ndarray:

@@ -5,6 +5,7 @@ import pytest
 
 from accelnet.data import Data
 from accelnet.data import arrays as arrays_module
+from accelnet.data.rows import LazyArray
 from accelnet.errors import UserError
 
 SPLITS = {"train": range(6), "validation": range(6, 8), "test": range(8, 10)}
@@ -104,7 +105,7 @@ def test_the_range_of_targets_is_that_of_the_split(monkeypatch, tmp_path):
     assert data.target_range("test") == {"targets.digit": (8, 9), "targets.size": (pytest.approx(7 / 9), 1.0)}
     assert data.target_range("other") == {}
     np.save(tmp_path / "y.npy", np.zeros(10))
-    monkeypatch.setattr(arrays_module, "CHECKED_MEMMAP_BYTES", 8)
+    monkeypatch.setattr(arrays_module, "CHECKED_STORED_BYTES", 8)
     assert make(targets=np.load(tmp_path / "y.npy", mmap_mode="r")).target_range() == {}
 
 
@@ -153,7 +154,7 @@ def test_take_of_a_memmap_is_an_array_in_memory(tmp_path):
     saved = np.arange(20, dtype=np.float32).reshape(10, 2)
     np.save(tmp_path / "x.npy", saved)
     data = make(inputs=np.load(tmp_path / "x.npy", mmap_mode="r"))
-    assert isinstance(data.arrays["inputs"], np.memmap)
+    assert isinstance(data.arrays["inputs"], LazyArray)
     batch = data.take(np.array([9, 1]))
     assert type(batch["inputs"]) is np.ndarray
     assert np.array_equal(batch["inputs"], saved[[9, 1]])
@@ -165,7 +166,7 @@ def test_values_of_a_large_memmap_are_not_read(tmp_path, monkeypatch):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     with pytest.raises(UserError, match="row 7"):
         make(inputs=mapped)
-    monkeypatch.setattr(arrays_module, "CHECKED_MEMMAP_BYTES", 8)
+    monkeypatch.setattr(arrays_module, "CHECKED_STORED_BYTES", 8)
     make(inputs=mapped)
 
 

@@ -1,0 +1,143 @@
+"""Rows made of other rows, which are read only when these are: in another order, joined, one field of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.data.rows import LazyArray, Rows
+
+# Rows that statistics read, where reading a row takes computing.
+SAMPLED_BYTES = 1 << 28
+
+
+def reordered(tree: Any, order: np.ndarray) -> Any:
+    """Return a tree of arrays with the rows `order` in that order: copied in memory, looked up where they are lazy.
+
+    Args:
+        tree: (Nested) dict of arrays [N, ...].
+        order: int [M].
+    """
+    views: dict[int, Rows] = {}
+
+    def one(array: Any) -> Any:
+        if not isinstance(array, LazyArray):
+            return array[order]
+        return LazyArray(views.setdefault(id(array.rows), ReorderedRows(array.rows, order)), array.path)
+
+    return jax.tree.map(one, tree)
+
+
+def first_rows(array: Any, count: int) -> Any:
+    """Return the first rows of an array for statistics of them.
+
+    Args:
+        array: Array [N, ...], lazy or not.
+        count: Number of rows, at least 1.
+
+    Returns:
+        All of them, still lazy where they lie in a file; where reading a row takes computing, at most 256 MiB of evenly
+        spaced ones.
+    """
+    if not isinstance(array, LazyArray):
+        return array[:count]
+    if array.rows.stored:
+        view = ReorderedRows(array.rows, np.arange(count))
+        if array.nbytes > SAMPLED_BYTES:
+            view.sort()
+        return LazyArray(view, array.path)
+    most = max(1, SAMPLED_BYTES // max(1, array.nbytes // len(array)))
+    return array[np.linspace(0, count - 1, min(most, count)).astype(np.int64)]
+
+
+class ReorderedRows(Rows):
+    """Some rows of others, in another order.
+
+    Args:
+        rows: The others.
+        order: int [M], each 0 to N - 1.
+    """
+
+    def __init__(self, rows: Rows, order: np.ndarray) -> None:
+        if isinstance(rows, ReorderedRows):
+            rows, order = rows._rows, rows._order[order]
+        self._rows, self._order = rows, np.asarray(order, np.int64)
+        self.shapes, self.stored = rows.shapes, rows.stored
+
+    def sort(self) -> None:
+        """Put the rows in the order in which they lie, which a disk reads faster."""
+        self._order = np.sort(self._order)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def read(self, rows: np.ndarray) -> dict[str, Any]:
+        return self._rows.read(self._order[rows])
+
+    def place(self, row: int) -> str:
+        return self._rows.place(int(self._order[row]))
+
+    def identity(self) -> bytes:
+        return self._rows.identity()
+
+
+class JoinedRows(Rows):
+    """The rows of several, one after the other.
+
+    Args:
+        parts: Rows of the same shapes.
+    """
+
+    def __init__(self, parts: Sequence[Rows]) -> None:
+        self._parts, self.shapes = tuple(parts), parts[0].shapes
+        self.stored = all(part.stored for part in parts)
+        self._starts = np.cumsum([0, *map(len, parts)])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def read(self, rows: np.ndarray) -> dict[str, Any]:
+        part_of = np.searchsorted(self._starts, rows, side="right") - 1
+        found: Any = None
+        for index in np.unique(part_of):
+            chosen = part_of == index
+            batch = self._parts[index].read(rows[chosen] - self._starts[index])
+            if len(batch) and chosen.all():
+                return batch
+            if found is None:
+                found = jax.tree.map(lambda a: np.empty((len(rows), *a.shape[1:]), a.dtype), batch)
+            jax.tree.map(lambda out, a, chosen=chosen: out.__setitem__(chosen, a), found, batch)
+        return found if found is not None else self._parts[0].read(rows)
+
+    def place(self, row: int) -> str:
+        index = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._parts[index].place(int(row - self._starts[index]))
+
+    def identity(self) -> bytes:
+        return b"".join(part.identity() for part in self._parts)
+
+
+class FieldRows(Rows):
+    """One field of rows.
+
+    Args:
+        array: The field; it becomes `shapes[""]`.
+        dtype: Type that its values get. None: their own.
+    """
+
+    def __init__(self, array: LazyArray, dtype: np.dtype | None = None) -> None:
+        self._array, self.stored = array, array.rows.stored
+        self.shapes = {"": jax.ShapeDtypeStruct(array.shape[1:], dtype or array.dtype)}
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def read(self, rows: np.ndarray) -> dict[str, Any]:
+        return {"": self._array[rows].astype(self.shapes[""].dtype, copy=False)}
+
+    def place(self, row: int) -> str:
+        return self._array.rows.place(row)
+
+    def identity(self) -> bytes:
+        return self._array.rows.identity()
