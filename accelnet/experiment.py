@@ -218,6 +218,8 @@ class Experiment:
         if self.final_evaluation is not None:
             return tuple(self.final_evaluation)
         rows, seen = self.data.num_examples("train"), self.total_steps * self.order.batch_size
+        if self.data.stream is not None:
+            rows = math.inf  # its rows come once
         has_rows = [split for split in self.data.splits if self.data.num_examples(split)]
         return tuple(split for split in has_rows if split != "train" or rows <= max(seen, _FEW_ROWS))
 

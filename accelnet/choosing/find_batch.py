@@ -12,7 +12,7 @@ import numpy as np
 from accelnet import runtime
 from accelnet.arguments import flags, integer
 from accelnet.choosing.find_batch_page import page
-from accelnet.data.feed import AbstractFeed
+from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
 from accelnet.parallel.memory import free_bytes

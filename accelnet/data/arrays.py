@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.data.rows import LazyArray, hashed_rows
+from accelnet.data.rows import LazyArray
 from accelnet.data.stored import StoredRows, is_stored
 from accelnet.errors import UserError
 from accelnet.wording import shown
@@ -168,7 +168,7 @@ def fingerprint_of(arrays: Any, splits: Mapping[str, range]) -> str:
         if isinstance(array, LazyArray) and not array.rows.stored:
             if id(array.rows) not in read:
                 digest.update(array.rows.identity())
-                read[id(array.rows)] = array.rows.read(hashed_rows(array.rows))
+                read[id(array.rows)] = array.rows.read(array.rows.hashed_rows())
             values = [array.of(read[id(array.rows)])]
         else:
             values = chunks(array, HASHED_BYTES)

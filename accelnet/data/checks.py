@@ -34,6 +34,14 @@ def check_kinds(data: Any) -> None:
         raise UserError(f"data {data.name!r}: augment is {shown(data.augment)}, expected a function (key, batch)")
 
 
+def check_names(name: str, arrays: Mapping[str, Any]) -> None:
+    """Raise UserError unless there are inputs and targets, and no array has the name of the mask."""
+    if not {"inputs", "targets"} <= set(arrays):
+        raise UserError(f"data {name!r} has arrays {sorted(arrays)}, expected 'inputs' and 'targets'")
+    if "mask" in arrays:
+        raise UserError(f"data {name!r} has an array 'mask': that name is for padding rows, use 'weights'")
+
+
 def check_leading_axes(where: str, arrays: Any) -> None:
     """Raise UserError unless every array has the same number of rows, each of them with a value at least."""
     shapes = {path: array.shape for path, array in leaves(arrays)}

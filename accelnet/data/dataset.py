@@ -17,6 +17,7 @@ from accelnet.data.checks import (
     check_kinds,
     check_labels,
     check_leading_axes,
+    check_names,
     check_precision,
     check_read,
     check_splits,
@@ -25,7 +26,6 @@ from accelnet.data.checks import (
 from accelnet.data.encoding import decode_outputs, encode_inputs, with_offsets
 from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, checked, plain
 from accelnet.data.rows import LazyArray, read
-from accelnet.errors import UserError
 from accelnet.signature import wants
 
 Arrays = Mapping[str, Any]
@@ -46,8 +46,8 @@ class Data:
     Args:
         name: Name of the data in results.
         arrays: `{"inputs": ..., "targets": ...}` and optionally `"weights"` (at least 0); each an array [N, ...] or a
-            (nested) dict of such arrays, of booleans or numbers. What is stored elsewhere and has a shape, such as
-            `np.memmap` and data sets of h5py and zarr, is read by rows and becomes a `LazyArray`.
+            (nested) dict of such arrays, of booleans or numbers. What is stored elsewhere and has a shape (`np.memmap`,
+            data sets of h5py and zarr) becomes a `LazyArray`, which is read by rows.
         splits: Rows of "train" (at least one row), and of "validation" and "test" where there are any. Ranges
             with step 1 that do not overlap.
         prepare: batch -> batch, traceable by jax; runs inside the compiled step in training and in evaluation
@@ -86,11 +86,7 @@ class Data:
         object.__setattr__(self, "arrays", as_numpy(self.arrays, "arrays"))
         object.__setattr__(self, "splits", dict(self.splits))
         object.__setattr__(self, "coding", plain(self.coding, "coding"))
-        for required in ("inputs", "targets"):
-            if required not in self.arrays:
-                raise UserError(f"data {self.name!r} has arrays {sorted(self.arrays)}, expected 'inputs' and 'targets'")
-        if "mask" in self.arrays:
-            raise UserError(f"data {self.name!r} has an array 'mask': that name is for padding rows, use 'weights'")
+        check_names(self.name, self.arrays)
         check_leading_axes(f"data {self.name!r}", self.arrays)
         check_splits(self.name, self.splits, self.num_rows)
         check_finite(self.name, self.arrays)
@@ -210,9 +206,14 @@ class Data:
         return len(next(leaves(self.arrays))[1])
 
     @property
-    def is_in_memory(self) -> bool:
-        """Whether all arrays are in memory, none of them lazy."""
-        return not any(isinstance(array, LazyArray) for _, array in leaves(self.arrays))
+    def is_lazy(self) -> bool:
+        """Whether some of the arrays are read by rows."""
+        return any(isinstance(array, LazyArray) for _, array in leaves(self.arrays))
+
+    @property
+    def stream(self) -> Any:
+        """The `StreamRows` that give the training rows, or None."""
+        return next((one.rows.stream for _, one in leaves(self.arrays) if isinstance(one, LazyArray)), None)
 
     @property
     def nbytes(self) -> int:
@@ -250,10 +251,8 @@ class Data:
             4
         """
         rows = self.num_examples("train")
-        batch_size, epochs = integer("batch_size", batch_size), number("epochs", epochs, above=0)
-        if not 1 <= batch_size <= rows:
-            raise UserError(f"batch_size is {batch_size}, expected 1 to {rows}, the training rows of {self.name!r}")
-        return math.ceil(epochs * math.ceil(rows / batch_size))
+        batch_size = integer("batch_size", batch_size, 1, rows)
+        return math.ceil(number("epochs", epochs, above=0) * math.ceil(rows / batch_size))
 
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows into memory.

@@ -4,98 +4,20 @@ Both feeds give the same microbatches in the same order. The program asks for th
 functions, so nothing else knows which of the two it is.
 """
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.dtypes import canonicalize_dtype
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
+from accelnet.data.abstract_feed import AbstractFeed, Tree, shape_struct
 from accelnet.data.dataset import Data
 from accelnet.data.order import Order, eval_rows
 from accelnet.data.rows import LazyArray
+from accelnet.data.stream_feed import BatchFeed, StreamFeed
 from accelnet.ops.rows import take_rows
-
-Tree = Any
-
-# Batches of a chunk lie on the device together; beyond this there is nothing to win (measured: none from 8 on).
-_CHUNK_BYTES = 64 << 20
-_CHUNK_STEPS = 32
-_BLOCK_STEPS = 16
-# Enough to cover a slow read; batches wait in memory, so no more than this many bytes of them.
-_PREFETCH_BYTES = 128 << 20
-
-
-@dataclass(eq=False)
-class AbstractFeed(ABC):
-    """Give microbatches to the compiled program.
-
-    `train_*` follow the training order, `eval_*` go through the rows of a split from its beginning.
-    The `*_operand` methods run on the host and return a pytree of arrays, an operand of the program; the
-    `*_batch` methods are traced inside it, for one of the equal parts of a batch that lie on the mesh's batch axes.
-
-    Attributes:
-        order: Batches of the training split; a microbatch divides into as many parts as `axes` make.
-        eval_batch_size: Examples per evaluation batch; divides likewise.
-        axes: Axes of the mesh along which batches are cut.
-        max_steps: Most steps that one operand holds, None for any number.
-        train_spec: Cut of a training operand's arrays over the mesh.
-        eval_spec: The same of an evaluation operand.
-    """
-
-    data: Data
-    order: Order
-    eval_batch_size: int
-    mesh: Mesh | None = None
-    axes: tuple[str, ...] = ()
-
-    max_steps: int | None = field(default=None, init=False)
-    train_spec = eval_spec = PartitionSpec()
-
-    @property
-    def num_parts(self) -> int:
-        """Equal parts of a batch along the mesh's batch axes."""
-        return math.prod(self.mesh.shape[name] for name in self.axes) if self.mesh else 1
-
-    def _sharding(self, spec: PartitionSpec) -> NamedSharding | None:
-        return None if self.mesh is None else NamedSharding(self.mesh, spec)
-
-    @abstractmethod
-    def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
-        """Return what the steps `step` to `step + num_steps` of the order of a seed need."""
-
-    def with_eval_batch_size(self, size: int) -> Self:
-        """Return a feed of the same data with other evaluation batches, which reads for itself."""
-        return replace(self, eval_batch_size=size)
-
-    @abstractmethod
-    def train_batch(
-        self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
-    ) -> Tree:
-        """Return a part of a microbatch of the step, which is the `index`-th that the operand holds."""
-
-    @abstractmethod
-    def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
-        """Return what the evaluation batches `first` to `first + num_batches` of a split need."""
-
-    @abstractmethod
-    def eval_batch(
-        self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array, part: Any
-    ) -> Tree:
-        """Return a part of evaluation batch `first + index` of the rows `start` to `stop`."""
-
-    @abstractmethod
-    def abstract(self) -> tuple[Tree, Tree]:
-        """Return the shapes of the training operand and of the evaluation operand."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Stop what runs in the background."""
 
 
 class DeviceFeed(AbstractFeed):
@@ -149,126 +71,11 @@ class DeviceFeed(AbstractFeed):
 
     def abstract(self) -> tuple[Tree, Tree]:
         sharding = self._sharding(PartitionSpec())
-        shapes = jax.tree.map(lambda a: _shape(a.shape, a.dtype, sharding), dict(self.data.arrays))
+        shapes = jax.tree.map(lambda a: shape_struct(a.shape, a.dtype, sharding), dict(self.data.arrays))
         return shapes, shapes
 
     def close(self) -> None:
         self._arrays = None
-
-
-@dataclass(eq=False)
-class StreamFeed(AbstractFeed):
-    """Read batches on the host, ahead of time in threads of grain's, and send a chunk's worth at once.
-
-    Memory is bounded by the prefetched batches and two chunks, whatever the size of the data. A host reads only the
-    examples that its own devices compute.
-    """
-
-    def __post_init__(self) -> None:
-        order, data = self.order, self.data
-        if self.axes:
-            self.train_spec, self.eval_spec = PartitionSpec(None, None, self.axes), PartitionSpec(None, self.axes)
-        self._train_columns = self._own(order.microbatch_size)
-        self._eval_columns = self._own(self.eval_batch_size)
-        step_bytes = max(1, data.nbytes // data.num_rows) * max(order.batch_size, self.eval_batch_size)
-        self.max_steps = int(np.clip(_CHUNK_BYTES // step_bytes, 1, _CHUNK_STEPS))
-        # Steps are read in blocks, since reading one costs as much as reading sixteen small ones.
-        self._block_steps = min(_BLOCK_STEPS, self.max_steps)
-        self._prefetch = int(np.clip(_PREFETCH_BYTES // (step_bytes * self._block_steps), 2, 8))
-        self._step: int | None = None  # the next one that is read
-        self._seed = 0
-        self._blocks: Iterator[Tree] = iter(())
-        self._rest: Tree = None  # what is left of the last block
-
-    def _own(self, size: int) -> np.ndarray:
-        """Return which of `size` examples lie on this host's devices, ascending."""
-        sharding = self._sharding(PartitionSpec(self.axes) if self.axes else PartitionSpec())
-        if sharding is None:
-            return np.arange(size)
-        slices = sharding.addressable_devices_indices_map((size,)).values()
-        return np.unique(np.concatenate([np.arange(size)[index] for index in slices]))
-
-    def _prefetched(self, step: int) -> Iterator[Tree]:
-        import grain  # imported where it is needed: 0.25 s
-
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._prefetch)
-        stride = self._block_steps
-        blocks = grain.MapDataset.range(step, 2**31 - 1 - stride, stride).map(self._read_block)
-        return iter(blocks.to_iter_dataset(options))
-
-    def _read_block(self, first: int) -> Tree:
-        rows, mask = self.order.block(range(first, first + self._block_steps), seed=self._seed)
-        return self._take(rows[:, :, self._train_columns]) | {"mask": mask[:, :, self._train_columns]}
-
-    def _take(self, rows: np.ndarray) -> dict[str, Any]:
-        """Read rows of any shape: arrays [*rows.shape, ...]."""
-        return jax.tree.map(lambda a: a.reshape(*rows.shape, *a.shape[1:]), self.data.take(rows.reshape(-1)))
-
-    def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
-        if self._step != step or self._seed != seed:
-            self._seed = seed
-            self._blocks = self._prefetched(step)
-            self._rest = None
-        parts, missing = [], num_steps
-        while missing:
-            block = next(self._blocks) if self._rest is None else self._rest
-            length = min(missing, len(block["mask"]))
-            parts.append(jax.tree.map(lambda a, n=length: a[:n], block))
-            rest = jax.tree.map(lambda a, n=length: a[n:], block)
-            self._rest = rest if len(rest["mask"]) else None
-            missing -= length
-        self._step = step + num_steps
-        return self._filled(parts, 2, self._train_columns, self.order.microbatch_size)
-
-    def train_batch(
-        self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
-    ) -> Tree:
-        return jax.tree.map(lambda a: a[index, microbatch], operand)
-
-    def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
-        numbers = np.arange(first, first + num_batches, dtype=np.int32)[:, None]
-        index, mask = eval_rows(rows.start, rows.stop, numbers * self.eval_batch_size + self._eval_columns, np)
-        return self._filled([self._take(index) | {"mask": mask}], 1, self._eval_columns, self.eval_batch_size)
-
-    def eval_batch(
-        self, operand: Tree, index: jax.Array, first: jax.Array, start: jax.Array, stop: jax.Array, part: Any
-    ) -> Tree:
-        return jax.tree.map(lambda a: a[index], operand)
-
-    def abstract(self) -> tuple[Tree, Tree]:
-        def shapes(spec: PartitionSpec, *lead: int) -> Tree:
-            sharding = self._sharding(spec)
-            arrays = jax.tree.map(lambda a: _shape((*lead, *a.shape[1:]), a.dtype, sharding), dict(self.data.arrays))
-            return arrays | {"mask": _shape(lead, np.dtype(bool), sharding)}
-
-        assert self.max_steps is not None
-        train = shapes(self.train_spec, self.max_steps, self.order.num_microbatches, self.order.microbatch_size)
-        return train, shapes(self.eval_spec, self.max_steps, self.eval_batch_size)
-
-    def _filled(self, parts: list[Tree], axis: int, columns: np.ndarray, size: int) -> Tree:
-        """Join parts to an operand of fixed length, of which this host has `columns` of the `size` on `axis`."""
-        length, sharding = self.max_steps, self._sharding(self.train_spec if axis == 2 else self.eval_spec)
-        assert length is not None
-
-        def join(*parts: np.ndarray) -> jax.Array:
-            operand = np.empty((length, *parts[0].shape[1:]), canonicalize_dtype(parts[0].dtype))
-            # What lies behind the parts is never read.
-            np.concatenate(parts, out=operand[: sum(map(len, parts))], casting="unsafe")
-            if sharding is None:
-                return jax.device_put(operand)
-
-            def own(index: Any) -> np.ndarray:
-                start, stop, _ = index[axis].indices(size)
-                held = slice(*np.searchsorted(columns, (start, stop)))
-                return operand[(*index[:axis], held, *index[axis + 1 :])]
-
-            shape = (*operand.shape[:axis], size, *operand.shape[axis + 1 :])
-            return jax.make_array_from_callback(shape, sharding, own)
-
-        return jax.tree.map(join, *parts)
-
-    def close(self) -> None:
-        self._step, self._blocks, self._rest = None, iter(()), None
 
 
 def make_feed(
@@ -286,14 +93,12 @@ def make_feed(
     Returns:
         A `DeviceFeed` or a `StreamFeed`.
     """
-    if on_device is None and not data.is_in_memory:
+    if on_device is None and data.is_lazy:
         on_device = False  # all of it was not to be read at once
     elif on_device is None:
         stats = jax.local_devices()[0].memory_stats() or {}
         # The CPU client reports nothing: its memory is the host's, where the data lies already.
         on_device = data.nbytes <= (device_memory_bytes or stats.get("bytes_limit", 16 << 30)) // 4
+    if data.stream is not None:
+        return BatchFeed(data, order, **settings)
     return (DeviceFeed if on_device else StreamFeed)(data, order, **settings)
-
-
-def _shape(shape: tuple[int, ...], dtype: np.dtype, sharding: NamedSharding | None) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape, canonicalize_dtype(dtype), sharding=sharding)

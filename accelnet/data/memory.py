@@ -169,6 +169,7 @@ def _text_or_numbers(targets: Any, where: str) -> Any:
         )
         if text and array.size:
             return array.astype(str)
+        targets = array
     return as_numpy(targets, where)
 
 

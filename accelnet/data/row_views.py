@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from accelnet.data.rows import LazyArray, Rows
+from accelnet.data.stored import StoredRows
 
 # Rows that statistics read, where reading a row takes computing.
 SAMPLED_BYTES = 1 << 28
@@ -51,6 +52,12 @@ def first_rows(array: Any, count: int) -> Any:
     return array[np.linspace(0, count - 1, min(most, count)).astype(np.int64)]
 
 
+def joined(arrays: Sequence[Any]) -> LazyArray:
+    """Put lazy arrays, and those in memory beside them, one after the other without reading them."""
+    lazy = [one if isinstance(one, LazyArray) else LazyArray(StoredRows({"": one}), ("",)) for one in arrays]
+    return LazyArray(JoinedRows([FieldRows(one) for one in lazy]), ("",))
+
+
 class ReorderedRows(Rows):
     """Some rows of others, in another order.
 
@@ -91,7 +98,7 @@ class JoinedRows(Rows):
 
     def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts, self.shapes = tuple(parts), parts[0].shapes
-        self.stored = all(part.stored for part in parts)
+        self.stored, self.stream = all(part.stored for part in parts), parts[0].stream
         self._starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
@@ -117,6 +124,10 @@ class JoinedRows(Rows):
     def identity(self) -> bytes:
         return b"".join(part.identity() for part in self._parts)
 
+    def hashed_rows(self) -> np.ndarray:
+        pairs = zip(self._parts, self._starts, strict=False)
+        return np.concatenate([part.hashed_rows() + start for part, start in pairs])
+
 
 class FieldRows(Rows):
     """One field of rows.
@@ -127,7 +138,7 @@ class FieldRows(Rows):
     """
 
     def __init__(self, array: LazyArray, dtype: np.dtype | None = None) -> None:
-        self._array, self.stored = array, array.rows.stored
+        self._array, self.stored, self.stream = array, array.rows.stored, array.rows.stream
         self.shapes = {"": jax.ShapeDtypeStruct(array.shape[1:], dtype or array.dtype)}
 
     def __len__(self) -> int:
@@ -141,3 +152,6 @@ class FieldRows(Rows):
 
     def identity(self) -> bytes:
         return self._array.rows.identity()
+
+    def hashed_rows(self) -> np.ndarray:
+        return self._array.rows.hashed_rows()

@@ -20,10 +20,12 @@ class Rows(ABC):
     Attributes:
         shapes: Shape and type of what one row holds, as a (nested) dict of `jax.ShapeDtypeStruct`.
         stored: Whether they lie in a file as they are, so that reading all of them takes as long as reading the file.
+        stream: The `StreamRows` that these begin with; None where every row can be read.
     """
 
     shapes: Mapping[str, Any]
     stored: bool = False
+    stream: Any = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -46,6 +48,11 @@ class Rows(ABC):
     def identity(self) -> bytes:
         """Return bytes that change with the rows and cost little, for fingerprints; some values are added to them."""
         return b""
+
+    def hashed_rows(self) -> np.ndarray:
+        """Return which rows a fingerprint reads: evenly spaced ones, the first and the last included."""
+        count = int(np.clip(_HASHED_BYTES // max(1, self.row_bytes), 2, _HASHED_ROWS))
+        return np.unique(np.linspace(0, len(self) - 1, count).astype(np.int64))
 
     @property
     def row_bytes(self) -> int:
@@ -149,9 +156,3 @@ def read(tree: Any, rows: np.ndarray) -> Any:
         return array.of(batches[id(array.rows)])
 
     return jax.tree.map(one, tree)
-
-
-def hashed_rows(rows: Rows) -> np.ndarray:
-    """Return which rows a fingerprint reads: evenly spaced ones, the first and the last included."""
-    count = int(np.clip(_HASHED_BYTES // max(1, rows.row_bytes), 2, _HASHED_ROWS))
-    return np.unique(np.linspace(0, len(rows) - 1, count).astype(np.int64))

@@ -9,9 +9,8 @@ import numpy as np
 from accelnet.arguments import fraction, integer
 from accelnet.data.arrays import leaves
 from accelnet.data.precision import compact_dtype
-from accelnet.data.row_views import FieldRows, JoinedRows, reordered
-from accelnet.data.rows import LazyArray, Rows
-from accelnet.data.stored import StoredRows
+from accelnet.data.row_views import joined, reordered
+from accelnet.data.rows import LazyArray
 from accelnet.errors import UserError
 
 
@@ -52,7 +51,7 @@ def split_rows(
             splits[split] = range(num_rows, num_rows + rows)
             num_rows += rows
             trees.append(parts[split])
-    return {key: _concatenated([tree[key] for tree in trees], f"{name}: {key}") for key in train}, splits
+    return {key: concatenated([tree[key] for tree in trees], f"{name}: {key}") for key in train}, splits
 
 
 def divide(
@@ -81,28 +80,28 @@ def divide(
     return order, _cut(num_rows, validation=validation, test=test)
 
 
-def _concatenated(trees: list[Any], where: str) -> Any:
+def concatenated(trees: list[Any], where: str) -> Any:
+    """Put arrays, or dicts of them, one after the other; the lazy ones are not read.
+
+    Args:
+        trees: Arrays or dicts of arrays, all alike.
+        where: Name of them in messages.
+
+    Raises:
+        UserError: if they differ in names, or in type or shape of a row.
+    """
     if len(trees) == 1:
         return trees[0]
     if any(isinstance(tree, Mapping) for tree in trees):
         if not all(isinstance(tree, Mapping) and set(tree) == set(trees[0]) for tree in trees):
             raise UserError(f"{where}: held-out arrays are named differently from those to train on")
-        return {key: _concatenated([tree[key] for tree in trees], f"{where} {key!r}") for key in trees[0]}
+        return {key: concatenated([tree[key] for tree in trees], f"{where} {key!r}") for key in trees[0]}
     if len({(tree.shape[1:], compact_dtype(tree.dtype)) for tree in trees}) > 1:
         came = ", ".join(f"{compact_dtype(tree.dtype)}{list(tree.shape)}" for tree in trees)
         raise UserError(f"{where}: train and held-out arrays differ in type or shape of a row: {came}")
     if any(isinstance(tree, LazyArray) for tree in trees):
-        return _joined(trees)
+        return joined(trees)
     return np.concatenate(trees)
-
-
-def _joined(arrays: list[Any]) -> LazyArray:
-    """Put lazy arrays, and those in memory beside them, one after the other without reading them."""
-    parts: list[Rows] = []
-    for array in arrays:
-        lazy = array if isinstance(array, LazyArray) else LazyArray(StoredRows({"": array}), ("",))
-        parts.append(FieldRows(lazy))
-    return LazyArray(JoinedRows(parts), ("",))
 
 
 def random_order(num_rows: int, seed: int) -> np.ndarray:

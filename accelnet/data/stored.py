@@ -27,7 +27,8 @@ class StoredRows(Rows):
             name: jax.ShapeDtypeStruct(tuple(array.shape[1:]), np.dtype(array.dtype).newbyteorder("="))
             for name, array in self._arrays.items()
         }
-        self._by_list = {name: _takes_a_list(array) for name, array in self._arrays.items()}
+        self._by_slice = {name: _takes(array, slice(0, 2), 2) for name, array in self._arrays.items()}
+        self._by_list = {name: _takes(array, np.array([0, 2]), 3) for name, array in self._arrays.items()}
 
     def __len__(self) -> int:
         return int(next(iter(self._arrays.values())).shape[0])
@@ -38,7 +39,7 @@ class StoredRows(Rows):
 
     def _read_one(self, name: str, array: Any, rows: np.ndarray) -> np.ndarray:
         shape, dtype = (len(rows), *self.shapes[name].shape), self.shapes[name].dtype
-        if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and self._by_slice[name]:
             values = np.array(array[int(rows[0]) : int(rows[-1]) + 1])
         elif self._by_list[name]:
             values = np.array(array[rows])
@@ -68,18 +69,19 @@ def is_stored(values: Any) -> bool:
     """
     if isinstance(values, np.memmap):
         return True
-    # What is in memory shows its memory, or is a column or a frame of a table.
-    in_memory = ("__array_interface__", "__dlpack__", "__arrow_c_stream__", "__dataframe__", "iloc")
+    # What is in memory shows its memory, or is a column or a frame of a table, or a tensor.
+    in_memory = ("__array_interface__", "__dlpack__", "__arrow_c_stream__", "__dataframe__", "iloc", "numpy")
     if isinstance(values, np.generic) or any(hasattr(values, name) for name in in_memory):
         return False
     return all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__", "__len__"))
 
 
-def _takes_a_list(array: Any) -> bool:
-    if len(array) < 3:
+def _takes(array: Any, index: Any, least: int) -> bool:
+    """Try whether an array of at least so many rows gives two rows for an index."""
+    if len(array) < least:
         return False
     try:
-        return np.shape(array[np.array([0, 2])]) == (2, *array.shape[1:])
+        return np.shape(array[index]) == (2, *array.shape[1:])
     except Exception:  # noqa: BLE001, any error of a stranger's indexing says no
         return False
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from accelnet.data.feed import AbstractFeed, DeviceFeed
+from accelnet.data.abstract_feed import AbstractFeed
+from accelnet.data.feed import DeviceFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import SAME, Layout
@@ -133,6 +134,13 @@ def make_programs(
     Raises:
         UserError: if one member does not fit, or a field cannot vary within one program.
     """
+    example = sweep.example
+    if example.data.stream is not None or (example.data.is_lazy and not example.on_device):
+        way = "" if example.data.stream is not None else ", or say on_device=True to copy all of it there"
+        raise UserError(
+            f"data {example.data.name!r} is read by rows, and a population trains on a copy that lies on the device: "
+            f"train its members one by one{way}"
+        )
     devices = list(devices or jax.local_devices())[: len(sweep.members)]
     size = -(-len(sweep.members) // len(devices))
     limit = memory_bytes or free_bytes(devices)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from accelnet.data.feed import AbstractFeed
+from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.optim import learning_rates
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout

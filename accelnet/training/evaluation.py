@@ -8,7 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from accelnet.data.feed import AbstractFeed
+from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.models.pure import merged
 from accelnet.optim import eval_params

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from accelnet.arguments import word
-from accelnet.data.feed import AbstractFeed
+from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.errors import DivergenceError, Interrupted, PreemptedError, UserError
 from accelnet.experiment import Experiment
 from accelnet.training.compiled import Program

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from accelnet.data.feed import AbstractFeed, make_feed
+from accelnet.data.abstract_feed import AbstractFeed
+from accelnet.data.feed import make_feed
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
 from accelnet.parallel.memory import check_memory

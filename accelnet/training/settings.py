@@ -85,6 +85,12 @@ def _check_lengths(experiment: Any) -> None:
         integer("batch_size", batch_size, 1)
     elif batch_size != "full":
         raise UserError(f'batch_size is {batch_size!r}, expected a whole number or "full"')
+    stream = experiment.data.stream
+    if stream is not None and batch_size != stream.batch_size:
+        raise UserError(
+            f"batch_size is {batch_size!r}, expected {stream.batch_size}, the size of the batches that stream "
+            f"{experiment.data.name!r} gives"
+        )
 
 
 def _check_names(experiment: Any) -> None:
@@ -104,6 +110,8 @@ def _check_names(experiment: Any) -> None:
     if experiment.final_evaluation is not None:
         for split in names("final_evaluation", experiment.final_evaluation):
             word("a split of final_evaluation", split, tuple(data.splits))
+            if split == "train" and data.stream is not None:
+                raise UserError(f"final_evaluation has 'train', which of a stream, {data.name!r}, cannot be evaluated")
 
 
 def _is_plain(value: Any) -> bool:

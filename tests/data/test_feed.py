@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import accelnet as an
-from accelnet.data.feed import DeviceFeed, StreamFeed, make_feed
+from accelnet.data.feed import DeviceFeed, make_feed
 from accelnet.data.order import Order
+from accelnet.data.stream_feed import StreamFeed
 
 
 @pytest.fixture

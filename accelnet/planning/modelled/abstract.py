@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, Literal
 
-from accelnet.data.feed import AbstractFeed
+from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 from accelnet.parallel.layout import Layout
