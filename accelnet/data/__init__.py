@@ -18,5 +18,6 @@ from accelnet.data.source import from_source as from_source
 from accelnet.data.stream import from_batches as from_batches
 from accelnet.data.tabular import csv as csv
 from accelnet.data.tabular import diamonds as diamonds
+from accelnet.data.tokens import tokens as tokens
 from accelnet.data.vocabulary import decode as decode
 from accelnet.data.vocabulary import encode as encode

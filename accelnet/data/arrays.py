@@ -140,19 +140,19 @@ def chunks(array: Any, limit_bytes: int | None = None) -> Iterator[np.ndarray]:
             yield array[rows[start : start + step]]
 
 
-def is_read(array: Any) -> bool:
-    """Return whether an array's values are looked at when a data set is made: in memory, or at most 1 GiB of a file."""
+def is_checked(array: Any) -> bool:
+    """Return whether all values are looked at when a data set is made: in memory, or at most 1 GiB of a file."""
     if isinstance(array, LazyArray):
         return array.rows.stored and array.nbytes <= CHECKED_STORED_BYTES
     return True
 
 
 def ranges_of(tree: Any, path: str, rows: range) -> dict[str, tuple[float, float]]:
-    """Return the least and the largest value among rows, by path, of the arrays that `is_read` allows to look at."""
+    """Return the least and the largest value among rows, by path, of the arrays in memory."""
     return {
         name: (part.min().item(), part.max().item())
         for name, array in leaves(tree, path)
-        if len(rows) and is_read(array) and array.dtype.kind != "c"
+        if len(rows) and not isinstance(array, LazyArray) and array.dtype.kind != "c"
         for part in (array[rows.start : rows.stop],)
     }
 

@@ -2,30 +2,26 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from accelnet import arguments
 from accelnet.data.dataset import Data
 from accelnet.data.files import read_text
-from accelnet.data.normalize import with_cast_targets
-from accelnet.data.splits import random_order
+from accelnet.data.tokenizer import check_tokenizer, encode_tokens, identity_of, num_tokens_of
 from accelnet.data.vocabulary import code_points
+from accelnet.data.windows import HeldOut, held_out_windows, with_cast_tokens
 from accelnet.errors import UserError
 from accelnet.wording import shown
-
-# Of a text, for held-out parts that are like the rest: enough to meet all its kinds of pages, few enough that what is
-# held out is pages and not single windows between known ones.
-_NUM_BLOCKS = 100
 
 
 def text(
     path: str | os.PathLike[str] | None = None,
     window: int = 128,
     encoding: str = "utf-8-sig",
-    held_out: Literal["end", "blocks"] = "end",
+    held_out: HeldOut = "end",
+    tokenizer: Any = None,
     seed: int = 0,
     fitted: Mapping[str, Any] | None = None,
 ) -> Data:
@@ -47,13 +43,16 @@ def text(
         held_out: Place of the rows held out. "end": the test split is the last tenth, validation the tenth before it,
             as for text that is to come. "blocks": each is ten of a hundred equal blocks of the file, drawn at random,
             so that both are like the rest of it; the end of a collection of books is another book.
+        tokenizer: "bytes" for the bytes of UTF-8, or an object with `encode` (text -> integers, or an object with
+            `ids`) and `decode`, such as those of the packages tokenizers, tiktoken, sentencepiece and transformers.
+            Windows are then so many tokens. None: characters.
         seed: Seed of the draw, at least 0.
-        fitted: `data.fitted` of an earlier run, to take over its vocabulary.
+        fitted: `data.fitted` of an earlier run, to take over its vocabulary; a tokenizer must be the same.
 
     Returns:
         Data with inputs and targets [N, window] (uint8 up to 256 symbols, uint16 up to 65,536),
-        cast to int32 by `prepare`. `info` has the `vocabulary` (a str, symbol i is its i-th character) and
-        `num_classes`.
+        cast to int32 by `prepare`. `info` has `num_classes` and the `vocabulary` (a str, symbol i is its i-th
+        character), or the `tokenizer`.
 
     Raises:
         UserError: if the file is missing, empty, too short for a window per split, or not of that encoding.
@@ -65,7 +64,7 @@ def text(
         >>> data.decode(data.encode("import"))
         ['import']
     """
-    window, seed = arguments.integer("window", window, low=1), arguments.integer("seed", seed, low=0)
+    window = arguments.integer("window", window, low=1)
     arguments.word("held_out", held_out, ("end", "blocks"))
     arguments.word("encoding", encoding)
     if path is None:
@@ -77,45 +76,42 @@ def text(
         content = read_text(file, "text file", encoding).replace("\r\n", "\n").replace("\r", "\n")
         if not content:
             raise UserError(f"text file {path} is empty")
-    points = code_points(content)
-    # One character is for the last target. Five windows: one per split and two between; or three blocks of two.
-    num_windows, needed = (len(points) - 1) // window, 5 if held_out == "end" else 6
-    if num_windows < needed:
+    own, info, symbols = _tokenized(name, content, tokenizer, fitted)
+    num_windows = (len(symbols) - 1) // window  # one is for the last target
+    # One window per split and one between two; or three blocks of two.
+    if num_windows < (needed := 5 if held_out == "end" else 6):
         raise UserError(
-            f"{path} has {len(points)} characters, expected at least {needed * window + 1} for window={window}: "
-            f"give a longer text or a smaller window"
+            f"{path} has {len(symbols)} {'characters' if tokenizer is None else 'tokens'}, expected at least "
+            f"{needed * window + 1} for window={window}: give a longer text or a smaller window"
         )
-    symbols = _symbols(points) if fitted is None else _known_symbols(name, points, fitted)
-    tokens = _tokens(points[len(points) - 1 - num_windows * window :], symbols)
-    arrays = {"inputs": tokens[:-1].reshape(-1, window), "targets": tokens[1:].reshape(-1, window)}
-    if held_out == "end":
-        tenth = max(1, round(0.1 * num_windows))
-        splits = {
-            "train": range(num_windows - 2 * tenth - 2),
-            "validation": range(num_windows - 2 * tenth - 1, num_windows - tenth - 1),
-            "test": range(num_windows - tenth, num_windows),
-        }
+    order, splits = held_out_windows(num_windows, held_out, seed, between=1, what=name)
+    symbols = symbols[len(symbols) - 1 - num_windows * window :].astype(_smallest(info["num_classes"]))
+    arrays = {"inputs": symbols[:-1].reshape(-1, window), "targets": symbols[1:].reshape(-1, window)}
+    if held_out == "end":  # the splits lie one after the other already
+        splits = {split: range(order[rows.start], order[rows.stop - 1] + 1) for split, rows in splits.items()}
     else:
-        rows, splits = _blocks(num_windows, seed)
-        arrays = {name: array[rows] for name, array in arrays.items()}
-    own = {"vocabulary": "".join(map(chr, symbols))}
-    data = Data(name, arrays, splits, _prepare, info={"num_classes": len(symbols)}, fitted=own)
+        arrays = {name: array[order] for name, array in arrays.items()}
+    data = Data(name, arrays, splits, with_cast_tokens, info=info, fitted=own)
     return data if fitted is None else data.refitted(fitted)
 
 
-def _blocks(num_windows: int, seed: int) -> tuple[np.ndarray, dict[str, range]]:
-    """Return the windows of each split, split after split, and where each split is among them."""
-    num_blocks = min(_NUM_BLOCKS, num_windows // 2)  # one window of a block may be left out
-    tenth = max(1, round(0.1 * num_blocks))
-    kinds = np.full(num_blocks, 0)
-    drawn = random_order(num_blocks, seed)
-    kinds[drawn[:tenth]], kinds[drawn[tenth : 2 * tenth]] = 2, 1
-    kind = kinds[np.arange(num_windows) * num_blocks // num_windows]
-    before_another = np.append(kind[1:] != kind[:-1], False)
-    rows = [np.flatnonzero((kind == number) & ~before_another) for number in range(3)]
-    stops = np.cumsum([len(part) for part in rows]).tolist()
-    ranges = map(range, [0, *stops], stops)
-    return np.concatenate(rows), dict(zip(("train", "validation", "test"), ranges, strict=True))
+def _tokenized(
+    name: str, content: str, tokenizer: Any, fitted: Any
+) -> tuple[dict[str, Any], dict[str, Any], np.ndarray]:
+    """Return what is fitted, the info, and the symbols of a text."""
+    if tokenizer is not None:
+        check_tokenizer(tokenizer)
+        info = {"num_classes": num_tokens_of(tokenizer), "tokenizer": tokenizer}
+        return {"tokenizer": identity_of(tokenizer)}, info, encode_tokens(tokenizer, content)
+    points = code_points(content)
+    symbols = _symbols(points) if fitted is None else _known_symbols(name, points, fitted)
+    table = np.zeros(int(symbols.max()) + 1, dtype=np.int32)
+    table[symbols] = np.arange(len(symbols))
+    return {"vocabulary": "".join(map(chr, symbols))}, {"num_classes": len(symbols)}, table[points]
+
+
+def _smallest(num_symbols: int) -> type:
+    return np.uint8 if num_symbols <= 1 << 8 else np.uint16 if num_symbols <= 1 << 16 else np.int32
 
 
 def _symbols(points: np.ndarray) -> np.ndarray:
@@ -137,14 +133,3 @@ def _known_symbols(name: str, points: np.ndarray, fitted: Any) -> np.ndarray:
             f"does not have: leave them out"
         )
     return symbols
-
-
-def _tokens(points: np.ndarray, symbols: np.ndarray) -> np.ndarray:
-    table = np.zeros(int(symbols.max()) + 1, dtype=np.int32)
-    table[symbols] = np.arange(len(symbols))
-    dtype = np.uint8 if len(symbols) <= 1 << 8 else np.uint16 if len(symbols) <= 1 << 16 else np.int32
-    return table.astype(dtype)[points]
-
-
-def _prepare(batch: Any) -> Any:
-    return with_cast_targets({**batch, "inputs": jnp.asarray(batch["inputs"]).astype(jnp.int32)})

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from accelnet.arguments import integer, word
-from accelnet.data.arrays import chunks, is_read, leaves
+from accelnet.data.arrays import chunks, is_checked, leaves
 from accelnet.data.precision import check_kept_apart
 from accelnet.data.rows import LazyArray
 from accelnet.errors import UserError
@@ -92,7 +92,7 @@ def _check_split_name(name: str, split: Any) -> None:
 def check_finite(name: str, arrays: Any) -> None:
     """Raise UserError if a value is NaN or infinite. Stored arrays above 1 GiB are not read."""
     for path, array in leaves(arrays):
-        if array.dtype.kind in "biu" or not is_read(array):
+        if array.dtype.kind in "biu" or not is_checked(array):
             continue
         start = 0
         for chunk in chunks(array):
@@ -112,6 +112,8 @@ def check_read(name: str, arrays: Any, batch: Any, rows: np.ndarray, num_classes
         if values.dtype.kind not in "biu":
             good = np.isfinite(values).reshape(len(values), -1).all(axis=1)
             fault = "is NaN or infinite: remove or fill such rows"
+            if path == "weights" and good.all():
+                good, fault = values >= 0, "is negative, expected a weight of at least 0"
         elif most is not None and values.dtype.kind in "iu":
             good = ((values >= 0) & (values < most)).reshape(len(values), -1).all(axis=1)
             fault = f"is no label from 0 to {most - 1}, as num_classes={most} says"
@@ -123,9 +125,9 @@ def check_read(name: str, arrays: Any, batch: Any, rows: np.ndarray, num_classes
 
 
 def check_precision(name: str, arrays: Any) -> None:
-    """Raise UserError if the 32 bits of a device lose what tells values apart. Of files above 1 GiB nothing is read."""
+    """Raise UserError if the 32 bits of a device lose what tells values apart. Lazy arrays are not read."""
     for path, array in leaves(arrays):
-        if path != "weights" and is_read(array):
+        if path != "weights" and not isinstance(array, LazyArray):
             check_kept_apart(array, jax.dtypes.canonicalize_dtype(array.dtype), f"data {name!r}: {path}")
 
 
@@ -133,9 +135,10 @@ def check_labels(name: str, targets: Any, num_classes: Any) -> None:
     """Raise UserError if integer targets are not in [0, num_classes). Stored arrays above 1 GiB are not read."""
     num_classes = integer(f"data {name!r}: num_classes", num_classes, 1, _MOST_CLASSES)
     for path, array in leaves(targets, "targets"):
-        if array.dtype.kind not in "iu" or not is_read(array) or not array.size:
+        if array.dtype.kind not in "iu" or not is_checked(array) or not array.size:
             continue
-        low, high = int(array.min()), int(array.max())
+        ends = [(int(chunk.min()), int(chunk.max())) for chunk in chunks(array)]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
         if low < 0 or high >= num_classes:
             raise UserError(
                 f"data {name!r}: {path} hold labels {low} to {high}, expected 0 to {num_classes - 1} "
@@ -144,9 +147,9 @@ def check_labels(name: str, targets: Any, num_classes: Any) -> None:
 
 
 def check_weights(name: str, arrays: Mapping[str, Any], train: range) -> None:
-    """Raise UserError if weights are negative, or 0 in all training rows. Stored arrays above 1 GiB are not read."""
+    """Raise UserError if weights are negative, or 0 in all training rows. Lazy arrays are not read."""
     for path, array in leaves(arrays.get("weights", {}), "weights"):
-        if not is_read(array):
+        if isinstance(array, LazyArray):
             continue
         if array.dtype.kind == "c" or array.min() < 0:
             raise UserError(f"data {name!r}: {path} go down to {array.min()}, expected numbers of at least 0")

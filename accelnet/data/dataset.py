@@ -146,7 +146,7 @@ class Data:
             >>> an.data.xor().encode([[0, 1]])
             array([[0., 1.]], dtype=float32)
         """
-        return encode_inputs(inputs, self.fitted, self.arrays["inputs"], self.coding)
+        return encode_inputs(inputs, self.fitted, self.arrays["inputs"], self.coding, self.info.get("tokenizer"))
 
     def decode(self, outputs: Any) -> Any:
         """Turn outputs or targets of the model's world into what the user's file holds.
@@ -166,7 +166,7 @@ class Data:
             >>> data.decode([1, 0]).tolist()
             ['yes', 'no']
         """
-        return decode_outputs(outputs, self.fitted)
+        return decode_outputs(outputs, self.fitted, self.info.get("tokenizer"))
 
     def raw(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows with the numbers of the user's file, where an offset was subtracted from the arrays.
@@ -190,8 +190,8 @@ class Data:
         """Return the least and the largest target of a split, as the arrays hold them, before `prepare`.
 
         Returns:
-            (least, largest) by path: "targets", or "targets.x" for each of a dict. Stored arrays above 1 GiB are left
-            out, and so is everything of a split without rows.
+            (least, largest) by path: "targets", or "targets.x" for each of a dict. Lazy arrays are left out,
+            and so is everything of a split without rows.
 
         Example:
             >>> import accelnet as an

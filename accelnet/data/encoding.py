@@ -1,6 +1,7 @@
 """Raw inputs to what the arrays hold, and outputs to what the user's file holds, on the host."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,24 +10,29 @@ import numpy as np
 from accelnet.data.arrays import native
 from accelnet.data.columns import encode_columns, input_names
 from accelnet.data.rows import LazyArray
+from accelnet.data.tokenizer import decode_tokens, encode_tokens
 from accelnet.data.vocabulary import decode as decode_text
 from accelnet.data.vocabulary import encode as encode_text
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
 
-def encode_inputs(inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Mapping[str, Any]) -> Any:
+def encode_inputs(
+    inputs: Any, fitted: Mapping[str, Any], held: Any, coding: Mapping[str, Any], tokenizer: Any = None
+) -> Any:
     """Turn raw inputs into arrays like those that a data set holds: what `Data.encode` does."""
     if isinstance(held, Mapping):
         return _encode_dict(inputs, held, coding)
     if "columns" in fitted:
         inputs = _encode_table(inputs, fitted["columns"])
-    if "vocabulary" in fitted:
-        inputs = _encode_texts(inputs, fitted["vocabulary"])
+    if tokenizer is not None:
+        inputs = _encode_texts(inputs, partial(encode_tokens, tokenizer))
+    elif "vocabulary" in fitted:
+        inputs = _encode_texts(inputs, partial(encode_text, vocabulary=fitted["vocabulary"]))
     return _encode_array(inputs, held, coding.get("inputs", {}).get("offset"), "inputs", len(fitted.get("mean", ())))
 
 
-def decode_outputs(outputs: Any, fitted: Mapping[str, Any]) -> Any:
+def decode_outputs(outputs: Any, fitted: Mapping[str, Any], tokenizer: Any = None) -> Any:
     """Turn outputs or targets into what the user's file holds: what `Data.decode` does."""
     if isinstance(outputs, Mapping):
         return outputs
@@ -40,9 +46,10 @@ def decode_outputs(outputs: Any, fitted: Mapping[str, Any]) -> Any:
         if outputs.size and not 0 <= outputs.min() <= outputs.max() < len(names):
             raise UserError(f"classes are {outputs.min()} to {outputs.max()}, expected 0 to {len(names) - 1}")
         return names[outputs]
-    if "vocabulary" in fitted:
+    if "vocabulary" in fitted or tokenizer is not None:
         rows = outputs.reshape(-1, outputs.shape[-1]) if outputs.ndim else outputs[None]
-        texts = [decode_text(row, fitted["vocabulary"]) for row in rows]
+        known = fitted.get("vocabulary", "")
+        texts = [decode_text(row, known) if tokenizer is None else decode_tokens(tokenizer, row) for row in rows]
         return texts[0] if outputs.ndim == 1 else texts
     return outputs
 
@@ -124,13 +131,14 @@ def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
     return encode_columns(columns, table, "row {}".format)
 
 
-def _encode_texts(inputs: Any, vocabulary: str) -> Any:
+def _encode_texts(inputs: Any, encode: Callable[[str], np.ndarray]) -> Any:
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts):
         return inputs
-    if len({len(one) for one in texts}) > 1:
-        raise UserError(f"texts have {listed(len(one) for one in texts)} characters, expected all the same")
-    return np.stack([encode_text(one, vocabulary) for one in texts])
+    encoded = [encode(one) for one in texts]
+    if len({len(one) for one in encoded}) > 1:
+        raise UserError(f"texts have {listed(map(len, encoded))} symbols, expected all the same")
+    return np.stack(encoded)
 
 
 def _encode_array(values: Any, held: np.ndarray, offset: Any, where: str, features: int) -> np.ndarray:

@@ -70,14 +70,14 @@ def pick(item: Any, field: Field, where: str, name: str) -> Any:
     try:
         if isinstance(field, int) and not isinstance(item, list | tuple):
             raise KeyError
-        return item[field]
+        return item[field]  # pyright: ignore[reportArgumentType, reportCallIssue], a list refuses names by an error
     except (KeyError, IndexError, TypeError, ValueError):
         hint = ""
-        if hasattr(item, "keys"):
+        if not isinstance(item, list | tuple) and hasattr(item, "keys"):
             names = [str(key) for key in item.keys()]  # noqa: SIM118, a row of strangers iterates otherwise
             came, hint = f"a dict with {listed(names)}", did_you_mean(field, names)
         else:
-            came = shown(item) if not isinstance(item, list | tuple) else f"a {type(item).__name__} of {len(item)}"
+            came = f"a {type(item).__name__} of {len(item)}" if isinstance(item, list | tuple) else shown(item)
     raise UserError(f"{where} is {came}, and {name} is to be its field {field!r}{hint}")
 
 

@@ -46,7 +46,7 @@ class StoredRows(Rows):
         else:
             values = np.stack([np.asarray(array[int(row)]) for row in rows]) if len(rows) else np.empty(shape, dtype)
         if isinstance(array, np.memmap):
-            _forget(array)
+            forget(array)
         values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
         if values.shape != shape or values.dtype != dtype:
             raise UserError(
@@ -86,7 +86,7 @@ def _takes(array: Any, index: Any, least: int) -> bool:
         return False
 
 
-def _forget(array: np.memmap) -> None:
+def forget(array: np.memmap) -> None:
     """Give back the memory of a file's pages that were read: the system keeps them as long as it has room."""
     if array.mode == "c":  # its changes are in memory alone
         return

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from accelnet.data.vocabulary import decode
 from accelnet.evaluating.predictions import Predictions
 from accelnet.training.forward import with_precision
 from accelnet.training.run import Run
@@ -31,7 +30,7 @@ def describe_tokens(run: Run, predictions: Predictions) -> dict[str, Any]:
     with np.errstate(invalid="ignore"):
         by_position = np.sum(losses * weights, axis=0) / np.sum(weights, axis=0) / math.log(2)
     described: dict[str, Any] = {"bits_by_position": by_position.tolist()}
-    if "vocabulary" in run.experiment.data.info:
+    if {"vocabulary", "tokenizer"} & set(run.experiment.data.info):
         spread = np.linspace(predictions.rows[0], predictions.rows[-1], len(_SAMPLES)).astype(int).tolist()
         described["samples"] = [
             {"temperature": temperature, **continuation(run, temperature=temperature, seed=seed, row=row)}
@@ -77,5 +76,4 @@ def continuation(
 
     keys = jax.random.split(jax.random.key(seed), num_characters)
     drawn = jax.jit(text)(run.params, run.model_state, tokens, keys)
-    vocabulary = data.info["vocabulary"]
-    return {"beginning": decode(tokens[0], vocabulary), "text": decode(drawn, vocabulary)}
+    return {"beginning": data.decode(np.asarray(tokens[0])), "text": data.decode(np.asarray(drawn))}

@@ -10,7 +10,6 @@ import numpy as np
 
 from accelnet.data.dataset import Data
 from accelnet.data.encoding import undo_target
-from accelnet.data.vocabulary import decode
 from accelnet.evaluating.classes import class_names
 from accelnet.evaluating.predictions import Predictions
 from accelnet.report.numbers import number, percent
@@ -68,8 +67,8 @@ def _shown(data: Data, row: int) -> dict[str, Any]:
         return {}
     if is_images(inputs):
         return {"picture": picture(np.asarray(inputs[row]))}
-    if "vocabulary" in data.info:
-        return {"text": decode(inputs[row], data.info["vocabulary"])}
+    if {"vocabulary", "tokenizer"} & set(data.info):
+        return {"text": data.decode(inputs[row])}
     names = data.info.get("input_names", ())
     if inputs.ndim == 2 and len(names) == inputs.shape[1]:
         values = data.raw(np.array([row]))["inputs"][0]

@@ -118,7 +118,7 @@ def test_text_goes_to_symbols_and_back(tmp_path):
     assert data.encode(["da", "bc"]).dtype == data.arrays["inputs"].dtype
     assert data.decode(data.encode(["da", "bc"])) == ["da", "bc"]
     assert data.decode([3, 0]) == "da"
-    with pytest.raises(UserError, match="texts have 1, 2 characters"):
+    with pytest.raises(UserError, match="texts have 1, 2 symbols"):
         data.encode(["a", "bc"])
     with pytest.raises(UserError, match="characters 'z'"):
         data.encode("z")
