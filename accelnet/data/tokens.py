@@ -9,17 +9,17 @@ import jax
 import numpy as np
 
 from accelnet import arguments
-from accelnet.data.arrays import chunks
 from accelnet.data.dataset import Data
 from accelnet.data.fitted import checked
 from accelnet.data.row_views import JoinedRows, reordered
 from accelnet.data.rows import Rows, lazy_arrays
-from accelnet.data.stored import forget
+from accelnet.data.stored import FileRows
 from accelnet.data.tokenizer import check_tokenizer, identity_of, num_tokens_of
 from accelnet.data.windows import HeldOut, held_out_windows, with_cast_tokens
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
+_BLOCK_BYTES = 1 << 24
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
@@ -129,6 +129,8 @@ class TokenRows(Rows):
                 f"{path} has {len(self._tokens)} tokens, expected at least {window + 1} for window={window}: give a "
                 "longer file or a smaller window"
             )
+        size, width = self._tokens.dtype.itemsize, window + 1
+        self._file = FileRows(path, start=self._tokens.offset, stride=stride * size, size=width * size)
         one = jax.ShapeDtypeStruct((window,), self._tokens.dtype.newbyteorder("="))
         self.shapes = {"inputs": one, "targets": one}
 
@@ -136,9 +138,10 @@ class TokenRows(Rows):
         return (len(self._tokens) - self._window - 1) // self._stride + 1
 
     def read(self, rows: np.ndarray) -> dict[str, Any]:
-        both = self._tokens[rows[:, None] * self._stride + np.arange(self._window + 1)[None, :]]
-        both = both.astype(self.shapes["inputs"].dtype)
-        forget(self._tokens)
+        distinct, inverse = np.unique(rows, return_inverse=True)
+        both = np.empty((len(distinct), self._window + 1), self._tokens.dtype)
+        self._file.read(distinct, both)
+        both = both.astype(self.shapes["inputs"].dtype)[inverse]
         return {"inputs": both[:, :-1], "targets": both[:, 1:]}
 
     def place(self, row: int) -> str:
@@ -146,7 +149,13 @@ class TokenRows(Rows):
 
     def largest(self) -> int:
         """Return the largest token of the file."""
-        return max(int(chunk.max()) for chunk in chunks(self._tokens))
+        size, offset = self._tokens.dtype.itemsize, self._tokens.offset
+        blocks = range(0, len(self._tokens), _BLOCK_BYTES // size)
+        # Not through the map, whose pages would count as this process' memory.
+        return max(
+            int(np.fromfile(self._path, self._tokens.dtype, _BLOCK_BYTES // size, offset=offset + first * size).max())
+            for first in blocks
+        )
 
 
 def _mapped(path: Path, dtype: str | None) -> np.memmap:

@@ -1,5 +1,6 @@
 """Data that is read by rows: stored arrays, views of rows, sources of users."""
 
+import os
 import threading
 
 import jax
@@ -313,3 +314,32 @@ def test_an_exception_of_the_source_keeps_the_frames_of_the_user():
 def test_what_is_no_source_is_refused_with_advice(rows, settings, message):
     with pytest.raises(UserError, match=message):
         an.data.from_source(rows, **settings)
+
+
+@pytest.mark.parametrize("view", ["whole", "part", "every other", "backwards", "transposed", "copy on write", "2-D"])
+def test_rows_of_a_memory_map_are_those_of_its_view(tmp_path, view):
+    np.save(tmp_path / "v.npy", np.arange(480.0).reshape(60, 4, 2))
+    array = np.load(tmp_path / "v.npy", mmap_mode="c" if view == "copy on write" else "r")
+    array = {
+        "part": array[7:50],
+        "every other": array[1::2],
+        "backwards": array[::-1],
+        "transposed": array.transpose(1, 0, 2),
+        "2-D": array[:, 1],
+    }.get(view, array)
+    if view == "copy on write":
+        array[3] = 7
+    rows = np.random.default_rng(0).integers(0, len(array), 40)
+    assert np.array_equal(StoredRows({"a": array}).read(rows)["a"], np.asarray(array)[rows])
+
+
+def test_a_file_that_is_replaced_or_cut_short_is_not_misread(tmp_path):
+    array = mapped(tmp_path, X)
+    (tmp_path / "x.npy").rename(tmp_path / "moved.npy")
+    np.save(tmp_path / "x.npy", X + 1)
+    rows = StoredRows({"a": array})
+    assert np.array_equal(rows.read(np.arange(5))["a"], X[:5])
+    rows = StoredRows({"a": mapped(tmp_path, X, "y")})
+    os.truncate(tmp_path / "y.npy", 500)
+    with pytest.raises(UserError, match=r"y\.npy has become shorter: it ends before row"):
+        rows.read(np.arange(60))
