@@ -31,6 +31,7 @@ from accelnet.training.rows import best_step, with_rows
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
 from accelnet.training.stored import read_stored
+from accelnet.training.waiting import waited_for_data
 from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
 
 _LOGS_PER_RUN = 100
@@ -144,6 +145,9 @@ def fit(
             if values and split not in ("train", "validation"):  # those that are evaluated only here
                 loop.log(split, values)
         timing.measure("checkpoint", work.wait)
+        spent = {f"{name}_seconds": timing.seconds[name] for name in ("input", "train")}
+        if line := waited_for_data(experiment.data, **spent):
+            display.note(line)
         result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
         run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), _find_best(loop))
         work.finish(run.result)
