@@ -16,8 +16,8 @@ from accelnet.data.series import japanese_vowels as japanese_vowels
 from accelnet.data.series import ts as ts
 from accelnet.data.source import from_source as from_source
 from accelnet.data.stream import from_batches as from_batches
-from accelnet.data.tabular import csv as csv
 from accelnet.data.tabular import diamonds as diamonds
+from accelnet.data.tabular import table as table
 from accelnet.data.tokens import tokens as tokens
 from accelnet.data.vocabulary import decode as decode
 from accelnet.data.vocabulary import encode as encode

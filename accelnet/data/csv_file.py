@@ -2,87 +2,240 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from accelnet.data.files import read_text
+import numpy as np
+
+from accelnet.data.cells import Cells, Mixture, named, to_number, untyped
+from accelnet.data.files import open_stream, reading
 from accelnet.errors import UserError
 from accelnet.wording import listed
 
 NO_NAME = "Unnamed: "
+_BLOCK_BYTES = 1 << 24  # a row must fit into one
 
 
-class Table(NamedTuple):
-    """A file's columns.
+class CsvFile(NamedTuple):
+    """Describe a CSV file of which the header was read.
 
     Attributes:
-        path: File that they come from.
-        columns: Texts by name; columns without a name are called as pandas calls them, "Unnamed: 0".
-        lines: Number of the line in the file where each row ends.
+        path: File.
+        names: Names of its columns; those without a name are called as pandas calls them, "Unnamed: 0".
+        separator: Character between columns.
+        header_lines: Lines of the file up to the end of the header.
     """
 
     path: Path
-    columns: dict[str, Sequence[str]]
-    lines: list[int]
+    names: tuple[str, ...]
+    separator: str
+    header_lines: int
 
-    def place(self, row: int) -> str:
-        """Return where a row is, for messages."""
-        return f"{self.path}, line {self.lines[row]}"
+    def read(self, names: Sequence[str], as_names: Collection[str]) -> tuple[int, dict[str, Cells | Mixture]]:
+        """Read columns, block by block: text that spells numbers is kept as these.
+
+        Args:
+            names: Columns to read.
+            as_names: Those of them that hold names whatever they look like.
+
+        Returns:
+            The number of rows, and the columns by name.
+
+        Raises:
+            UserError: if the file is damaged, no CSV file, not UTF-8 or has no rows; with the line, if a row has more
+                or fewer fields than the header.
+        """
+        import pyarrow as pa
+        from pyarrow import csv as arrow_csv
+
+        read = arrow_csv.ReadOptions(
+            block_size=_BLOCK_BYTES, column_names=self.names, skip_rows=self.header_lines, use_threads=True
+        )
+        parse = arrow_csv.ParseOptions(
+            delimiter=self.separator,
+            newlines_in_values=True,
+            invalid_row_handler=lambda row: "error" if row.text.strip() else "skip",
+        )
+        # An empty field is missing; what else is, depends on the column.
+        convert = arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=list(names),
+            null_values=[""],
+            strings_can_be_null=True,
+        )
+        columns = [_Column(name in as_names) for name in names]
+        try:
+            with reading(self.path), open_stream(self.path) as stream:
+                for block in arrow_csv.open_csv(stream, read, parse, convert):
+                    for column, texts in zip(columns, block.columns, strict=True):
+                        column.add(texts)
+        except pa.ArrowInvalid as error:
+            self._refuse(error)
+        if not columns or not columns[0].num_rows:
+            raise UserError(f"{self.path} is empty: expected a header line and rows")
+        num_rows = columns[0].num_rows
+        return num_rows, {name: column.cells() for name, column in zip(names, columns, strict=True)}
+
+    def line(self, row: int) -> int:
+        """Return the number of the line in the file where a row ends."""
+        for index, (line, _) in enumerate(self._rows()):
+            if index == row:
+                return line
+        raise IndexError(f"row {row} of {self.path} is not there")
+
+    def _rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield (line, fields) of each row, slowly: for messages."""
+        with open_stream(self.path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True, delimiter=self.separator)
+            for fields in reader:
+                if reader.line_num > self.header_lines and not _is_blank(fields):
+                    yield reader.line_num, fields
+
+    def _refuse(self, reason: Exception) -> None:
+        """Raise UserError with the line of the first row that is no row of this file."""
+        if not self.path.stat().st_size:
+            raise UserError(f"{self.path} is empty: expected a header line and rows") from None
+        try:
+            for line, fields in self._rows():
+                if len(fields) != len(self.names):
+                    alone = f" {listed(self.names)}: expected names separated by commas first"
+                    raise UserError(
+                        f"{self.path}, line {line}: {len(fields)} fields, expected {len(self.names)} as in the header"
+                        f"{alone if len(self.names) == 1 else ''}"
+                    ) from None
+        except csv.Error as error:
+            raise UserError(f"{self.path} is not a CSV file: {error}") from None
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it"
+            ) from None
+        raise UserError(f"{self.path} is not a CSV file: {reason}") from None
 
 
-def read_table(path: Path) -> Table:
-    r"""Read a file with a header line.
+def open_csv(path: Path) -> CsvFile:
+    r"""Read the header line of a file.
 
     Args:
-        path: UTF-8 with or without a byte order mark, gzip where the name ends in `.gz`. Commas separate columns;
-            semicolons or tabs do where the header has one of them and no comma.
+        path: UTF-8 with or without a byte order mark, compressed or not. Commas separate columns; semicolons, tabs or
+            bars do where the header has one of them and no comma.
 
     Returns:
-        The `Table`. Spaces around the names of columns and lines without any text are left out.
+        The `CsvFile`. Blanks around the names of columns and lines without any text are left out.
 
     Raises:
-        UserError: if the file is missing, empty or no such text, or two columns have one name; with the line, if a
-            row has more or fewer fields than the header.
+        UserError: if the file is missing, empty or no such text.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder) / "a.csv"
         ...     _ = path.write_text("size;price\n1;2\n")
-        ...     read_table(path).columns
-        {'size': ('1',), 'price': ('2',)}
+        ...     file = open_csv(path)
+        ...     file.names, file.separator, file.read(["price"], ())[1]["price"].values
+        (('size', 'price'), ';', array([2.]))
     """
-    file = io.StringIO(read_text(path, "CSV file"), newline="")
-    separator = _separator(next((line for line in file if line.strip()), ""))
-    file.seek(0)
-    header: list[str] = []
-    rows, lines = [], []
-    reader = csv.reader(file, strict=True, skipinitialspace=True, delimiter=separator)
     try:
-        for row in reader:
-            if not row or (len(row) == 1 and not row[0].strip()):
-                continue
-            if not header:
-                header = [column.strip() for column in row]
-                continue
-            if len(row) != len(header):
-                hint = f" {listed(header)}: expected names separated by commas first" if len(header) == 1 else ""
-                raise UserError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields, expected {len(header)} as in the header{hint}"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
+        with reading(path), open_stream(path) as stream, io.TextIOWrapper(stream, "utf-8-sig", newline="") as file:
+            skipped, first = 0, ""
+            for first in file:
+                if first.strip():
+                    break
+                skipped += 1
+            separator = _separator(first)
+            # A quoted name may hold a line break: the header ends where the reader says.
+            reader = csv.reader(_from(first, file), strict=True, skipinitialspace=True, delimiter=separator)
+            header = [name.strip() for name in next(reader, [])]
+            lines = skipped + reader.line_num
     except csv.Error as error:
         raise UserError(f"{path} is not a CSV file: {error}") from None
-    if not rows:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it") from None
+    if not any(header):
         raise UserError(f"{path} is empty: expected a header line and rows")
-    header = [name or f"{NO_NAME}{index}" for index, name in enumerate(header)]
-    if len(set(header)) < len(header):
-        raise UserError(f"{path} has two columns of one name: {listed(header)}")
-    return Table(path, dict(zip(header, zip(*rows, strict=True), strict=True)), lines)
+    return CsvFile(path, tuple(name or f"{NO_NAME}{at}" for at, name in enumerate(header)), separator, lines)
+
+
+class _Column:
+    """A column that grows by blocks, each of numbers or of text in Arrow's dictionaries."""
+
+    def __init__(self, as_names: bool) -> None:
+        self.as_names = as_names
+        self.num_rows = 0
+        self._blocks: list[np.ndarray] = []  # float64 [n] of numbers, int64 [n] of positions
+        self._position: dict[str, int] = {}
+
+    def add(self, texts: Any) -> None:
+        """Add a block, an Arrow array of text."""
+        self.num_rows += len(texts)
+        self._blocks.append(self._numbers(texts) if not self.as_names else self._positions(texts))
+
+    def _numbers(self, texts: Any) -> np.ndarray:
+        import pyarrow as pa
+        from pyarrow import compute
+
+        for trim in (False, True):
+            try:
+                numbers = (compute.utf8_trim_whitespace(texts) if trim else texts).cast(pa.float64())
+                return numbers.to_numpy(zero_copy_only=False)
+            except pa.ArrowInvalid:  # a text in it is no number
+                continue
+        distinct = texts.dictionary_encode()
+        numbers = [to_number(_unquoted(text)) for text in distinct.dictionary.to_pylist()]
+        if None in numbers:
+            return self._positions(distinct)
+        return np.array([*numbers, np.nan])[_codes(distinct)]
+
+    def _positions(self, texts: Any) -> np.ndarray:
+        distinct = texts if hasattr(texts, "dictionary") else texts.dictionary_encode()
+        places = [
+            self._position.setdefault(_unquoted(text), len(self._position)) for text in distinct.dictionary.to_pylist()
+        ]
+        return np.array([*places, -1])[_codes(distinct)]
+
+    def cells(self) -> Cells | Mixture:
+        """Return the whole column."""
+        blocks, self._blocks = self._blocks, []
+        texts = list(self._position)
+        if not texts:
+            values = np.concatenate([np.asarray(block, np.float64) for block in blocks])
+            if self.as_names:  # all fields are empty
+                values[:] = np.nan
+            return Cells("none" if np.isnan(values).all() else "number", values)
+        start = 0
+        numeric = any(block.dtype == np.float64 and not np.isnan(block).all() for block in blocks)
+        bad = np.array([*(to_number(text) is None for text in texts), False])
+        for index, block in enumerate(blocks):
+            if block.dtype == np.float64:  # of text, only such as are missing remain
+                blocks[index] = np.full(len(block), -1)
+            elif numeric and bad[block].any():
+                row = int(np.argmax(bad[block]))
+                return Mixture(start + row, texts[block[row]])
+            start += len(block)
+        codes = np.concatenate(blocks)
+        return named(texts, codes) if self.as_names else untyped(texts, codes)
+
+
+def _codes(distinct: Any) -> np.ndarray:
+    return distinct.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+
+
+def _unquoted(text: str) -> str:
+    """Return a field without blanks around it, and without the quotes that a blank before them kept."""
+    bare = text.strip()
+    quoted = bare != text and len(bare) > 1 and bare[0] == bare[-1] == '"'
+    return bare[1:-1].replace('""', '"').strip() if quoted else bare
+
+
+def _from(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
+
+
+def _is_blank(fields: Sequence[str]) -> bool:
+    return not fields or (len(fields) == 1 and not fields[0].strip())
 
 
 def _separator(header: str) -> str:
-    found = [one for one in (";", "\t") if one in header]
+    found = [one for one in (";", "\t", "|") if one in header]
     return found[0] if len(found) == 1 and "," not in header else ","

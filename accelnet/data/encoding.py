@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from accelnet.data.arrays import native
-from accelnet.data.columns import encode_columns, input_names
+from accelnet.data.columns import NAMED, encode_columns, input_names
 from accelnet.data.rows import LazyArray
+from accelnet.data.table_source import open_source
 from accelnet.data.tokenizer import decode_tokens, encode_tokens
 from accelnet.data.vocabulary import decode as decode_text
 from accelnet.data.vocabulary import encode as encode_text
@@ -104,31 +105,26 @@ def _encode_dict(inputs: Any, held: Mapping[str, Any], coding: Mapping[str, Any]
 
 
 def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
-    """Take a mapping of columns (a data frame too), of one row's values, a list of such rows, or an array of inputs."""
-    if hasattr(inputs, "keys"):
-        table = {key: inputs[key] for key in inputs.keys()}  # noqa: SIM118, a data frame iterates otherwise
-        table = {key: [one] if isinstance(one, str) or np.ndim(one) == 0 else list(one) for key, one in table.items()}
-    elif isinstance(inputs, list | tuple) and inputs and all(isinstance(row, Mapping) for row in inputs):
-        names = [column["name"] for column in columns]
-        for index, row in enumerate(inputs):
-            if missing := [name for name in names if name not in row]:
-                raise UserError(f"row {index} lacks {listed(missing)}")
-        table = {name: [row[name] for row in inputs] for name in names}
-    else:
+    """Take whatever `table` reads, the values of one row too, or an array of inputs."""
+    names = input_names(columns)
+    plain = isinstance(inputs, np.ndarray) or (isinstance(inputs, list | tuple) and not _has_rows(inputs))
+    if plain or hasattr(inputs, "__jax_array__") or inputs is None:
         array = native(inputs, "inputs")
-        names = input_names(columns)
         if array.ndim != 2 or array.shape[1] != len(names) or array.dtype.kind not in "biuf":
             raise UserError(
-                f"inputs are {shown(inputs)}, expected a dict of columns, a list of rows as dicts, or numbers "
-                f"[B, {len(names)}] for {listed(names)}"
+                f"inputs are {shown(inputs)}, expected a dict of columns, a list of rows as dicts, a frame, a file, or "
+                f"numbers [B, {len(names)}] for {listed(names)}"
             )
         return array.astype(np.float64)
-    used = {column["name"]: table.get(column["name"], ()) for column in columns}
-    if len({len(values) for name, values in used.items() if name in table}) > 1:
-        raise UserError(
-            f"columns have lengths {listed(len(values) for values in used.values())}, expected all the same"
-        )
-    return encode_columns(columns, table, "row {}".format)
+    source, used = open_source(inputs, "inputs"), [column["name"] for column in columns]
+    for name in used:
+        if name not in source.names:
+            raise UserError(f"there is no column {shown(name)}, only {listed(source.names)}")
+    return encode_columns(columns, source.read(used, {one["name"] for one in columns if one["kind"] in NAMED}))
+
+
+def _has_rows(inputs: Sequence[Any]) -> bool:
+    return bool(inputs) and all(isinstance(row, Mapping) for row in inputs)
 
 
 def _encode_texts(inputs: Any, encode: Callable[[str], np.ndarray]) -> Any:

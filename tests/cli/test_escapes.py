@@ -22,7 +22,7 @@ def from_csv(folder):
         csv.writer(file).writerows(
             [[f"size{OWNED}", f"kind{OWNED}"], *([i % 7, f"{'ab'[i % 2]}{OWNED}"] for i in range(60))]
         )
-    return an.data.csv(path, target=f"kind{OWNED}"), 1
+    return an.data.table(path, target=f"kind{OWNED}"), 1
 
 
 def from_npz(folder):
@@ -81,7 +81,7 @@ def test_messages_about_a_file_escape_what_they_quote(command, tmp_path):
     bad.write_text(f"size{OWNED},price\nlarge{OWNED},1\n2,3\n")
 
     def experiment(config: Config) -> an.Experiment:
-        return small(config).replace(data=an.data.csv(bad, target="price"))
+        return small(config).replace(data=an.data.table(bad, target="price"))
 
     done = command(experiment, "train")
     assert done.code == 2 and SHOWN in done.err

@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from accelnet.data import Data, csv, decode, encode, from_arrays, text, xor
+from accelnet.data import Data, decode, encode, from_arrays, text, xor
+from accelnet.data import table as read_table
 from accelnet.errors import UserError
 
 X, Y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
@@ -11,7 +12,7 @@ X, Y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
 
 def table(path):
     path.write_text("size,colour,grade,price\n" + "".join(f"{i},{'rb'[i % 2]},{'lh'[i % 2]},{i}\n" for i in range(40)))
-    return csv(path, target="price", categorical=["colour"], ordinal={"grade": ["l", "h"]}, validation=0, test=0)
+    return read_table(path, target="price", categorical=["colour"], ordinal={"grade": ["l", "h"]}, validation=0, test=0)
 
 
 class Frame:
@@ -46,10 +47,11 @@ def test_rows_of_a_table_are_encoded_alike_in_every_form(tmp_path):
         ([{"size": 3}], "row 0 lacks 'colour', 'grade'"),
         ({"size": [3], "colour": ["grey"], "grade": ["l"]}, "row 0: colour is 'grey', expected one of 'b', 'r'"),
         ({"size": ["x"], "colour": ["r"], "grade": ["l"]}, "row 0: size is 'x', expected a finite number"),
-        ({"size": [None], "colour": ["r"], "grade": ["l"]}, "row 0: size is None, expected a finite number"),
+        ({"size": [None], "colour": ["r"], "grade": ["l"]}, "row 0: size is missing, and so in 1 of 1 rows"),
         ({"size": [1, 2], "colour": ["r"], "grade": ["l"]}, "columns have lengths 2, 1, 1"),
-        (np.zeros((2, 3)), "expected a dict of columns, a list of rows as dicts, or numbers [B, 4]"),
-        ("red", "expected a dict of columns"),
+        (np.zeros((2, 3)), "expected a dict of columns, a list of rows as dicts, a frame, a file, or numbers [B, 4]"),
+        ("red", "red cannot be read: No such file"),
+        (3, "inputs is 3, expected the path of a file, a data frame, a dict of columns"),
         (None, "expected a dict of columns"),
     ],
 )

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from accelnet.data import Data, csv, digits, from_arrays, text, ts
+from accelnet.data import Data, digits, from_arrays, text, ts
+from accelnet.data import table as read_table
 from accelnet.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -73,15 +74,15 @@ def test_a_prepare_of_the_users_own_gets_what_it_names():
 
 
 def test_fitted_values_are_plain_after_a_way_through_json(tmp_path):
-    for data in (digits(), from_arrays(X, NAMES[Y]), csv(table(tmp_path / "a.csv"), **OPTIONS), text(window=64)):
+    for data in (digits(), from_arrays(X, NAMES[Y]), read_table(table(tmp_path / "a.csv"), **OPTIONS), text(window=64)):
         again = data.refitted(through_json(data.fitted))
         assert again.fitted == data.fitted
         assert {type(leaf) for leaf in jax.tree.leaves(again.fitted)} <= {float, str, bool}
 
 
 def test_rows_that_were_encoded_otherwise_are_refused_and_the_message_says_where(tmp_path):
-    old = csv(table(tmp_path / "a.csv"), **OPTIONS)
-    new = csv(table(tmp_path / "b.csv", colours=("red", "green")), **OPTIONS)
+    old = read_table(table(tmp_path / "a.csv"), **OPTIONS)
+    new = read_table(table(tmp_path / "b.csv", colours=("red", "green")), **OPTIONS)
     with pytest.raises(UserError, match=re.escape("('green', 'red')") + ".*" + re.escape("('blue', 'red')")):
         new.refitted(old.fitted)
     yes = from_arrays(X, NAMES[Y])
@@ -102,9 +103,9 @@ def test_values_that_no_checkpoint_can_hold_are_refused(fitted):
 
 
 def test_a_table_is_loaded_with_the_names_and_units_of_an_earlier_run(tmp_path):
-    old = csv(table(tmp_path / "a.csv"), **OPTIONS)
+    old = read_table(table(tmp_path / "a.csv"), **OPTIONS)
     path = table(tmp_path / "b.csv", colours=("red",), price=lambda row: 100.0 + row)
-    new = csv(path, **OPTIONS, fitted=through_json(old.fitted))
+    new = read_table(path, **OPTIONS, fitted=through_json(old.fitted))
     assert new.info["input_names"] == ("size", "colour=blue", "colour=red")
     assert new.info["target"] == old.info["target"]
     rows = np.arange(60)
@@ -115,11 +116,11 @@ def test_a_table_is_loaded_with_the_names_and_units_of_an_earlier_run(tmp_path):
     got, expected = (data.prepare({"inputs": data.encode(raw)})["inputs"] for data in (new, old))
     assert np.array_equal(got, expected)
     with pytest.raises(UserError, match="line 2: colour is 'grey', expected one of 'blue', 'red'"):
-        csv(table(tmp_path / "c.csv", colours=("grey",)), **OPTIONS, fitted=old.fitted)
+        read_table(table(tmp_path / "c.csv", colours=("grey",)), **OPTIONS, fitted=old.fitted)
     with pytest.raises(UserError, match="differ from the columns"):
-        csv(path, target="price", features=["size"], fitted=old.fitted)
+        read_table(path, target="price", features=["size"], fitted=old.fitted)
     with pytest.raises(UserError, match="differ from the columns"):
-        csv(path, target="price", ordinal={"colour": ["red", "blue"]}, fitted=old.fitted)
+        read_table(path, target="price", ordinal={"colour": ["red", "blue"]}, fitted=old.fitted)
 
 
 def test_names_of_classes_are_those_of_the_earlier_run():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from accelnet.data import Data, csv, from_arrays
+from accelnet.data import Data, from_arrays, table
 from accelnet.data.precision import offsets_of
 from accelnet.errors import UserError
 
@@ -17,7 +17,7 @@ def test_unix_times_within_an_hour_stay_apart_in_a_table(tmp_path):
     times = 1.7e9 + np.sort(RNG.uniform(0, 3600, 1000)).round(3)
     lines = [f"{time:.3f},{index}" for index, time in enumerate(times)]
     (tmp_path / "a.csv").write_text("t,y\n" + "\n".join(lines))
-    data = csv(tmp_path / "a.csv", target="y")
+    data = table(tmp_path / "a.csv", target="y")
     assert distinct(data) == len(np.unique(times)) == 1000
     batch = data.prepare(data.take(np.arange(data.num_examples())))
     # float32 rounding.
@@ -105,5 +105,5 @@ def test_arrays_that_the_device_would_change_are_refused(inputs, message):
 
 def test_a_target_far_from_zero_is_centred_in_float64(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{i % 7},{1.7e9 + i}\n" for i in range(60)))
-    data = csv(tmp_path / "a.csv", target="y")
+    data = table(tmp_path / "a.csv", target="y")
     assert sorted(data.decode(data.arrays["targets"]).round(3).ravel().tolist()) == [1.7e9 + i for i in range(60)]

@@ -247,7 +247,7 @@ def test_one_hot_targets_are_classes_and_soft_ones_have_metrics_alone(soft):
 def test_a_column_of_many_values_is_cut_into_quarters(tmp_path):
     rows = "\n".join(f"{0.1 * n},{n % 3},{n}" for n in range(400))
     (tmp_path / "a.csv").write_text(f"size,grade,price\n{rows}\n")
-    run = train(an.data.csv(tmp_path / "a.csv", target="price", test=0.3), 1, an.objectives.squared_error())
+    run = train(an.data.table(tmp_path / "a.csv", target="price", test=0.3), 1, an.objectives.squared_error())
     found = assess(run, slices=("size", "grade"), latency=False).values
     assert len(found["slices"]["size"]) == 4 and len(found["slices"]["grade"]) == 3
     assert {"size", "grade"} == set(found["worst"][0]["inputs"])

@@ -34,11 +34,11 @@ data = an.data
 
 
 def read_csv(**k):
-    return data.csv(CSV, **{"target": "c", **k})
+    return data.table(CSV, **{"target": "c", **k})
 
 
 def read_bad_csv(b):
-    return ((FOLDER / "b.csv").write_bytes(b), data.csv(FOLDER / "b.csv", target="c"))
+    return ((FOLDER / "b.csv").write_bytes(b), data.table(FOLDER / "b.csv", target="c"))
 
 
 def read_text(v=TEXT_FILE, **k):
@@ -139,8 +139,8 @@ ROWS = [
     ),
     ("batch_size", lambda v: toy.ROW_DATA.num_steps(2, v), [*WHOLE, 0]),
     ("epochs", lambda v: toy.ROW_DATA.num_steps(v, 2), [*NUMBER, 0]),
-    ("path", lambda v: data.csv(v, target="c"), [None, *PATH]),
-    ("cannot be read", lambda v: data.csv(v, target="c"), [FOLDER, FOLDER / "none"]),
+    ("path", lambda v: data.table(v, target="c"), [None, *PATH]),
+    ("cannot be read", lambda v: data.table(v, target="c"), [FOLDER, FOLDER / "none"]),
     ("target", lambda v: read_csv(target=v), TEXT),
     ("features", lambda v: read_csv(features=v), [*NAMES, ["c"]]),
     ("categorical", lambda v: read_csv(categorical=v), [None, *NAMES, ["c"]]),

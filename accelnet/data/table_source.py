@@ -1,0 +1,277 @@
+"""Where tables come from: files of several formats, frames in memory, columns and rows of Python's."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accelnet import arguments
+from accelnet.data.arrow import of_arrow, of_values
+from accelnet.data.cells import Cells, Mixture, as_names, not_a_number, stacked
+from accelnet.data.csv_file import NO_NAME, open_csv
+from accelnet.data.files import COMPRESSED_SUFFIXES, first_bytes, open_stream, reading
+from accelnet.errors import UserError
+from accelnet.wording import did_you_mean, listed, shown
+
+_PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather", ".ipc", ".arrows"), (".jsonl", ".ndjson", ".json")
+_BLOCK_BYTES = 1 << 24  # a row must fit into one
+_MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"FEA1": "arrow", b"\xff\xff\xff\xff": "stream"}
+
+
+class Table(NamedTuple):
+    """Hold the rows of one or several sources.
+
+    Attributes:
+        label: Where they come from, for messages.
+        num_rows: Number of rows.
+        column: Function of a name, and of whether to take the column for names, that returns it.
+        place: Function of a row that says where it is, for messages, such as "a.csv, line 3".
+    """
+
+    label: str
+    num_rows: int
+    column: Callable[[str, bool], Cells]
+    place: Callable[[int], str]
+
+    def take(self, rows: np.ndarray) -> "Table":
+        """Return a table of some of the rows, int [B], in this order."""
+
+        def column(name: str, names: bool) -> Cells:
+            cells = self.column(name, names)
+            return cells._replace(values=cells.values[rows])
+
+        return Table(self.label, len(rows), column, lambda row: self.place(int(rows[row])))
+
+
+class Source(NamedTuple):
+    """Describe a table that can be read.
+
+    Attributes:
+        label: Where it is, for messages.
+        names: Names of its columns.
+        index: Those of them that number the rows or have no name: no features unless they are asked for.
+        read: Function of the columns to read, and of those to take for names, that returns the `Table`.
+    """
+
+    label: str
+    names: tuple[str, ...]
+    index: tuple[str, ...]
+    read: Callable[[Sequence[str], Collection[str]], Table]
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise UserError unless these columns are there."""
+        for name in names:
+            if name not in self.names:
+                hint = did_you_mean(name, self.names) or "."
+                raise UserError(f"{self.label} has no column {shown(name)}{hint} It has {listed(self.names)}")
+
+
+def open_source(source: Any, role: str) -> Source:
+    """Look at what columns a table has.
+
+    Args:
+        source: Path of a file (CSV with any of its separators, Parquet, Arrow or Feather, JSON lines; compressed or
+            not); a frame of pandas, polars, pyarrow or another library that gives its columns to Arrow's; a dict of
+            columns; or a list of rows as dicts.
+        role: Name of the argument, for messages.
+
+    Raises:
+        UserError: if it is none of these, cannot be read, or has two columns of one name.
+
+    Example:
+        >>> source = open_source({"size": [1.5, None]}, "source")
+        >>> source.names, source.read(["size"], ()).column("size", False).values
+        (('size',), array([1.5, nan]))
+    """
+    if isinstance(source, str | os.PathLike):
+        found = _open_file(arguments.path(role, source))
+    elif hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__"):
+        found = _of_frame(source)
+    elif hasattr(source, "keys") and not isinstance(source, type):
+        found = _of_columns({key: source[key] for key in source.keys()}, role)  # noqa: SIM118, frames iterate otherwise
+    elif isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
+        found = _of_rows(source, role)
+    else:
+        raise UserError(
+            f"{role} is {shown(source)}, expected the path of a file, a data frame, a dict of columns, or a list of "
+            f"rows as dicts"
+        )
+    if len(set(found.names)) < len(found.names):
+        twice = sorted({name for name in found.names if found.names.count(name) > 1})
+        raise UserError(f"{found.label} has two columns of one name, {listed(twice)}: rename one")
+    return found
+
+
+def stack(tables: Sequence[Table]) -> Table:
+    """Put tables one below the other.
+
+    Example:
+        >>> two = [open_source({"a": [one]}, "source").read(["a"], ()) for one in (1.0, 2.0)]
+        >>> stack(two).column("a", False).values
+        array([1., 2.])
+    """
+    if len(tables) == 1:
+        return tables[0]
+    starts = np.cumsum([0, *(table.num_rows for table in tables)])
+
+    def place(row: int) -> str:
+        at = int(np.searchsorted(starts, row, side="right")) - 1
+        return tables[at].place(row - int(starts[at]))
+
+    def column(name: str, names: bool) -> Cells:
+        return _whole(stacked([table.column(name, names) for table in tables]), name, place)
+
+    return Table(tables[0].label, int(starts[-1]), column, place)
+
+
+def _open_file(path: Path) -> Source:
+    head = first_bytes(path)
+    if path.is_dir():
+        raise UserError(f"{path} cannot be read: it is a directory, expected a file")
+    bare = Path(path.name.removesuffix(path.suffix)) if path.suffix in COMPRESSED_SUFFIXES else path
+    suffix = bare.suffix.lower()
+    kind = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+    expected = "Parquet" if suffix in _PARQUET else "Arrow" if suffix in _ARROW else ""
+    if expected and (kind is None or (kind == "parquet") != (expected == "Parquet")):
+        raise UserError(f"{path} is no {expected} file, it begins with {head!r}: get it again, or give its true name")
+    if kind == "parquet":
+        return _open_parquet(path)
+    if kind is not None or suffix in _JSON:
+        return _open_json(path) if kind is None else _open_arrow(path, kind == "stream")
+    if head.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path} is a ZIP file, such as those of spreadsheets: save the table as CSV or Parquet")
+    return _open_csv(path)
+
+
+def _open_csv(path: Path) -> Source:
+    file = open_csv(path)
+
+    def read(names: Sequence[str], text: Collection[str]) -> Table:
+        num_rows, found = file.read(names, text)
+        return _table(str(path), num_rows, found.__getitem__, lambda row: f"{path}, line {file.line(row)}")
+
+    return Source(str(path), file.names, tuple(name for name in file.names if name.startswith(NO_NAME)), read)
+
+
+def _open_parquet(path: Path) -> Source:
+    from pyarrow import parquet
+
+    def read(names: Sequence[str], text: Collection[str]) -> Table:
+        with _readable(path), parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            columns = file.read(columns=list(names))
+        return _of_arrow(str(path), columns).read(names, text)
+
+    with _readable(path), parquet.ParquetFile(path) as file:
+        return _of_arrow(str(path), file.schema_arrow.empty_table())._replace(read=read)
+
+
+def _open_arrow(path: Path, stream: bool) -> Source:
+    import pyarrow as pa
+    from pyarrow import feather
+
+    with _readable(path):
+        columns = pa.ipc.open_stream(path.read_bytes()).read_all() if stream else feather.read_table(path)
+        columns.validate(full=True)  # a damaged file would end the process
+    return _of_arrow(str(path), columns)
+
+
+def _open_json(path: Path) -> Source:
+    from pyarrow import json as arrow_json
+
+    with _readable(path), open_stream(path) as stream:
+        columns = arrow_json.read_json(stream, arrow_json.ReadOptions(block_size=_BLOCK_BYTES))
+    return _of_arrow(str(path), columns, lambda row: f"{path}, line {row + 1}")
+
+
+def _of_frame(frame: Any) -> Source:
+    import pyarrow as pa
+
+    try:
+        columns = pa.table(frame)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{shown(type(frame))} cannot be read as a table: {reason}") from None
+    return _of_arrow("the table", columns, "row {}".format)
+
+
+def _of_arrow(label: str, columns: Any, place: Callable[[int], str] | None = None) -> Source:
+    """Describe an Arrow table."""
+
+    def read(_names: Sequence[str], _text: Collection[str]) -> Table:
+        def get(name: str) -> Cells:
+            return of_arrow(columns.column(name), f"{label}: column {shown(name)}")
+
+        return _table(label, columns.num_rows, get, place or (lambda row: f"{label}, row {row}"))
+
+    return Source(label, tuple(columns.column_names), _pandas_index(columns.schema.metadata), read)
+
+
+def _pandas_index(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
+    """Return the columns that were the index of a frame of pandas."""
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        found = json.loads((metadata or {})[b"pandas"])["index_columns"] if b"pandas" in (metadata or {}) else ()
+        return tuple(name for name in found if isinstance(name, str))
+    return ()
+
+
+def _of_columns(columns: Mapping[Any, Any], role: str) -> Source:
+    for name in columns:
+        if not isinstance(name, str):
+            raise UserError(f"{role} has a column {shown(name)}, expected names that are text")
+
+    def read(names: Sequence[str], text: Collection[str]) -> Table:
+        found = {
+            name: _whole(of_values(columns[name], f"column {shown(name)}", name in text), name, "row {}".format)
+            for name in names
+        }
+        lengths = [len(one.values) for one in found.values()]
+        if len(set(lengths)) > 1:
+            raise UserError(f"columns have lengths {listed(lengths)}, expected all the same")
+        return _table("the table", lengths[0] if lengths else 0, found.__getitem__, "row {}".format)
+
+    return Source("the table", tuple(columns), (), read)
+
+
+def _of_rows(rows: Sequence[Mapping[Any, Any]], role: str) -> Source:
+    names = {name: None for row in rows for name in row}
+
+    def read(wanted: Sequence[str], text: Collection[str]) -> Table:
+        for index, row in enumerate(rows):
+            if missing := [name for name in wanted if name not in row]:
+                raise UserError(f"row {index} lacks {listed(missing)}")
+        return _of_columns({name: [row[name] for row in rows] for name in wanted}, role).read(wanted, text)
+
+    return _of_columns(names, role)._replace(read=read)
+
+
+def _table(label: str, num_rows: int, get: Callable[[str], Cells | Mixture], place: Callable[[int], str]) -> Table:
+    if not num_rows:
+        raise UserError(f"{label} is empty, expected rows")
+
+    def column(name: str, names: bool) -> Cells:
+        cells = get(name)
+        return _whole(as_names(cells) if names and isinstance(cells, Cells) else cells, name, place)
+
+    return Table(label, num_rows, column, place)
+
+
+def _whole(cells: Cells | Mixture, name: str, place: Callable[[int], str]) -> Cells:
+    if isinstance(cells, Cells):
+        return cells
+    raise not_a_number(place(cells.row), name, cells.value)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        with reading(path):
+            yield
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read: {reason}: it is damaged, or of another kind") from None
