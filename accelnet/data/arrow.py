@@ -28,15 +28,14 @@ def of_arrow(array: Any, where: str) -> Cells:
         array([ 1., nan])
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
-    from pyarrow import types
+    from pyarrow import compute, types
 
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         chunks = [chunk.storage for chunk in array.chunks] if isinstance(array, pa.ChunkedArray) else [array.storage]
         return of_arrow(pa.chunked_array(chunks, kind.storage_type), where)
     if types.is_run_end_encoded(kind):
-        return of_arrow(pc.run_end_decode(array), where)
+        return of_arrow(compute.call_function("run_end_decode", [array]), where)
     if types.is_dictionary(kind):
         return _of_dictionary(array, where)
     if types.is_null(kind):

@@ -118,7 +118,7 @@ def untyped(texts: Sequence[str], codes: np.ndarray) -> Cells | Mixture:
     if any(number is not None and not np.isnan(number) for number in numbers):
         bad = np.array([*(number is None for number in numbers), False])
         row = int(np.argmax(bad[codes]))
-        return Mixture(row, texts[codes[row]])
+        return Mixture(row, texts[int(codes[row])])
     present = [text.strip() for text, number in zip(texts, numbers, strict=True) if number is None]
     if {text.lower() for text in present} <= set(_TRUTH):
         written = {text.lower(): text for text in present}

@@ -176,7 +176,7 @@ class _Column:
 
         for trim in (False, True):
             try:
-                numbers = (compute.utf8_trim_whitespace(texts) if trim else texts).cast(pa.float64())
+                numbers = (compute.call_function("utf8_trim_whitespace", [texts]) if trim else texts).cast(pa.float64())
                 return numbers.to_numpy(zero_copy_only=False)
             except pa.ArrowInvalid:  # a text in it is no number
                 continue

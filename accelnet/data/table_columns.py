@@ -106,7 +106,7 @@ def choose_columns(
 
 def _default_features(source: Source, used: set[str]) -> tuple[str, ...]:
     others = [column for column in source.names if column not in used]
-    index = [column for column in others if column in source.index]
+    index = [column for column in others if column in source.nameless]
     if index:
         warnings.warn(
             visible(

@@ -53,13 +53,13 @@ class Source(NamedTuple):
     Attributes:
         label: Where it is, for messages.
         names: Names of its columns.
-        index: Those of them that number the rows or have no name: no features unless they are asked for.
+        nameless: Those of them that number the rows or have no name: no features unless they are asked for.
         read: Function of the columns to read, and of those to take for names, that returns the `Table`.
     """
 
     label: str
     names: tuple[str, ...]
-    index: tuple[str, ...]
+    nameless: tuple[str, ...]
     read: Callable[[Sequence[str], Collection[str]], Table]
 
     def check(self, names: Sequence[str]) -> None:
@@ -67,7 +67,8 @@ class Source(NamedTuple):
         for name in names:
             if name not in self.names:
                 hint = did_you_mean(name, self.names) or "."
-                raise UserError(f"{self.label} has no column {shown(name)}{hint} It has {listed(self.names)}")
+                alone = " alone: expected names separated by commas in the first line" if len(self.names) == 1 else ""
+                raise UserError(f"{self.label} has no column {shown(name)}{hint} It has {listed(self.names)}{alone}")
 
 
 def open_source(source: Any, role: str) -> Source:

@@ -161,7 +161,7 @@ def _describe(rows: Table, roles: Roles, train: np.ndarray, fill: Fill) -> tuple
         constant += [name] if same else []
     if constant:
         warnings.warn(
-            visible(f"{rows.label}: {listed(constant)} are the same in all training rows and tell nothing"),
+            visible(f"{rows.label}: the same in all training rows, so that they tell nothing: {listed(constant)}"),
             stacklevel=3,  # the caller of table
         )
     return tuple(described)

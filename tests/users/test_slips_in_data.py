@@ -33,11 +33,11 @@ from tests.users.slips import (
 data = an.data
 
 
-def read_csv(**k):
+def read_table(**k):
     return data.table(CSV, **{"target": "c", **k})
 
 
-def read_bad_csv(b):
+def read_bad_table(b):
     return ((FOLDER / "b.csv").write_bytes(b), data.table(FOLDER / "b.csv", target="c"))
 
 
@@ -139,27 +139,34 @@ ROWS = [
     ),
     ("batch_size", lambda v: toy.ROW_DATA.num_steps(2, v), [*WHOLE, 0]),
     ("epochs", lambda v: toy.ROW_DATA.num_steps(v, 2), [*NUMBER, 0]),
-    ("path", lambda v: data.table(v, target="c"), [None, *PATH]),
+    ("source", lambda v: data.table(v, target="c"), [None, *PATH]),
     ("cannot be read", lambda v: data.table(v, target="c"), [FOLDER, FOLDER / "none"]),
-    ("target", lambda v: read_csv(target=v), TEXT),
-    ("features", lambda v: read_csv(features=v), [*NAMES, ["c"]]),
-    ("categorical", lambda v: read_csv(categorical=v), [None, *NAMES, ["c"]]),
+    ("target", lambda v: read_table(target=v), TEXT),
+    ("features", lambda v: read_table(features=v), [*NAMES, ["c"]]),
+    ("categorical", lambda v: read_table(categorical=v), [None, *NAMES, ["c"]]),
     (
         "column",
-        lambda v: read_csv(**v),
+        lambda v: read_table(**v),
         [{"target": "nope"}, {"features": ["nope"]}, {"categorical": ["nope"]}, {"features": []}],
     ),
-    ("ordinal", lambda v: read_csv(ordinal=v), [3, "a", THING, {"a": 3}, {"a": ["1", "1"]}, int, ["a"]]),
-    (ONE_LINE, lambda v: read_csv(ordinal=v), [{"nope": ["a"]}, {"a": []}, {"a": ["zzz"]}, {3: ["a"]}]),
-    ("task", lambda v: read_csv(task=v), [3, "x", "", THING, [], "numbers"]),
-    ("log_target", lambda v: read_csv(target="a", log_target=v), FLAG),
-    *[(k, lambda v, k=k: read_csv(**{k: v}), [*NUMBER, -1, 1, (X, Y)]) for k in ("validation", "test")],
-    ("seed", lambda v: read_csv(seed=v), WHOLE),
-    ("name", lambda v: read_csv(name=v), without(TEXT, None)),
-    ("fitted", lambda v: read_csv(fitted=v), [3, "a", THING, [], {"a": 1}, int]),
+    ("ordinal", lambda v: read_table(ordinal=v), [3, "a", THING, {"a": 3}, {"a": ["1", "1"]}, int, ["a"]]),
+    (ONE_LINE, lambda v: read_table(ordinal=v), [{"nope": ["a"]}, {"a": []}, {"a": ["zzz"]}, {3: ["a"]}]),
+    ("task", lambda v: read_table(task=v), [3, "x", "", THING, [], "numbers"]),
+    ("log_target", lambda v: read_table(target="a", log_target=v), FLAG),
+    *[
+        (k, lambda v, k=k: read_table(**{k: v}), [*without(NUMBER, None, "3"), -1, 1, (X, Y)])
+        for k in ("validation", "test")
+    ],
+    (ONE_LINE, lambda v: read_table(test=v), ["3", FOLDER, TEXT_FILE, {"a": [1], "b": [2]}, {"c": ["z"]}]),
+    ("split", lambda v: read_table(split=v), [*without(TEXT, None), "nope", "c", "a", "b"]),
+    ("weights", lambda v: read_table(weights=v), [*without(TEXT, None), "nope", "c"]),
+    *[(k, lambda v, k=k: read_table(**{k: v}), [*TEXT, "x", True]) for k in ("missing", "unknown")],
+    ("seed", lambda v: read_table(seed=v), WHOLE),
+    ("name", lambda v: read_table(name=v), without(TEXT, None)),
+    ("fitted", lambda v: read_table(fitted=v), [3, "a", THING, [], {"a": 1}, int]),
     (
         ONE_LINE,
-        read_bad_csv,
+        read_bad_table,
         [
             b"\n",
             b"c\n",
