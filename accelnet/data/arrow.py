@@ -89,13 +89,14 @@ def of_values(values: Any, where: str, names: bool = False) -> Cells | Mixture:
     if isinstance(values, np.ndarray) and (values.dtype.kind in "UT" or values.ndim > 1):
         values = values.tolist()
     try:
-        return of_arrow(pa.array(values, from_pandas=True), where)
+        array = pa.array(values, from_pandas=True)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         if all(isinstance(one, str | int | float | np.number | None) for one in values):
             texts = ["" if one is None or one != one else str(one) for one in values]
             return (named if names else untyped)(texts, np.arange(len(texts)))
         reason = str(error).partition("\n")[0]
         raise UserError(f"{where} is no column of numbers, booleans, text or times: {reason}") from None
+    return of_arrow(array, where)
 
 
 def _is_text(kind: Any) -> bool:

@@ -205,13 +205,15 @@ def not_a_number(place: str, name: str, value: Any) -> UserError:
 
 
 def written_otherwise(text: str) -> str:
-    """Return what to do about a number in a notation that is not read, "" for other text.
+    """Return what to do about a number in a notation that is not read, "" for numbers that are and other text.
 
     Example:
         >>> written_otherwise("5%"), written_otherwise("red")
         (': write it without other signs', '')
     """
     text = text.strip()
+    if to_number(text) is not None:
+        return ""
     if to_number(text.replace(",", ".", 1)) is not None or to_number(text.replace(",", "")) is not None:
         return ": write it with a decimal point and without commas between thousands"
     return ": write it without other signs" if to_number(text.replace("_", "").strip("%$€£ ")) is not None else ""

@@ -67,11 +67,16 @@ class CsvFile(NamedTuple):
         columns = [_Column(name in as_names) for name in names]
         try:
             with reading(self.path), open_stream(self.path) as stream:
+                block = None
                 for block in arrow_csv.open_csv(stream, read, parse, convert):
                     for column, texts in zip(columns, block.columns, strict=True):
                         column.add(texts)
+                last = block.slice(max(0, block.num_rows - 1)).to_pylist() if block is not None else []
+                if any("\n" in (text or "") for row in last for text in row.values()):
+                    self._check()  # is the last quote open?
         except pa.ArrowInvalid as error:
-            self._refuse(error)
+            self._check()
+            raise UserError(f"{self.path} is not a CSV file: {error}") from None
         if not columns or not columns[0].num_rows:
             raise UserError(f"{self.path} is empty: expected a header line and rows")
         num_rows = columns[0].num_rows
@@ -92,10 +97,8 @@ class CsvFile(NamedTuple):
                 if reader.line_num > self.header_lines and not _is_blank(fields):
                     yield reader.line_num, fields
 
-    def _refuse(self, reason: Exception) -> None:
+    def _check(self) -> None:
         """Raise UserError with the line of the first row that is no row of this file."""
-        if not self.path.stat().st_size:
-            raise UserError(f"{self.path} is empty: expected a header line and rows") from None
         try:
             for line, fields in self._rows():
                 if len(fields) != len(self.names):
@@ -110,7 +113,6 @@ class CsvFile(NamedTuple):
             raise UserError(
                 f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start}): convert it"
             ) from None
-        raise UserError(f"{self.path} is not a CSV file: {reason}") from None
 
 
 def open_csv(path: Path) -> CsvFile:
@@ -176,13 +178,15 @@ class _Column:
 
         for trim in (False, True):
             try:
-                numbers = (compute.call_function("utf8_trim_whitespace", [texts]) if trim else texts).cast(pa.float64())
-                return numbers.to_numpy(zero_copy_only=False)
+                found = compute.call_function("utf8_trim_whitespace", [texts]) if trim else texts
+                numbers = found.cast(pa.float64()).to_numpy(zero_copy_only=False)
             except pa.ArrowInvalid:  # a text in it is no number
                 continue
+            # A block without a number may belong to a column of text, where NA is a name.
+            return self._positions(texts) if np.isnan(numbers).all() else numbers
         distinct = texts.dictionary_encode()
         numbers = [to_number(_unquoted(text)) for text in distinct.dictionary.to_pylist()]
-        if None in numbers:
+        if None in numbers or np.isnan(numbers).all():
             return self._positions(distinct)
         return np.array([*numbers, np.nan])[_codes(distinct)]
 
@@ -197,23 +201,19 @@ class _Column:
         """Return the whole column."""
         blocks, self._blocks = self._blocks, []
         texts = list(self._position)
-        if not texts:
-            values = np.concatenate([np.asarray(block, np.float64) for block in blocks])
-            if self.as_names:  # all fields are empty
-                values[:] = np.nan
-            return Cells("none" if np.isnan(values).all() else "number", values)
+        if all(block.dtype != np.float64 for block in blocks):
+            return (named if self.as_names else untyped)(texts, np.concatenate(blocks))
+        numbers = [*map(to_number, texts), np.nan]
+        bad = np.array([number is None for number in numbers])
         start = 0
-        numeric = any(block.dtype == np.float64 and not np.isnan(block).all() for block in blocks)
-        bad = np.array([*(to_number(text) is None for text in texts), False])
         for index, block in enumerate(blocks):
-            if block.dtype == np.float64:  # of text, only such as are missing remain
-                blocks[index] = np.full(len(block), -1)
-            elif numeric and bad[block].any():
-                row = int(np.argmax(bad[block]))
-                return Mixture(start + row, texts[block[row]])
+            if block.dtype != np.float64:
+                if bad[block].any():
+                    row = int(np.argmax(bad[block]))
+                    return Mixture(start + row, texts[block[row]])
+                blocks[index] = np.array(numbers, np.float64)[block]
             start += len(block)
-        codes = np.concatenate(blocks)
-        return named(texts, codes) if self.as_names else untyped(texts, codes)
+        return Cells("number", np.concatenate(blocks))
 
 
 def _codes(distinct: Any) -> np.ndarray:

@@ -55,20 +55,23 @@ class Source(NamedTuple):
         names: Names of its columns.
         nameless: Those of them that number the rows or have no name: no features unless they are asked for.
         read: Function of the columns to read, and of those to take for names, that returns the `Table`.
+        note: Words after the names of the columns, where one is looked for in vain.
     """
 
     label: str
     names: tuple[str, ...]
     nameless: tuple[str, ...]
     read: Callable[[Sequence[str], Collection[str]], Table]
+    note: str = ""
 
     def check(self, names: Sequence[str]) -> None:
         """Raise UserError unless these columns are there."""
         for name in names:
             if name not in self.names:
                 hint = did_you_mean(name, self.names) or "."
-                alone = " alone: expected names separated by commas in the first line" if len(self.names) == 1 else ""
-                raise UserError(f"{self.label} has no column {shown(name)}{hint} It has {listed(self.names)}{alone}")
+                raise UserError(
+                    f"{self.label} has no column {shown(name)}{hint} It has {listed(self.names)}{self.note}"
+                )
 
 
 def open_source(source: Any, role: str) -> Source:
@@ -91,7 +94,7 @@ def open_source(source: Any, role: str) -> Source:
     if isinstance(source, str | os.PathLike):
         found = _open_file(arguments.path(role, source))
     elif hasattr(source, "__arrow_c_stream__") or hasattr(source, "__arrow_c_array__"):
-        found = _of_frame(source)
+        found = _of_frame(source, role)
     elif hasattr(source, "keys") and not isinstance(source, type):
         found = _of_columns({key: source[key] for key in source.keys()}, role)  # noqa: SIM118, frames iterate otherwise
     elif isinstance(source, list | tuple) and source and all(isinstance(row, Mapping) for row in source):
@@ -155,7 +158,9 @@ def _open_csv(path: Path) -> Source:
         num_rows, found = file.read(names, text)
         return _table(str(path), num_rows, found.__getitem__, lambda row: f"{path}, line {file.line(row)}")
 
-    return Source(str(path), file.names, tuple(name for name in file.names if name.startswith(NO_NAME)), read)
+    nameless = tuple(name for name in file.names if name.startswith(NO_NAME))
+    note = " alone: expected names separated by commas in the first line" if len(file.names) == 1 else ""
+    return Source(str(path), file.names, nameless, read, note)
 
 
 def _open_parquet(path: Path) -> Source:
@@ -188,15 +193,15 @@ def _open_json(path: Path) -> Source:
     return _of_arrow(str(path), columns, lambda row: f"{path}, line {row + 1}")
 
 
-def _of_frame(frame: Any) -> Source:
+def _of_frame(frame: Any, role: str) -> Source:
     import pyarrow as pa
 
     try:
         columns = pa.table(frame)
     except (pa.ArrowException, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{shown(type(frame))} cannot be read as a table: {reason}") from None
-    return _of_arrow("the table", columns, "row {}".format)
+        raise UserError(f"{role} cannot be read as a table: {reason}") from None
+    return _of_arrow(role, columns, "row {}".format)
 
 
 def _of_arrow(label: str, columns: Any, place: Callable[[int], str] | None = None) -> Source:
@@ -232,9 +237,9 @@ def _of_columns(columns: Mapping[Any, Any], role: str) -> Source:
         lengths = [len(one.values) for one in found.values()]
         if len(set(lengths)) > 1:
             raise UserError(f"columns have lengths {listed(lengths)}, expected all the same")
-        return _table("the table", lengths[0] if lengths else 0, found.__getitem__, "row {}".format)
+        return _table(role, lengths[0] if lengths else 0, found.__getitem__, "row {}".format)
 
-    return Source("the table", tuple(columns), (), read)
+    return Source(role, tuple(columns), (), read)
 
 
 def _of_rows(rows: Sequence[Mapping[Any, Any]], role: str) -> Source:

@@ -147,7 +147,14 @@ ROWS = [
     (
         "column",
         lambda v: read_table(**v),
-        [{"target": "nope"}, {"features": ["nope"]}, {"categorical": ["nope"]}, {"features": []}],
+        [
+            {"target": "nope"},
+            {"weights": "nope"},
+            {"split": "nope"},
+            {"features": ["nope"]},
+            {"categorical": ["nope"]},
+            {"features": []},
+        ],
     ),
     ("ordinal", lambda v: read_table(ordinal=v), [3, "a", THING, {"a": 3}, {"a": ["1", "1"]}, int, ["a"]]),
     (ONE_LINE, lambda v: read_table(ordinal=v), [{"nope": ["a"]}, {"a": []}, {"a": ["zzz"]}, {3: ["a"]}]),
@@ -158,8 +165,8 @@ ROWS = [
         for k in ("validation", "test")
     ],
     (ONE_LINE, lambda v: read_table(test=v), ["3", FOLDER, TEXT_FILE, {"a": [1], "b": [2]}, {"c": ["z"]}]),
-    ("split", lambda v: read_table(split=v), [*without(TEXT, None), "nope", "c", "a", "b"]),
-    ("weights", lambda v: read_table(weights=v), [*without(TEXT, None), "nope", "c"]),
+    ("split", lambda v: read_table(split=v), [*without(TEXT, None), "c", "a", "b"]),
+    ("weights", lambda v: read_table(weights=v), [*without(TEXT, None), "c"]),
     *[(k, lambda v, k=k: read_table(**{k: v}), [*TEXT, "x", True]) for k in ("missing", "unknown")],
     ("seed", lambda v: read_table(seed=v), WHOLE),
     ("name", lambda v: read_table(name=v), without(TEXT, None)),
