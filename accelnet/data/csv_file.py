@@ -49,9 +49,7 @@ class CsvFile(NamedTuple):
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
-        read = arrow_csv.ReadOptions(
-            block_size=_BLOCK_BYTES, column_names=self.names, skip_rows=self.header_lines, use_threads=True
-        )
+        read = arrow_csv.ReadOptions(block_size=_BLOCK_BYTES, column_names=self.names, skip_rows=self.header_lines)
         parse = arrow_csv.ParseOptions(
             delimiter=self.separator,
             newlines_in_values=True,

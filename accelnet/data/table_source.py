@@ -199,7 +199,7 @@ def _of_frame(frame: Any, role: str) -> Source:
     try:
         columns = pa.table(frame)
     except (pa.ArrowException, ValueError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
+        reason = ": ".join(map(str, error.args)).partition("\n")[0]
         raise UserError(f"{role} cannot be read as a table: {reason}") from None
     return _of_arrow(role, columns, "row {}".format)
 

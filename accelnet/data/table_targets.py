@@ -1,6 +1,6 @@
 """The column of a table that is to be predicted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -92,6 +92,25 @@ def check_task(task: Any) -> None:
     """Raise UserError unless a task is one that a table can have, or None."""
     if task is not None:
         arguments.word("task", task, get_args(Task))
+
+
+def check_classes(rows: Table, target: str, targets: np.ndarray, train: np.ndarray, names: Sequence[str]) -> None:
+    """Raise UserError if a class has rows, but none for training.
+
+    Args:
+        rows: N rows of all splits.
+        target: Name of the column.
+        targets: int [N], the class of each row.
+        train: int [B], the rows for training.
+        names: Names of the classes.
+    """
+    unseen = np.flatnonzero(~np.isin(targets, targets[train]))
+    if unseen.size:
+        name = names[int(targets[unseen[0]])]
+        raise UserError(
+            f"{rows.place(int(unseen[0]))}: {shown_name(target)} is {shown(name)}, a class that no training row has: "
+            f"give rows of it to train on, or leave such rows out"
+        )
 
 
 def _task_of(cells: Cells, table: Table, target: str) -> Task:

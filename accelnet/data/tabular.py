@@ -19,7 +19,7 @@ from accelnet.data.precision import offsets_of
 from accelnet.data.table_columns import Roles, choose_columns
 from accelnet.data.table_parts import divide, read_parts, without_missing
 from accelnet.data.table_source import Table, open_source
-from accelnet.data.table_targets import Task, check_task, read_targets
+from accelnet.data.table_targets import Task, check_classes, check_task, read_targets
 from accelnet.errors import UserError
 from accelnet.terminal import visible
 from accelnet.wording import listed
@@ -123,6 +123,8 @@ def table(
     name = _name(source) if name is None else arguments.word("name", name)
     arrays, splits = divide(parts, columns, seed, name, kind == "classes")
     order, train = arrays["inputs"], slice(len(splits["train"]))
+    if class_names is not None and fitted is None:
+        check_classes(rows, target, targets, order[train], class_names)
     fill = Fill(missing == "mean", unknown == "ignore")
     described = _describe(rows, roles, order[train], fill)
     inputs, offset = _inputs(rows, described, order)

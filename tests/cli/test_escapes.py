@@ -78,7 +78,7 @@ def test_labels_and_names_of_a_file_reach_terminal_and_page_escaped(command, tmp
 
 def test_messages_about_a_file_escape_what_they_quote(command, tmp_path):
     bad = tmp_path / f"a{OWNED}.csv"
-    bad.write_text(f"size{OWNED},price\nlarge{OWNED},1\n2,3\n")
+    bad.write_text(f"size{OWNED},price\nlarge{OWNED},1\n" + "2,3\n3,4\n" * 5)
 
     def experiment(config: Config) -> an.Experiment:
         return small(config).replace(data=an.data.table(bad, target="price"))
