@@ -48,7 +48,9 @@ def files(tmp_path_factory):
     for row in range(800):
         carat = 0.2 + row % 100 / 50
         cut, color, clarity = (grade[row % len(grade)] for grade in grades)
-        lines.append(f"{carat},{cut},{color},{clarity},61,57,{int(4000 * carat)},{carat},{carat},{carat}")
+        lines.append(
+            f"{carat},{cut},{color},{clarity},{60 + row % 3},{55 + row % 4},{int(4000 * carat)},{carat},{carat},{carat}"
+        )
     (table / "diamonds.csv").write_text("\n".join(lines) + "\n")
     (root / "text.txt").write_text("In the beginning was the Word, and the Word was good.\n" * 600)
     return root

@@ -184,9 +184,10 @@ class _Column:
             return self._positions(texts) if np.isnan(numbers).all() else numbers
         distinct = texts.dictionary_encode()
         numbers = [to_number(_unquoted(text)) for text in distinct.dictionary.to_pylist()]
-        if None in numbers or np.isnan(numbers).all():
+        values = np.array([*numbers, np.nan], np.float64)  # None as NaN
+        if None in numbers or np.isnan(values).all():
             return self._positions(distinct)
-        return np.array([*numbers, np.nan])[_codes(distinct)]
+        return values[_codes(distinct)]
 
     def _positions(self, texts: Any) -> np.ndarray:
         distinct = texts if hasattr(texts, "dictionary") else texts.dictionary_encode()

@@ -1,5 +1,6 @@
 """Raw inputs to what the arrays hold, and outputs to what the user's file holds, on the host."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -107,8 +108,10 @@ def _encode_dict(inputs: Any, held: Mapping[str, Any], coding: Mapping[str, Any]
 def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
     """Take whatever `table` reads, the values of one row too, or an array of inputs."""
     names = input_names(columns)
-    plain = isinstance(inputs, np.ndarray) or (isinstance(inputs, list | tuple) and not _has_rows(inputs))
-    if plain or hasattr(inputs, "__jax_array__") or inputs is None:
+    rows = isinstance(inputs, list | tuple) and bool(inputs) and all(isinstance(row, Mapping) for row in inputs)
+    table = isinstance(inputs, str | os.PathLike) or rows
+    table = table or any(hasattr(inputs, one) for one in ("keys", "__arrow_c_stream__", "__arrow_c_array__"))
+    if not table:
         array = native(inputs, "inputs")
         if array.ndim != 2 or array.shape[1] != len(names) or array.dtype.kind not in "biuf":
             raise UserError(

@@ -1,5 +1,6 @@
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -33,7 +34,14 @@ def test_rows_of_a_table_are_encoded_alike_in_every_form(tmp_path):
     columns = {"size": [3, 4], "colour": ["b", "r"], "grade": ["h", "l"], "price": [3, 4]}
     expected = [[3, 1, 0, 1], [4, 0, 1, 0]]
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    for inputs in (columns, rows, Frame(columns), np.array(expected), {**columns, "size": ["3", "4.0"]}):
+    for inputs in (
+        columns,
+        rows,
+        Frame(columns),
+        np.array(expected),
+        jnp.array(expected),
+        {**columns, "size": ["3", "4.0"]},
+    ):
         assert data.encode(inputs).tolist() == expected
     assert data.encode(rows[0]).tolist() == expected[:1]
     kept = {tuple(row) for row in data.arrays["inputs"].tolist()}
@@ -51,7 +59,7 @@ def test_rows_of_a_table_are_encoded_alike_in_every_form(tmp_path):
         ({"size": [1, 2], "colour": ["r"], "grade": ["l"]}, "columns have lengths 2, 1, 1"),
         (np.zeros((2, 3)), "expected a dict of columns, a list of rows as dicts, a frame, a file, or numbers [B, 4]"),
         ("red", "red cannot be read: No such file"),
-        (3, "inputs is 3, expected the path of a file, a data frame, a dict of columns"),
+        (3, "inputs are 3, expected a dict of columns, a list of rows as dicts, a frame, a file, or numbers"),
         (None, "expected a dict of columns"),
     ],
 )

@@ -100,7 +100,7 @@ def test_a_table_is_the_same_from_everything_in_memory(frame, expected):
     "values",
     [
         pa.array([1, 0, 3, 2] * 10, pa.uint64()),
-        pa.array([1, 0, 3, 2] * 10, pa.float16()),
+        pa.array(np.array([1, 0, 3, 2] * 10, np.float16)),
         pa.array([1, 0, 3, 2] * 10, pa.decimal128(7, 2)),
         pa.array([1, 0, 3, 2] * 10, pa.duration("s")),
         pa.array([1000, 0, 3000, 2000] * 10, pa.timestamp("ms", "Europe/Paris")),
