@@ -126,10 +126,6 @@ def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
     return encode_columns(columns, source.read(used, {one["name"] for one in columns if one["kind"] in NAMED}))
 
 
-def _has_rows(inputs: Sequence[Any]) -> bool:
-    return bool(inputs) and all(isinstance(row, Mapping) for row in inputs)
-
-
 def _encode_texts(inputs: Any, encode: Callable[[str], np.ndarray]) -> Any:
     texts = [inputs] if isinstance(inputs, str) else inputs
     if not isinstance(texts, list | tuple) or not texts or not all(isinstance(one, str) for one in texts):
