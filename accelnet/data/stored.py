@@ -124,12 +124,12 @@ def is_stored(values: Any) -> bool:
     in_memory = ("__array_interface__", "__dlpack__", "__arrow_c_stream__", "__dataframe__", "iloc", "numpy")
     if isinstance(values, np.generic) or any(hasattr(values, name) for name in in_memory):
         return False
-    return all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__", "__len__"))
+    return all(hasattr(values, name) for name in ("shape", "dtype", "__getitem__")) and len(values.shape) > 0
 
 
 def _takes(array: Any, index: Any, least: int) -> bool:
     """Try whether an array of at least so many rows gives two rows for an index."""
-    if len(array) < least:
+    if array.shape[0] < least:
         return False
     try:
         return np.shape(array[index]) == (2, *array.shape[1:])

@@ -24,9 +24,6 @@ class OnDisk:
         self.values, self.by_list, self.rows_read = values, by_list, 0
         self.shape, self.dtype = values.shape, values.dtype
 
-    def __len__(self):
-        return len(self.values)
-
     def __getitem__(self, index):
         if not self.by_list and not isinstance(index, int):
             raise TypeError("only whole numbers")
