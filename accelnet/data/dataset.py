@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.arguments import integer, number
 from accelnet.data.arrays import as_numpy, fingerprint_of, leaves, ranges_of
 from accelnet.data.checks import (
     check_finite,
@@ -67,8 +65,8 @@ class Data:
     Example:
         >>> arrays = {"inputs": np.zeros((5, 2), np.float32), "targets": np.array([0, 1, 0, 1, 1])}
         >>> data = Data("toy", arrays, {"train": range(3), "test": range(3, 5)}, info={"num_classes": 2})
-        >>> data.num_examples("train"), data.num_steps(epochs=10, batch_size=2), data.nbytes
-        (3, 20, 80)
+        >>> data.num_examples("train"), data.nbytes
+        (3, 80)
     """
 
     name: str
@@ -211,6 +209,11 @@ class Data:
         return any(isinstance(array, LazyArray) for _, array in leaves(self.arrays))
 
     @property
+    def is_stored(self) -> bool:
+        """Whether reading rows takes no computing: they are in memory, or in a file as they are."""
+        return all(one.rows.stored for _, one in leaves(self.arrays) if isinstance(one, LazyArray))
+
+    @property
     def stream(self) -> Any:
         """The `StreamRows` that give the training rows, or None."""
         return next((one.rows.stream for _, one in leaves(self.arrays) if isinstance(one, LazyArray)), None)
@@ -229,30 +232,6 @@ class Data:
             (4, 0)
         """
         return len(self.splits.get(split, range(0)))
-
-    def num_steps(self, epochs: float, batch_size: int) -> int:
-        """Return how many training steps a number of epochs takes; the last batch of each may be partial.
-
-        steps = ceil(epochs * ceil(num_examples("train") / batch_size))
-
-        Args:
-            epochs: Passes over the training rows, above 0.
-            batch_size: Examples per step, 1 to `num_examples("train")`.
-
-        Returns:
-            Steps, at least 1.
-
-        Raises:
-            UserError: if an argument is out of its range.
-
-        Example:
-            >>> import accelnet as an
-            >>> an.data.xor().num_steps(epochs=2, batch_size=3)
-            4
-        """
-        rows = self.num_examples("train")
-        batch_size = integer("batch_size", batch_size, 1, rows)
-        return math.ceil(number("epochs", epochs, above=0) * math.ceil(rows / batch_size))
 
     def take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows into memory.

@@ -37,8 +37,9 @@ class StreamFeed(AbstractFeed):
         self._eval_columns = self._own(self.eval_batch_size)
         step_bytes = max(1, data.nbytes // data.num_rows) * max(order.batch_size, self.eval_batch_size)
         self.max_steps = int(np.clip(_CHUNK_BYTES // step_bytes, 1, _CHUNK_STEPS))
-        # Steps are read in blocks, since reading one costs as much as reading sixteen small ones.
-        self._block_steps = min(_BLOCK_STEPS, self.max_steps)
+        # Steps are read in blocks, since reading one costs as much as reading sixteen small ones; but the first step
+        # does not wait for others where each row takes computing.
+        self._block_steps = min(_BLOCK_STEPS, self.max_steps) if data.is_stored else 1
         self._prefetch = int(np.clip(_PREFETCH_BYTES // (step_bytes * self._block_steps), 2, 8))
         self._step: int | None = None  # the next one that is read
         self._seed = 0

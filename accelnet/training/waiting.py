@@ -1,8 +1,6 @@
 """What a run waited for: the line that says so, and what helps."""
 
-from accelnet.data.arrays import leaves
 from accelnet.data.dataset import Data
-from accelnet.data.rows import LazyArray
 
 # Below these nobody would do anything about it.
 _LEAST_SHARE = 0.05
@@ -36,6 +34,6 @@ def _advice(data: Data) -> str:
         return "the stream is slower than the model: let it prepare batches in processes, or ahead of time"
     if not data.is_lazy:
         return f"on_device=True keeps all of {data.name!r} ({data.nbytes:,} bytes) on the device"
-    if all(array.rows.stored for _, array in leaves(data.arrays) if isinstance(array, LazyArray)):
+    if data.is_stored:
         return f"copy {data.name!r} to a faster disk, or, if memory has room for {data.nbytes:,} bytes, give arrays"
     return "read rows in processes (workers=), keep what was decoded (cache=True), or make the source faster"

@@ -122,21 +122,6 @@ def test_splits_may_leave_out_rows_and_be_empty():
     assert [data.num_examples(split) for split in ("train", "validation", "test", "other")] == [3, 0, 1, 0]
 
 
-def test_steps_are_counted_with_a_partial_last_batch_per_epoch():
-    data = make()
-    assert [data.num_steps(3, size) for size in (1, 4, 5, 6)] == [18, 6, 6, 3]
-    assert data.num_steps(0.5, 1) == 3
-
-
-@pytest.mark.parametrize(
-    ("epochs", "size"),
-    [("3", 2), (True, 2), (1, 2.0), (float("nan"), 2), (1, 7), (1, 0), (1, -2), (0, 1), (-1, 1), (float("inf"), 1)],
-)
-def test_steps_of_impossible_batches_or_epochs_are_refused(epochs, size):
-    with pytest.raises(UserError, match="expected"):
-        make().num_steps(epochs, size)
-
-
 def test_take_copies_the_rows_in_order_whatever_the_structure():
     inputs = {"x": np.arange(20).reshape(10, 2), "lengths": np.arange(10)}
     data = make(inputs=inputs)

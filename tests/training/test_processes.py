@@ -108,6 +108,17 @@ def test_the_loss_curve_on_processes_of_two_devices_is_that_of_one(alone, tmp_pa
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 50
 
 
+def test_each_process_reads_only_the_rows_of_its_devices(alone, tmp_path):
+    run(2, tmp_path, "--reads", str(tmp_path / "reads"), "--steps", "50", devices=1)
+    np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=RTOL)
+    whole = Processes(1, "--workdir", str(tmp_path / "one"), "--reads", str(tmp_path / "reads"))
+    assert whole.end()[0] == [0]
+    read = {name: int((tmp_path / f"reads.{name}").read_text()) for name in ("0", "1", "alone")}
+    # Batches of 12 rows, all evaluated, and what is read ahead; the fingerprint's and the first rows on each.
+    assert read["0"] == pytest.approx(read["1"], rel=0.1)
+    assert read["0"] + read["1"] <= 1.15 * read["alone"], read
+
+
 def test_a_run_wanders_from_one_process_to_three_and_back(alone, tmp_path):
     run_here(tmp_path, "--steps", "15", "--mesh", "fsdp=4,model=2")
     run(3, tmp_path, "--steps", "35", "--mesh", "fsdp=3")

@@ -137,8 +137,6 @@ ROWS = [
         lambda v: data.Data("a", {"inputs": X, "targets": Y}, {"train": range(20)}, info={"num_classes": v}),
         ["2", 1.5, 0, -1, True, THING],
     ),
-    ("batch_size", lambda v: toy.ROW_DATA.num_steps(2, v), [*WHOLE, 0]),
-    ("epochs", lambda v: toy.ROW_DATA.num_steps(v, 2), [*NUMBER, 0]),
     ("source", lambda v: data.table(v, target="c"), [None, *PATH]),
     ("cannot be read", lambda v: data.table(v, target="c"), [FOLDER, FOLDER / "none"]),
     ("target", lambda v: read_table(target=v), TEXT),
