@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import accelnet as an
-from tests.users import toy
 from tests.users.slips import (
     ARR,
     CSV,
