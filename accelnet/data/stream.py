@@ -47,7 +47,8 @@ def from_batches(
     The stream says which rows a batch has and in which order they come; accelnet adds nothing to it. So resuming is
     bitwise only where the stream gives the same batches again. Every process of a run reads the whole stream, which
     must be the same on all, and takes its part of each batch. Numbers are taken as they are: normalize them in the
-    stream. The training split cannot be evaluated or divided.
+    stream. The training split cannot be evaluated or divided. Processes that a loader starts by fork may lock up beside
+    jax: let it spawn them (`multiprocessing_context="spawn"` of PyTorch's).
 
     Args:
         batches: Function that returns an iterator of batches, or an object that can be iterated over again and again,
