@@ -1,25 +1,39 @@
 """Examples of data as parts of a page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelnet.report.charts import ACROSS, linear_axis, lines
 from accelnet.report.document import NUM_COLORS
-from accelnet.report.markup import Markup, tag
+from accelnet.report.markup import Markup, table, tag
 from accelnet.report.numbers import number, short
 
 Values = Mapping[str, Any]  # of JSON
 
 
 def shown_example(one: Values) -> Markup:
-    """Return the inputs of an example: a picture, a text, a chart of a series, or a list of numbers and names."""
+    """Return the inputs of an example: a picture, a text or a chart of a series; nothing where it is none of these."""
     if "picture" in one:
         return tag("img", src=one["picture"], alt=f"row {one['row']}")
     if "text" in one:
         return tag("pre", one["text"])
     if "series" in one:
         return _series(one)
-    return tag("small", "; ".join(f"{name} {value_words(value)}" for name, value in one["inputs"].items()))
+    return Markup()
+
+
+def example_table(examples: Sequence[Values], caption: str) -> Markup:
+    """Make a table of examples that are numbers and names.
+
+    Args:
+        examples: Examples, each with "row", "target" and "inputs" of the same names; at least one.
+        caption: Text above it.
+    """
+    names = list(examples[0]["inputs"])
+    rows = [
+        (f"{one['row']:,}", one["target"], *(value_words(one["inputs"][name]) for name in names)) for one in examples
+    ]
+    return table(caption, ("row", "target", *names), rows, (1,))
 
 
 def value_words(value: Any) -> str:

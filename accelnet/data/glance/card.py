@@ -7,7 +7,7 @@ import numpy as np
 
 from accelnet.data.glance.examples import examples
 from accelnet.data.glance.outline import labels_of, outline, outline_text
-from accelnet.report.examples import shown_example
+from accelnet.report.examples import example_table, shown_example
 from accelnet.report.markup import Markup, joined, tag
 
 _MOST_EXAMPLES = 12
@@ -21,6 +21,7 @@ _STYLE = """
 .accelnet-data text{fill:currentColor;font-size:12px;opacity:.7}.accelnet-data h4{margin:0}
 .accelnet-data path{fill:none;stroke:currentColor;stroke-opacity:.25;stroke-width:.6}
 .accelnet-data path.line{stroke:var(--c);stroke-opacity:1;stroke-width:2.5}
+.accelnet-data th,.accelnet-data td{text-align:left;padding:.1em .8em .1em 0}.accelnet-data p{margin:0}
 .accelnet-data circle{fill:var(--c)}
 .accelnet-data .c0{--c:#0072b2}.accelnet-data .c1{--c:#e69f00}.accelnet-data .c2{--c:#009e73}
 .accelnet-data .c3{--c:#cc79a7}.accelnet-data .c4{--c:#56b4e9}.accelnet-data .c5{--c:#d55e00}
@@ -42,7 +43,8 @@ def card(data: Any) -> str:
         True
     """
     rows = _rows(data)
-    shown = [_example(one) for one in examples(data, data.raw(rows), rows)]
+    found = examples(data, data.raw(rows), rows)
+    shown = [example_table(found, "Rows of train.")] if "inputs" in found[0] else map(_example, found)
     return joined(tag(
         "div", tag("style", Markup(_STYLE)), tag("pre", outline_text(outline(data))), tag("div", *shown),
         class_="accelnet-data",

@@ -58,7 +58,7 @@ def shown_inputs(data: Any, inputs: Any, index: int) -> dict[str, Any]:
     for _, array in fields:
         if is_images(array):
             return {"picture": picture(array[index])}
-    if "vocabulary" in data.info and not isinstance(inputs, Mapping):
+    if is_text(data) and not isinstance(inputs, Mapping):
         return {"text": data.decode(inputs[index])[:_MOST_CHARACTERS]}
     for _, array in fields:
         if array.ndim == 3 and array.dtype.kind == "f":
@@ -70,11 +70,17 @@ def shown_inputs(data: Any, inputs: Any, index: int) -> dict[str, Any]:
     return {"inputs": dict(values[:_MOST_INPUTS])}
 
 
+def is_text(data: Any) -> bool:
+    """Say whether the inputs of a data set are symbols of a text, which `data.decode` spells."""
+    return bool({"vocabulary", "tokenizer"} & set(data.info))
+
+
 def lengths_of(inputs: Any) -> np.ndarray | None:
     """Return how many steps of each series are valid, int [N], where a data set says it."""
     lengths = inputs.get("lengths") if isinstance(inputs, Mapping) else None
-    is_known = lengths is not None and not isinstance(lengths, Mapping) and lengths.ndim == 1
-    return lengths if is_known and lengths.dtype.kind in "iu" else None
+    if lengths is None or isinstance(lengths, Mapping) or lengths.ndim != 1 or lengths.dtype.kind not in "iu":
+        return None
+    return lengths
 
 
 def feature_names(data: Any, path: str, num_features: int) -> list[str]:
@@ -131,7 +137,7 @@ def _target(data: Any, batch: Mapping[str, Any], index: int) -> str:
     targets = batch["targets"]
     if isinstance(targets, Mapping):
         return ", ".join(f"{path} {_few(array[index])}" for path, array in leaves(targets, "targets"))
-    if "vocabulary" in data.info and targets.ndim == 2 and targets.dtype.kind in "iu":
+    if is_text(data) and targets.ndim == 2 and targets.dtype.kind in "iu":
         return ""  # the next characters
     labels = labels_of(data, targets)
     if labels is not None:

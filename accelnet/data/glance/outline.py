@@ -171,7 +171,7 @@ def _short(text: str, most: int) -> str:
 def _place(array: Any) -> str:
     if not isinstance(array, LazyArray):
         return "in memory"
-    stream = getattr(array.rows, "stream", None)
+    stream = array.rows.stream
     if stream is None:
         return "read by rows"
     return f"in a stream of {stream.steps:,} batches of {stream.batch_size:,}"

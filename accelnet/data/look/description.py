@@ -8,7 +8,7 @@ import numpy as np
 
 from accelnet import arguments
 from accelnet.data.dataset import Data
-from accelnet.data.glance.examples import examples
+from accelnet.data.glance.examples import examples, is_text
 from accelnet.data.glance.outline import counted, labels_of, outline
 from accelnet.data.look.equal_rows import equal_rows
 from accelnet.data.look.features import (
@@ -142,14 +142,13 @@ def _histograms(every: Sequence[Numbers], left_out: Collection[str] = ()) -> lis
 
 
 def _symbols(data: Data, train: Held) -> list[dict[str, Any]]:
-    """Return the commonest characters of a text with their counts."""
+    """Return the commonest characters or tokens of a text with their counts."""
     inputs = train.arrays["inputs"]
-    if "vocabulary" not in data.info or isinstance(inputs, Mapping):
+    if not is_text(data) or isinstance(inputs, Mapping):
         return []
-    vocabulary = data.info["vocabulary"]
-    counts = np.bincount(inputs.reshape(-1), minlength=len(vocabulary))
+    counts = np.bincount(inputs.reshape(-1))
     order = np.argsort(-counts, kind="stable")[:_SYMBOLS]
-    return [{"name": repr(vocabulary[index])[1:-1], "count": int(counts[index])} for index in order.tolist()]
+    return [{"name": repr(data.decode(index[None]))[1:-1], "count": int(counts[index])} for index in order]
 
 
 def _examples(data: Data, train: Held) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ def equal_rows(data: Any, held: Mapping[str, Held]) -> list[Finding]:
         rows = np.flatnonzero(at[place] == inputs[second])
         if len(rows):
             twins = where[place[rows]]
-            pairs = zip(held[second].rows[rows[:_NAMED]], held[first].rows[twins[:_NAMED]], strict=True)
-            named = ", ".join(f"{place_of(data, a)} = {place_of(data, b)}" for a, b in pairs)
+            pairs = zip(held[second].rows[rows].tolist(), held[first].rows[twins].tolist(), strict=True)
+            named = ", ".join(f"{place_of(data, a)} = {place_of(data, b)}" for a, b in islice(pairs, _NAMED))
             same = np.isin(_both(inputs[second], targets[second])[rows], _both(inputs[first], targets[first])).sum()
             found.append(Finding(
                 "equal rows in two splits", len(rows),
@@ -60,7 +60,8 @@ def _within(data: Any, held: Mapping[str, Held], inputs: np.ndarray, targets: np
         return []
     rows = held["train"].rows
     again = np.setdiff1d(np.arange(len(inputs)), first)[:_NAMED]
-    named = ", ".join(f"{place_of(data, rows[a])} = {place_of(data, rows[first[kind[a]]])}" for a in again)
+    pairs = zip(rows[again].tolist(), rows[first[kind[again]]].tolist(), strict=True)
+    named = ", ".join(f"{place_of(data, a)} = {place_of(data, b)}" for a, b in pairs)
     found = [Finding(
         "duplicates", repeated,
         f"{repeated:,} of {len(inputs):,} rows of train have the inputs of an earlier one: {named}"
@@ -92,7 +93,7 @@ def _hashes(tree: Any, num_rows: int) -> np.ndarray:
 def _hashed(block: np.ndarray) -> np.ndarray:
     rows = np.ascontiguousarray(block).reshape(len(block), -1).view(np.uint8)
     # 64 bits: among ten million rows, two are taken for equal by chance once in 400,000 data sets.
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
+    digests = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
     return np.frombuffer(digests, np.uint64)
 
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from accelnet.data.arrays import leaves
 from accelnet.data.columns import input_names
-from accelnet.data.glance.examples import feature_names, lengths_of
+from accelnet.data.glance.examples import feature_names, is_text, lengths_of
 from accelnet.data.look.reading import blocks
 
 FAR = 20.0  # deviations: no value of 10**80 normal ones is as far from the mean
 _MOST_FEATURES = 1000
 _BARS = 30
+_LEAST_VALUES = 20  # that outliers may be among
 _SOME_ROWS = 5_000
 _SOME_VALUES = 200_000
 
@@ -57,7 +58,7 @@ def input_numbers(data: Any, inputs: Any) -> list[Numbers]:
     """
     found = []
     for path, array in leaves(inputs, "inputs"):
-        symbols = "vocabulary" in data.info or (
+        symbols = is_text(data) or (
             array.dtype.kind in "iu" and array.dtype.itemsize > 1 and array.ndim > 1 and "columns" not in data.fitted
         )
         if array.dtype.kind == "c" or symbols:
@@ -118,7 +119,7 @@ def statistics(numbers: Numbers) -> list[dict[str, Any]]:
 
 def _far(numbers: Numbers, least: np.ndarray, most: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     some = _some(numbers)
-    if not len(some):
+    if len(some) < _LEAST_VALUES:
         return np.zeros(len(mean), np.int64)
     ends = np.quantile(some, [0.005, 0.995], axis=0)
     middle = np.where((some >= ends[:1]) & (some <= ends[1:]), some, np.nan)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.data.columns import input_names
 from accelnet.data.look.features import FAR
 from accelnet.data.look.finding import Finding, few
 from accelnet.report.numbers import number, percent
@@ -119,4 +118,4 @@ def _flags(data: Any) -> Iterator[tuple[str, str]]:
     """Yield inputs that say where a value was missing, with their columns."""
     for column in data.fitted.get("columns", ()):
         if column.get("flag"):
-            yield input_names([column])[-1], column["name"]
+            yield f"{column['name']} is missing", column["name"]

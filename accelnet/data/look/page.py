@@ -9,7 +9,7 @@ from accelnet.data.glance.outline import field_words
 from accelnet.data.look.text import partly_read
 from accelnet.report.charts import bar, histogram
 from accelnet.report.document import document
-from accelnet.report.examples import shown_example, value_words
+from accelnet.report.examples import example_table, shown_example
 from accelnet.report.markup import Markup, figure, grid, section, table, tag
 from accelnet.report.numbers import number, percent
 from accelnet.wording import size
@@ -78,7 +78,7 @@ def _classes(values: Values) -> Iterable[Markup]:
 def _symbols(values: Values) -> Iterable[Markup]:
     found = [(one["name"], one["count"]) for one in values["symbols"]]
     if found:
-        yield figure("The commonest characters of train", *_bars(found, None))
+        yield figure("The commonest symbols of train", *_bars(found, None))
 
 
 def _bars(counts: Sequence[tuple[str, int]], whole: int | None) -> Iterable[Markup]:
@@ -110,11 +110,7 @@ def _numbers(values: Values, key: str) -> Iterable[Markup]:
 def _examples(values: Values) -> Iterable[Markup]:
     found = values["examples"]
     if found and "inputs" in found[0]:
-        names = list(found[0]["inputs"])
-        rows = [
-            (f"{one['row']:,}", one["target"], *(value_words(one["inputs"][name]) for name in names)) for one in found
-        ]
-        yield table("Rows of train.", ("row", "target", *names), rows, (1,))
+        yield example_table(found, "Rows of train.")
         return
     cards = [
         tag("figure", shown_example(one), tag("b", one["target"]), tag("small", f"row {one['row']:,}"))

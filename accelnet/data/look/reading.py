@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from accelnet.data.arrays import CHUNK_BYTES, leaves
+from accelnet.data.arrays import CHUNK_BYTES
 from accelnet.data.encoding import with_offsets
-from accelnet.data.rows import LazyArray
 
 _MOST_BYTES = 1 << 28  # of all splits, where rows are not in memory
 
@@ -49,12 +48,11 @@ def read_splits(data: Any, most_rows: int, say: Callable[[str], None]) -> dict[s
         array([0, 1, 2, 3])
     """
     splits = {split: rows for split, rows in data.splits.items() if len(rows)}
-    lazy = [array for _, array in leaves(data.arrays) if isinstance(array, LazyArray)]
-    if not lazy:
+    if not data.is_lazy:
         return {split: _in_memory(data, rows) for split, rows in splits.items()}
     row_bytes = max(1, data.nbytes // data.num_rows)
     most = max(1, min(most_rows, _MOST_BYTES // len(splits) // row_bytes))
-    stream = next((one.rows.stream for one in lazy if getattr(one.rows, "stream", None) is not None), None)
+    stream = data.stream
     held = {}
     for split, every in splits.items():
         known = every if stream is None or every.start else range(stream.batch_size)
