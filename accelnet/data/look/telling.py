@@ -76,13 +76,17 @@ def _columns(data: Any, inputs: Any) -> Iterator[tuple[str, tuple[np.ndarray, bo
 
 
 def _tells_class(values: np.ndarray, labels: np.ndarray) -> bool:
-    """Say whether each value has one class, and stretches of one class are too few to be chance."""
+    """Say whether each value, or each of a few ranges of values, has one class, and not by chance."""
     order = np.argsort(values, kind="stable")
-    changes = labels[order][1:] != labels[order][:-1]
-    if (changes & (values[order][1:] == values[order][:-1])).any():
+    changes, differ = (one[order][1:] != one[order][:-1] for one in (labels, values))
+    if (changes & ~differ).any():
         return False
-    others = len(labels) - np.bincount(labels).max()
-    return others >= _LEAST_OTHERS and changes.sum() <= others / 5
+    counts = np.bincount(labels)
+    others, num_classes = len(labels) - counts.max(), (counts > 0).sum()
+    most = others / 5
+    if differ.sum() > len(values) / 10:  # few rows of a value: a little noise would leave many ranges
+        most = min(most, 2 * (num_classes - 1) + others / 50)
+    return bool(others >= _LEAST_OTHERS and changes.sum() <= most)
 
 
 def _correlated(columns: Mapping[str, np.ndarray], data: Any, targets: Any) -> list[str]:
