@@ -29,11 +29,14 @@ def data(script: Script, config: Config, options: DataOptions, output: Output) -
     start_platform()
     from accelnet.data.look import describe
     from accelnet.training.record import write_atomically
+    from accelnet.training.writable import check_workdir
 
     made = script.experiment(config)
+    workdir = check_workdir(options.workdir or Path("runs", "data", script.name).absolute())
+    assert workdir is not None
     with contextlib.closing(StatusLine(not output.quiet)) as say:
         found = describe(made.data, most_rows=options.rows, say=say)
-    values, workdir = found.to_json(), options.workdir or Path("runs", "data", script.name).absolute()
+    values = found.to_json()
     write_atomically(workdir / "data.json", json.dumps(values, indent=1, allow_nan=False) + "\n")
     write_atomically(workdir / "data.html", found.page())
     finish(output, found, values, workdir, "data.json", "data.html")
