@@ -255,20 +255,19 @@ def test_a_rare_yes_is_no_outlier():
     assert found(data_of(x, y)) == {}
 
 
-def test_values_that_were_filled_are_counted_by_column():
+def test_values_that_were_filled_are_counted_by_column(tmp_path):
     x, y = clean(100)
-    x[:, 1] = np.arange(100) < 12
-    columns = tuple(
-        {"name": name, "kind": "number", "names": (), "fill": 0.5, "flag": flag}
-        for name, flag in (("size", True), ("weight", False), ("age", False))
-    )
-    names = ("size", "size is missing", "weight", "age")
-    data = data_of(x, y, validation=0, test=0)
-    data = Data(
-        "table", data.arrays, data.splits, info={"input_names": names, "num_classes": 3}, fitted={"columns": columns}
-    )
+    cells = [
+        ["" if row % 9 == 3 else f"{x[row, 0]}", "" if row < 4 else "ab"[row % 2], "uvw"[y[row]]] for row in range(100)
+    ]
+    (tmp_path / "a.csv").write_text("size,hue,left\n" + "\n".join(map(",".join, cells)) + "\n")
+    data = an.data.table(tmp_path / "a.csv", target="left", missing="mean", validation=0, test=0)
     finding = found(data)["filled values"]
-    assert finding.count == 12 and finding.text.endswith("were missing in 100 rows of train and were filled: size (12)")
+    assert finding.count == 15
+    assert finding.text == "15 values were missing in 100 rows of train and were filled: size (11), hue (4)"
+    inputs = [one["inputs"] for one in an.data.describe(data).values["examples"]]
+    shown = {(type(one["size"]), one["hue"]) for one in inputs}
+    assert {(float, "a"), (float, "b")} <= shown <= {(t, h) for t in (float, str) for h in ("a", "b", "missing")}
 
 
 @pytest.mark.parametrize(

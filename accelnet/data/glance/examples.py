@@ -115,7 +115,9 @@ def _table_row(columns: Any, values: np.ndarray) -> Iterator[tuple[str, Any]]:
         own = values[start : start + width]
         start += width
         names = column.get("names") or ()
-        if column["kind"] == "categories":
+        if column.get("flag") and own[-1] == 1:
+            yield column["name"], "missing"
+        elif column["kind"] == "categories":
             yield column["name"], names[int(own[: len(names)].argmax())] if own[: len(names)].any() else "none of them"
         elif column["kind"] == "positions":
             yield column["name"], names[round(float(own[0]))] if own[0] % 1 == 0 else float(own[0])
