@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "models": _GROUND | {"ops"},
     "optim": _GROUND | {"ops"},
     "objectives": _GROUND | {"ops"},
-    "data": _GROUND | {"ops"},
+    "data": _GROUND | {"ops", "report"},
     "parallel": _GROUND | {"ops"},
     "cluster": _GROUND,
     "report": _GROUND,

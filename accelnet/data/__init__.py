@@ -9,6 +9,8 @@ from accelnet.data.encoding import undo_target as undo_target
 from accelnet.data.images import digits as digits
 from accelnet.data.images import fashion_mnist as fashion_mnist
 from accelnet.data.images import read_idx as read_idx
+from accelnet.data.look import Description as Description
+from accelnet.data.look import describe as describe
 from accelnet.data.memory import from_arrays as from_arrays
 from accelnet.data.memory import xor as xor
 from accelnet.data.npz import npz as npz

@@ -23,6 +23,7 @@ from accelnet.data.checks import (
 )
 from accelnet.data.encoding import decode_outputs, encode_inputs, with_offsets
 from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, checked, plain
+from accelnet.data.glance.shown import Shown
 from accelnet.data.rows import LazyArray, read
 from accelnet.signature import wants
 
@@ -37,8 +38,8 @@ class _Prepare(functools.partial[Any]):
     """A `prepare` that has what it names beside the batch."""
 
 
-@dataclass(frozen=True, eq=False)
-class Data:
+@dataclass(frozen=True, eq=False, repr=False)
+class Data(Shown):
     """Hold a data set: arrays on the host, the rows of each split, functions of a batch, what was fitted.
 
     Args:

@@ -5,6 +5,7 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, UP, Axis, chart, dots, histogram, linear_axis, lines, matrix, path, ranges
 from accelnet.report.document import document
+from accelnet.report.examples import shown_example, value_words
 from accelnet.report.markup import Markup, figure, grid, noted, section, table, tag
 from accelnet.report.numbers import duration, interval, number, percent, short, shown
 
@@ -185,11 +186,12 @@ def _slices(values: Values) -> Iterable[Markup]:
 
 def _worst(values: Values) -> Iterable[Markup]:
     worst = values["worst"]
-    pictured, texts = ([one for one in worst if key in one] for key in ("picture", "text"))
+    pictured = [one for one in worst if "picture" in one]
+    drawn = [one for one in worst if "text" in one or "series" in one]
     if pictured:
         cards = (
             tag(
-                "figure", tag("img", src=one["picture"], alt=f"row {one['row']}"),
+                "figure", shown_example(one),
                 tag("b", one.get("target", "")), tag("div", f"as {one.get('predicted', '')}"),
                 tag("small", f"loss {number(one['loss'])}, row {one['row']:,}"),
             )
@@ -197,15 +199,16 @@ def _worst(values: Values) -> Iterable[Markup]:
         )  # fmt: skip
         yield tag("p", "In bold the target and its predicted probability; below, the prediction.")
         yield tag("div", *cards, class_="pictures")
-    elif texts:
-        for one in texts[:5]:
-            yield figure(f"Row {one['row']:,}, loss {number(one['loss'])}", tag("pre", one["text"]))
+    elif drawn:
+        for one in drawn[:5]:
+            answers = f"{one['target']} as {one['predicted']}" if "predicted" in one else ""
+            yield figure(f"Row {one['row']:,}, loss {number(one['loss'])}", shown_example(one), caption=answers)
     else:
         inputs = list(worst[0].get("inputs", ())) if worst else []
         answers = [name for name in ("target", "predicted") if worst and name in worst[0]]
         rows = [
             (f"{one['row']:,}", number(one["loss"]), *(one[name] for name in answers),
-             *(number(one["inputs"][name]) for name in inputs))
+             *(value_words(one["inputs"][name]) for name in inputs))
             for one in worst
         ]  # fmt: skip
         yield table("The largest losses.", ("row", "loss", *answers, *inputs), rows)

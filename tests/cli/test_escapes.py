@@ -60,6 +60,7 @@ def test_labels_and_names_of_a_file_reach_terminal_and_page_escaped(command, tmp
         ("train", "--workdir", run),
         ("evaluate", "--workdir", run),
         ("summary",),
+        ("data", "--workdir", page),
         ("compare-runs", run, "--workdir", page),
     )
     said = ""

@@ -60,6 +60,8 @@ ROWS = [
     ("compare",),
     *flag("find-batch", "--points")(NOT_WHOLE),
     *flag("find-batch", "--workdir")(["", "/proc/no"]),
+    *flag("data", "--rows")(NOT_WHOLE),
+    *flag("data", "--workdir")(["", "/proc/no"]),
     *flag("compare-runs")(["", "/nowhere", "/etc/hostname"]),
     ("compare-runs",), ("compare-runs", ".", "--workdir", ""),
     *flag("evaluate", "--workdir")(["/nowhere", "", "/etc/hostname"]),

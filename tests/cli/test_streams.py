@@ -24,6 +24,7 @@ def test_every_verb_that_shows_a_table_does_so_on_a_terminal_of_few_characters(m
     for args in [
         ("train", "--workdir", run),
         ("evaluate", "--workdir", run),
+        ("data", "--workdir", str(tmp_path / "data")),
         ("summary",),
         ("summary", "--mesh", "data=2,fsdp=2"),
         ("plan", "--abstract", "--targets", "v5e:2x2,cpu"),

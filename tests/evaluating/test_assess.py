@@ -14,7 +14,6 @@ from accelnet.data.dataset import Data
 from accelnet.evaluating.assess import assess
 from accelnet.evaluating.latency import measure_latency
 from accelnet.evaluating.text import continuation
-from accelnet.evaluating.worst import is_images, picture
 from accelnet.objectives import example_weights
 from tests.pages import needs_browser, needs_nothing, shows
 
@@ -297,10 +296,3 @@ def test_bits_by_position_average_to_the_bits_of_the_split(runs, assessments):
     bits = assessments["tokens"].values["bits_by_position"]
     assert len(bits) == 16
     assert np.mean(bits) == pytest.approx(runs["tokens"].metrics["test"]["bits_per_character"], rel=1e-5)
-
-
-def test_pictures_are_made_of_images_alone():
-    assert is_images(np.zeros((2, 8, 8, 3))) and is_images(np.zeros((2, 8, 8), np.uint8))
-    assert not is_images(np.zeros((2, 8, 8))) and not is_images(np.zeros((2, 30, 12, 12)))
-    assert not is_images(np.zeros((2, 2, 2, 1)))
-    assert picture(np.zeros((8, 8, 1))) != picture(np.eye(8)[..., None])
