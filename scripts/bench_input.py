@@ -10,6 +10,7 @@ experiments/fashion_cnn.py's network from each form, and says what share of the 
 
 import argparse
 import functools
+import itertools
 import os
 import statistics
 import sys
@@ -140,7 +141,7 @@ def accelnet_batches(form: str, folder: Path) -> Batches:
 
 
 def torch_batches(form: str, folder: Path, workers: int) -> Batches:
-    """Return the batches of PyTorch's loader."""
+    """Return the batches of PyTorch's loader, which starts its processes once, before anything is measured."""
     from torch.utils.data import DataLoader
 
     source = FORMS[form](folder)
@@ -149,14 +150,16 @@ def torch_batches(form: str, folder: Path, workers: int) -> Batches:
         multiprocessing_context="spawn" if workers else None,
     )  # fmt: skip
 
-    def batches(num_steps: int) -> Iterator[tuple[Any, Any]]:
-        done = 0
+    def endless() -> Iterator[Any]:
         while True:
-            for batch in loader:
-                yield batch["image"], batch["label"]
-                done += 1
-                if done == num_steps:
-                    return
+            yield from loader
+
+    # One iterator to the end: a pass that is broken off costs PyTorch its processes.
+    iterator = endless()
+
+    def batches(num_steps: int) -> Iterator[tuple[Any, Any]]:
+        for batch in itertools.islice(iterator, num_steps):
+            yield batch["image"], batch["label"]
 
     return batches
 
@@ -228,6 +231,7 @@ def main() -> None:
         write_forms(folder, images, labels)
         for form in [options.only] if options.only else FORMS:
             systems = {name: make() for name, make in systems_of(form, folder).items()}
+            shares = [train(form, folder) for _ in range(3)]
             for batches in systems.values():
                 rate(batches, 20)
             rates: dict[str, list[float]] = {name: [] for name in systems}
@@ -237,7 +241,6 @@ def main() -> None:
             print(f"\n{form}: examples per second, median (smallest to largest) of {options.rounds} turns")
             for name, values in rates.items():
                 print(f"  {name:20} {statistics.median(values):10,.0f} ({min(values):,.0f} to {max(values):,.0f})")
-            shares = [train(form, folder) for _ in range(3)]
             share, speed = (statistics.median(values) for values in zip(*shares, strict=True))
             print(f"  training waits {100 * share:.1f} % of the time, at {speed:,.0f} examples per second")
 

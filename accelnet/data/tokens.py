@@ -86,7 +86,7 @@ def tokens(
     order, splits = held_out_windows(
         len(rows), held_out, seed, between=window // stride, without=given, what=listed(map(str, files))
     )
-    held: list[Rows] = []
+    held: list[TokenRows] = []
     for split, paths in given.items():
         some = [TokenRows(file, dtype, window, stride) for file in paths]
         _alike([parts[0], *some])
@@ -101,9 +101,10 @@ def tokens(
     if tokenizer is not None:
         check_tokenizer(tokenizer)
         own["tokenizer"], info["tokenizer"] = identity_of(tokenizer), tokenizer
-        num_tokens = num_tokens or num_tokens_of(tokenizer)
-    every = [*parts, *held]
-    info["num_classes"] = arguments.integer("num_tokens", num_tokens or max(one.largest() for one in every) + 1, low=1)
+        num_tokens = num_tokens_of(tokenizer) if num_tokens is None else num_tokens
+    if num_tokens is None:
+        num_tokens = 1 + max(one.largest() for one in (*parts, *held))
+    info["num_classes"] = arguments.integer("num_tokens", num_tokens, low=1)
     name = files[0].stem if name is None else arguments.word("name", name)
     data = Data(name, reordered(lazy_arrays(rows), order), splits, with_cast_tokens, info=info, fitted=own)
     return data if fitted is None else data.refitted(checked(fitted))

@@ -13,6 +13,7 @@ from tests.users.slips import (
     FLAG,
     FOLDER,
     FUNC,
+    FUNCTION,
     NAMES,
     NAN,
     NPZ,
@@ -62,6 +63,23 @@ SERIES.write_text(
 )
 
 
+PAIRS = [(x, int(y)) for x, y in zip(X, Y, strict=True)]
+TOKENS = FOLDER / "tokens.bin"
+np.arange(400, dtype=np.uint16).tofile(TOKENS)
+
+
+def read_source(v=PAIRS, **k):
+    return data.from_source(v, **k)
+
+
+def read_stream(v=None, **k):
+    return data.from_batches([(X, Y)] * 3 if v is None else v, **k)
+
+
+def read_tokens(v=TOKENS, **k):
+    return data.tokens(v, **{"dtype": "uint16", "window": 8, **k})
+
+
 def read_ts(a=SERIES, b=SERIES, **k):
     return data.ts(a, b, **k)
 
@@ -92,6 +110,38 @@ ROWS = [
         lambda v: data.from_arrays(X, Y, fitted=v),
         [3, "a", THING, [], int, {"a": THING}, {"mean": "x"}, {"mean": [1]}],
     ),
+    (
+        ONE_LINE,
+        read_source,
+        [None, 3, "abc", b"ab", THING, [], {}, int, FUNCTION, X, iter([1]), {"a": X}, [1, 2], [{}], [()]],
+    ),
+    ("inputs", lambda v: read_source(inputs=v), [1.5, "x", 7, b"a", THING, {}, [], int, [1.5], {1: 0}, True]),
+    ("targets", lambda v: read_source(targets=v), [1.5, "x", 7, b"a", THING, {}, [], int, [1.5], {1: 0}, True]),
+    (ONE_LINE, lambda v: read_source(weights=v), [1.5, "x", 7, b"a", THING, {}, int, True]),
+    ("validation", lambda v: read_source(validation=v), [*NUMBER, -1, 1, 5, "ab", X]),
+    ("name", lambda v: read_source(name=v), TEXT),
+    ("seed", lambda v: read_source(seed=v), WHOLE),
+    ("normalize", lambda v: read_source(normalize=v), FLAG),
+    (ONE_LINE, lambda v: read_source(num_classes=v).take(np.arange(20)), [*without(WHOLE, None), 0, 1, 2**40]),
+    ("class_names", lambda v: read_source(class_names=v), NAMES),
+    ("fitted", lambda v: read_source(fitted=v), [3, "a", THING, [], int, {"a": THING}, {"mean": "x"}, {"mean": [1]}]),
+    (
+        ONE_LINE,
+        read_stream,
+        [3, "abc", b"ab", THING, {}, int, FUNCTION, iter([1]), [1, 2], [{}], [()], [X], [(X, Y[:3])]],
+    ),
+    ("steps", lambda v: read_stream(steps=v), [*without(WHOLE, None), 0]),
+    ("inputs", lambda v: read_stream(inputs=v), [1.5, "x", 7, THING, {}, [], int, True]),
+    ("test", lambda v: read_stream(test=v), [0.5, 3, "ab", THING, {}, int, (X,), (X, Y[:2]), (X[:, :2], Y)]),
+    ("timeout_seconds", lambda v: read_stream(timeout_seconds=v), [*NUMBER, 0, -1]),
+    (ONE_LINE, read_tokens, [None, FOLDER, FOLDER / "none", *PATH]),
+    ("window", lambda v: read_tokens(window=v), [*WHOLE, 0, 400]),
+    ("stride", lambda v: read_tokens(stride=v), [*without(WHOLE, None), 0]),
+    ("dtype", lambda v: read_tokens(dtype=v), [None, 3, "float32", "x", THING, [], {}, FUNCTION]),
+    ("tokens", lambda v: read_tokens(num_tokens=v), [*without(WHOLE, None), 5]),
+    ("tokenizer", lambda v: read_tokens(tokenizer=v), [3, "x", THING, [], {}, FUNCTION]),
+    ("tokenizer", lambda v: read_text(tokenizer=v), [3, "x", THING, [], {}, FUNCTION]),
+    ("held_out", lambda v: read_tokens(held_out=v), TEXT),
     ("name", lambda v: data.Data(v, {"inputs": X, "targets": Y}, {"train": range(20)}), TEXT),
     (
         "arrays",
