@@ -18,8 +18,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError
+from accelnet.models.batch_statistics import linen_without_padding, without_padding
 from accelnet.models.effects import watch_linen, watched
-from accelnet.models.normalization import without_padding
 from accelnet.models.pure import (
     FLAGS,
     CallSettings,
@@ -122,6 +122,7 @@ class LinenModel(PureModel):
                 without_padding(settings.mask),
                 linen.intercept_methods(watch_linen(self._frozen)),
                 linen.intercept_methods(functools.partial(_configured, settings)),
+                linen.intercept_methods(linen_without_padding),  # the innermost
             ):
                 return call_module(bound, args, kwargs)
 

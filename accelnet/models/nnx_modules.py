@@ -13,8 +13,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError, user_code
+from accelnet.models.batch_statistics import leave_padding_out, without_padding
 from accelnet.models.effects import watch_layers, watched
-from accelnet.models.normalization import without_padding
 from accelnet.models.pure import CallSettings, ModelState, Params, PureModel, call_arguments, call_module, is_trained
 from accelnet.signature import described
 
@@ -80,8 +80,8 @@ class NnxModel(PureModel):
     def call(self, params: Params, model_state: ModelState, inputs: Any, settings: CallSettings) -> Any:
         module = self._merge(params, model_state, settings.key)
         module.train() if settings.train else module.eval()
+        _configure(module, settings)  # first, so that what is watched is what BatchNorm does without padding
         watch_layers(module, self._frozen)
-        _configure(module, settings)
         call = _method(module, settings.method)
         given, named = call_arguments(call, inputs, settings, bound=True)
         with watched(settings.train), without_padding(settings.mask), warnings.catch_warnings():
@@ -163,6 +163,8 @@ def _configure(module: nnx.Module, settings: CallSettings) -> None:
                 layer.axis_name = settings.axes  # pyright: ignore[reportAttributeAccessIssue]
             if settings.batch_statistics:
                 layer.momentum = 0.0
+            if settings.train:
+                leave_padding_out(layer)
 
 
 def _names(path: Path) -> tuple[str, ...]:

@@ -1,9 +1,6 @@
 """The choice of a normalization by name."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, Literal
 
 import jax
@@ -12,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 from accelnet.arguments import word
+from accelnet.models.batch_statistics import counted, moved, statistics
 
 Norm = Literal["batch", "layer", "group"] | None
 
@@ -61,37 +59,6 @@ class Normalization(nnx.Module):
         return self.layer(x).astype(x.dtype)
 
 
-_mask: ContextVar[Array | None] = ContextVar("mask", default=None)
-
-
-@contextmanager
-def without_padding(mask: Array | None) -> Iterator[None]:
-    """Let the batch normalizations that are called inside leave out the examples where `mask`, bool[B], is False."""
-    token = _mask.set(mask)
-    try:
-        yield
-    finally:
-        _mask.reset(token)
-
-
-def _moments(x: Array, mask: Array | None, axis_name: Any) -> Array:
-    """Return the means of x, [B, ..., C], and of its square over all axes but the last, [2, C]."""
-    axes = tuple(range(x.ndim - 1))
-    if mask is not None and len(mask) != len(x):
-        mask = None  # the first axis is not that of the examples
-    if mask is not None:
-        x = jnp.where(mask.reshape((-1,) + (1,) * (x.ndim - 1)), x, 0.0)
-    moments = jnp.stack([x.mean(axes), jnp.square(x).mean(axes)])
-    if axis_name is not None:
-        moments = jax.lax.pmean(moments, axis_name)
-    if mask is None:
-        return moments
-    share = jnp.mean(mask, dtype=jnp.float32)  # exactly 1 where no example is padding: the bits of no mask
-    if axis_name is not None:
-        share = jax.lax.pmean(share, axis_name)
-    return moments / jnp.where(share > 0, share, 1.0)
-
-
 class BatchNorm(nnx.BatchNorm):
     """Flax's batch normalization with fewer passes over the activations.
 
@@ -104,29 +71,36 @@ class BatchNorm(nnx.BatchNorm):
     benchmark's `separable_cnn` took 1.13 times as long (in turns, two cores, AMD EPYC). The two differ by rounding,
     relative to the mean.
 
-    Args: those of `flax.nnx.BatchNorm`, whose variables it has; the channels are the last axis, and statistics those of
-        all examples but padding (see `without_padding`): no `mask`, no `axis_index_groups`.
+    Args: those of `flax.nnx.BatchNorm`, whose variables it has, but for `axis` and `axis_index_groups`: the channels
+        are the last axis, and statistics those of all examples but padding, on all devices.
 
     Example:
         >>> layer = BatchNorm(1, rngs=nnx.Rngs(0))
         >>> layer(jnp.array([[1.0], [3.0]])).round(2).tolist()
         [[-1.0], [1.0]]
+        >>> layer(jnp.array([[1.0], [3.0], [9.0]]), mask=jnp.array([[True], [True], [False]])).round(2).tolist()
+        [[-1.0], [1.0], [7.0]]
 
     Source: Ioffe & Szegedy 2015, algorithms 1 and 2.
     """
 
-    def __call__(self, x: Array, use_running_average: bool | None = None) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Normalize `x`, [B, ..., num_features], in float32."""
+    def __call__(self, x: Array, use_running_average: bool | None = None, *, mask: Array | None = None) -> Array:
+        """Normalize `x`, [B, ..., num_features], in float32.
+
+        Args:
+            x: Activations of any float dtype.
+            use_running_average: Whether to normalize by the running averages. None: as the mode of the module says.
+            mask: bool that broadcasts to `x`, such as [B, steps, 1] of series of unequal lengths: False where the
+                statistics leave out what is there. Padding is left out anyway.
+        """
         average = self.use_running_average if use_running_average is None else use_running_average
         x = x.astype(jnp.float32)
-        if average:
-            mean, variance = self.mean[...], self.var[...]
-        else:
-            moments = _moments(x, _mask.get(), self.axis_name)
-            mean = moments[0]
-            variance = jnp.maximum(moments[1] - jnp.square(mean), 0.0)
-            for kept, new in ((self.mean, mean), (self.var, variance)):
-                kept[...] = jax.lax.stop_gradient(self.momentum * kept[...] + (1 - self.momentum) * new)
+        mean, variance = self.mean[...], self.var[...]
+        if not average:
+            axes = range(x.ndim - 1)
+            new = statistics(x, axes, counted(x, mask, axes), self.axis_name)
+            (mean, variance), after = moved(self.momentum, (mean, variance), new)
+            self.mean[...], self.var[...] = after
         a = jax.lax.rsqrt(variance + self.epsilon)
         a = a if self.scale is None else a * self.scale[...]
         b = -mean * a if self.bias is None else self.bias[...] - mean * a

@@ -96,7 +96,7 @@ class PureModel(ABC):
                 comes after them float32.
             axes: Mesh axes along which the batch is cut: Flax's BatchNorm takes its statistics over all of them.
             batch_statistics: Whether BatchNorm's running averages become those of this batch alone.
-            mask: bool[B], False for padding, which accelnet's BatchNorm leaves out of its statistics.
+            mask: bool[B], False for padding, which BatchNorm leaves out of its statistics. None: there is none.
             method: Name of another method than the module's call.
             sown: Whether to return what the module's `sow` left behind, too.
             **offered: Further values that the call may ask for by name.
@@ -147,11 +147,15 @@ def call_arguments(
         elif (name == "rngs" or _is_key(name)) and (train or name in required):
             own = jax.random.fold_in(key, zlib.crc32(name.encode()))
             named[name] = nnx.Rngs(own) if name == "rngs" else own
+        elif name == "mask" and name in required:  # of an optional one nobody knows whether it means padding
+            rows = jnp.ones(jnp.shape(jax.tree.leaves(inputs)[0])[:1], bool)
+            named[name] = rows if settings.mask is None else settings.mask
     if missing := [name for name in required if name in free and name not in named]:
         raise UserError(
             f"the model's call, {name_of(call)}, asks for {', '.join(missing)}, which it cannot have: beside the "
             f"inputs it can ask for a flag ({', '.join(flags)}), for rngs, for a key (key, rng, a name that ends in "
-            f"_key or _rng) and for {', '.join(sorted(offered)) or 'nothing else'}; give other parameters a default, "
+            f"_key or _rng), for mask (bool[batch], False for padding) and for "
+            f"{', '.join(sorted(offered)) or 'nothing else'}; give other parameters a default, "
             "or put them into the data's inputs"
         )
     return given, named

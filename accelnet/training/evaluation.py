@@ -79,7 +79,8 @@ def make_weights(experiment: Experiment, feed: AbstractFeed, layout: Layout = ON
         def add(index: Any, mean: Tree) -> Tree:
             batch = feed.train_batch(operand, index, index, jnp.int32(0), seed, part)
             batch, key = training_batch(experiment, batch, layout, part, seed, index, jnp.int32(0))
-            settings = {"key": key, "train": True, "axes": layout.batch_axes, "batch_statistics": True}
+            mask = batch["mask"] if experiment.order.has_padding else None
+            settings = {"key": key, "train": True, "axes": layout.batch_axes, "batch_statistics": True, "mask": mask}
             offered = {"step": index, "progress": experiment.progress(index)}
             _, new, *_ = apply(params, model_state, batch["inputs"], **settings, **offered)
             return jax.tree.map(lambda a, b: a if b is None else a + (b - a) / (index + 1), mean, new)

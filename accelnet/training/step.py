@@ -45,7 +45,7 @@ def make_loss(experiment: Experiment, parts: Parts = ONE_DEVICE.parts) -> Callab
     ) -> Any:  # fmt: skip
         offered = {"step": step, "progress": experiment.progress(step)}
         # Where no batch is partial nothing has to be masked.
-        mask = batch["mask"] if train and experiment.order.has_padding else None
+        mask = None if train and not experiment.order.has_padding else batch["mask"]
         settings = {"axes": parts.axes, "mask": mask, **offered}
 
         def forward(params: Tree, model_state: Tree, inputs: Tree) -> Any:
