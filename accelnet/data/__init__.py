@@ -1,9 +1,8 @@
 """Data sets: sources, their splits, and augmentation."""
 
 from accelnet.data.augment import compose as compose
-from accelnet.data.augment import random_crop as random_crop
-from accelnet.data.augment import random_flip as random_flip
 from accelnet.data.characters import text as text
+from accelnet.data.colors import color_jitter as color_jitter
 from accelnet.data.dataset import Data as Data
 from accelnet.data.encoding import undo_target as undo_target
 from accelnet.data.images import digits as digits
@@ -11,8 +10,17 @@ from accelnet.data.images import fashion_mnist as fashion_mnist
 from accelnet.data.images import read_idx as read_idx
 from accelnet.data.look import Description as Description
 from accelnet.data.look import describe as describe
+from accelnet.data.masking import feature_mask as feature_mask
+from accelnet.data.masking import random_noise as random_noise
+from accelnet.data.masking import time_mask as time_mask
 from accelnet.data.memory import from_arrays as from_arrays
 from accelnet.data.memory import xor as xor
+from accelnet.data.mixing import cutmix as cutmix
+from accelnet.data.mixing import mixup as mixup
+from accelnet.data.moves import cutout as cutout
+from accelnet.data.moves import random_crop as random_crop
+from accelnet.data.moves import random_flip as random_flip
+from accelnet.data.moves import random_shift as random_shift
 from accelnet.data.npz import npz as npz
 from accelnet.data.series import japanese_vowels as japanese_vowels
 from accelnet.data.series import ts as ts

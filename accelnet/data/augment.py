@@ -1,80 +1,20 @@
-"""Random changes of training images, inside the compiled step."""
+"""Random changes of training batches, inside the compiled step: what they have in common.
 
-from collections.abc import Callable
+Each is a function (key, batch) -> batch. It may ask for more by name, as a loss does: `step`, `progress`, `num_classes`
+of the data and the `task` of the objective.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from accelnet.arguments import integer
 from accelnet.errors import UserError
+from accelnet.signature import call
 from accelnet.wording import shown
 
-Augment = Callable[[jax.Array, Any], Any]
-
-
-def random_crop(padding: int = 4) -> Augment:
-    """Make an augmentation that moves each image by up to `padding` pixels, filling with zeros.
-
-    The same as padding by that many zeros on each side and cropping at random. After standardization zero
-    is the mean of the training images.
-
-    Args:
-        padding: largest move, in pixels, at least 1.
-
-    Returns:
-        (key, batch) -> batch, for `batch["inputs"]` [B, height, width, channels]. What happens to example i
-        depends on the key and i alone, not on B.
-
-    Raises:
-        UserError: if padding is below 1; when used, if inputs are not images.
-
-    Example:
-        >>> batch = {"inputs": jnp.ones((2, 8, 8, 1))}
-        >>> random_crop(padding=2)(jax.random.key(0), batch)["inputs"].shape
-        (2, 8, 8, 1)
-
-    Source: K. He et al., Deep Residual Learning, 2015, section 4.2 (arXiv:1512.03385).
-    """
-    padding = integer("padding", padding, low=1)
-
-    def augment(key: jax.Array, batch: Any) -> Any:
-        images = _images(batch)
-        padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-
-        # 128 images in a loop on 2 cores: 0.06 ms (28x28x1) to 0.7 ms (32x32x3). Selecting among the moves
-        # took 14 ms, products with shift matrices 2 ms.
-        def crop(image: jax.Array, corner: jax.Array) -> jax.Array:
-            return jax.lax.dynamic_slice(image, (corner[0], corner[1], jnp.zeros_like(corner[0])), images.shape[1:])
-
-        # The remainder favours small moves by (2 padding + 1) / 2**32, which nobody can measure.
-        corners = (_bits(key, (len(images), 2)) % jnp.uint32(2 * padding + 1)).astype(jnp.int32)
-        return {**batch, "inputs": jax.vmap(crop)(padded, corners)}
-
-    return augment
-
-
-def random_flip() -> Augment:
-    """Make an augmentation that mirrors each image left to right, with probability 1/2.
-
-    Returns:
-        (key, batch) -> batch, as of `random_crop`.
-
-    Raises:
-        UserError: when used, if inputs are not images.
-
-    Example:
-        >>> batch = {"inputs": jnp.arange(3.0).reshape(1, 1, 3, 1)}
-        >>> sorted({random_flip()(jax.random.key(k), batch)["inputs"][0, 0, 0, 0].item() for k in range(9)})
-        [0.0, 2.0]
-    """
-
-    def augment(key: jax.Array, batch: Any) -> Any:
-        images = _images(batch)
-        flipped = _bits(key, (len(images),)) < jnp.uint32(1 << 31)
-        return {**batch, "inputs": jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)}
-
-    return augment
+Augment = Callable[..., Any]
 
 
 def compose(*augments: Augment) -> Augment:
@@ -86,7 +26,11 @@ def compose(*augments: Augment) -> Augment:
     Returns:
         (key, batch) -> batch.
 
+    Raises:
+        UserError: if one is no function.
+
     Example:
+        >>> from accelnet.data import random_crop, random_flip
         >>> augment = jax.jit(compose(random_crop(2), random_flip()))
         >>> augment(jax.random.key(0), {"inputs": jnp.ones((2, 8, 8, 1))})["inputs"].shape
         (2, 8, 8, 1)
@@ -95,15 +39,20 @@ def compose(*augments: Augment) -> Augment:
         if not callable(one):
             raise UserError(f"compose was given {shown(one)}, expected functions (key, batch), such as random_flip()")
 
-    def augment(key: jax.Array, batch: Any) -> Any:
+    def augment(
+        key: jax.Array, batch: Any, *, step: Any = None, progress: Any = None, num_classes: Any = None, task: Any = None
+    ) -> Any:
+        offered = {"step": step, "progress": progress, "num_classes": num_classes, "task": task}
+        offered = {name: value for name, value in offered.items() if value is not None}
         for index, one in enumerate(augments):
-            batch = one(jax.random.fold_in(key, index), batch)
+            batch = call("augment", one, jax.random.fold_in(key, index), batch, **offered)
         return batch
 
     return augment
 
 
-def _images(batch: Any) -> jax.Array:
+def images_of(batch: Any) -> jax.Array:
+    """Return the inputs, [B, height, width, channels]; what are no images raises `UserError`."""
     images = batch["inputs"]
     shape = getattr(images, "shape", None)
     if shape is None or len(shape) != 4:
@@ -112,12 +61,35 @@ def _images(batch: Any) -> jax.Array:
     return jnp.asarray(images)
 
 
-def _bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def floats_of(inputs: Any, expected: str) -> jax.Array:
+    """Return inputs that are an array of floats; another thing raises `UserError`, which says what is expected."""
+    if isinstance(inputs, Mapping) or not hasattr(inputs, "dtype"):
+        raise UserError(f"inputs are a {type(inputs).__name__}, expected {expected}: set augment=None")
+    if not jnp.issubdtype(inputs.dtype, jnp.floating):
+        raise UserError(f"inputs are {inputs.dtype}, expected {expected}: let the data's prepare cast them")
+    return jnp.asarray(inputs)
+
+
+def bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Draw uint32, each of which depends on the key and its position, not on the first axis' length.
 
-    One call of the generator for all examples: a key per example took two to four times
-    as long to compile.
+    One call of the generator for all examples: a key per example took two to four times as long to compile.
     """
     # The default of jax, spelled out because the promise rests on it.
     with jax.threefry_partitionable(True):
         return jax.random.bits(key, shape, jnp.uint32)
+
+
+def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Draw float32 in [0, 1), multiples of 2**-24, each by the key and its position as in `bits`."""
+    return (bits(key, shape) >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+
+def whole_number(share: jax.Array, count: Any) -> jax.Array:
+    """Return int32 in [0, count) of draws in [0, 1).
+
+    Example:
+        >>> whole_number(jnp.array([0.0, 0.49, 0.99]), 4).tolist()
+        [0, 1, 3]
+    """
+    return jnp.floor(share * jnp.asarray(count, jnp.float32)).astype(jnp.int32)

@@ -52,7 +52,8 @@ class Data(Shown):
         prepare: batch -> batch, traceable by jax; runs inside the compiled step in training and in evaluation
             (casts, normalization with statistics of the training rows). Parameters of it that are named `fitted` and
             `coding` get those of the data; as an attribute it is a function of the batch alone.
-        augment: (key, batch) -> batch, traceable by jax; training only, after `prepare`. None for nothing.
+        augment: (key, batch) -> batch, traceable by jax; training only, after `prepare`. It may ask for `step`,
+            `progress`, `num_classes` (of `info`) and `task` (of the objective) by name. None for nothing.
         info: Whatever else is worth knowing. `num_classes` makes integer targets be checked against it.
         fitted: Values fitted to the training rows, as a nested dict of numbers, text and lists of them: means and
             deviations as floats, categories and names of classes as text.

@@ -17,7 +17,7 @@ from accelnet.objectives.metric import Metric
 from accelnet.objectives.metrics import Accuracy, BitsPerCharacter, Perplexity
 from accelnet.objectives.objective import Objective, Task, check_metrics
 from accelnet.objectives.regression import R2, BinaryAccuracy, MeanAbsoluteError, paired
-from accelnet.objectives.weights import Batch
+from accelnet.objectives.weights import Batch, safe_ratio
 from accelnet.wording import shown
 
 Metrics = Mapping[str, Metric | None]
@@ -36,7 +36,8 @@ def softmax_cross_entropy(
     `sum(w l) / sum(w)` with `w = mask * batch weight * class_weights[target]`. Outputs are logits [B, ..., C], such as
     [B, C] or, of every pixel, [B, H, W, C]. Targets are the numbers of the classes, int[B, ...], or shares of them that
     sum to 1, [B, ..., C]: one-hot, or soft as mixing examples makes them. With smoothing and class weights both, an
-    example's whole smoothed loss is weighted by its target's class; of soft targets the weight is their mean.
+    example's whole smoothed loss is weighted by its target's class. An example of soft targets counts as one of each
+    class, in parts: of `class_weights` it has `w = sum_c target_c w_c`, and the target `target_c w_c / w`.
 
     Args:
         label_smoothing: s, in [0, 1).
@@ -62,15 +63,18 @@ def softmax_cross_entropy(
     table = None if class_weights is None else _class_weights(class_weights)
 
     def loss(outputs: Any, batch: Batch) -> Any:
-        targets = batch["targets"]
-        losses = _cross_entropy(outputs, targets, "[B, ..., C]", label_smoothing, focal)
-        if table is None:
-            return losses
+        targets, expected = batch["targets"], "[B, ..., C]"
+        if table is None or jnp.ndim(outputs) < 2:
+            return _cross_entropy(outputs, targets, expected, label_smoothing, focal)
         if table.shape != outputs.shape[-1:]:
             raise UserError(f"{table.size} class_weights, {outputs.shape[-1]} classes: give one for each")
         weights = jnp.asarray(table)
         if targets.shape == outputs.shape:
-            return losses, jnp.sum(targets.astype(jnp.float32) * weights, axis=-1)
+            shares = targets.astype(jnp.float32) * weights.reshape((1,) * (targets.ndim - 1) + (-1,))
+            own = jnp.sum(shares, axis=-1)
+            shares = safe_ratio(shares, own[..., None])
+            return _cross_entropy(outputs, shares, expected, label_smoothing, focal), own
+        losses = _cross_entropy(outputs, targets, expected, label_smoothing, focal)
         return losses, jnp.take(weights, targets.astype(jnp.int32), mode="clip")
 
     return _objective(loss, {"accuracy": Accuracy()}, metrics, "classes")
@@ -135,10 +139,11 @@ def sigmoid_cross_entropy(*, focal: float = 0.0, metrics: Metrics | None = None)
 
     def loss(outputs: Any, batch: Batch) -> jax.Array:
         logits, targets = paired(outputs, batch["targets"])
-        losses = optax.sigmoid_binary_cross_entropy(logits, targets)
         if focal:
-            right = jax.nn.sigmoid(jnp.where(targets > 0.5, logits, -logits))
-            losses = jnp.maximum(1.0 - right, 1e-7) ** focal * losses
+            yes, no = (_focused(jax.nn.log_sigmoid(one), focal) for one in (logits, -logits))
+            losses = -targets * yes - (1.0 - targets) * no
+        else:
+            losses = optax.sigmoid_binary_cross_entropy(logits, targets)
         return jnp.mean(losses, axis=1)
 
     return _objective(loss, {"accuracy": BinaryAccuracy()}, metrics, "labels")

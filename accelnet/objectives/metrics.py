@@ -97,8 +97,9 @@ class TopKAccuracy(ExampleMean):
 class F1(ExampleMetric):
     """Balance precision and recall: `F1_c = 2 hits_c / (targets_c + predictions_c)`, class by class.
 
-    Outputs are logits [B, C] or [B, ..., C], targets int[B] or int[B, ...]; of two classes also one logit, [B] or
-    [B, 1], and targets of that shape, 0 or 1. Outputs with a NaN predict no class.
+    Outputs are logits [B, C] or [B, ..., C], targets int[B] or int[B, ...], or shares of the outputs' shape, whose
+    largest counts; of two classes also one logit, [B] or [B, 1], and targets of that shape, 0 or 1. Outputs with a NaN
+    predict no class.
 
     Args:
         num_classes: C, at least 2.
@@ -141,6 +142,7 @@ class F1(ExampleMetric):
         if self.num_classes == 2 and (outputs.ndim == 1 or outputs.shape[-1] == 1):
             logit, targets = (array[:, 0] for array in paired(outputs, targets))
             outputs, targets = jnp.stack([jnp.zeros_like(logit), logit], axis=-1), targets > 0.5
+        targets = _class_numbers(outputs, targets)
         if outputs.shape != (*targets.shape, self.num_classes):
             raise UserError(
                 f"F1 of {self.num_classes} classes: outputs have shape {outputs.shape} and targets {targets.shape}, "
@@ -148,7 +150,7 @@ class F1(ExampleMetric):
             )
         weights = self.weigh(batch, targets.shape)[..., None]
         classes = jax.lax.broadcasted_iota(jnp.int32, outputs.shape, outputs.ndim - 1)
-        true = classes == targets.astype(jnp.int32)[..., None]
+        true = classes == targets[..., None]
         known = ~jnp.isnan(jnp.max(outputs, axis=-1, keepdims=True))
         predicted = (classes == jnp.argmax(outputs, axis=-1, keepdims=True).astype(jnp.int32)) & known
         counted = {"hits": true & predicted, "targets": true, "predictions": predicted}

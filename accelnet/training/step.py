@@ -156,7 +156,8 @@ def training_batch(
         for purpose in (NOISE, AUGMENT)
     )
     if experiment.data.augment is not None:
-        given = {"step": step, "progress": Offer(lambda: experiment.progress(step))}
+        given = {"step": step, "progress": Offer(lambda: experiment.progress(step)), "task": experiment.objective.task}
+        given |= {name: experiment.data.info[name] for name in ("num_classes",) if name in experiment.data.info}
         with scope("augmentation"):
             batch = call("augment", experiment.data.augment, changes, batch, **given)
     return batch, noise

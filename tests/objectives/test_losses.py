@@ -54,6 +54,30 @@ def test_label_smoothing_mixes_the_target_with_the_uniform_distribution():
     assert mean_of(objective, LOGITS, CLASSES) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("smoothing", "focal"), [(0.0, 0.0), (0.2, 0.0), (0.1, 2.0)])
+def test_an_example_of_soft_targets_counts_as_one_of_each_class_in_parts(smoothing, focal):
+    rng, table = np.random.default_rng(5), np.array([0.5, 2.0, 1.0, 0.0, 3.0])
+    shares = rng.dirichlet(np.ones(5), len(CLASSES)).astype(np.float32)
+    objective = objectives.softmax_cross_entropy(label_smoothing=smoothing, class_weights=table, focal=focal)
+    # The same as 5 examples with the weights of the shares, one of each class.
+    batch = {"targets": np.tile(np.arange(5), len(CLASSES)), "weights": shares.ravel()}
+    expected, _ = objective.evaluate(np.repeat(LOGITS, 5, axis=0), batch)
+    assert mean_of(objective, LOGITS, shares) == pytest.approx(float(expected), rel=1e-5)
+    assert mean_of(objective, LOGITS, np.eye(5, dtype=np.float32)[CLASSES]) == pytest.approx(
+        mean_of(objective, LOGITS, CLASSES), rel=1e-5
+    )
+
+
+def test_soft_labels_of_a_sigmoid_are_mixtures_with_a_focal_exponent_too():
+    logits, targets = np.array([[2.0, -1.0], [0.3, 4.0]]), np.array([[0.25, 0.5], [1.0, 0.0]])
+    p = 1 / (1 + np.exp(-logits))
+    for focal in (0.0, 2.0):
+        expected = -targets * (1 - p) ** focal * np.log(p) - (1 - targets) * p**focal * np.log(1 - p)
+        assert mean_of(objectives.sigmoid_cross_entropy(focal=focal), logits, targets) == pytest.approx(
+            expected.mean(), rel=1e-5
+        )
+
+
 def test_softmax_cross_entropy_is_exact_for_large_logits():
     assert mean_of(objectives.softmax_cross_entropy(), [[1e4, 0.0]], [1]) == 1e4
     assert mean_of(objectives.softmax_cross_entropy(), [[1e4, -np.inf]], [0]) == 0.0

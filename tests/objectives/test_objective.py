@@ -340,3 +340,10 @@ def test_counts_of_whole_examples_are_exact():
     one = metric.measure(outputs, batch, jnp.zeros(3), jnp.ones(3))
     state = jax.lax.fori_loop(0, 20_000, lambda _, state: metric.merge(state, one), state)
     assert (float(state["total"]), float(state["weight"])) == (40_000.0, 60_000.0)
+
+
+def test_metrics_of_classes_count_the_largest_share_of_soft_targets():
+    generator = np.random.default_rng(2)
+    outputs, shares = generator.normal(size=(40, 4)), generator.dirichlet(np.ones(4), 40)
+    for metric in (objectives.Accuracy(), objectives.TopKAccuracy(2), objectives.F1(4, "macro")):
+        assert value_of(metric, outputs, shares) == value_of(metric, outputs, shares.argmax(1))

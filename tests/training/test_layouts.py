@@ -127,8 +127,9 @@ def test_full_batch_descent_pads_the_batch_to_the_devices(make_experiment, plain
 
 @pytest.mark.parametrize(("precision", "rtol"), [("bfloat16", 2e-2), ("float16", 5e-3)])
 def test_low_precision_trains_alike_on_devices(make_experiment, precision, rtol):
-    # A sum of 8 or 11 bits rounds at every addition, and where it is cut differs.
-    experiment = make_experiment(precision=precision, steps=8)
+    # A sum of 8 or 11 bits rounds at every addition, and where it is cut differs. The seventh batch is left out: of its
+    # two examples, without padding, batch statistics make +1 and -1, or, where both are nearly the same, of rounding.
+    experiment = make_experiment(precision=precision, steps=6)
     np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=rtol)
 
 
