@@ -85,9 +85,10 @@ def statistics(
     """
     axes = tuple(axes)
 
+    def counting(values: Array) -> Array:
+        return values if mask is None else jnp.where(mask, values, 0.0)
+
     def total(*values: Array) -> Array:
-        if mask is not None:
-            values = (*(jnp.where(mask, value, 0.0) for value in values),)
         means = [value.mean(axes) for value in values]
         if mask is not None:
             means.append(jnp.broadcast_to(mask.mean(axes, dtype=x.dtype), means[0].shape))
@@ -98,12 +99,13 @@ def statistics(
         # The share is exactly 1 where no example is padding: the bits of no mask.
         return means if mask is None else means[:-1] / jnp.where(means[-1:] > 0, means[-1:], 1.0)
 
-    moments = total(x, jnp.square(x)) if fast else total(x)
+    own = counting(x)
+    moments = total(own, jnp.square(own)) if fast else total(own)
     mean, *squares = over(moments)
     if fast:
         variance = jnp.maximum(squares[0] - jnp.square(mean), 0.0)
     else:
-        variance = over(total(jnp.square(x - jnp.expand_dims(mean, axes))))[0]
+        variance = over(total(jnp.square(counting(x - jnp.expand_dims(mean, axes)))))[0]
     return mean, variance, None if mask is None else moments[-1]
 
 
