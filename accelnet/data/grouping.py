@@ -32,7 +32,7 @@ def assign_groups(
 
     Example:
         >>> assign_groups(np.array([0, 0, 1, 1, 2, 2]), (2 / 3, 1 / 3), seed=0, what="splits").tolist()
-        [1, 1, 0, 0, 0, 0]
+        [0, 0, 1, 1, 0, 0]
     """
     labels = np.zeros_like(groups) if labels is None else labels
     num_groups, num_classes, num_parts = int(groups.max()) + 1, int(labels.max()) + 1, len(shares)

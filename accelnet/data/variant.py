@@ -49,13 +49,16 @@ def own_prepare(data: Any) -> Callable[..., Any]:
     return data.prepare.func if isinstance(data.prepare, _Prepare) else data.prepare
 
 
-def rearranged(data: Any, order: np.ndarray, ranges: Mapping[str, range]) -> Any:
+def rearranged(
+    data: Any, order: np.ndarray, ranges: Mapping[str, range], fitted: Mapping[str, Any] | None = None
+) -> Any:
     """Return a `Data` of the same rows in another order and other splits, fitted to its own training rows.
 
     Args:
         data: The `Data`.
         order: int [N], every row once.
         ranges: Rows of each split, of that order.
+        fitted: What was fitted to these training rows, where it is known. None: it is fitted.
 
     Raises:
         UserError: if values were fitted and nothing says how, or the weights of all training rows are 0.
@@ -67,7 +70,9 @@ def rearranged(data: Any, order: np.ndarray, ranges: Mapping[str, range]) -> Any
     other = changed(data, arrays=reordered(dict(data.arrays), order), splits=splits, sampling=sampling)
     check_weights(other.name, other.arrays, other.splits["train"])
     fit = refit_of(data)
-    return other if fit is None else changed(other, fitted={**data.fitted, **fit(other)})
+    if fit is None:
+        return other
+    return changed(other, fitted={**data.fitted, **fit(other)} if fitted is None else fitted)
 
 
 def refuse_stream(data: Any, what: str) -> None:
