@@ -70,7 +70,7 @@ def row_values(name: str, values: Any, num_rows: int) -> np.ndarray:
     missing = ~np.isfinite(array) if array.dtype.kind == "f" else np.isnat(array) if array.dtype.kind in "mM" else None
     if missing is not None and missing.any():
         row = int(np.argmax(missing))
-        raise UserError(f"{name} is {shown(array[row])} in row {row}: give every row a value, or leave such rows out")
+        raise UserError(f"{name} is {array[row]} in row {row}: give every row a value, or leave such rows out")
     if array.dtype.kind not in "biufUmM":
         raise UserError(f"{name} holds {array.dtype.name} values, expected numbers, times or text")
     return array
