@@ -65,7 +65,10 @@ def with_origin(splits: Mapping[str, range], num_rows: int) -> Splits:
     if not more:
         return splits
     origin = np.concatenate([splits.origin, np.arange(splits.num_given, splits.num_given + more)])
-    return Splits(splits, origin, splits.num_given + more, by_time=splits.by_time)  # groups of the others are not known
+    groups = splits.groups
+    if groups is not None:  # those of the others are not known
+        groups = np.concatenate([groups, np.arange(more) + groups.max() + 1])
+    return Splits(splits, origin, splits.num_given + more, groups, splits.by_time)
 
 
 def split_rows(

@@ -150,7 +150,7 @@ def test_folds_of_rows_on_a_disk_stay_there(tmp_path):
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     data = an.data.from_arrays(mapped, np.arange(40) % 2, num_classes=2)
     for fold in data.folds(4, stratify="targets"):
-        assert not fold.is_in_memory
+        assert fold.is_lazy
         prepared = np.asarray(fold.prepare(rows_of(fold, "train"))["inputs"])
         np.testing.assert_allclose(prepared.mean(axis=0), 0, atol=1e-5)
 
@@ -223,3 +223,22 @@ def test_folds_that_cannot_be_are_refused(settings, message):
 def test_folds_of_data_split_by_time_are_refused():
     with pytest.raises(an.UserError, match="was split by time, and folds would train on rows later"):
         make(time=np.arange(60)).folds(3)
+
+
+def test_rows_of_a_source_and_those_held_out_of_it_are_in_the_order_in_which_they_were_given():
+    sources = [[{"inputs": np.float32(row), "targets": row % 2} for row in rows] for rows in (range(20), range(20, 26))]
+    data = an.data.from_source(sources[0], validation=sources[1], num_classes=2)
+    for fold in data.folds(4, groups=np.arange(26) // 2, stratify="targets"):
+        groups = [
+            {int(row) // 2 for row in rows_of(fold, split)["inputs"].ravel()} for split in ("train", "validation")
+        ]
+        assert not groups[0] & groups[1]
+        assert fold.is_lazy
+
+
+def test_a_stream_is_not_divided_and_not_drawn_from():
+    data = an.data.from_batches([(np.zeros((4, 1)), np.zeros(4))] * 3)
+    with pytest.raises(an.UserError, match="is a stream, whose rows cannot be divided into folds"):
+        data.folds(2)
+    with pytest.raises(an.UserError, match="is a stream, whose rows cannot be drawn by weight"):
+        data.sampled(np.ones(12))

@@ -266,6 +266,6 @@ def test_rows_of_a_file_are_split_without_being_read_whole(tmp_path):
     np.save(tmp_path / "x.npy", np.arange(60.0, dtype=np.float32)[:, None])
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     data = from_arrays(mapped, np.zeros(60), groups=np.arange(60) // 10, validation=0.2, test=0.2)
-    assert not data.is_in_memory
+    assert data.is_lazy
     test = data.take(np.arange(data.splits["test"].start, data.splits["test"].stop))["inputs"]
     assert len({int(row) // 10 for row in test.ravel()}) == 1 and len(test) == 10
