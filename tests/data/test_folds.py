@@ -84,7 +84,7 @@ def test_an_array_is_that_of_the_rows_as_they_were_given():
 def test_a_column_of_a_table_makes_groups(tmp_path):
     lines = [f"{row},{'abcde'[row % 5]},{row % 7}" for row in range(50)]
     (tmp_path / "a.csv").write_text("\n".join(["size,shop,price", *lines]))
-    data = an.data.csv(tmp_path / "a.csv", target="price", categorical=["shop"])
+    data = an.data.table(tmp_path / "a.csv", target="price", categorical=["shop"])
     shops = [index for index, name in enumerate(data.info["input_names"]) if name.startswith("shop=")]
     for fold in data.folds(5, groups="shop"):
         found = [
@@ -112,7 +112,7 @@ def test_a_table_is_fitted_again_with_its_target_and_without_its_names(tmp_path)
     rng = np.random.default_rng(0)
     lines = [f"{rng.normal()},{'ab'[row % 2]},{row * 10}" for row in range(60)]
     (tmp_path / "a.csv").write_text("\n".join(["size,kind,price", *lines]))
-    data = an.data.csv(tmp_path / "a.csv", target="price", categorical=["kind"])
+    data = an.data.table(tmp_path / "a.csv", target="price", categorical=["kind"])
     prices = data.decode(data.arrays["targets"]).ravel()
     for fold in data.folds(3):
         train = rows_of(fold, "train")
