@@ -154,7 +154,7 @@ def test_groups_may_be_stratified():
 
 def test_the_latest_rows_are_the_test_and_rows_of_one_time_stay_together():
     days = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 5))
-    for time in (days, days + 0.5, np.datetime64("2020-01-01") + days, [days_to_date(day) for day in days.tolist()]):
+    for time in (days, days + 0.5, np.datetime64("2020-01-01") + days.astype("timedelta64[D]"), [days_to_date(day) for day in days.tolist()]):
         data = make(200, time=time, validation=0.19, test=0.11)
         train, validation, test = (set(days[named(data, split)]) for split in ("train", "validation", "test"))
         assert max(train) < min(validation) and max(validation) < min(test)
@@ -232,7 +232,7 @@ def test_stratify_takes_any_classes():
         ({"groups": "patient"}, "groups is 'patient', expected one value for each of the 10 rows"),
         ({"groups": np.zeros((10, 2))}, "groups has shape [10, 2], expected one for each"),
         ({"time": ["2020"] * 10}, "time holds text, such as '2020', expected numbers or times"),
-        ({"time": [np.datetime64("NaT")] * 10}, "time is NaT in row 0: give every row a value"),
+        ({"time": [np.datetime64("NaT", "s")] * 10}, "time is NaT in row 0: give every row a value"),
         ({"time": [dt.datetime(2020, 1, 1, tzinfo=dt.UTC)] * 10}, "time holds times with a time zone"),
         ({"stratify": np.arange(10) / 3}, "stratify holds float64 values that are no classes"),
         ({"splits": {"train": [0], "test": [1]}, "test": (np.zeros((1, 1)), np.zeros(1))}, "given as arrays too"),
