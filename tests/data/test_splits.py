@@ -154,7 +154,12 @@ def test_groups_may_be_stratified():
 
 def test_the_latest_rows_are_the_test_and_rows_of_one_time_stay_together():
     days = np.random.default_rng(0).permutation(np.repeat(np.arange(40), 5))
-    for time in (days, days + 0.5, np.datetime64("2020-01-01") + days.astype("timedelta64[D]"), [days_to_date(day) for day in days.tolist()]):
+    for time in (
+        days,
+        days + 0.5,
+        np.datetime64("2020-01-01") + days.astype("timedelta64[D]"),
+        [days_to_date(day) for day in days.tolist()],
+    ):
         data = make(200, time=time, validation=0.19, test=0.11)
         train, validation, test = (set(days[named(data, split)]) for split in ("train", "validation", "test"))
         assert max(train) < min(validation) and max(validation) < min(test)
