@@ -10,6 +10,7 @@ with _ending_at_once():
     from accelnet import ops as ops
     from accelnet import optim as optim
     from accelnet import runtime as runtime
+    from accelnet.choosing.cross_validate import cross_validate as cross_validate
     from accelnet.cli import main as main
     from accelnet.errors import DivergenceError as DivergenceError
     from accelnet.errors import Interrupted as Interrupted

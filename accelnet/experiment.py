@@ -154,7 +154,7 @@ class Experiment:
             raise UserError(
                 f"microbatch_size {microbatch_size} is larger than batch_size {batch_size}: take at most the batch size"
             )
-        return Order(len(rows), batch_size, microbatch_size, rows.start)
+        return Order(len(rows), batch_size, microbatch_size, rows.start, tickets=self.data.tickets)
 
     @cached_property
     def couples_padding(self) -> bool:

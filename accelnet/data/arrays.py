@@ -157,8 +157,8 @@ def ranges_of(tree: Any, path: str, rows: range) -> dict[str, tuple[float, float
     }
 
 
-def fingerprint_of(arrays: Any, splits: Mapping[str, range]) -> str:
-    """Return 32 hexadecimal digits of names, shapes, types, values and splits, as `Data.fingerprint` does."""
+def fingerprint_of(arrays: Any, splits: Mapping[str, range], tickets: np.ndarray | None = None) -> str:
+    """Return 32 hexadecimal digits of names, shapes, types, values, splits and sampling, as `Data.fingerprint` does."""
     digest = hashlib.blake2b(digest_size=16)
     for split, rows in sorted(splits.items()):
         digest.update(f"{split} {rows.start} {rows.stop}\n".encode())
@@ -174,4 +174,6 @@ def fingerprint_of(arrays: Any, splits: Mapping[str, range]) -> str:
             values = chunks(array, HASHED_BYTES)
         for chunk in values:
             digest.update(np.ascontiguousarray(chunk).view(np.uint8).data)
+    if tickets is not None:
+        digest.update(np.ascontiguousarray(tickets).data)
     return digest.hexdigest()

@@ -1,7 +1,5 @@
 """What every source returns: arrays, the rows of each split, and how a batch is prepared."""
 
-import copy
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,11 +19,13 @@ from accelnet.data.checks import (
     check_splits,
     check_weights,
 )
+from accelnet.data.choices import Choices, check_sampling
 from accelnet.data.encoding import decode_outputs, encode_inputs, with_offsets
-from accelnet.data.fitted import SHARED_WITH_INFO, check_same_encoding, checked, plain
+from accelnet.data.fitted import plain
 from accelnet.data.glance.shown import Shown
 from accelnet.data.rows import LazyArray, read
-from accelnet.signature import wants
+from accelnet.data.splits import with_origin
+from accelnet.data.variant import set_fitted
 
 Arrays = Mapping[str, Any]
 
@@ -34,12 +34,8 @@ def _unchanged(batch: Arrays) -> Arrays:
     return batch
 
 
-class _Prepare(functools.partial[Any]):
-    """A `prepare` that has what it names beside the batch."""
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class Data(Shown):
+class Data(Choices, Shown):
     """Hold a data set: arrays on the host, the rows of each split, functions of a batch, what was fitted.
 
     Args:
@@ -58,6 +54,9 @@ class Data(Shown):
         fitted: Values fitted to the training rows, as a nested dict of numbers, text and lists of them: means and
             deviations as floats, categories and names of classes as text.
         coding: Changes that the arrays make to the numbers of the user's file, where there are any, such as an offset.
+        refit: Function from a `Data` of the same rows with other training rows to the numbers fitted to these, as a
+            dict of entries of `fitted`, for `folds`. None: that of accelnet's own `prepare`, or nothing is fitted.
+        sampling: How training draws its rows, as `sampled` sets it. None: every row once an epoch.
 
     Raises:
         UserError: if there are no training rows, splits overlap or leave the rows, leading axes differ, a
@@ -79,54 +78,25 @@ class Data(Shown):
     info: Mapping[str, Any] = field(default_factory=dict)
     fitted: Mapping[str, Any] = field(default_factory=dict)
     coding: Mapping[str, Any] = field(default_factory=dict)
+    refit: Callable[["Data"], Mapping[str, Any]] | None = None
+    sampling: Any = None
 
     def __post_init__(self) -> None:
         check_kinds(self)
         # Plain dicts, because other mappings are leaves to jax.tree.
         object.__setattr__(self, "arrays", as_numpy(self.arrays, "arrays"))
-        object.__setattr__(self, "splits", dict(self.splits))
         object.__setattr__(self, "coding", plain(self.coding, "coding"))
         check_names(self.name, self.arrays)
         check_leading_axes(f"data {self.name!r}", self.arrays)
         check_splits(self.name, self.splits, self.num_rows)
+        object.__setattr__(self, "splits", with_origin(self.splits, self.num_rows))
+        check_sampling(self.name, self.sampling, self.num_rows)
         check_finite(self.name, self.arrays)
         check_precision(self.name, self.arrays)
-        self._set_fitted(plain(self.fitted))  # of finite values
+        set_fitted(self, plain(self.fitted))  # of finite values
         check_weights(self.name, self.arrays, self.splits["train"])
         if "num_classes" in self.info:
             check_labels(self.name, self.arrays["targets"], self.info["num_classes"])
-
-    def _set_fitted(self, fitted: dict[str, Any]) -> None:
-        shared = {key: fitted[key] for key in SHARED_WITH_INFO if key in fitted}
-        object.__setattr__(self, "fitted", fitted)
-        object.__setattr__(self, "info", {**self.info, **shared})
-        function = self.prepare.func if isinstance(self.prepare, _Prepare) else self.prepare
-        asked = wants(function).names
-        named = {name: value for name, value in (("fitted", fitted), ("coding", self.coding)) if name in asked}
-        object.__setattr__(self, "prepare", _Prepare(function, **named) if named else function)
-
-    def refitted(self, fitted: Mapping[str, Any]) -> "Data":
-        """Return the same rows under other fitted values, such as those of an earlier run.
-
-        Args:
-            fitted: Values such as `fitted`; their floats may differ from those here, and nothing else.
-
-        Raises:
-            UserError: if rows were encoded differently (categories, names of classes, columns); it says where.
-
-        Example:
-            >>> import accelnet as an
-            >>> x = np.arange(20.0)[:, None]
-            >>> old, new = (an.data.from_arrays(inputs, np.zeros(20)) for inputs in (x, 3 * x + 5))
-            >>> batch = {"inputs": new.encode([[2.0]])}
-            >>> new.refitted(old.fitted).prepare(batch)["inputs"] == old.prepare(batch)["inputs"]
-            Array([[ True]], dtype=bool)
-        """
-        values = plain(checked(fitted))
-        check_same_encoding(self.name, self.fitted, values)
-        data = copy.copy(self)  # the arrays were checked already
-        data._set_fitted(values)
-        return data
 
     def encode(self, inputs: Any) -> Any:
         """Turn raw inputs into what `arrays["inputs"]` holds.
@@ -261,7 +231,7 @@ class Data(Shown):
         return batch
 
     def fingerprint(self) -> str:
-        """Return 32 hexadecimal digits that change with names, shapes, types, values and splits.
+        """Return 32 hexadecimal digits that change with names, shapes, types, values, splits and sampling.
 
         Arrays above 256 MiB are hashed at evenly spaced rows of that many bytes in all, the first and the
         last among them, and sources at 256 rows: a change of other values goes unnoticed. Computed once.
@@ -276,4 +246,4 @@ class Data(Shown):
 
     @cached_property
     def _fingerprint(self) -> str:
-        return fingerprint_of(self.arrays, self.splits)
+        return fingerprint_of(self.arrays, self.splits, self.tickets)

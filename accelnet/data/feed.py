@@ -24,22 +24,22 @@ class DeviceFeed(AbstractFeed):
     """Keep all of the data on the device and gather the batches inside the program."""
 
     _arrays: Tree = None
+    _tickets: Any = None  # of an order that draws by weight
 
     def _on_device(self) -> Tree:
         if self._arrays is None:
-            sharding = self._sharding(PartitionSpec())
-
-            def put(a: np.ndarray) -> jax.Array:
-                a = np.asarray(a[:] if isinstance(a, LazyArray) else a, canonicalize_dtype(a.dtype))
-                if sharding is None:
-                    return jax.device_put(a)
-                return jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
-
-            self._arrays = jax.tree.map(put, dict(self.data.arrays))
+            self._arrays = jax.tree.map(self._put, dict(self.data.arrays))
         return self._arrays
 
+    def _put(self, a: np.ndarray) -> jax.Array:
+        a = np.asarray(a[:] if isinstance(a, LazyArray) else a, canonicalize_dtype(a.dtype))
+        sharding = self._sharding(PartitionSpec())
+        return jax.device_put(a) if sharding is None else jax.make_array_from_callback(a.shape, sharding, a.__getitem__)
+
     def train_operand(self, step: int, num_steps: int, seed: int = 0) -> Tree:
-        return self._on_device()
+        if self._tickets is None and self.order.tickets is not None:
+            self._tickets = self._put(self.order.tickets)
+        return self._on_device(), self._tickets
 
     def with_eval_batch_size(self, size: int) -> Self:
         """Return a feed of the same arrays on the device."""
@@ -50,13 +50,15 @@ class DeviceFeed(AbstractFeed):
     def train_batch(
         self, operand: Tree, index: jax.Array, step: jax.Array, microbatch: Any, seed: jax.Array, part: Any
     ) -> Tree:
-        order = self.order
+        (arrays, tickets), order = operand, self.order
         if order.is_whole and self.num_parts == 1:
             stop = order.first_row + order.num_examples
-            batch = jax.tree.map(lambda a: a[order.first_row : stop], operand)
+            batch = jax.tree.map(lambda a: a[order.first_row : stop], arrays)
             return batch | {"mask": jnp.ones((order.num_examples,), bool)}
-        rows, mask = order.rows(step, microbatch, seed=seed, part=part, num_parts=self.num_parts, xp=jnp)
-        return jax.tree.map(lambda a: take_rows(a, rows), operand) | {"mask": mask}
+        rows, mask = order.rows(
+            step, microbatch, seed=seed, part=part, num_parts=self.num_parts, tickets=tickets, xp=jnp
+        )
+        return jax.tree.map(lambda a: take_rows(a, rows), arrays) | {"mask": mask}
 
     def eval_operand(self, rows: range, first: int, num_batches: int) -> Tree:
         return self._on_device()
@@ -72,10 +74,11 @@ class DeviceFeed(AbstractFeed):
     def abstract(self) -> tuple[Tree, Tree]:
         sharding = self._sharding(PartitionSpec())
         shapes = jax.tree.map(lambda a: shape_struct(a.shape, a.dtype, sharding), dict(self.data.arrays))
-        return shapes, shapes
+        tickets = self.order.tickets
+        return (shapes, None if tickets is None else shape_struct(tickets.shape, tickets.dtype, sharding)), shapes
 
     def close(self) -> None:
-        self._arrays = None
+        self._arrays = self._tickets = None
 
 
 def make_feed(

@@ -17,7 +17,7 @@ from accelnet.data.normalize import fit, standardize, with_cast_targets
 from accelnet.data.precision import compact, offsets_of
 from accelnet.data.row_views import first_rows
 from accelnet.data.rows import LazyArray
-from accelnet.data.splits import split_rows
+from accelnet.data.splits import TENTH, Share, split_rows
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
@@ -30,8 +30,12 @@ def from_arrays(
     *,
     weights: Any = None,
     name: str = "arrays",
-    validation: HeldOut = 0.1,
-    test: HeldOut = 0.1,
+    validation: HeldOut = TENTH,
+    test: HeldOut = TENTH,
+    stratify: Any = None,
+    groups: Any = None,
+    time: Any = None,
+    splits: Any = None,
     seed: int = 0,
     normalize: bool = True,
     num_classes: int | None = None,
@@ -44,12 +48,22 @@ def from_arrays(
         inputs: Array [N, ...], or a dict of such arrays, which are the model's keyword arguments. What is stored
             elsewhere and has a shape, such as `np.memmap` and data sets of h5py and zarr, is read by rows.
         targets: Array [N, ...]: integers for classes, floats for regression; or N names of classes, as text.
-        weights: Array [N] of at least 0, how much each example counts; None for 1.
+        weights: Array [N] of at least 0, how much each example counts; None for 1. It multiplies losses; to draw rows
+            more often, see `Data.sampled`.
         name: Name of the data in results.
         validation: Fraction of the rows to hold out at random (stratified where classes are known), 0
             for none; or (inputs, targets) of the user's own, and then nothing is taken from the rows. With `weights`
             it may be (inputs, targets, weights); without its own, their weights are 1.
         test: The same.
+        stratify: Array [N] of whole numbers or text of which each split gets its share, or "targets". None: the
+            classes, where they are known.
+        groups: Array [N] of numbers or text; rows of a group are never in two splits. The shares are as near as the
+            groups allow, and so are those of the classes.
+        time: Array [N] of numbers or times. The latest rows are the test, those before them validation; rows of the
+            same time are in one split.
+        splits: Rows of each split by name, such as {"train": ..., "validation": ..., "ood": ...}, as indices, bool
+            masks, ranges or slices; or a name for each row, text [N]. Rows that no split names are left out. Splits of
+            any name are evaluated. With `groups`, no group may be in two splits.
         seed: Seed of the rows held out, at least 0.
         normalize: Standardize the last axis (features, channels) of float or uint8 inputs with mean and
             deviation of the training rows. Other integers, which are taken for tokens, and dicts are left
@@ -64,13 +78,16 @@ def from_arrays(
 
     Raises:
         UserError: if numbers of rows differ, values are NaN or infinite or too large, float32 cannot tell values that
-            are not normalized apart, labels are out of range, or no training row is left.
+            are not normalized apart, labels are out of range, no training row is left, or a row is in two splits.
 
     Example:
         >>> data = from_arrays(np.arange(20.0)[:, None], np.arange(20) % 2, num_classes=2, test=0.2)
         >>> labels = data.arrays["targets"]
         >>> {split: labels[rows.start : rows.stop].mean().item() for split, rows in data.splits.items()}
         {'train': 0.5, 'validation': 0.5, 'test': 0.5}
+        >>> by_time = from_arrays(np.arange(20.0), np.arange(20.0), time=np.arange(20) // 2, validation=0)
+        >>> by_time.arrays["inputs"][by_time.splits["test"].start :].tolist()
+        [18.0, 19.0]
     """
     arguments.word("name", name)
     arguments.flag("normalize", normalize)
@@ -78,7 +95,10 @@ def from_arrays(
     parts, fractions = _parts(name, inputs, targets, weights, {"validation": validation, "test": test})
     class_names = _class_names(name, parts, class_names, known.get("class_names"))
     num_classes = _number_classes(name, parts, num_classes, class_names)
-    arrays, splits = split_rows(parts, seed, name=name, stratify=num_classes is not None, **fractions)
+    by = num_classes is not None if stratify is None else stratify
+    arrays, ranges = split_rows(
+        parts, seed, name=name, stratify=by, groups=groups, time=time, splits=splits, **fractions
+    )
 
     own: dict[str, Any] = {} if class_names is None else {"class_names": class_names}
     values, prepare, coding = arrays["inputs"], with_cast_targets, {}
@@ -90,9 +110,9 @@ def from_arrays(
                 arrays["inputs"], coding = values - offset, {"inputs": {"offset": offset}}
     arrays = {key: jax.tree.map(partial(compact, where=f"{name}: {key}"), tree) for key, tree in arrays.items()}
     if prepare is standardize:
-        own |= fit(first_rows(arrays["inputs"], len(splits["train"])), coding.get("inputs", {}).get("offset", 0.0))
+        own |= fit(first_rows(arrays["inputs"], len(ranges["train"])), coding.get("inputs", {}).get("offset", 0.0))
     info = {} if num_classes is None else {"num_classes": num_classes}
-    data = Data(name, arrays, splits, prepare, info=info, fitted=own, coding=coding)
+    data = Data(name, arrays, ranges, prepare, info=info, fitted=own, coding=coding)
     return data if fitted is None else data.refitted(fitted)
 
 
@@ -127,7 +147,7 @@ def _parts(
             parts[split] = _held_out_part(given, weights is not None, f"{name}: {split}")
             continue
         try:
-            fractions[split] = arguments.fraction(split, given)
+            fractions[split] = given if isinstance(given, Share) else arguments.fraction(split, given)
         except UserError as error:
             raise UserError(f"{name}: {error}; or (inputs, targets)") from None
     return parts, fractions

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.data.row_views import first_rows
+
 CHUNK_BYTES = 1 << 24
 Fitted = Mapping[str, Any]
 
@@ -74,6 +76,28 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
     if "target" in fitted and not isinstance(batch.get("targets", {}), Mapping):
         batch["targets"] = _rescaled(batch["targets"], coding["targets"], fitted["target"])
     return batch
+
+
+def refit_standardized(data: Any) -> dict[str, Any]:
+    """Fit what `standardize` needs to the training rows of a data set; inputs of 0 and 1 for names stay as they are.
+
+    Args:
+        data: `Data` whose `prepare` is `standardize`.
+
+    Returns:
+        "mean" and "std", and "target" where targets are standardized too.
+    """
+    train, own = data.splits["train"], data.fitted
+    values, offset = data.arrays["inputs"], np.asarray(data.coding.get("inputs", {}).get("offset", 0.0), np.float64)
+    found: dict[str, Any] = dict(fit(first_rows(values, train.stop), offset))
+    # As inputs of names are left: no other mean and deviation is exactly that.
+    kept = (np.asarray(own["mean"]) == 0) & (np.asarray(own["std"]) == 1)
+    found = {"mean": np.where(kept, 0.0, found["mean"]), "std": np.where(kept, 1.0, found["std"])}
+    if "target" in own:
+        target, before = fit(data.arrays["targets"][train.start : train.stop]), data.coding["targets"]
+        mean = before["mean"] + before["std"] * target["mean"].item()
+        found["target"] = {**own["target"], "mean": mean, "std": before["std"] * target["std"].item()}
+    return found
 
 
 def with_cast_targets(batch: Any) -> Any:

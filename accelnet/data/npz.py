@@ -3,7 +3,7 @@
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ import numpy as np
 from accelnet import arguments
 from accelnet.data.dataset import Data
 from accelnet.data.memory import from_arrays
+from accelnet.data.splits import TENTH
 from accelnet.errors import UserError
 from accelnet.wording import did_you_mean, listed, shown
+
+# Settings that may name arrays of the file.
+_BY_ROW = ("weights", "stratify", "groups", "time", "splits")
 
 
 def npz(
@@ -21,8 +25,8 @@ def npz(
     *,
     inputs: str = "inputs",
     targets: str = "targets",
-    validation: float | tuple[str, str] = 0.1,
-    test: float | tuple[str, str] = 0.1,
+    validation: float | tuple[str, str] = TENTH,
+    test: float | tuple[str, str] = TENTH,
     **settings: Any,
 ) -> Data:
     """Load a data set from an `.npz` file of numbers (pickled objects are refused).
@@ -33,7 +37,9 @@ def npz(
         targets: Name of the array of targets.
         validation: Fraction of the rows, or names of an array of inputs and one of targets.
         test: The same; `npz(path, inputs="x_train", targets="y_train", test=("x_test", "y_test"))`.
-        settings: Other arguments of `from_arrays`: `seed`, `normalize`, `num_classes`, `class_names`, `fitted`.
+        settings: Other arguments of `from_arrays`: `weights`, `stratify`, `groups`, `time`, `splits`, `seed`,
+            `normalize`, `num_classes`, `class_names`, `fitted`. The first five are arrays, or names of arrays in the
+            file (of `splits` a dict of such); `stratify="targets"` are the targets.
 
     Returns:
         Data as of `from_arrays`, named after the file.
@@ -57,10 +63,28 @@ def npz(
             pairs[split] = arguments.names(split, held_out)
             if len(pairs[split]) != 2:
                 raise UserError(f"{split} is {shown(held_out)}, expected a fraction or the names of two arrays")
-    arrays = _read_npz(file, [key for pair in pairs.values() for key in pair])
+    named = [key for pair in pairs.values() for key in pair] + [*_names_in(settings)]
+    arrays = _read_npz(file, list(dict.fromkeys(named)))
     given = {split: tuple(arrays[key] for key in pair) for split, pair in pairs.items()}
     rows = given.pop("train")
+    settings = {key: _looked_up(key, value, arrays) for key, value in settings.items()}
     return from_arrays(*rows, **{"name": file.stem, "validation": validation, "test": test, **given, **settings})
+
+
+def _names_in(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of arrays among settings that take an array for each row, or several of rows."""
+    for key, value in settings.items():
+        values = value.values() if key == "splits" and isinstance(value, Mapping) else [value]
+        named = [one for one in values if isinstance(one, str)]
+        if key in _BY_ROW and (key, value) != ("stratify", "targets"):
+            yield from named
+
+
+def _looked_up(key: str, value: Any, arrays: Mapping[str, Any]) -> Any:
+    if key == "splits" and isinstance(value, Mapping):
+        return {split: arrays[one] if isinstance(one, str) else one for split, one in value.items()}
+    named = isinstance(value, str) and key in _BY_ROW and (key, value) != ("stratify", "targets")
+    return arrays[value] if named else value
 
 
 def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, np.ndarray]:

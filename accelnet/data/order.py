@@ -5,7 +5,7 @@ streaming), in 32-bit integer arithmetic, so both give the same order to the las
 stored or sorted, so nothing has to be saved to resume and no chunk has to end with the epoch.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -85,6 +85,32 @@ def permute(position: Any, *, seed: Any, epoch: Any, num_examples: int, xp: Modu
     return position
 
 
+def draw(cell: Any, *, seed: Any, epoch: Any, tickets: Any, xp: ModuleType = np) -> Any:
+    """Draw one ticket of each cell of tickets, and return the rows that they belong to.
+
+    Args:
+        cell: uint32 [B], below n.
+        seed: uint32 scalar or [1].
+        epoch: uint32 scalar or [1]; every epoch has its own draws.
+        tickets: uint32 [n], as of `make_tickets`.
+        xp: `numpy` or `jax.numpy`; both give the same integers.
+
+    Returns:
+        uint32 [B], rows 0 to n - 1.
+
+    Example:
+        >>> from accelnet.data.sampling import make_tickets
+        >>> tickets = make_tickets(np.array([1.0, 3.0, 0.0, 0.0]), "toy")
+        >>> draw(np.arange(4, dtype=np.uint32), seed=0, epoch=0, tickets=tickets).tolist()
+        [0, 1, 1, 1]
+    """
+    width = xp.uint32((2**32 - 1) // len(tickets))
+    word = mix(xp.asarray(seed, dtype=xp.uint32).reshape(1) + xp.uint32(0x85EBCA77), xp)
+    word = mix(word ^ xp.asarray(epoch, dtype=xp.uint32).reshape(1), xp)
+    ticket = cell * width + mix(mix(cell + word, xp) ^ word, xp) % width
+    return xp.searchsorted(tickets, ticket, side="right").astype(xp.uint32)
+
+
 def eval_rows(start: Any, stop: Any, positions: Any, xp: ModuleType = np) -> tuple[Any, Any]:
     """Return the rows at positions of the split `start` to `stop`, and the mask; padding repeats the last row."""
     rows = start + positions
@@ -96,7 +122,7 @@ class Order:
     """The batches of a training run, cut into microbatches.
 
     An epoch has ceil(n / batch_size) steps; the last one's missing rows repeat examples of the epoch's
-    beginning and are masked.
+    beginning and are masked. With `tickets`, an epoch has n draws instead, in which rows come in proportion to theirs.
 
     Attributes:
         num_examples: Number n of rows of the training split.
@@ -104,6 +130,7 @@ class Order:
         microbatch_size: Examples per forward and backward pass; above `batch_size`, the rest is padding.
         first_row: First of the data's rows that is in the training split.
         whole_batches: Whether the last, partial batch of an epoch is left out: other examples in each epoch.
+        tickets: uint32 [n], as of `make_tickets`, where rows are drawn by weight. None: every row comes once.
 
     Raises:
         UserError: if the batch is larger than the data or a size is not positive.
@@ -122,6 +149,7 @@ class Order:
     microbatch_size: int
     first_row: int = 0
     whole_batches: bool = False
+    tickets: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "microbatch_size"):
@@ -183,11 +211,12 @@ class Order:
     @property
     def is_whole(self) -> bool:
         """Whether one microbatch is the whole split, so that order has no meaning."""
-        return self.microbatch_size == self.num_examples
+        return self.microbatch_size == self.num_examples and self.tickets is None
 
     def rows(
-        self, step: Any, microbatch: Any, *, seed: Any, part: Any = 0, num_parts: int = 1, xp: ModuleType = np
-    ) -> tuple[Any, Any]:
+        self, step: Any, microbatch: Any, *, seed: Any, part: Any = 0, num_parts: int = 1, tickets: Any = None,
+        xp: ModuleType = np,
+    ) -> tuple[Any, Any]:  # fmt: skip
         """Give the rows of one microbatch, or of an equal part of it.
 
         Args:
@@ -196,6 +225,7 @@ class Order:
             seed: uint32 scalar.
             part: Number of the part of the microbatch, int32 scalar, from 0.
             num_parts: Parts of a microbatch, a divisor of its size.
+            tickets: Those of the order, where they are an operand of a program. None: those of the order.
             xp: `numpy` or `jax.numpy`.
 
         Returns:
@@ -204,7 +234,8 @@ class Order:
         """
         size = self.microbatch_size // num_parts
         within = microbatch * self.microbatch_size + part * size + xp.arange(size, dtype=xp.int32)
-        return self._rows(step, step // self.steps_per_epoch, within, seed, xp)
+        tickets = self.tickets if tickets is None else tickets
+        return self._rows(step, step // self.steps_per_epoch, within, seed, tickets, xp)
 
     def block(self, steps: range, *, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the rows of many steps at once, on the host: the hashing of one step alone takes NumPy 0.9 ms.
@@ -219,12 +250,14 @@ class Order:
         step = np.arange(steps.start, steps.stop, dtype=np.int32)[:, None]
         epochs = step[:, 0] // self.steps_per_epoch
         within = np.arange(self.num_microbatches * self.microbatch_size, dtype=np.int32)[None, :]
-        parts = [self._rows(step[epochs == epoch], epoch, within, seed, np) for epoch in np.unique(epochs)]
+        parts = [
+            self._rows(step[epochs == epoch], epoch, within, seed, self.tickets, np) for epoch in np.unique(epochs)
+        ]
         shape = (len(steps), self.num_microbatches, self.microbatch_size)
         rows, mask = (np.concatenate(arrays).reshape(shape) for arrays in zip(*parts, strict=True))
         return rows, mask
 
-    def _rows(self, step: Any, epoch: Any, within: Any, seed: Any, xp: ModuleType) -> tuple[Any, Any]:
+    def _rows(self, step: Any, epoch: Any, within: Any, seed: Any, tickets: Any, xp: ModuleType) -> tuple[Any, Any]:
         position = (step % self.steps_per_epoch) * self.batch_size + within
         mask = (within < self.batch_size) & (position < self.num_examples)
         if not self.has_padding:
@@ -232,4 +265,6 @@ class Order:
         rows = position % self.num_examples
         if self.batch_size < self.num_examples:
             rows = permute(rows.astype(xp.uint32), seed=seed, epoch=epoch, num_examples=self.num_examples, xp=xp)
+        if tickets is not None:
+            rows = draw(rows.astype(xp.uint32), seed=seed, epoch=epoch, tickets=tickets, xp=xp)
         return rows.astype(xp.int32) + self.first_row, mask

@@ -86,6 +86,7 @@ def ts(
         info={"num_classes": len(class_names)},
         fitted={"class_names": class_names, **own},
         coding={"inputs.inputs": {"offset": offset}} if offset.any() else {},
+        refit=_refit,
     )
     return data if fitted is None else data.refitted(fitted)
 
@@ -217,6 +218,14 @@ def _parse_series(where: str, dimensions: list[str], allow_missing: bool) -> np.
 
 def _one_line(error: Exception) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in str(error))
+
+
+def _refit(data: Data) -> dict[str, np.ndarray]:
+    """Fit mean and deviation of each dimension to the valid steps of other training rows."""
+    train, inputs = data.splits["train"], data.arrays["inputs"]
+    series, lengths = (inputs[name][train.start : train.stop] for name in ("inputs", "lengths"))
+    steps = series[np.arange(series.shape[1])[None, :] < lengths[:, None]]
+    return {**fit(steps, np.asarray(data.coding.get("inputs.inputs", {}).get("offset", 0.0)))}
 
 
 def _prepare(batch: Any, fitted: Mapping[str, Any], coding: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from accelnet.arguments import integer, word
 from accelnet.data.normalize import with_cast_targets
-from accelnet.data.splits import random_order
+from accelnet.data.row_order import random_order
 from accelnet.errors import UserError
 
 HeldOut = Literal["end", "blocks"]

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from accelnet import runtime
 from accelnet.arguments import flags, instance, names, number, path, sequence, word
+from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
 from accelnet.optim import hyperparams, with_hyperparams
@@ -118,40 +119,65 @@ def fit(
         else:
             work = Workdir(experiment)
         stack.callback(work.close)
-        hosts.finishes.append(work.settle)
-        hosts.mark(0, "compile")
-        restored = work.open(programs.abstract_state)
-        if restored is None:
-            start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
-            state = timing.measure("compile", start, np.uint32(experiment.seed))
-        else:
-            state = _changed(restored, programs, experiment)
-            timing = restored.timing()
         display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
         stack.callback(display.close)
-        if experiment.order.whole_batches:
-            left = experiment.order.num_examples % experiment.order.batch_size
-            display.note(
-                f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are "
-                "left out (other ones in each epoch)"
-            )
-        loop = Loop(
-            experiment, feed, programs, work, hosts, display, timing,
-            rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,
-        )  # fmt: skip
-        state = loop.train(state)
-        metrics = _evaluate_at_end(loop, state)
-        for split, values in metrics.items():
-            if values and split not in ("train", "validation"):  # those that are evaluated only here
-                loop.log(split, values)
-        timing.measure("checkpoint", work.wait)
-        spent = {f"{name}_seconds": timing.seconds[name] for name in ("input", "train")}
-        if line := waited_for_data(experiment.data, **spent):
-            display.note(line)
-        result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
-        run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), _find_best(loop))
-        work.finish(run.result)
-        return run
+        return train_to_end(experiment, feed, programs, work, hosts, display, timing, pace)
+
+
+def train_to_end(
+    experiment: Experiment,
+    feed: AbstractFeed,
+    programs: Programs,
+    work: Workdir,
+    hosts: Hosts,
+    display: Progress,
+    timing: Timing,
+    pace: Pace = Pace(),  # noqa: B008, it is frozen
+) -> Run:
+    """Train an experiment to its end with programs that are there, and evaluate it; go on from what `work` holds.
+
+    Args:
+        experiment: What is trained.
+        feed: How batches reach the programs.
+        programs: Programs of the experiment, or of another of the same shapes.
+        work: Where rows and checkpoints go.
+        hosts: Processes of the run.
+        display: Where progress is shown.
+        timing: Where the time went so far.
+        pace: How much one call does.
+    """
+    hosts.finishes.append(work.settle)
+    hosts.mark(0, "compile")
+    restored = work.open(programs.abstract_state)
+    if restored is None:
+        start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+        state = timing.measure("compile", start, np.uint32(experiment.seed))
+    else:
+        state = _changed(restored, programs, experiment)
+        timing = restored.timing()
+    if experiment.order.whole_batches:
+        left = experiment.order.num_examples % experiment.order.batch_size
+        display.note(
+            f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are "
+            "left out (other ones in each epoch)"
+        )
+    loop = Loop(
+        experiment, feed, programs, work, hosts, display, timing,
+        rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,
+    )  # fmt: skip
+    state = loop.train(state)
+    metrics = _evaluate_at_end(loop, state)
+    for split, values in metrics.items():
+        if values and split not in ("train", "validation"):  # those that are evaluated only here
+            loop.log(split, values)
+    timing.measure("checkpoint", work.wait)
+    spent = {f"{name}_seconds": timing.seconds[name] for name in ("input", "train")}
+    if line := waited_for_data(experiment.data, **spent):
+        display.note(line)
+    result = make_result(experiment, state, metrics, timing, programs.compiles, work.path)
+    run = Run(experiment, state, metrics, work.rows, result, loop.weights(state), _find_best(loop))
+    work.finish(run.result)
+    return run
 
 
 def evaluate(
