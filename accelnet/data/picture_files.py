@@ -159,7 +159,7 @@ class _Walk:
                     else:
                         (folders if entry.is_dir() else files).append(entry)
         except OSError as error:
-            raise UserError(f"folder {folder} cannot be read: {error.strerror or error}") from None
+            raise UserError(f"{error.filename or folder} cannot be read: {error.strerror or error}") from None
         return folders, files
 
     def add_all(
@@ -197,7 +197,8 @@ class _Walk:
 
 def _split_folders(root: Path, walk: _Walk) -> dict[str, Path]:
     """Return the folder of each split; the folder itself where there are classes in it."""
-    folders, loose = walk.entries(root)
+    looking = _Walk()  # which counts nothing that is counted again
+    folders, loose = looking.entries(root)
     meant: dict[str, Path] = {}
     for entry in folders:
         split = _SPLITS.get(entry.name.lower())
@@ -210,7 +211,7 @@ def _split_folders(root: Path, walk: _Walk) -> dict[str, Path]:
         walk.skip([entry.path for entry in loose])
         return meant
     # A class may be named "train"; then pictures lie in it.
-    doubtful = [path for path in meant.values() if not walk.entries(path)[1]]
+    doubtful = [path for path in meant.values() if not looking.entries(path)[1]]
     if doubtful:
         others = [entry.name for entry in folders if _SPLITS.get(entry.name.lower()) is None]
         came = f"and {listed(others)} beside them" if others else "and none named 'train'"
