@@ -72,8 +72,8 @@ def image_folder(
         seed: Seed of the pictures held out, at least 0.
         normalize: Standardize each channel with mean and deviation of the training pictures (of at most 8,192,
             evenly spaced, and 256 MiB). False: the model gets uint8.
-        workers: Processes that read, 0 for the threads of this one. They pay where reading needs more than the two
-            cores that these threads keep busy, as with large JPEG files; each takes about 250 MB and 2 s to start.
+        workers: Processes that read, 0 for the two threads of this one. They pay where cores are free and decoding is
+            what training waits for; each takes about 220 MB, and 2 s to start.
         cache: Keep decoded pictures in a private file, so that another epoch reads them from there, as does another
             run: True for at most 20 GB and a quarter of the free disk, or a number of bytes.
         name: Name of the data in results. None: that of the folder.
