@@ -5,6 +5,7 @@ from accelnet.data.characters import text as text
 from accelnet.data.colors import color_jitter as color_jitter
 from accelnet.data.dataset import Data as Data
 from accelnet.data.encoding import undo_target as undo_target
+from accelnet.data.folders import image_folder as image_folder
 from accelnet.data.images import digits as digits
 from accelnet.data.images import fashion_mnist as fashion_mnist
 from accelnet.data.images import read_idx as read_idx

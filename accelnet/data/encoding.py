@@ -10,6 +10,7 @@ import numpy as np
 
 from accelnet.data.arrays import native
 from accelnet.data.columns import NAMED, encode_columns, input_names
+from accelnet.data.pictures import encode_pictures
 from accelnet.data.rows import LazyArray
 from accelnet.data.table_source import open_source
 from accelnet.data.tokenizer import decode_tokens, encode_tokens
@@ -31,6 +32,8 @@ def encode_inputs(
         inputs = _encode_texts(inputs, partial(encode_tokens, tokenizer))
     elif "vocabulary" in fitted:
         inputs = _encode_texts(inputs, partial(encode_text, vocabulary=fitted["vocabulary"]))
+    if "picture" in fitted:
+        inputs = encode_pictures(inputs, fitted["picture"])
     return _encode_array(inputs, held, coding.get("inputs", {}).get("offset"), "inputs", len(fitted.get("mean", ())))
 
 
