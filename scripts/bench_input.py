@@ -100,22 +100,24 @@ class Columns:
 FORMS: dict[str, Callable[[Path], Any]] = {"memory map": Rows, "rows": Rows, "parquet": Columns, "png": Pictures}
 
 
-def accelnet_data(form: str, folder: Path) -> an.data.Data:
+def accelnet_data(form: str, folder: Path, workers: int = 0) -> an.data.Data:
     """Load a form as a user of accelnet would."""
     held_out: dict[str, Any] = {"validation": 0, "test": 0}
     if form == "memory map":
         images, labels = np.load(folder / "images.npy", mmap_mode="r"), np.load(folder / "labels.npy")
         return an.data.from_arrays(images, labels, num_classes=10, **held_out)
     if form == "rows":
-        return an.data.from_source(Rows(folder), inputs="image", targets="label", num_classes=10, **held_out)
+        return an.data.from_source(
+            Rows(folder), inputs="image", targets="label", num_classes=10, workers=workers, **held_out
+        )
     if form == "parquet":
         return an.data.table(folder / "images.parquet", target="label", task="classes", **held_out)
-    return an.data.image_folder(folder / "png", size=(28, 28), channels=1, **held_out)
+    return an.data.image_folder(folder / "png", size=(28, 28), channels=1, workers=workers, **held_out)
 
 
-def accelnet_batches(form: str, folder: Path) -> Batches:
+def accelnet_batches(form: str, folder: Path, workers: int = 0) -> Batches:
     """Return the batches of accelnet's feed, as a run asks for them."""
-    data = accelnet_data(form, folder)
+    data = accelnet_data(form, folder, workers)
     experiment = an.Experiment(
         data=data,
         model=lambda rngs: an.models.MLP(784, (1,), 10, rngs=rngs),
@@ -191,6 +193,8 @@ def rate(batches: Batches, num_steps: int) -> float:
 def systems_of(form: str, folder: Path) -> dict[str, Callable[[], Batches]]:
     """Return the systems that are installed."""
     found: dict[str, Callable[[], Batches]] = {"accelnet": lambda: accelnet_batches(form, folder)}
+    if form in ("rows", "png"):
+        found["accelnet, 2 workers"] = lambda: accelnet_batches(form, folder, workers=2)
     for threads in (1, 2):
         found[f"Grain, {threads} threads"] = functools.partial(grain_batches, form, folder, threads)
     try:

@@ -27,7 +27,7 @@ from accelnet.wording import listed, shown
 
 # Pictures that are looked at, to know whether the data set is in colour.
 _LOOKED_AT = 16
-# Of which mean and deviation are computed: as many as have these within 1 % of the deviation, and are read in seconds.
+# Of which mean and deviation are computed: their error is then about 1 % of the deviation.
 _FITTED = 8192
 _PIECE = 64
 
@@ -73,7 +73,7 @@ def image_folder(
         normalize: Standardize each channel with mean and deviation of the training pictures (of at most 8,192,
             evenly spaced, and 256 MiB). False: the model gets uint8.
         workers: Processes that read, 0 for the two threads of this one. They pay where cores are free and decoding is
-            what training waits for; each takes about 220 MB, and 2 s to start.
+            what training waits for; see `accelnet.data.workers.InProcesses`.
         cache: Keep decoded pictures in a private file, so that another epoch reads them from there, as does another
             run: True for at most 20 GB and a quarter of the free disk, or a number of bytes.
         name: Name of the data in results. None: that of the folder.

@@ -59,7 +59,8 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
             the "mean" and "std" that they were standardized with.
 
     Returns:
-        The batch; its other entries stay.
+        The batch; its other entries stay. Where targets are standardized, "units" tells how: "mean", "std" and "log" (1
+        for a logarithm), each [B], which is what the mean absolute error needs.
 
     Example:
         >>> batch = {"inputs": np.array([[5], [1]], np.uint8), "targets": np.array([0, 1])}
@@ -74,7 +75,10 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
     scale = (1 / np.asarray(fitted["std"], np.float32)).astype(np.float32).reshape(shape)
     batch = with_cast_targets({**batch, "inputs": (inputs.astype(jnp.float32) - mean) * scale})
     if "target" in fitted and not isinstance(batch.get("targets", {}), Mapping):
-        batch["targets"] = _rescaled(batch["targets"], coding["targets"], fitted["target"])
+        target = fitted["target"]
+        batch["targets"] = _rescaled(batch["targets"], coding["targets"], target)
+        ones = jnp.ones(len(batch["targets"]), jnp.float32)
+        batch["units"] = {key: ones * np.float32(target[key]) for key in ("mean", "std", "log")}
     return batch
 
 

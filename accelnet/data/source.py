@@ -1,5 +1,6 @@
 """Data from anything that has rows: data sets of Grain, Hugging Face and PyTorch, lists, and the user's own."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ from accelnet.data.dataset import Data
 from accelnet.data.fields import Field, fields_of
 from accelnet.data.fitted import checked
 from accelnet.data.normalize import fit, standardize, with_cast_targets
+from accelnet.data.row_cache import open_cache
 from accelnet.data.row_views import JoinedRows, first_rows, reordered
 from accelnet.data.rows import Rows, lazy_arrays
 from accelnet.data.source_rows import SourceRows
-from accelnet.data.splits import divide
+from accelnet.data.splits import TENTH, Share, divide
+from accelnet.data.workers import InProcesses
 from accelnet.errors import UserError, user_code
 from accelnet.wording import listed, shown
 
@@ -26,9 +29,15 @@ def from_source(
     targets: Field | None = None,
     weights: str | int | None = None,
     name: str = "source",
-    validation: Any = 0.1,
-    test: Any = 0.1,
+    validation: Any = TENTH,
+    test: Any = TENTH,
+    stratify: Any = None,
+    groups: Any = None,
+    time: Any = None,
+    splits: Any = None,
     seed: int = 0,
+    workers: int = 0,
+    cache: bool | int = False,
     normalize: bool = True,
     num_classes: int | None = None,
     class_names: Sequence[str] | None = None,
@@ -47,7 +56,14 @@ def from_source(
         name: Name of the data in results.
         validation: Fraction of the rows to hold out at random, 0 for none; or a source of its own.
         test: The same.
+        stratify: Classes [N] of which every split gets its share; "targets" reads those of all rows.
+        groups: Numbers or text [N]; no group is in two splits.
+        time: Numbers or times [N]; the latest rows are the test, those before them validation.
+        splits: The rows of each split by name, as indices, bool masks [N] or ranges, or a name for each row [N].
         seed: Seed of the rows held out, at least 0.
+        workers: Processes that read, 0 for this one; see `accelnet.data.workers.InProcesses` for when they pay.
+        cache: Keep rows that were read in a private file, for other epochs and other runs: True for at most 20 GB and a
+            quarter of the free disk, or a number of bytes. The source must then give the same rows every time.
         normalize: Standardize the last axis of float or uint8 inputs, as `from_arrays` does, with mean and deviation of
             the training rows; of more than 256 MiB of them, of so many that are evenly spaced.
         num_classes: Number that targets, whole numbers, must be below. Names of classes are counted.
@@ -88,12 +104,17 @@ def from_source(
             held_out[split], fractions[split] = rows_of(given, f"source {name!r}, {split}"), 0.0
             _check_alike(parts[0], held_out[split], f"source {name!r}, {split}")
         else:
-            fractions[split] = arguments.fraction(split, given)
-    order, splits = divide(len(parts[0]), seed, **fractions)
-    for split, rows in held_out.items():
-        splits[split] = range(len(order), len(order) + len(rows))
-        order = np.concatenate([order, np.arange(len(order), len(order) + len(rows))])
-    rows = JoinedRows([*parts, *held_out.values()]) if held_out else parts[0]
+            fractions[split] = given if isinstance(given, Share) else arguments.fraction(split, given)
+    rows = _read(JoinedRows([*parts, *held_out.values()]) if held_out else parts[0], name, workers, cache)
+    if isinstance(stratify, str) and stratify == "targets":
+        stratify = lazy_arrays(rows)["targets"][: len(parts[0])]
+    division = {"labels": stratify, "groups": groups, "time": time, "splits": splits}
+    order, ranges = divide(len(parts[0]), seed, **fractions, **division)
+    start = len(parts[0])
+    for split, some in held_out.items():
+        ranges[split] = range(len(order), len(order) + len(some))
+        order = np.concatenate([order, np.arange(start, start + len(some))])
+        start += len(some)
     arrays = reordered(lazy_arrays(rows), order)
 
     own: dict[str, Any] = {}
@@ -106,9 +127,22 @@ def from_source(
     values, prepare = arrays["inputs"], with_cast_targets
     if normalize and not isinstance(values, Mapping) and (values.dtype.kind == "f" or values.dtype == np.uint8):
         prepare = standardize
-        own |= fit(first_rows(values, len(splits["train"])))
-    data = Data(name, arrays, splits, prepare, info=info, fitted=own)
+        own |= fit(first_rows(values, len(ranges["train"])))
+    data = Data(name, arrays, ranges, prepare, info=info, fitted=own)
     return data if fitted is None else data.refitted(fitted)
+
+
+def _read(rows: Rows, name: str, workers: int, cache: bool | int) -> Rows:
+    """Read rows in processes, and keep them, where that is wanted."""
+    if arguments.integer("workers", workers, low=0):
+        rows = InProcesses(rows, workers)
+    if cache is False:
+        return rows
+    # What the source gives at some rows stands for all of them, as in a fingerprint.
+    digest = hashlib.blake2b(repr(rows.shapes).encode() + rows.identity())
+    for _, values in leaves(rows.read(rows.hashed_rows())):
+        digest.update(np.ascontiguousarray(values).view(np.uint8).data)
+    return open_cache(rows, cache, key=name.encode() + digest.digest())
 
 
 def _first(source: Any, name: str) -> Any:

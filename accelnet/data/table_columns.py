@@ -11,6 +11,9 @@ from accelnet.errors import UserError
 from accelnet.terminal import visible
 from accelnet.wording import listed, shown
 
+# What is predicted from may tell the class of a row or its time, too.
+_ALSO_FEATURES = ("stratify", "time")
+
 
 class Roles(NamedTuple):
     """Say what each column is for.
@@ -20,7 +23,7 @@ class Roles(NamedTuple):
         features: Columns to predict it from, in their order.
         categorical: Those of them that hold names.
         ordinal: Those of them that hold names with an order, and these.
-        others: Columns of weights and of splits, by what they are for.
+        others: Columns of weights, and those that divide the rows, by what they are for.
         known: Descriptions of the features as an earlier run had them; None without one.
     """
 
@@ -82,7 +85,7 @@ def choose_columns(
     elif known:
         chosen = tuple(column["name"] for column in known)
     else:
-        chosen = _default_features(source, {target, *used.values()})
+        chosen = _default_features(source, {target, *(used[role] for role in used if role != "stratify")})
     source.check((target, *chosen, *categories, *orders, *used.values()))
     for column in (*categories, *orders):
         if column not in chosen:
@@ -92,11 +95,12 @@ def choose_columns(
             )
         if column in categories and column in orders:
             raise UserError(f"column {shown(column)} is named categorical and ordinal: choose one")
-    for role, column in {"target": target, **used}.items():
+    apart = {"target": target, **{role: column for role, column in used.items() if role not in _ALSO_FEATURES}}
+    for role, column in apart.items():
         if column in chosen:
             raise UserError(f"the {role} {shown(column)} is also among the features: leave it out of them")
-        if [target, *used.values()].count(column) > 1:
-            raise UserError(f"column {shown(column)} is named for two of {listed(('target', *used))}: choose one")
+        if list(apart.values()).count(column) > 1:
+            raise UserError(f"column {shown(column)} is named for two of {listed(apart)}: choose one")
     if not chosen:
         raise UserError(f"{source.label}: there is no column to predict {shown(target)} from, expected one at least")
     if known is not None:

@@ -9,12 +9,16 @@ import numpy as np
 
 from accelnet import arguments
 from accelnet.data.cells import shown_name
-from accelnet.data.splits import split_rows
+from accelnet.data.splits import TENTH, split_rows
 from accelnet.data.table_columns import Roles
 from accelnet.data.table_source import Source, Table, open_source, stack
 from accelnet.errors import UserError
 from accelnet.terminal import visible
-from accelnet.wording import listed, shown
+from accelnet.wording import shown
+
+# Arguments of `table` that name a column, and what it tells.
+_TOLD = {"split": "the split", "groups": "the group", "time": "the time", "stratify": "the class"}
+DIVIDING = tuple(_TOLD)
 
 
 class Parts(NamedTuple):
@@ -23,13 +27,13 @@ class Parts(NamedTuple):
     Attributes:
         rows: All rows, one part below the other.
         sizes: Number of rows of each part: "train", and "validation" and "test" where they are sources of their own.
-        splits: Name of the split of each row, where a column tells it.
+        division: What columns tell about the splits of the first part's rows, by the argument of `divide` (splits).
         fractions: Fractions to hold out of the first part.
     """
 
     rows: Table
     sizes: Mapping[str, int]
-    splits: np.ndarray | None
+    division: Mapping[str, np.ndarray]
     fractions: Mapping[str, float]
 
 
@@ -58,7 +62,7 @@ def read_parts(source: Source, roles: Roles, task: str | None, held_out: Mapping
         if given is not None and "split" in roles.others:
             raise UserError(f"{split} and split are both given: leave one of them out")
         if given is None or isinstance(given, int | float):
-            fractions[split] = arguments.fraction(split, 0.1 if given is None else given)
+            fractions[split] = TENTH if given is None else arguments.fraction(split, given)
             continue
         if not (isinstance(given, str | os.PathLike) or hasattr(given, "__arrow_c_stream__") or hasattr(given, "keys")):
             raise UserError(f"{split} is {shown(given)}, expected a fraction, or a file or frame of its own")
@@ -66,15 +70,9 @@ def read_parts(source: Source, roles: Roles, task: str | None, held_out: Mapping
         other = open_source(given, split)
         other.check(used)
         tables[split] = other.read(used, text)
-    splits = None
-    if "split" in roles.others:
-        cells = tables["train"].column(roles.others["split"], True)
-        if cells.missing.any():
-            place = tables["train"].place(int(np.argmax(cells.missing)))
-            raise UserError(f"{place}: {shown_name(roles.others['split'])}, the split, is missing")
-        splits = np.array(cells.names)[cells.values]
+    division = {use: _division(tables["train"], use, roles.others[use]) for use in DIVIDING if use in roles.others}
     return Parts(
-        stack(list(tables.values())), {split: one.num_rows for split, one in tables.items()}, splits, fractions
+        stack(list(tables.values())), {split: one.num_rows for split, one in tables.items()}, division, fractions
     )
 
 
@@ -93,8 +91,9 @@ def without_missing(parts: Parts, roles: Roles) -> Parts:
     sizes = {split: int((part == split).sum()) for split in parts.sizes}
     if 0 in sizes.values():
         raise UserError(f"{label}: every row lacks a value, of all rows or of those held out: nothing is left")
-    splits = None if parts.splits is None else parts.splits[kept]
-    return parts._replace(rows=parts.rows.take(kept), sizes=sizes, splits=splits)
+    first = kept[kept < parts.sizes["train"]]
+    division = {use: values[first] for use, values in parts.division.items()}
+    return parts._replace(rows=parts.rows.take(kept), sizes=sizes, division=division)
 
 
 def divide(
@@ -116,16 +115,17 @@ def divide(
         UserError: if no row is for training.
     """
     arrays = {"inputs": np.arange(parts.rows.num_rows), **columns}
-    if parts.splits is not None:
-        names = sorted(set(parts.splits.tolist()), key=lambda one: (one != "train", one != "validation", one))
-        if "train" not in names:
-            raise UserError(f"{parts.rows.label}: the split is one of {listed(names)}, expected 'train' among them")
-        order = np.concatenate([np.flatnonzero(parts.splits == split) for split in names])
-        counts = np.cumsum([0, *((parts.splits == split).sum() for split in names)]).tolist()
-        splits = {split: range(*counts[at : at + 2]) for at, split in enumerate(names)}
-        return {key: array[order] for key, array in arrays.items()}, splits
     start, pieces = 0, {}
     for split, size in parts.sizes.items():
         pieces[split] = {key: array[start : start + size] for key, array in arrays.items()}
         start += size
-    return split_rows(pieces, seed, name=name, stratify=by_class, **parts.fractions)
+    division = {"groups": None, "time": None, "split": None, "stratify": by_class, **parts.division}
+    return split_rows(pieces, seed, name=name, splits=division.pop("split"), **parts.fractions, **division)
+
+
+def _division(table: Table, use: str, name: str) -> np.ndarray:
+    cells = table.column(name, use == "split")
+    if cells.missing.any():
+        place = table.place(int(np.argmax(cells.missing)))
+        raise UserError(f"{place}: {shown_name(name)}, which tells {_TOLD[use]}, is missing")
+    return np.array(cells.names)[cells.values] if cells.kind == "text" else cells.values

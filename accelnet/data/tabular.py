@@ -47,6 +47,9 @@ def table(
     missing: Missing = "error",
     unknown: Unknown = "error",
     split: str | None = None,
+    stratify: str | None = None,
+    groups: str | None = None,
+    time: str | None = None,
     validation: Any = None,
     test: Any = None,
     seed: int = 0,
@@ -82,6 +85,9 @@ def table(
             for each), and where training rows have them adds an input, 1 where the value is missing.
         unknown: What to do about a name that no training row has. "error" refuses it; "ignore" gives 0 for each name.
         split: Column that names the split of each row, such as "train" and "test". None to hold out rows at random.
+        stratify: Column of which every split gets its share. None: the target, of classes.
+        groups: Column that names a group, such as a patient: no group is in two splits.
+        time: Column of times or numbers: the latest rows are the test, those before them validation.
         validation: Fraction of the rows held out at random (of classes, stratified), 0 for none; or a source of its own
             with these columns. None: 0.1, or with `split` none.
         test: The same.
@@ -112,7 +118,7 @@ def table(
     arguments.word("unknown", unknown, get_args(Unknown))
     check_task(task)
     opened = open_source(source, "source")
-    others = {"weights": weights, "split": split}
+    others = {"weights": weights, "split": split, "stratify": stratify, "groups": groups, "time": time}
     roles = choose_columns(opened, target, features, categorical, ordinal, others, known.get("columns"))
     parts = read_parts(opened, roles, task or known.get("task"), {"validation": validation, "test": test})
     if missing == "drop":

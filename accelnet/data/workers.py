@@ -35,10 +35,9 @@ class InProcesses(Rows):
     They start at the first read and end with this process, whatever ends it. They get the rows as multiprocessing sends
     objects, import what the rows need, see no accelerator (JAX_PLATFORMS=cpu), and leave signals to this process.
 
-    They pay where reading is computing and cores are free that the feed's two threads cannot use: more than two for
-    large pictures, whose decoder lets other threads run, and more than one for small ones and for sources in Python,
-    where the threads wait for each other. A core decodes 750 JPEG files of 500 x 500 pixels to 64 x 64 in a second, or
-    18,000 PNG files of 28 x 28; where no core is free, processes are as fast as threads (measured, 0 to 15 % slower).
+    They pay where reading is computing and cores are free that the feed's two threads do not use: sources in Python and
+    small pictures, where threads wait for each other, and large pictures on more than two cores. Where no core is free,
+    they are as fast as threads. `python scripts/bench_input.py --only png` tells on your machine.
 
     Args:
         rows: Rows to read. A class of the script that is run is imported from it again, so the script must not start to

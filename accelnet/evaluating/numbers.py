@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.data.encoding import undo_target
 from accelnet.evaluating.bootstrap import resampled
 from accelnet.evaluating.shares import mean_known, ratio
 
@@ -27,9 +28,9 @@ def describe_numbers(
         undo: How targets were standardized, as for `accelnet.data.undo_target`. None: not known.
 
     Returns:
-        "metrics" (`Estimate`s by name, means over the outputs), "outputs" (the same for each, where there are several)
-        and "residuals": for each of the first outputs "quantiles" (by percentage), a "histogram" and some "points"
-        (predicted, target minus predicted).
+        "metrics" (`Estimate`s by name, means over the outputs; errors in the units of the file), "outputs" (the same
+        for each, where there are several) and "residuals": for each of the first outputs "quantiles" (by percentage), a
+        "histogram" and some "points" (predicted, target minus predicted).
 
     Example:
         >>> found = describe_numbers(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0]), np.ones(3))
@@ -41,11 +42,14 @@ def describe_numbers(
     # Sums of squares cancel for targets far from zero.
     errors, spread = targets - outputs, targets - targets[weights > 0].mean(axis=0)
     other, exact = _not_the_commonest(targets, weights > 0), np.all(errors[weights > 0] == 0, axis=0)
-    columns = {"absolute": np.abs(errors), "square": errors**2, "spread": spread, "spread_square": spread**2}
-    if undo is not None:
-        from accelnet.data.encoding import undo_target
-
-        columns["own_units"] = np.abs(undo_target(targets, undo) - undo_target(outputs, undo))
+    own_errors = errors if undo is None else undo_target(targets, undo) - undo_target(outputs, undo)
+    columns = {
+        "absolute": np.abs(own_errors),
+        "own_square": own_errors**2,
+        "square": errors**2,
+        "spread": spread,
+        "spread_square": spread**2,
+    }
 
     unvaried = np.where(weights @ other > 0, np.nan, exact)
 
@@ -53,13 +57,12 @@ def describe_numbers(
         total = weights.sum(axis=1, keepdims=True)
         mean = {name: ratio(weights @ column, total) for name, column in columns.items()}
         variance = mean["spread_square"] - mean["spread"] ** 2
-        found = {
+        return {
             # The variance of equal targets is rounding, and not 0. Resamples of them alone say nothing of others.
             "r2": np.where(weights @ other > 0, 1 - ratio(mean["square"], variance), unvaried),
             "mean_absolute_error": mean["absolute"],
-            "root_mean_squared_error": np.sqrt(mean["square"]),
+            "root_mean_squared_error": np.sqrt(mean["own_square"]),
         }
-        return found | ({"mean_absolute_error_in_own_units": mean["own_units"]} if undo is not None else {})
 
     num_outputs = outputs.shape[1]
     by_output = resampled(each, weights) if num_outputs > 1 else {}

@@ -4,6 +4,7 @@ Each example counts once; `weighted=True` weighs it by `batch["weights"]`. One o
 nowhere.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from accelnet.arguments import integer
 from accelnet.errors import UserError
-from accelnet.objectives.metric import ExampleMean, ExampleMetric, State
+from accelnet.objectives.metric import ExampleMean, ExampleMetric, Mean, State
 from accelnet.objectives.weights import Batch, safe_ratio
 
 
@@ -98,10 +99,11 @@ class RoundedAccuracy(ExampleMean):
 
 
 @dataclass(frozen=True)
-class MeanAbsoluteError(ExampleMean):
-    """Average `|output - target|`, over an example's outputs and then over examples.
+class MeanAbsoluteError(ExampleMetric, Mean):
+    """Average `|output - target|`, over an example's outputs and then over examples, in the units of the user's data.
 
-    Outputs and targets are [B] or [B, K].
+    Outputs and targets are [B] or [B, K]. Where `batch["units"]` tells how targets were standardized, as it does for
+    tables, that is undone before.
 
     Args:
         weighted, on: as of `ExampleMetric`.
@@ -115,11 +117,26 @@ class MeanAbsoluteError(ExampleMean):
 
     lower_is_better = True
 
-    def of_examples(self, outputs: Any, targets: Any) -> jax.Array:
-        """Return the mean absolute difference per example."""
-        outputs, targets = paired(outputs, targets)
-        return jnp.mean(jnp.abs(outputs - targets), axis=1)
+    def values(self, outputs: Any, batch: Batch, losses: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the mean absolute difference per example, and the weights of the examples."""
+        del losses, weights
+        outputs, targets = paired(outputs, batch["targets"])
+        if batch.get("units") is not None:
+            outputs, targets = (_in_units(values, batch["units"]) for values in (outputs, targets))
+        values = jnp.mean(jnp.abs(outputs - targets), axis=1)
+        return values, self.weigh(batch, values.shape)
 
+
+def _in_units(values: jax.Array, units: Mapping[str, jax.Array]) -> jax.Array:
+    """Undo the standardization of values [B, K]."""
+    mean, std, log = (units[name][:, None] for name in ("mean", "std", "log"))
+    values = values * std + mean
+    # Of outputs that are far off, as before training, the exponential would be infinite.
+    return jnp.where(log > 0, jnp.exp(jnp.minimum(values, _LARGEST_LOG)), values)
+
+
+# Of float32 numbers.
+_LARGEST_LOG = 88.0
 
 # Of no targets: what no target changes when both have been seen.
 _NO_ENDS = {"low": jnp.inf, "high": -jnp.inf}

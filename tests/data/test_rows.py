@@ -340,3 +340,37 @@ def test_a_file_that_is_replaced_or_cut_short_is_not_misread(tmp_path):
     os.truncate(tmp_path / "y.npy", 500)
     with pytest.raises(UserError, match=r"y\.npy has become shorter: it ends before row"):
         rows.read(np.arange(60))
+
+
+def test_a_source_is_divided_as_arrays_are():
+    rows = list(zip(X, Y.tolist(), strict=True))
+    by_class = an.data.from_source(rows, num_classes=3, stratify="targets")
+    arrays = an.data.from_arrays(X, Y, num_classes=3)
+    assert by_class.splits == arrays.splits
+    assert np.array_equal(whole(by_class)["inputs"], arrays.arrays["inputs"])
+    named = an.data.from_source(rows, splits={"train": range(10, 60), "ood": [3, 1]}, normalize=False)
+    assert named.splits == {"train": range(50), "ood": range(50, 52)}
+    assert np.array_equal(whole(named)["inputs"][50:], X[[3, 1]])
+    grouped = an.data.from_source(rows, groups=np.arange(60) // 6, normalize=False)
+    owners = {tuple(x): n // 6 for n, x in enumerate(X)}
+    parts = [whole(grouped)["inputs"][span.start : span.stop] for span in grouped.splits.values()]
+    found = [{owners[tuple(x)] for x in part} for part in parts]
+    assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+
+
+@pytest.mark.slow
+def test_a_source_is_read_in_processes_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rows = list(zip(X, Y.tolist(), strict=True))
+    plain = whole(an.data.from_source(rows, num_classes=3))
+    data = an.data.from_source(rows, num_classes=3, workers=2, cache=True)
+    for _ in range(2):
+        for key, values in whole(data).items():
+            assert np.array_equal(values, plain[key])
+    assert list(tmp_path.rglob("*.rows"))
+    # What was kept is not asked for again.
+    counted = Rows()
+    data = an.data.from_source(counted, inputs="x", targets="y", num_classes=3, cache=10**6)
+    whole(data)
+    counted.change = lambda row, item: pytest.fail("read again")
+    assert np.array_equal(np.sort(whole(data)["inputs"], axis=0), np.sort(X, axis=0))

@@ -106,13 +106,21 @@ def test_rows_that_lack_a_value_are_left_out_and_that_is_said():
         ({"x": [1, 2], "y": [1, 3], "w": [1, -1]}, {"weights": "w"}, "weights go down to -1"),
         ({"x": [1, 2], "y": [1, 3], "w": [1, 1]}, {"weights": "y"}, "column 'y' is named for two of"),
         ({"x": [1, 2], "y": [1, 3]}, {"weights": "x"}, "no column to predict 'y' from"),
-        ({"x": [1, 2], "y": [1, 3], "s": ["a", "b"]}, {"split": "s"}, "the split is one of 'a', 'b', expected 'train'"),
+        (
+            {"x": [1, 2], "y": [1, 3], "s": ["a", "b"]},
+            {"split": "s"},
+            "splits name 'a', 'b', expected 'train' among them",
+        ),
         (
             {"x": [1, 2, 3], "y": [1, 3, 4], "s": ["train"] * 2 + ["val"]},
             {"split": "s"},
             "did you mean 'validation'?",
         ),
-        ({"x": [1, 2], "y": [1, 3], "s": ["train", None]}, {"split": "s"}, "row 1: s, the split, is missing"),
+        (
+            {"x": [1, 2], "y": [1, 3], "s": ["train", None]},
+            {"split": "s"},
+            "row 1: s, which tells the split, is missing",
+        ),
         (
             {"x": ["5,0", "6,0"], "y": [1, 3]},
             {},
@@ -205,9 +213,40 @@ def test_a_column_names_the_splits_and_is_no_feature():
     data = table({"x": [0, 1, 2, 3, 4, 5.5], "y": [5, 4, 3, 2, 1, 0.5], "part": parts}, target="y", split="part")
     assert data.info["input_names"] == ("x",)
     assert data.splits == {
-        "train": range(3), "validation": range(3, 4), "ood": range(4, 5), "test": range(5, 6)
+        "train": range(3), "test": range(3, 4), "ood": range(4, 5), "validation": range(5, 6)
     }  # fmt: skip
-    assert data.arrays["inputs"].ravel().tolist() == [1, 3, 5.5, 4, 2, 0]
+    assert data.arrays["inputs"].ravel().tolist() == [1, 3, 5.5, 0, 2, 4]
+    # An array in the order of the user's rows finds them.
+    drawn = data.folds(3, groups=np.array([9, 0, 9, 1, 0, 2]), seed=0)
+    inputs = [one.arrays["inputs"][one.splits["validation"].start].item() for one in drawn]
+    assert sorted(inputs) in ([1, 3, 5.5], [3, 4, 5.5])
+
+
+def test_columns_divide_the_rows():
+    rng = np.random.default_rng(0)
+    rows = {
+        "x": rng.normal(size=60), "y": rng.normal(size=60), "who": [f"p{n % 12}" for n in range(60)],
+        "day": np.array([f"2024-01-{1 + n % 28:02}" for n in range(60)], "datetime64[s]"), "kind": ["a", "b", "b"] * 20,
+    }  # fmt: skip
+    of = {x: n for n, x in enumerate(np.float32(rows["x"]).tolist())}
+
+    def by_split(data):
+        numbers = [of[x] for x in np.float32(data.raw(np.arange(60))["inputs"][:, 0]).tolist()]
+        return {split: numbers[span.start : span.stop] for split, span in data.splits.items()}
+
+    features = {"target": "y", "features": ["x"], "validation": 0.2, "test": 0.2}
+    split = by_split(table(rows, groups="who", **features))
+    owners = [{rows["who"][n] for n in part} for part in split.values()]
+    assert not (owners[0] & owners[1] or owners[0] & owners[2] or owners[1] & owners[2])
+    split = by_split(table(rows, time="day", **features))
+    assert max(rows["day"][n] for n in split["train"]) < min(rows["day"][n] for n in split["validation"])
+    assert max(rows["day"][n] for n in split["validation"]) < min(rows["day"][n] for n in split["test"])
+    split = by_split(table(rows, stratify="kind", **features))
+    assert [sum(rows["kind"][n] == "a" for n in part) for part in split.values()] == [12, 4, 4]
+    # Those that divide are no features by default, but for classes.
+    data = table(rows, target="y", groups="who", stratify="kind")
+    assert data.info["input_names"][0] == "x" and "kind=a" in data.info["input_names"]
+    assert not any("who" in name for name in data.info["input_names"])
 
 
 def test_files_of_their_own_are_held_out_whole(tmp_path):

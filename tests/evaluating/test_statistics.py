@@ -160,7 +160,8 @@ def test_metrics_of_numbers_are_those_of_scikit_learn(num_outputs):
 def test_numbers_are_told_in_the_units_of_their_file():
     undo = {"mean": 8.0, "std": 0.5, "log": True}
     found = describe_numbers(np.zeros((30, 1)), np.ones((30, 1)), np.ones(30), undo)["metrics"]
-    assert found["mean_absolute_error_in_own_units"]["value"] == pytest.approx(np.exp(8.5) - np.exp(8.0))
+    assert found["mean_absolute_error"]["value"] == pytest.approx(np.exp(8.5) - np.exp(8.0))
+    assert found["root_mean_squared_error"]["value"] == pytest.approx(np.exp(8.5) - np.exp(8.0))
 
 
 def test_targets_that_do_not_vary_are_judged_as_the_metric_does():

@@ -28,7 +28,7 @@ class Finding:
 
 
 def place_of(data: Any, row: int) -> str:
-    """Return where a row of a data set comes from: its number in the arrays, or its file.
+    """Return where a row of a data set comes from: its file, or its number among the rows that were given.
 
     Example:
         >>> import accelnet as an
@@ -36,7 +36,7 @@ def place_of(data: Any, row: int) -> str:
         'row 2'
     """
     lazy = next((array for _, array in leaves(data.arrays) if isinstance(array, LazyArray)), None)
-    return f"row {row}" if lazy is None else lazy.rows.place(int(row))
+    return f"row {data.splits.origin[row]}" if lazy is None else lazy.rows.place(int(row))
 
 
 def few(words: Iterable[str]) -> str:
