@@ -68,11 +68,10 @@ def mapped(tmp_path, values, name="x"):
 
 
 def experiment(data, **settings):
-    settings = {"batch_size": 8, "epochs": 2, **settings}
+    settings = {"batch_size": 8, "epochs": 2, "optimizer": an.optim.adam(1e-2), **settings}
     return an.Experiment(
         data=data,
         model=lambda rngs: an.models.MLP(3, (8,), 3, rngs=rngs),
-        optimizer=an.optim.adam(1e-2),
         objective=an.objectives.softmax_cross_entropy(),
         **settings,
     )
@@ -356,6 +355,41 @@ def test_a_source_is_divided_as_arrays_are():
     parts = [whole(grouped)["inputs"][span.start : span.stop] for span in grouped.splits.values()]
     found = [{owners[tuple(x)] for x in part} for part in parts]
     assert not (found[0] & found[1] or found[0] & found[2] or found[1] & found[2])
+
+
+def lazy(kind, tmp_path):
+    """Data of one kind that is read by rows."""
+    if kind == "memory map":
+        return an.data.from_arrays(mapped(tmp_path, X), Y, num_classes=3)
+    data = source()
+    return data.sampled("balanced") if kind == "drawn source" else data
+
+
+@pytest.mark.parametrize("kind", ["memory map", "source", "drawn source"])
+def test_a_run_that_died_goes_on_to_the_same_bits(kind, tmp_path):
+    def die(moment):
+        if moment.step == 7:
+            raise RuntimeError("died")
+
+    settings = {"save_every": an.Every(steps=2), "epochs": 3}
+    full = an.fit(experiment(lazy(kind, tmp_path), **settings), progress=False)
+    workdir = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="died"):
+        events = [an.Event(an.Every(steps=1), die)]
+        an.fit(experiment(lazy(kind, tmp_path), **settings), workdir=workdir, events=events, progress=False)
+    again = an.fit(experiment(lazy(kind, tmp_path), **settings), workdir=workdir, resume=True, progress=False)
+    assert all(np.array_equal(a, b) for a, b in zip(params(full), params(again), strict=True))
+    assert full.metrics == again.metrics
+
+
+@pytest.mark.parametrize("kind", ["memory map", "source"])
+def test_eight_devices_read_what_one_reads(kind, tmp_path):
+    one, eight = (
+        an.fit(experiment(lazy(kind, tmp_path), optimizer=an.optim.sgd(0.1)), mesh=mesh, progress=False)
+        for mesh in (None, "data=8")
+    )
+    for a, b in zip(params(one), params(eight), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.slow
