@@ -373,9 +373,8 @@ def test_a_run_that_died_goes_on_to_the_same_bits(kind, tmp_path):
 
     settings = {"save_every": an.Every(steps=2), "epochs": 3}
     full = an.fit(experiment(lazy(kind, tmp_path), **settings), progress=False)
-    workdir = tmp_path / "run"
+    workdir, events = tmp_path / "run", [an.Event(an.Every(steps=1), die)]
     with pytest.raises(RuntimeError, match="died"):
-        events = [an.Event(an.Every(steps=1), die)]
         an.fit(experiment(lazy(kind, tmp_path), **settings), workdir=workdir, events=events, progress=False)
     again = an.fit(experiment(lazy(kind, tmp_path), **settings), workdir=workdir, resume=True, progress=False)
     assert all(np.array_equal(a, b) for a, b in zip(params(full), params(again), strict=True))
