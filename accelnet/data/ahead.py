@@ -3,7 +3,7 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from accelnet.errors import UserError, user_code
@@ -19,17 +19,27 @@ class Ahead:
         what: Role of it in messages.
         size: Number of items that wait, at least 1.
         timeout_seconds: Time that an item may take.
+        of: Function of the number of an item and the item, whose answer waits in its place; it is called before the
+            iterator is asked for the next item, which may overwrite this one.
 
     Raises:
         UserError: by `next`, if an item takes longer.
 
     Example:
-        >>> list(Ahead(iter("abc"), "the stream", size=1, timeout_seconds=60))
-        ['a', 'b', 'c']
+        >>> list(Ahead(iter("abc"), "the stream", size=1, timeout_seconds=60, of=lambda number, item: item * number))
+        ['', 'b', 'cc']
     """
 
-    def __init__(self, iterator: Iterator[Any], what: str, *, size: int, timeout_seconds: float) -> None:
-        self._what, self._timeout = what, timeout_seconds
+    def __init__(
+        self,
+        iterator: Iterator[Any],
+        what: str,
+        *,
+        size: int,
+        timeout_seconds: float,
+        of: Callable[[int, Any], Any],
+    ) -> None:
+        self._what, self._timeout, self._of = what, timeout_seconds, of
         self._items: queue.Queue[Any] = queue.Queue(size)
         self._stopped = threading.Event()
         # A daemon, so that an iterator that never answers does not keep the process.
@@ -38,8 +48,8 @@ class Ahead:
     def _run(self, iterator: Iterator[Any]) -> None:
         try:
             with user_code(self._what):
-                for item in iterator:
-                    if not self._put(item):
+                for number, item in enumerate(iterator):
+                    if not self._put(self._of(number, item)):
                         break
                 else:
                     self._put(_END)

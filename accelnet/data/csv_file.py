@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +75,8 @@ class CsvFile(NamedTuple):
                     self._check()  # is the last quote open?
         except pa.ArrowInvalid as error:
             self._check()
-            raise UserError(f"{self.path} is not a CSV file: {error}") from None
+            if next(self._rows(), None) is not None:
+                raise UserError(f"{self.path} is not a CSV file: {error}") from None
         if not columns or not columns[0].num_rows:
             raise UserError(f"{self.path} is empty: expected a header line and rows")
         num_rows = columns[0].num_rows
@@ -236,5 +238,6 @@ def _is_blank(fields: Sequence[str]) -> bool:
 
 
 def _separator(header: str) -> str:
+    header = re.sub('"[^"]*"', "", header)  # a quoted name may hold any of them
     found = [one for one in (";", "\t", "|") if one in header]
     return found[0] if len(found) == 1 and "," not in header else ","

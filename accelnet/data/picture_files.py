@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+import stat
 import unicodedata
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,7 +45,9 @@ class PictureFiles:
         return len(self._sizes)
 
     def add(self, name: str, split: str, label: int, status: os.stat_result) -> None:
-        """Add a file."""
+        """Add a file, or raise UserError if it is none, such as a pipe, whose reading might never end."""
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"picture {self.root / name} is no file: remove it, or leave it out")
         self._names += os.fsencode(name)
         self._ends.append(len(self._names))
         self._sizes.append(status.st_size)
@@ -244,8 +247,8 @@ def _read_labels(root: Path, path: Path) -> Iterable[tuple[str, str]]:
     inside = root / path
     path = inside if inside.exists() else path
     text = read_text(path, "file of labels")
-    first = text.partition("\n")[0]
-    delimiter = next((mark for mark in (",", "\t", ";") if mark in first), ",")
+    head = text.partition("\n")[0]
+    delimiter = next((mark for mark in (",", "\t", ";") if mark in head), ",")
     try:
         lines = [
             (number, row) for number, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1) if row
@@ -257,6 +260,7 @@ def _read_labels(root: Path, path: Path) -> Iterable[tuple[str, str]]:
     for number, row in lines:
         if len(row) != 2:
             raise UserError(f"{path} line {number} has {len(row)} columns, expected two: name of a picture, class")
-    if Path(lines[0][1][0]).suffix.lower() not in EXTENSIONS:
+    first = lines[0][1][0].strip()
+    if Path(first).suffix.lower() not in EXTENSIONS and not (root / first).exists():
         lines = lines[1:]  # the header
     return [(row[0].strip(), row[1].strip()) for _, row in lines]

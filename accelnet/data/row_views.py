@@ -8,6 +8,7 @@ import numpy as np
 
 from accelnet.data.rows import LazyArray, Rows
 from accelnet.data.stored import StoredRows
+from accelnet.errors import UserError
 
 # Rows that statistics read, where reading a row takes computing.
 SAMPLED_BYTES = 1 << 28
@@ -40,6 +41,9 @@ def first_rows(array: Any, count: int) -> Any:
     Returns:
         All of them, still lazy where they lie in a file; where reading a row takes computing, at most 256 MiB of evenly
         spaced ones.
+
+    Raises:
+        UserError: if one of these is NaN or infinite.
     """
     if not isinstance(array, LazyArray):
         return array[:count]
@@ -49,7 +53,13 @@ def first_rows(array: Any, count: int) -> Any:
             view.sort()
         return LazyArray(view, array.path)
     most = max(1, SAMPLED_BYTES // max(1, array.nbytes // len(array)))
-    return array[np.linspace(0, count - 1, min(most, count)).astype(np.int64)]
+    rows = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
+    found = array[rows]
+    good = np.isfinite(found).reshape(len(found), -1).all(axis=1)
+    if not good.all():
+        where = array.rows.place(int(rows[int(np.argmin(good))]))
+        raise UserError(f"{'.'.join(array.path)} of {where} is NaN or infinite: remove or fill such rows")
+    return found
 
 
 def joined(arrays: Sequence[Any]) -> LazyArray:

@@ -146,7 +146,9 @@ def _read(rows: Rows, name: str, workers: int, cache: bool | int) -> Rows:
 
 
 def _first(source: Any, name: str) -> Any:
-    if not len(source):
+    with user_code(f"source {name!r}, its __len__,"):
+        length = len(source)
+    if not length:
         raise UserError(f"source {name!r} has no rows")
     with user_code(f"source {name!r}, asked for row 0,"):
         return source[0]

@@ -1,7 +1,8 @@
 """Rows of a user's source: picked, checked and stacked."""
 
+import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -58,11 +59,18 @@ class SourceRows(Rows):
         return f"{type(self._source).__qualname__} {self._length}".encode()
 
     def read(self, rows: np.ndarray) -> dict[str, Any]:
-        items = [self._picked(item, row) for item, row in zip(self._items(rows), rows.tolist(), strict=True)]
-        return self._stacked(items, rows)
+        batch = jax.tree.map(lambda one: np.empty((len(rows), *one.shape), one.dtype), dict(self.shapes))
+        out = [array for _, array in leaves(batch)]
+        for index, (row, item) in enumerate(self._items(rows)):
+            for (path, value), values in zip(leaves(item), out, strict=True):
+                if value.shape != values.shape[1:] or not _fits(value, values.dtype):
+                    self._refuse(path, value, values, row)
+                with np.errstate(over="ignore"):  # infinities are refused with their row
+                    values[index] = value
+        return batch
 
-    def _items(self, rows: np.ndarray) -> list[Any]:
-        """Read rows as the source gives them."""
+    def _items(self, rows: np.ndarray) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        """Yield (row, fields) of each row. They hold until the next one is read: a source may fill one buffer."""
         indices, source = rows.tolist(), self._source
         with self._lock:
             with user_code(f"{self._what}, its __len__,"):
@@ -72,22 +80,33 @@ class SourceRows(Rows):
                     f"{self._what} had {self._length} rows when the data was made and has {length} now: the rows of a "
                     "source must stay; copy them before you train"
                 )
-            try:
-                with user_code(f"{self._what}, asked for row {_few(indices)},"):
-                    if hasattr(source, "__getitems__"):
-                        items = list(source.__getitems__(indices))
-                    else:
-                        items = [source[index] for index in indices]
-            except Exception as error:
-                if not isinstance(error.__cause__, IndexError):
-                    raise
-                raise UserError(
-                    f"{self._what} says that it has {self._length} rows, but has none at {_few(indices)}: "
-                    f"{error.__cause__}"
-                ) from error
-        if len(items) != len(indices):
-            raise UserError(f"{self._what} gave {len(items)} rows when it was asked for {len(indices)}")
-        return items
+            many = hasattr(source, "__getitems__")
+            if many:
+                with self._told(indices):
+                    source = list(source.__getitems__(indices))
+                if len(source) != len(indices):
+                    raise UserError(f"{self._what} gave {len(source)} rows when it was asked for {len(indices)}")
+            for position, row in enumerate(indices):
+                try:
+                    item = source[position if many else row]
+                except Exception:
+                    with self._told([row]):
+                        raise
+                yield row, self._picked(item, row)
+
+    @contextlib.contextmanager
+    def _told(self, rows: list[int]) -> Iterator[None]:
+        """Tell what a source raised when it was asked for rows."""
+        few = str(rows[0]) if len(rows) == 1 else f"{rows[:3]}{' ...' if len(rows) > 3 else ''}"
+        try:
+            with user_code(f"{self._what}, asked for row {few},"):
+                yield
+        except Exception as error:
+            if not isinstance(error.__cause__, IndexError):
+                raise
+            raise UserError(
+                f"{self._what} says that it has {self._length} rows, but has none at {few}: {error.__cause__}"
+            ) from error
 
     def _picked(self, item: Any, row: int) -> dict[str, Any]:
         where = self.place(row)
@@ -125,39 +144,23 @@ class SourceRows(Rows):
     def _first_shapes(self) -> dict[str, Any]:
         """Find shapes and types: of a field, the broadest type in the first rows."""
         rows = np.arange(min(_FIRST_ROWS, self._length))
-        items = [self._picked(item, int(row)) for item, row in zip(self._items(rows), rows, strict=True)]
+        items = [jax.tree.map(lambda a: (a.shape, a.dtype), item) for _, item in self._items(rows)]
 
-        def of(*values: np.ndarray) -> jax.ShapeDtypeStruct:
-            dtype = np.result_type(*(value.dtype for value in values))
-            return jax.ShapeDtypeStruct(values[0].shape, compact_dtype(dtype))
+        def of(*values: tuple[tuple[int, ...], np.dtype]) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(values[0][0], compact_dtype(np.result_type(*(dtype for _, dtype in values))))
 
-        return jax.tree.map(of, *items)
+        return jax.tree.map(of, *items, is_leaf=lambda one: isinstance(one, tuple))
 
-    def _stacked(self, items: list[dict[str, Any]], rows: np.ndarray) -> dict[str, Any]:
-        def stacked(shape: jax.ShapeDtypeStruct, *values: np.ndarray) -> np.ndarray:
-            batch = np.empty((len(values), *shape.shape), shape.dtype)
-            for index, value in enumerate(values):
-                if value.shape != shape.shape or not _fits(value, shape.dtype):
-                    self._refuse(items[index], int(rows[index]))
-                batch[index] = value
-            return batch
-
-        if not items:
-            return jax.tree.map(lambda one: np.empty((0, *one.shape), one.dtype), dict(self.shapes))
-        return jax.tree.map(stacked, dict(self.shapes), *items)
-
-    def _refuse(self, item: Any, row: int) -> None:
-        for (path, value), (_, shape) in zip(leaves(item), leaves(self.shapes), strict=True):
-            if value.shape != shape.shape:
-                raise UserError(
-                    f"{path} of {self.place(row)} has shape {list(value.shape)}, those of the first rows "
-                    f"{list(shape.shape)}: give all rows one shape in the source"
-                )
-            if not _fits(value, shape.dtype):
-                raise UserError(
-                    f"{path} of {self.place(row)} is {shown(value)} of {value.dtype}, which {shape.dtype}, the type of "
-                    "the first rows, cannot hold: give all rows one type in the source"
-                )
+    def _refuse(self, path: str, value: np.ndarray, values: np.ndarray, row: int) -> None:
+        if value.shape != values.shape[1:]:
+            raise UserError(
+                f"{path} of {self.place(row)} has shape {list(value.shape)}, those of the first rows "
+                f"{list(values.shape[1:])}: give all rows one shape in the source"
+            )
+        raise UserError(
+            f"{path} of {self.place(row)} is {shown(value)} of {value.dtype}, which {values.dtype}, the type of the "
+            "first rows, cannot hold: give all rows one type in the source"
+        )
 
 
 def _fits(value: np.ndarray, dtype: np.dtype) -> bool:
@@ -170,7 +173,3 @@ def _fits(value: np.ndarray, dtype: np.dtype) -> bool:
         limits = np.iinfo(dtype)
         return bool(value.min() >= limits.min and value.max() <= limits.max)
     return True
-
-
-def _few(indices: list[int]) -> str:
-    return str(indices[0]) if len(indices) == 1 else f"{indices[:3]}{' ...' if len(indices) > 3 else ''}"

@@ -120,13 +120,12 @@ class StreamRows(Rows):
     def __init__(self, make: Any, fields: tuple[Any, Any, Any], steps: int, timeout_seconds: float, name: str) -> None:
         self._make, self.steps, self.stream = make, steps, self
         self._timeout, self._what = timeout_seconds, f"stream {name!r}"
+        self._fields, self.shapes = fields, {}
         with self._pass(0, 0, size=1) as (iterator, _):
-            batch = next(iterator, None)
-        if batch is None:
+            first = next(iterator, None)
+        if first is None:
             raise UserError(f"{self._what} has no batches")
-        self._fields = fields_of(batch, *fields)
-        self.shapes: Mapping[str, Any] = {}
-        self._first = self._checked(batch, 0)
+        self._first: dict[str, Any] = first
         self.batch_size = len(next(leaves(self._first))[1])
         self.shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), self._first)
 
@@ -167,7 +166,7 @@ class StreamRows(Rows):
                             "batches of one pass, or a stream that goes on"
                         )
                     if index >= begin:
-                        yield self._checked(batch, number)
+                        yield batch
                         number += 1
 
     @contextlib.contextmanager
@@ -182,7 +181,11 @@ class StreamRows(Rows):
                 skipped = 0 if "step" in wants(self._make).names else step
             if not isinstance(iterable, Iterable):
                 raise UserError(f"{self._what}: the function gave {shown(iterable)}, expected an iterator of batches")
-            ahead = Ahead(iter(iterable), self._what, size=size, timeout_seconds=self._timeout)
+
+            def of(index: int, batch: Any) -> Any:
+                return self._checked(batch, epoch * self.steps + step - skipped + index) if index >= skipped else ()
+
+            ahead = Ahead(iter(iterable), self._what, size=size, timeout_seconds=self._timeout, of=of)
         try:
             yield ahead, skipped
         finally:
@@ -194,9 +197,11 @@ class StreamRows(Rows):
         def of(value: Any, path: str) -> Any:
             if isinstance(value, dict):
                 return {key: of(one, f"{path}[{key!r}]") for key, one in value.items()}
-            return compact(as_numpy(np.asarray(value), path), path)
+            # A copy, since a loader may fill the same arrays with the next batch.
+            return compact(as_numpy(np.array(np.asarray(value)), path), path)
 
-        arrays = {name: of(pick(batch, field, where, name), f"{where}: {name}") for name, field in self._fields.items()}
+        fields = fields_of(batch, *self._fields)
+        arrays = {name: of(pick(batch, field, where, name), f"{where}: {name}") for name, field in fields.items()}
         check_leading_axes(where, arrays)
         for (path, array), (_, shape) in zip(leaves(arrays), leaves(self.shapes), strict=False):
             expected = (self.batch_size, *shape.shape)

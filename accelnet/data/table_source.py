@@ -278,6 +278,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         with reading(path):
             yield
+    except UserError:
+        raise
     except (pa.ArrowException, ValueError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read: {reason}: it is damaged, or of another kind") from None

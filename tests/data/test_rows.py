@@ -265,6 +265,36 @@ def test_a_row_unlike_the_first_ones_is_named(change, message):
         an.fit(experiment(source(change, normalize=False, validation=0, test=0), on_device=False))
 
 
+def test_a_bad_row_is_named_when_statistics_of_the_rows_are_computed():
+    with pytest.raises(UserError, match=r"inputs of row 7 of source 'source' is NaN or infinite: remove or fill"):
+        source(at(7, x=X[0] * np.nan), validation=0, test=0)
+    with pytest.raises(UserError, match=r"inputs of row 50 of source 'source' is NaN or infinite"):
+        source(at(50, x=np.full(3, 1e300)), validation=0, test=0)
+
+
+def test_a_source_may_fill_the_same_buffer_with_every_row():
+    class Buffered(Rows):
+        def __init__(self):
+            super().__init__()
+            self.buffer = np.zeros((2, 3), np.float32)
+
+        def __getitem__(self, row):
+            self.buffer[0], self.buffer[1] = X[row], Y[row]
+            return {"x": self.buffer[0], "y": self.buffer[1, 0]}
+
+    rows = np.array([5, 3, 3, 59])
+    data = an.data.from_source(Buffered(), inputs="x", targets="y", validation=0, test=0)
+    read, origin = data.take(rows), data.splits.origin[rows]
+    assert np.array_equal(read["inputs"], X[origin]) and np.array_equal(read["targets"], Y[origin])
+    np.testing.assert_allclose(data.fitted["mean"], X.mean(axis=0), rtol=1e-5)
+
+
+def test_a_source_whose_length_cannot_be_had_is_named():
+    rows = Rows(length=-1)
+    with pytest.raises((UserError, UserCodeError), match=r"source 'source', its __len__, failed"):
+        an.data.from_source(rows, inputs="x", targets="y")
+
+
 def test_a_source_that_lies_about_its_length_is_named():
     class Short(Rows):
         def __getitem__(self, row):
@@ -288,7 +318,7 @@ def test_an_exception_of_the_source_keeps_the_frames_of_the_user():
     def broken(row, item):
         return 1 / (row - 41)
 
-    with pytest.raises(UserCodeError, match=r"source 'source', asked for row .* failed(.|\n)*1 / \(row - 41\)"):
+    with pytest.raises(UserCodeError, match=r"source 'source', asked for row 41, failed(.|\n)*1 / \(row - 41\)"):
         whole(source(lambda row, item: {**item, "y": int(broken(row, item) > 2)}, normalize=False))
 
 

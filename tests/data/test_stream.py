@@ -184,6 +184,20 @@ def test_a_stream_that_does_not_answer_ends_with_the_timeout():
     assert time.monotonic() - start < 25
 
 
+def test_a_stream_may_fill_the_same_arrays_with_every_batch():
+    def one_buffer(epoch):
+        x, y = np.empty((8, 3), np.float32), np.empty(8, np.int32)
+        for inputs, targets in batches(epoch):
+            x[:], y[:] = inputs, targets
+            yield x, y
+            x[:], y[:] = 100.0, 2
+
+    assert same(an.fit(experiment(stream(one_buffer))), an.fit(experiment(stream())))
+    data = stream(one_buffer)
+    first, _ = next(batches())
+    assert np.array_equal(data.take(np.arange(8))["inputs"], first)
+
+
 def test_no_more_batches_wait_than_were_allowed():
     given = []
 
@@ -192,7 +206,7 @@ def test_no_more_batches_wait_than_were_allowed():
             given.append(index)
             yield index
 
-    ahead = Ahead(items(), "it", size=3, timeout_seconds=10)
+    ahead = Ahead(items(), "it", size=3, timeout_seconds=10, of=lambda number, item: item)
     assert next(ahead) == 0
     time.sleep(0.3)
     assert len(given) <= 6

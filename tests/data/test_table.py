@@ -173,6 +173,11 @@ def test_the_same_table_as_other_programs_write_it_is_the_same(tmp_path, content
         assert data.name == name[0]
 
 
+def test_a_comma_in_a_quoted_name_does_not_separate_columns(tmp_path):
+    (tmp_path / "a.csv").write_text('"size, cm";price\n' + "".join(f"{row};{row * 2}\n" for row in range(20)))
+    assert table(tmp_path / "a.csv", target="price").info["input_names"] == ("size, cm",)
+
+
 @pytest.mark.parametrize("name", ["", "Unnamed: 0"])
 def test_an_index_that_pandas_wrote_is_left_out_and_that_is_said(tmp_path, name):
     lines = [f"{row},{row % 3},{row * 2}" for row in range(20)]
