@@ -26,6 +26,7 @@ _START = (
     "import json, sys; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
     "from accelnet.data.workers import serve; serve(**start['serve'])"
 )
+_importing = threading.Event()  # while this process, which reads rows, imports the script
 _SCRIPT = "__mp_main__"  # as multiprocessing calls the script in its processes, so that its main part does not run
 
 
@@ -95,6 +96,8 @@ class InProcesses(Rows):
         return batches[0] if len(batches) == 1 else jax.tree.map(lambda *a: np.concatenate(a), *batches)
 
     def _started(self) -> list["_Worker"]:
+        if _importing.is_set():
+            raise UserError("it reads rows in processes of its own")
         with self._lock:
             if not self._pool:
                 content, script = _sendable(self._rows)
@@ -223,14 +226,24 @@ def serve(descriptor: int, parent: int, script: str | None) -> None:
 
 
 def _received(connection: Connection, script: str | None) -> Any:
+    content = connection.recv_bytes()  # before anything fails: what comes next is a question
     if script is not None:
         import runpy
         import types
 
         module = types.ModuleType(_SCRIPT)
         sys.modules["__main__"] = sys.modules[_SCRIPT] = module
-        module.__dict__.update(runpy.run_path(script, run_name=_SCRIPT))
-    return connection.recv()
+        _importing.set()
+        try:
+            module.__dict__.update(runpy.run_path(script, run_name=_SCRIPT))
+        except (UserError, UserCodeError, SystemExit) as error:
+            raise UserError(
+                f"{script} is imported by the processes that read rows, and ended there ({error}): put what trains "
+                f'under if __name__ == "__main__":'
+            ) from None
+        finally:
+            _importing.clear()
+    return ForkingPickler.loads(content)
 
 
 def _is_asked(connection: Connection, parent: int) -> bool:

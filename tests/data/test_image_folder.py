@@ -133,6 +133,23 @@ def test_a_file_of_labels_names_the_classes(tmp_path, header, mark):
     assert image_folder(tmp_path, labels=named, validation=0, test=0).fingerprint() == data.fingerprint()
 
 
+def test_the_first_line_of_labels_is_no_header_where_it_names_a_file(tmp_path):
+    for number in range(8):
+        save(tmp_path / f"{number}.png", picture(number)).rename(tmp_path / f"photo{number}")
+    (tmp_path / "labels.csv").write_text(
+        "".join(f"photo{number},{'cat' if number % 2 else 'dog'}\n" for number in range(8))
+    )
+    assert image_folder(tmp_path, labels="labels.csv", validation=0, test=0).num_rows == 8
+
+
+@pytest.mark.parametrize("labels", [None, {"cat/000.png": "cat", "dog/000.png": "dog", "cat/pipe.png": "cat"}])
+def test_a_pipe_among_the_pictures_is_refused_and_not_waited_for(tmp_path, labels):
+    make_folder(tmp_path)
+    os.mkfifo(tmp_path / "cat" / "pipe.png")
+    with pytest.raises(UserError, match=r"cat/pipe.png is no file: remove it"):
+        image_folder(tmp_path, labels=labels)
+
+
 def test_class_names_and_values_of_an_earlier_run_are_taken_over(tmp_path):
     make_folder(tmp_path / "old", classes=("a", "b", "c"))
     make_folder(tmp_path / "new", classes=("a", "c"), count=5)

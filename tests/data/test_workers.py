@@ -207,6 +207,18 @@ def test_rows_of_a_class_of_the_script_are_read_and_nobody_is_left_behind(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("main", ["if True:", 'if __name__ != "__main__":\n    sys.exit(3)\nelse:'])
+def test_a_script_that_reads_when_it_is_imported_is_told_where_that_belongs(tmp_path, main):
+    path = tmp_path / "script.py"
+    path.write_text(textwrap.dedent(SCRIPT).replace('if __name__ == "__main__":', main))
+    found = subprocess.run(
+        [sys.executable, path], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60
+    )
+    assert found.returncode == 1
+    assert 'put what trains under if __name__ == "__main__":' in found.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
 def test_nobody_is_left_behind_by_a_process_that_was_killed(tmp_path):
     process = started(tmp_path, "time.sleep(100)")
     readers = process.stdout.readline().split()
