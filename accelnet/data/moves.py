@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from accelnet.arguments import integer, word
 from accelnet.data.augment import Augment, bits, images_of
+from accelnet.errors import UserError
 
 
 def random_crop(padding: int = 4) -> Augment:
@@ -23,7 +24,7 @@ def random_crop(padding: int = 4) -> Augment:
         depends on the key and i alone, not on B.
 
     Raises:
-        UserError: if padding is below 1; when used, if inputs are not images.
+        UserError: if padding is below 1; when used, if inputs are not images, or not larger than the moves.
 
     Example:
         >>> batch = {"inputs": jnp.ones((2, 8, 8, 1))}
@@ -47,7 +48,7 @@ def random_shift(vertical: int = 2, horizontal: int = 2) -> Augment:
         (key, batch) -> batch, as of `random_crop`.
 
     Raises:
-        UserError: if a move is below 0; when used, if inputs are not images.
+        UserError: if a move is below 0; when used, if inputs are not images, or not larger than the moves.
 
     Example:
         >>> batch = {"inputs": jnp.arange(3.0).reshape(1, 1, 3, 1)}
@@ -60,6 +61,11 @@ def random_shift(vertical: int = 2, horizontal: int = 2) -> Augment:
 
 
 def _moved(key: jax.Array, images: jax.Array, most: tuple[int, int], mode: str) -> jax.Array:
+    for move, side in zip(most, images.shape[1:3], strict=True):
+        if move >= side:
+            raise UserError(
+                f"images of {side} pixels are to be moved by up to {move}, out of sight: take smaller moves"
+            )
     padded = jnp.pad(images, ((0, 0), *((one, one) for one in most), (0, 0)), mode=mode)
 
     # 128 images in a loop on 2 cores: 0.06 ms (28x28x1) to 0.7 ms (32x32x3). Selecting among the moves
@@ -112,7 +118,7 @@ def cutout(size: int = 8) -> Augment:
         (key, batch) -> batch, as of `random_crop`.
 
     Raises:
-        UserError: if size is below 1; when used, if inputs are not images.
+        UserError: if size is below 1; when used, if inputs are not images, or smaller than the square.
 
     Example:
         >>> int(cutout(1)(jax.random.key(0), {"inputs": jnp.ones((1, 3, 3, 1))})["inputs"].sum())
@@ -126,6 +132,10 @@ def cutout(size: int = 8) -> Augment:
     def augment(key: jax.Array, batch: Any) -> Any:
         images = images_of(batch)
         shape = images.shape[1:3]
+        if size > max(shape):
+            raise UserError(
+                f"size is {size}, larger than the images of {shape[0]} x {shape[1]} pixels: take a smaller one"
+            )
         centres = (bits(key, (len(images), 2)) % jnp.array(shape, jnp.uint32)[None, :]).astype(jnp.int32)
         first = centres - size // 2
         return {**batch, "inputs": jnp.where(inside(shape, first, first + size), 0, images)}

@@ -226,24 +226,31 @@ def serve(descriptor: int, parent: int, script: str | None) -> None:
 
 
 def _received(connection: Connection, script: str | None) -> Any:
-    content = connection.recv_bytes()  # before anything fails: what comes next is a question
-    if script is not None:
-        import runpy
-        import types
+    try:
+        if script is not None:
+            _import(script)
+    except BaseException:
+        connection.recv_bytes()  # the rows: what comes next is a question
+        raise
+    return connection.recv()
 
-        module = types.ModuleType(_SCRIPT)
-        sys.modules["__main__"] = sys.modules[_SCRIPT] = module
-        _importing.set()
-        try:
-            module.__dict__.update(runpy.run_path(script, run_name=_SCRIPT))
-        except (UserError, UserCodeError, SystemExit) as error:
-            raise UserError(
-                f"{script} is imported by the processes that read rows, and ended there ({error}): put what trains "
-                f'under if __name__ == "__main__":'
-            ) from None
-        finally:
-            _importing.clear()
-    return ForkingPickler.loads(content)
+
+def _import(script: str) -> None:
+    import runpy
+    import types
+
+    module = types.ModuleType(_SCRIPT)
+    sys.modules["__main__"] = sys.modules[_SCRIPT] = module
+    _importing.set()
+    try:
+        module.__dict__.update(runpy.run_path(script, run_name=_SCRIPT))
+    except (UserError, UserCodeError, SystemExit) as error:
+        raise UserError(
+            f"{script} is imported by the processes that read rows, and ended there ({error}): put what trains under "
+            f'if __name__ == "__main__":'
+        ) from None
+    finally:
+        _importing.clear()
 
 
 def _is_asked(connection: Connection, parent: int) -> bool:

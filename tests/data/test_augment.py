@@ -142,6 +142,19 @@ def test_composed_augmentations_get_what_they_ask_for():
         augment(jax.random.key(0), {"inputs": jnp.ones((1, 2, 2, 1))})
 
 
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (random_crop(8), "images of 8 pixels are to be moved by up to 8, out of sight"),
+        (random_shift(0, 9), "images of 9 pixels are to be moved by up to 9"),
+        (cutout(10), "size is 10, larger than the images of 8 x 9 pixels"),
+    ],
+)
+def test_moves_that_leave_nothing_of_an_image_are_refused(augment, message):
+    with pytest.raises(UserError, match=message):
+        augment(jax.random.key(0), {"inputs": jnp.ones((2, 8, 9, 1))})
+
+
 def test_what_is_not_an_image_is_refused():
     with pytest.raises(UserError, match=r"inputs are of shape \(4, 3\)"):
         random_flip()(jax.random.key(0), {"inputs": jnp.zeros((4, 3))})
