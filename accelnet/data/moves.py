@@ -118,7 +118,7 @@ def cutout(size: int = 8) -> Augment:
         (key, batch) -> batch, as of `random_crop`.
 
     Raises:
-        UserError: if size is below 1; when used, if inputs are not images, or smaller than the square.
+        UserError: if size is below 1; when used, if inputs are not images, or always covered.
 
     Example:
         >>> int(cutout(1)(jax.random.key(0), {"inputs": jnp.ones((1, 3, 3, 1))})["inputs"].sum())
@@ -132,10 +132,8 @@ def cutout(size: int = 8) -> Augment:
     def augment(key: jax.Array, batch: Any) -> Any:
         images = images_of(batch)
         shape = images.shape[1:3]
-        if size > max(shape):
-            raise UserError(
-                f"size is {size}, larger than the images of {shape[0]} x {shape[1]} pixels: take a smaller one"
-            )
+        if size >= 2 * max(shape):
+            raise UserError(f"size is {size}, which covers all of images of {shape[0]} x {shape[1]} pixels: take less")
         centres = (bits(key, (len(images), 2)) % jnp.array(shape, jnp.uint32)[None, :]).astype(jnp.int32)
         first = centres - size // 2
         return {**batch, "inputs": jnp.where(inside(shape, first, first + size), 0, images)}
