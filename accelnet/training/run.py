@@ -12,12 +12,12 @@ from jax.core import Tracer
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
-from accelnet.training.forward import with_precision
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
 from accelnet.wording import shown
