@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),
-    "disk": set(),
+    "disk": {"errors"},
     "cache": {"disk", "terminal"},
     "json_file": {"errors", "wording"},
     "runtime": {"cache"},
