@@ -17,7 +17,7 @@ _GROUND = {
     "scopes",
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
-_TRAINING = _CORE | {"training", "experiment"}
+_TRAINING = _CORE | {"artifact", "training", "experiment"}
 MAY_IMPORT = {
     "interruption": set(),
     "errors": {"terminal"},
@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "parallel": _GROUND | {"ops"},
     "cluster": _GROUND,
     "report": _GROUND,
+    "artifact": _CORE | {"report"},
     "experiment": _TRAINING,
     "training": _TRAINING | {"cluster"},
     "planning": _TRAINING | {"report"},
