@@ -46,6 +46,7 @@ MAY_IMPORT = {
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
+    "__main__": {"cli"},
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING | {"interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }

@@ -1,7 +1,7 @@
 """Loading artifacts, and making their programs anew."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from accelnet.artifact.bundle import read_bundle
 from accelnet.artifact.model import Model
 from accelnet.artifact.program import export_answer, reexport
 from accelnet.artifact.recipe import NotAccelnetsError
-from accelnet.artifact.saving import PROGRAM, SUFFIX, WEIGHTS, write_entries
+from accelnet.artifact.saving import PROGRAM, SUFFIX, WEIGHTS, versions, write_entries
 from accelnet.artifact.schema import SHAPE, held_of, read_schema
 from accelnet.artifact.tensors import unpack
 from accelnet.errors import UserError
@@ -88,7 +88,7 @@ def refresh(path: str | os.PathLike[str], to: str | os.PathLike[str] | None = No
     except NotAccelnetsError:
         exported, made_of = reexport(_deserialized(model)), "the program as it was"
     content = read_bundle(model.path)
-    config = {name: value for name, value in model.config.items() if name != "versions"}
+    config = {**model.config, "versions": versions()}
     write_entries(
         model.path if to is None else checked_path("to", to), content[WEIGHTS], bytes(exported.serialize(vjp_order=0)),
         schema, model.metrics, config, model.recipe,
@@ -130,3 +130,27 @@ def _parsed(path: Path, entries: Mapping[str, bytes], name: str, shape: Any) -> 
         return parse_json(entries[name].decode(), shape)
     except ValueError as error:
         raise UserError(f"{path} is no artifact of a model: {name} cannot be read ({error})") from None
+
+
+def with_intervals(
+    path: Path, split: str, values: Mapping[str, float | None], intervals: Mapping[str, Sequence[float]]
+) -> None:
+    """Add the metrics of a split, with their intervals, to an artifact.
+
+    Args:
+        path: The artifact.
+        split: Name of the split.
+        values: Metrics by name.
+        intervals: The lower and the upper end by metric.
+
+    Raises:
+        UserError: if it cannot be read or written.
+    """
+    model, entries = load(path), read_bundle(path)
+    found = model.metrics
+    metrics = {
+        **found,
+        "metrics": {**found["metrics"], split: {**found["metrics"].get(split, {}), **values}},
+        "intervals": {**found["intervals"], split: dict(intervals)},
+    }
+    write_entries(path, entries[WEIGHTS], model.program, model.schema, metrics, model.config, model.recipe)

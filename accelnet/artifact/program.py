@@ -92,8 +92,8 @@ def export_answer(
         ['(2,)', '(batch, 2)']
     """
     shapes = {name: jax.ShapeDtypeStruct(np.shape(one), one.dtype) for name, one in weights.items()}
-    tries = [(BATCH, STEPS)] * with_steps + [(BATCH, None), (_FIXED_BATCH, None)]
-    for batch, steps in tries:
+    failed: Exception | None = None
+    for batch, steps in [(BATCH, STEPS)] * with_steps + [(BATCH, None), (_FIXED_BATCH, None)]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of tries that fail; the run has shown the model's own

@@ -94,7 +94,7 @@ def _form(schema: Mapping[str, Any]) -> PictureForm | None:
         return PictureForm(**schema["fitted"]["picture"])
     held = held_of(schema["inputs"])
     if isinstance(held, Held) and held.ndim == 4 and held.dtype == np.uint8 and held.shape[3] in (1, 3):
-        return PictureForm(*held.shape[1:], "none")
+        return PictureForm(held.shape[1], held.shape[2], held.shape[3], "none")
     return None
 
 

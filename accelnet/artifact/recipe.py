@@ -112,7 +112,7 @@ def _built_by(model: PureModel) -> tuple[type, Mapping[str, Any]]:
     if not isinstance(model, NnxModel) or isinstance(source, nnx.Module):
         raise NotAccelnetsError("the model is no function that makes an nnx.Module")
     kind, arguments = last_built(lambda: source(rngs=nnx.Rngs(0)))
-    if kind not in _MODELS.values():
+    if kind is None or kind not in _MODELS.values():
         raise NotAccelnetsError("the model is none of accelnet's own")
     return kind, arguments
 

@@ -74,8 +74,19 @@ def save_model(
         **recipe_of(model, data), "others": described_arrays(forward.others), "precision": precision,
         "step": metrics["step"], "progress": progress,
     }  # fmt: skip
+    config = {**config, "versions": versions()}
     write_entries(path, pack(named), bytes(exported.serialize(vjp_order=0)), schema, metrics, config, recipe)
     return path
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what makes a program now.
+
+    Example:
+        >>> sorted(versions())
+        ['accelnet', 'flax', 'jax', 'numpy']
+    """
+    return {name: metadata.version(name) for name in ("accelnet", "jax", "flax", "numpy")}
 
 
 def write_entries(
@@ -87,13 +98,11 @@ def write_entries(
     config: Mapping[str, Any],
     recipe: Mapping[str, Any],
 ) -> None:
-    """Write the entries of an artifact, with the versions of what made its program, and a card.
+    """Write the entries of an artifact, and a card.
 
     Raises:
         UserError: if they cannot be written.
     """
-    packages = ("accelnet", "jax", "flax", "numpy")
-    config = {**config, "versions": {name: metadata.version(name) for name in packages}}
     parts = {"schema": schema, "metrics": metrics, "config": config, "model": recipe}
     parts = {name: plain_value(part) for name, part in parts.items()}
     entries = {f"{name}.json": (json.dumps(part, indent=1) + "\n").encode() for name, part in parts.items()}

@@ -151,8 +151,8 @@ def _words(described: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _with_types_of(avals: Any, arrays: Any) -> Any:
-    """Give inputs the types that the data holds: jax has no float64, and encoding subtracts offsets in it."""
-    return jax.tree.map(lambda aval, one: jax.core.ShapedArray(aval.shape, one.dtype), avals, arrays)
+    """Give inputs the types that the data holds, not those that jax has for them."""
+    return jax.tree.map(lambda aval, one: Held(aval.shape, one.dtype), avals, arrays)
 
 
 def _with_batch(described: Any) -> Any:

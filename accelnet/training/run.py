@@ -22,6 +22,7 @@ from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
+from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
 from accelnet.wording import shown
@@ -142,6 +143,9 @@ class Run:
         if jax.process_index():
             return path
         metrics = {split: values for split, values in self.metrics.items() if values}
+        for row in self.rows:  # of a checkpoint that was restored without an evaluation
+            if row["step"] == self.step and row["split"] not in ("train", *metrics):
+                metrics[row["split"]] = {name: value for name, value in row.items() if name not in ROW_FIELDS}
         told = {"experiment": experiment.name, "settings": experiment.config, "data": experiment.data.fingerprint()}
         return save_model(
             path,
@@ -152,11 +156,7 @@ class Run:
             precision=experiment.precision,
             progress=float(experiment.progress(self._weights.step)),
             metrics={"step": self.step, "metrics": metrics, "intervals": {}},
-            config={
-                "experiment": experiment.name,
-                "settings": experiment.config,
-                "data": experiment.data.fingerprint(),
-            },
+            config=told,
         )
 
     def plot(self) -> Any:
