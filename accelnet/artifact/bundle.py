@@ -67,7 +67,11 @@ def read_bundle(path: str | os.PathLike[str]) -> dict[str, bytes]:
         UserError: if it cannot be read, is no artifact or one of a newer version, or an entry is damaged or missing.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        whole = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
             names = archive.namelist()
             if MANIFEST not in names:
                 raise UserError(f"{path} is a zip, but no artifact: it has no {MANIFEST}")
@@ -75,9 +79,7 @@ def read_bundle(path: str | os.PathLike[str]) -> dict[str, bytes]:
             if extra := sorted(set(names) - set(manifest) - {MANIFEST}):
                 raise UserError(f"{path} is damaged: its manifest does not list {extra[0]}: {_ADVICE}")
             return {name: _checked(path, archive, name, told) for name, told in manifest.items()}
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path} is no artifact, or cut short ({error}): {_ADVICE}") from None

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax import export
 
 from accelnet.arguments import flags
 from accelnet.arguments import path as checked_path
@@ -86,7 +85,7 @@ def refresh(path: str | os.PathLike[str], to: str | os.PathLike[str] | None = No
         exported = export_answer(model.rebuilt(), model.weights, held, with_steps)
         made_of = "accelnet's own model, made again"
     except NotAccelnetsError:
-        exported, made_of = reexport(_deserialized(model)), "the program as it was"
+        exported, made_of = reexport(model.exported()), "the program as it was"
     content = read_bundle(model.path)
     config = {**model.config, "versions": versions()}
     write_entries(
@@ -96,16 +95,6 @@ def refresh(path: str | os.PathLike[str], to: str | os.PathLike[str] | None = No
     return made_of
 
 
-def _deserialized(model: Model) -> export.Exported:
-    try:
-        return export.deserialize(bytearray(model.program))
-    except Exception as error:
-        raise UserError(
-            f"jax {jax.__version__} cannot read the program of {model.path}, made with jax "
-            f"{model.config['versions'].get('jax')}: refresh it with a jax of the six months after that one"
-        ) from error
-
-
 def _found(path: Path, best: bool) -> Path:
     if not path.exists():
         raise UserError(f"{path} is not there: expected a file that run.save(...) wrote, or a run's work directory")
@@ -113,14 +102,11 @@ def _found(path: Path, best: bool) -> Path:
         if best:
             raise UserError(f"{path} is one model, and best=True chooses among those of a work directory: leave it out")
         return path
-    last, other = path / LAST, path / BEST
-    if best and other.exists():
-        return other
-    if last.exists():
-        return last
-    raise UserError(
-        f"{path} holds no {LAST}: the verb train writes one at the end; of a run in hand, run.save({str(last)!r}) does"
-    )
+    found = path / (BEST if best else LAST)
+    if found.exists():
+        return found
+    advice = f"of a run in hand, run{'.best' * best}.save({str(found)!r}) does"
+    raise UserError(f"{path} holds no {found.name}: the verb train writes one at the end; {advice}")
 
 
 def _parsed(path: Path, entries: Mapping[str, bytes], name: str, shape: Any) -> Any:

@@ -1,6 +1,5 @@
 """Model: what is loaded of an artifact, and predicts from raw inputs."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -61,7 +60,21 @@ class Model:
                 return jax.jit(self.rebuilt()), KERNELS
             except NotAccelnetsError:
                 pass  # of another version of accelnet
-        return jax.jit(export.deserialize(bytearray(self.program)).call), XLA
+        return jax.jit(self.exported().call), XLA
+
+    def exported(self) -> export.Exported:
+        """Return the exported program.
+
+        Raises:
+            UserError: if this jax cannot read it.
+        """
+        try:
+            return export.deserialize(bytearray(self.program))
+        except Exception as error:
+            raise UserError(
+                f"jax {jax.__version__} cannot read the program of {self.path}, made with jax "
+                f"{self.config['versions'].get('jax')}: refresh it with a jax of the six months after that one"
+            ) from error
 
     def rebuilt(self) -> Any:
         """Return the function of weights and inputs made of accelnet's own model.
@@ -135,19 +148,50 @@ class Model:
     def _encoded(
         self, rows: RawRows, index: np.ndarray, skipped: dict[Any, str] | None
     ) -> Iterator[tuple[np.ndarray, Any]]:
-        """Encode rows; where that fails, half of them at a time, until it is known which rows are bad."""
-        try:
-            yield index, encode(rows.take(index), self.schema)
-        except UserError as error:
-            if len(index) > 1:
-                halves = np.array_split(index, 2)
-                yield from itertools.chain.from_iterable(self._encoded(rows, half, skipped) for half in halves)
+        """Encode rows; where that fails, those before the first bad one and those behind it."""
+        while len(index):
+            try:
+                yield index, encode(rows.take(index), self.schema)
                 return
-            row, text = int(index[0]), str(error)
-            named = text if rows.place(row) in text or str(rows.ids[row]) in text else f"{rows.place(row)}: {text}"
+            except UserError as error:
+                failed = error
+            at = self._first_bad(rows, index)
+            one = index[at : at + 1]
+            alone = self._failure(rows, one)
             if skipped is None:
-                raise UserError(named) from None
-            skipped[rows.ids[row]] = named
+                raise self._told(rows, int(one[0]), failed, alone) from None
+            if at:
+                yield index[:at], encode(rows.take(index[:at]), self.schema)
+            if alone is None:  # of another number of steps than those before it
+                yield one, encode(rows.take(one), self.schema)
+            else:
+                skipped[rows.ids[one[0]]] = str(self._told(rows, int(one[0]), alone, alone))
+            index = index[at + 1 :]
+
+    def _failure(self, rows: RawRows, index: np.ndarray) -> UserError | None:
+        try:
+            encode(rows.take(index), self.schema)
+        except UserError as error:
+            return error
+        return None
+
+    def _told(self, rows: RawRows, row: int, failed: UserError, alone: UserError | None) -> UserError:
+        """Return an error that names its row, unless it is the same for all rows."""
+        last = self._failure(rows, np.array([rows.count - 1]))
+        same = alone is None or (last is not None and str(last) == str(alone))
+        named = any(name in str(failed) for name in (rows.place(row), rows.ids[row]) if isinstance(name, str))
+        return failed if same or named else UserError(f"{rows.place(row)}: {failed}")
+
+    def _first_bad(self, rows: RawRows, index: np.ndarray) -> int:
+        """Return the first position of rows, not all of them good, up to which they cannot be encoded."""
+        good, bad = 0, len(index)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if self._failure(rows, index[:middle]) is None:
+                good = middle
+            else:
+                bad = middle
+        return bad - 1
 
     def _answers(self, inputs: Any, size: int) -> dict[str, np.ndarray]:
         count = len(jax.tree.leaves(inputs)[0])

@@ -1,36 +1,43 @@
 """The models in a run's work directory: written when it was trained, completed when it was evaluated, loaded again."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelnet.cli.devices import DeviceOptions
 from accelnet.cli.script import Script
+from accelnet.disk import write_atomically
 from accelnet.errors import UserCodeError, UserError
 from accelnet.terminal import say
 
 
 def keep_models(run: Any, workdir: Path, **layout: Any) -> None:
-    """Write model.accelnet, and best.accelnet where the best weights are others; say so if jax cannot export the model.
+    """Write model.accelnet, and after a validation best.accelnet; say so if jax cannot export the model.
 
     Args:
         run: The finished `Run`; all its processes call this.
         workdir: Its work directory.
         **layout: Arguments of `evaluate` that say where weights lie.
     """
+    import jax
+
     from accelnet.artifact.load import BEST, LAST
     from accelnet.training.fit import evaluate
 
+    is_first = jax.process_index() == 0
     experiment, best = run.experiment, None
     if experiment.data.num_examples("validation") and experiment.keep_best:
         best = evaluate(experiment, workdir, best=True, splits=[], **layout)
     try:
-        (workdir / BEST).unlink(missing_ok=True)  # of an earlier end of this run
-        run.save(workdir / LAST)
+        last = run.save(workdir / LAST)
         if best is not None and best.step != run.step:
             best.save(workdir / BEST)
+        elif best is not None and is_first:
+            write_atomically(workdir / BEST, last.read_bytes())
     except (UserError, UserCodeError) as error:
-        say(f"{workdir} gets no {LAST}: {error}")
+        if is_first:
+            say(f"{workdir} gets no {LAST}: {error}")
 
 
 def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions) -> Any:
@@ -48,19 +55,27 @@ def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions
     from accelnet.artifact.load import BEST, LAST, load
     from accelnet.training.checkpoint import Checkpoints
     from accelnet.training.fit import evaluate
+    from accelnet.training.rows import best_step, with_rows
     from accelnet.training.stored import read_stored
 
-    steps = Checkpoints(workdir).steps()
-    if (workdir / LAST).exists():
-        last = load(workdir / LAST)
-        if not steps or last.metrics["step"] == steps[-1]:
-            return load(workdir, best=best)
+    path, checkpoints = (
+        workdir / (BEST if best else LAST),
+        Checkpoints(workdir, complete=partial(with_rows, workdir, say)),
+    )
+    outline, steps = checkpoints.outline(), checkpoints.steps()
+    if path.exists():
+        found = load(path)
+        if outline is None or not steps:
+            return found
+        newest = best_step(checkpoints, outline["best_metric"], outline["lower_is_better"]) if best else steps[-1]
+        if found.metrics["step"] == newest:
+            return found
     stored = read_stored(workdir).config
     if stored is None or not steps:
         raise UserError(f"{workdir} holds no run: `train --workdir {workdir}` makes one")
     experiment = script.experiment(script.config_from_json(stored))
     run = evaluate(experiment, workdir, best=best, splits=[], mesh=devices.mesh, strategy=devices.strategy)
-    return load(run.save(workdir / (BEST if best else LAST)))
+    return load(run.save(path))
 
 
 def add_intervals(workdir: Path, step: int, split: str, metrics: Mapping[str, Mapping[str, Any]]) -> None:
