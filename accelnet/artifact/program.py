@@ -87,9 +87,9 @@ def export_answer(
 
     Example:
         >>> like = jax.ShapeDtypeStruct((5, 2), np.float32)
-        >>> exported = export_answer(lambda weights, x: x * weights["w"], {"w": np.ones(2, np.float32)}, like, False)
+        >>> exported = export_answer(lambda weights, x: x * weights["w"], {"w": np.float32(3)}, like, False)
         >>> [str(aval.shape) for aval in exported.in_avals]
-        ['(2,)', '(batch, 2)']
+        ['()', '(batch, 2)']
     """
     shapes = {name: jax.ShapeDtypeStruct(np.shape(one), one.dtype) for name, one in weights.items()}
     failed: Exception | None = None
@@ -111,7 +111,7 @@ def reexport(exported: export.Exported) -> export.Exported:
 
     Example:
         >>> like = jax.ShapeDtypeStruct((5, 2), np.float32)
-        >>> exported = export_answer(lambda weights, x: x * weights["w"], {"w": np.ones(2, np.float32)}, like, False)
+        >>> exported = export_answer(lambda weights, x: x * weights["w"], {"w": np.float32(3)}, like, False)
         >>> str(reexport(exported).in_avals[1].shape)
         '(batch, 2)'
     """
