@@ -10,6 +10,10 @@ with _ending_at_once():
     from accelnet import ops as ops
     from accelnet import optim as optim
     from accelnet import runtime as runtime
+    from accelnet.artifact.load import load as load
+    from accelnet.artifact.load import refresh as refresh
+    from accelnet.artifact.model import Model as Model
+    from accelnet.artifact.prediction import Prediction as Prediction
     from accelnet.choosing.cross_validate import cross_validate as cross_validate
     from accelnet.cli import main as main
     from accelnet.errors import DivergenceError as DivergenceError

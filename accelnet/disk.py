@@ -1,7 +1,11 @@
 """Files that are on the disk whole, or not at all."""
 
 import os
+import secrets
 from pathlib import Path
+from typing import NoReturn
+
+from accelnet.errors import UserError
 
 
 def replace_file(path: Path, content: bytes, *, temporary: Path, mode: int = 0o666) -> None:
@@ -47,3 +51,41 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write a whole file, so that at any instant its path holds either the old content or the new.
+
+    Args:
+        path: File to write; its directory is made if needed.
+        content: Text (written as UTF-8) or bytes.
+
+    Raises:
+        UserError: if it cannot be written, for want of permission or space.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "runs" / "note.txt"
+        >>> write_atomically(path, "kept")
+        >>> path.read_text()
+        'kept'
+    """
+    path = Path(path)
+    # Names of files that are no UTF-8 have characters that cannot be encoded.
+    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, data, temporary=temporary)
+    except OSError as error:
+        raise_unwritable(path, error)
+
+
+def raise_unwritable(path: Path, error: OSError) -> NoReturn:
+    """Report a file that cannot be written as a `UserError`."""
+    # What is wrong with a directory above is said of that directory.
+    culprit = f"{error.filename}: " if error.filename and Path(error.filename) in path.parents else ""
+    raise UserError(
+        f"cannot write {path}: {culprit}{error.strerror or error}. The files that were there are untouched. "
+        f"Free space, get permission to write there, or choose another --workdir"
+    ) from error

@@ -18,6 +18,7 @@ from accelnet.data.order import Order
 from accelnet.errors import UserError
 from accelnet.fingerprint import fingerprint
 from accelnet.models.adapter import adapt, check_model
+from accelnet.models.precision import Precision
 from accelnet.models.pure import PureModel
 from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
@@ -25,7 +26,7 @@ from accelnet.optim import adapt_optimizer, uses_progress
 from accelnet.parallel.rules import ModelRule, Rule
 from accelnet.training.events import EarlyStopping, Event, Every
 from accelnet.training.padding import couples_padding, sample_batch
-from accelnet.training.settings import MOST_STEPS, Precision, Remat, check_settings
+from accelnet.training.settings import MOST_STEPS, Remat, check_settings
 
 # Evaluation keeps no activations for a backward pass, so small training batches may be evaluated in larger ones.
 _MIN_EVAL_BATCH_SIZE = 256

@@ -10,8 +10,11 @@ Example:
 """
 
 import json
+import math
+import numbers
 import os
 import stat
+from collections.abc import Mapping
 from typing import Any
 
 from accelnet.errors import UserError
@@ -133,6 +136,29 @@ def problem(value: Any, shape: Shape, where: str = "it") -> str | None:
         pairs = enumerate(zip(value, shapes, strict=True))
         return next(filter(None, (problem(item, one, f"{where}[{n}]") for n, (item, one) in pairs)), None)
     return None if _fits(value, shape) else _wrong(value, where, _expected(shape))
+
+
+def plain_value(value: Any) -> Any:
+    """Turn a value into one that strict JSON can hold.
+
+    Numbers of any library become int, float or bool. NaN and infinities, which JSON lacks, become None.
+
+    Example:
+        >>> import numpy as np
+        >>> plain_value({"loss": np.float32(0.5), "r2": float("nan"), "shape": (1, 2)})
+        {'loss': 0.5, 'r2': None, 'shape': [1, 2]}
+    """
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain_value(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and jax
+        return plain_value(value.tolist())
+    if isinstance(value, numbers.Real):
+        return float(value) if math.isfinite(value) else None
+    return str(value)
 
 
 def _problem_of_object(value: Any, shape: dict[Any, Shape], where: str) -> str | None:

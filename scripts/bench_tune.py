@@ -34,9 +34,10 @@ import numpy as np
 import accelnet as an
 from accelnet.choosing.tune import tune
 from accelnet.data.dataset import Data
+from accelnet.disk import write_atomically
+from accelnet.json_file import plain_value
 from accelnet.populations.members import grid
 from accelnet.populations.population import Population
-from accelnet.training.record import plain_value, write_atomically
 
 POINTS, SEEDS, FRESH_SEEDS = 16, 4, range(100, 116)
 # By experiment, what makes its Config shorter than the script's own.

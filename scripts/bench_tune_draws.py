@@ -29,10 +29,11 @@ from bench_tune import EXPERIMENTS, OPTIMIZERS, POINTS, make_function
 from accelnet.choosing.search import at_share, search
 from accelnet.choosing.stage import Stage, make_stage
 from accelnet.choosing.tune import BUDGET, EVALUATIONS
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
+from accelnet.json_file import plain_value
 from accelnet.populations.members import Member, grid
 from accelnet.populations.population import Population
-from accelnet.training.record import plain_value, write_atomically
 
 SEEDS, SHORT_SEEDS, GRID_SEEDS, DRAWS = 8, 3, 4, 100
 

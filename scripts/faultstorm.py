@@ -31,8 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.json_file import plain_value
 from scripts.faultstorm.controls import controls, files_control
 from scripts.faultstorm.faults import ALL, OF_PROCESSES, PLACES, RUN_OF_MEMORY, RUN_OF_PLACES, Fault, draw, flips
 from scripts.faultstorm.kinds import PROCESSES

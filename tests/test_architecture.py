@@ -17,7 +17,7 @@ _GROUND = {
     "scopes",
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
-_TRAINING = _CORE | {"training", "experiment"}
+_TRAINING = _CORE | {"artifact", "training", "experiment"}
 MAY_IMPORT = {
     "interruption": set(),
     "errors": {"terminal"},
@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "signature": {"errors"},
     "fingerprint": set(),
     "terminal": set(),
-    "disk": set(),
+    "disk": {"errors"},
     "cache": {"disk", "terminal"},
     "json_file": {"errors", "wording"},
     "runtime": {"cache"},
@@ -39,12 +39,14 @@ MAY_IMPORT = {
     "parallel": _GROUND | {"ops"},
     "cluster": _GROUND,
     "report": _GROUND,
+    "artifact": _CORE | {"report"},
     "experiment": _TRAINING,
     "training": _TRAINING | {"cluster"},
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
+    "__main__": {"cli"},
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING | {"interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }

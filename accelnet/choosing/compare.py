@@ -19,13 +19,14 @@ from accelnet.choosing.target import common_target, finite_curve, steps_to
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import measure_latency, measure_step
 from accelnet.experiment import Experiment
+from accelnet.json_file import plain_value
 from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.populations.members import Member, check_field, grid
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
 from accelnet.terminal import StatusLine
 from accelnet.training.flops import trace_step
-from accelnet.training.record import plain_value, write_report
+from accelnet.training.record import write_report
 from accelnet.training.writable import check_workdir
 
 RATES = tuple(np.geomspace(1e-4, 3.0, 16).round(7).tolist())

@@ -19,13 +19,13 @@ from accelnet.data.folds import Folds
 from accelnet.data.variant import changed, refit_of
 from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment, check_experiment
+from accelnet.json_file import plain_value
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
 from accelnet.training.fit import HANG_SECONDS, train_to_end
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress, make_progress
-from accelnet.training.record import plain_value
 from accelnet.training.result import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 from accelnet.training.writable import check_workdir

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from accelnet.choosing.statistics import corrected_interval
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
-from accelnet.json_file import read_json
+from accelnet.json_file import plain_value, read_json
 from accelnet.report.numbers import shown
 from accelnet.terminal import rendered
-from accelnet.training.record import plain_value, write_atomically
 
 _NAME = "cross_validation.json"
 _NUMBERS = {str: (float, None)}

@@ -15,12 +15,13 @@ from accelnet.choosing.find_batch_page import page
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
+from accelnet.json_file import plain_value
 from accelnet.parallel.memory import free_bytes
 from accelnet.training.compiled import Program
 from accelnet.training.initial import initial_arrays
 from accelnet.training.program import prepare
 from accelnet.training.progress import make_progress
-from accelnet.training.record import plain_value, write_report
+from accelnet.training.record import write_report
 from accelnet.training.step import make_gradient
 from accelnet.training.writable import check_workdir
 

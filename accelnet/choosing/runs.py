@@ -9,10 +9,10 @@ from typing import Any
 from accelnet import arguments
 from accelnet.choosing.runs_page import SPLITS, runs_page
 from accelnet.errors import UserError
-from accelnet.json_file import parse_json, problem, read_json, read_text
+from accelnet.json_file import parse_json, plain_value, problem, read_json, read_text
 from accelnet.report.numbers import duration, shown
 from accelnet.terminal import rendered
-from accelnet.training.record import ROW_FIELDS, plain_value, write_report
+from accelnet.training.record import ROW_FIELDS, write_report
 from accelnet.training.stored import Stored, read_stored
 
 _MOST_POINTS = 300  # of a curve

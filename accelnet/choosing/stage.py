@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from accelnet.choosing.statistics import Contest, compete
+from accelnet.json_file import plain_value
 from accelnet.populations.results import PopulationRun
-from accelnet.training.record import plain_value
 
 # A training loss has noise, and with dropout it is the higher one.
 _WORSE = 0.25

@@ -16,12 +16,13 @@ from accelnet.choosing.search import at_share, search
 from accelnet.choosing.stage import Stage, make_stage
 from accelnet.choosing.tune_page import page, picture
 from accelnet.choosing.tuning import DECADES_BELOW, Tuning, all_diverged, check_learning
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.experiment import check_experiment
 from accelnet.populations.members import ExperimentFunction, Member, check_field
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
-from accelnet.training.record import write_atomically, write_report
+from accelnet.training.record import write_report
 from accelnet.training.writable import check_workdir
 from accelnet.wording import shown
 

@@ -11,7 +11,7 @@ import numpy as np
 from accelnet.choosing.search import named
 from accelnet.choosing.stage import Stage
 from accelnet.errors import UserError
-from accelnet.training.record import plain_value
+from accelnet.json_file import plain_value
 
 # Of the metric before training: less is rounding.
 _LEAST_GAIN = 1e-4

@@ -28,7 +28,7 @@ def data(script: Script, config: Config, options: DataOptions, output: Output) -
         raise UserError(f"--rows is {options.rows}, expected at least 1")
     start_platform()
     from accelnet.data.look import describe
-    from accelnet.training.record import write_atomically
+    from accelnet.disk import write_atomically
     from accelnet.training.writable import check_workdir
 
     made = script.experiment(config)

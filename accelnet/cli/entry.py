@@ -47,12 +47,29 @@ def main(
         ...     main(experiment)
     """
     command = _Command()
+    given = list(sys.argv[1:] if args is None else args)
+    guarded(lambda: command.run(Script(experiment, after_train), given), command.left_behind)
+
+
+def guarded(command: Callable[[], None], left_behind: Callable[[], str]) -> None:
+    """Run a command: its errors become messages and the exit codes above, and nothing that it prints steers a terminal.
+
+    Args:
+        command: What is run.
+        left_behind: Function that says, when the command was interrupted, what it leaves.
+
+    Raises:
+        SystemExit: with the exit codes above.
+
+    Example:
+        >>> guarded(lambda: None, str)
+    """
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = say_uncaught
     with guarded_streams() as output:
         try:
             with told_to_end(), exhaustion_explained():
-                command.run(Script(experiment, after_train), list(sys.argv[1:] if args is None else args))
+                command()
         except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:
             _leave(error)
             _exit(f"error: {error}", error.exit_code)
@@ -62,7 +79,7 @@ def main(
             _exit(f"interrupted: {error}", error.exit_code)
         except KeyboardInterrupt as error:
             _leave(error)
-            say(f"interrupted: {str(error) or command.left_behind()}")
+            say(f"interrupted: {str(error) or left_behind()}")
             output.flush()
             # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
             os._exit(130)
@@ -158,7 +175,7 @@ def _parse(script: Script, default: Any, args: list[str]) -> tuple[Verb, dict[st
 
     module = sys.modules.get(script.function.__module__)
     try:
-        with _path_rules():
+        with path_rules():
             return tyro.extras.subcommand_cli_from_dict(
                 {verb.__name__.replace("_", "-"): _parser(verb, script.config_type, default) for verb in VERBS},
                 args=args,
@@ -169,7 +186,7 @@ def _parse(script: Script, default: Any, args: list[str]) -> tuple[Verb, dict[st
         raise UserError(f"{script.config_type.__name__} has a field that no flag can give: {error}") from error
 
 
-def _path_rules() -> Any:
+def path_rules() -> Any:
     """Return rules for tyro that refuse an empty path, which would be the current directory."""
     import tyro.constructors
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
+from accelnet.cli.models import add_intervals
 from accelnet.cli.output import Output, show_intervals, show_metrics
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
@@ -62,6 +63,7 @@ def evaluate(
     if jax.process_index() == 0:
         page = found.write(options.workdir)
         show_intervals(found.values)
+        add_intervals(options.workdir, run.step, split, found.values["metrics"])
         show(f"kept in {page.with_name('evaluate.json')} and {page}")
     if output.json:
         result = {"experiment": made.name, "step": run.step, "metrics": run.metrics, "workdir": str(options.workdir)}

@@ -30,7 +30,8 @@ from accelnet.data.variant import set_fitted
 Arrays = Mapping[str, Any]
 
 
-def _unchanged(batch: Arrays) -> Arrays:
+def unchanged(batch: Arrays) -> Arrays:
+    """Return the batch as it came: the `prepare` of data that needs none."""
     return batch
 
 
@@ -73,7 +74,7 @@ class Data(Choices, Shown):
     name: str
     arrays: Arrays
     splits: Mapping[str, range]
-    prepare: Callable[..., Any] = _unchanged
+    prepare: Callable[..., Any] = unchanged
     augment: Callable[[Any, Any], Any] | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
     fitted: Mapping[str, Any] = field(default_factory=dict)

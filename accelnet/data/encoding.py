@@ -12,7 +12,7 @@ from accelnet.data.arrays import native
 from accelnet.data.columns import NAMED, encode_columns, input_names
 from accelnet.data.pictures import encode_pictures
 from accelnet.data.rows import LazyArray
-from accelnet.data.table_source import open_source
+from accelnet.data.table_source import Table, open_source
 from accelnet.data.tokenizer import decode_tokens, encode_tokens
 from accelnet.data.vocabulary import decode as decode_text
 from accelnet.data.vocabulary import encode as encode_text
@@ -109,7 +109,9 @@ def _encode_dict(inputs: Any, held: Mapping[str, Any], coding: Mapping[str, Any]
 
 
 def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
-    """Take whatever `table` reads, the values of one row too, or an array of inputs."""
+    """Take whatever `table` reads, the values of one row too, rows that it has read, or an array of inputs."""
+    if isinstance(inputs, Table):
+        return encode_columns(columns, inputs)
     names = input_names(columns)
     rows = isinstance(inputs, list | tuple) and bool(inputs) and all(isinstance(row, Mapping) for row in inputs)
     table = isinstance(inputs, str | os.PathLike) or rows
@@ -123,9 +125,7 @@ def _encode_table(inputs: Any, columns: Sequence[Mapping[str, Any]]) -> Any:
             )
         return array.astype(np.float64)
     source, used = open_source(inputs, "inputs"), [column["name"] for column in columns]
-    for name in used:
-        if name not in source.names:
-            raise UserError(f"there is no column {shown(name)}, only {listed(source.names)}")
+    source.check(used)
     return encode_columns(columns, source.read(used, {one["name"] for one in columns if one["kind"] in NAMED}))
 
 

@@ -82,7 +82,7 @@ def ts(
         name or train.name,
         {"inputs": {"inputs": series, "lengths": rows["lengths"]}, "targets": rows["targets"]},
         splits,
-        _prepare,
+        standardize_series,
         info={"num_classes": len(class_names)},
         fitted={"class_names": class_names, **own},
         coding={"inputs.inputs": {"offset": offset}} if offset.any() else {},
@@ -228,7 +228,8 @@ def _refit(data: Data) -> dict[str, np.ndarray]:
     return {**fit(steps, np.asarray(data.coding.get("inputs.inputs", {}).get("offset", 0.0)))}
 
 
-def _prepare(batch: Any, fitted: Mapping[str, Any], coding: Mapping[str, Any]) -> Any:
+def standardize_series(batch: Any, fitted: Mapping[str, Any], coding: Mapping[str, Any]) -> Any:
+    """Prepare a batch of padded series, as `standardize` does; what lies behind a series becomes 0."""
     series, lengths = jnp.asarray(batch["inputs"]["inputs"]), jnp.asarray(batch["inputs"]["lengths"])
     valid = jnp.arange(series.shape[1], dtype=lengths.dtype)[None, :] < lengths[:, None]
     series = standardize({"inputs": series}, fitted, {"inputs": coding.get("inputs.inputs", {})})["inputs"]

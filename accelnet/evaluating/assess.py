@@ -18,7 +18,8 @@ from accelnet.evaluating.predictions import Predictions, predict
 from accelnet.evaluating.slices import mean_metrics, slice_metrics
 from accelnet.evaluating.text import describe_tokens
 from accelnet.evaluating.worst import worst_predicted
-from accelnet.training.record import plain_value, write_report
+from accelnet.json_file import plain_value
+from accelnet.training.record import write_report
 from accelnet.training.run import Run
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.evaluating.shares import ratio
 from accelnet.experiment import Experiment
+from accelnet.models.precision import with_precision
 from accelnet.objectives.objective import Task
-from accelnet.training.forward import BoundModel, with_precision
+from accelnet.training.forward import BoundModel
 from accelnet.training.run import Run
 from accelnet.training.step import prepared
 

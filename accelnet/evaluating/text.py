@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet.evaluating.predictions import Predictions
-from accelnet.training.forward import with_precision
+from accelnet.models.precision import with_precision
 from accelnet.training.run import Run
 
 _SAMPLES = ((0.7, 0), (0.7, 1), (1.0, 2))  # temperature and seed

@@ -11,11 +11,13 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.arguments import flags, integer, word
 from accelnet.errors import UserError
+from accelnet.models.built import remembered
 from accelnet.models.layers import check_dropout, check_rngs, make_dropout
 from accelnet.models.recurrent_layer import NUM_GATES, CellName, RecurrentLayer
 from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops.product import dot_general
 from accelnet.ops.sequences import valid_steps
+from accelnet.ops.symbolic import is_below
 from accelnet.signature import described
 
 OutputName = Literal["last", "mean", "steps"]
@@ -61,6 +63,7 @@ class RNN(nnx.Module):
 
     sharding_rules = SHARDING_RULES
 
+    @remembered
     def __init__(
         self,
         in_features: int,
@@ -136,7 +139,7 @@ class RNN(nnx.Module):
         tokens = None
         if self.num_symbols is None:
             x = inputs.reshape(*inputs.shape[:2], -1)
-        elif self.num_symbols < inputs.size:
+        elif not is_below(inputs.size, self.num_symbols + 1):
             # The first layer multiplies the table instead of every step's row of it: of a language model with 96
             # symbols, 32 x 64 tokens and 256 LSTM cells that is a third of all products.
             x, tokens = self.embedding.embedding[...].astype(self.embedding.dtype), inputs

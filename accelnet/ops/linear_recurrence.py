@@ -120,7 +120,9 @@ def _run(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _states(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
-    cpu, default = (partial(program, reverse) for program in (states_by_loop, states_by_rounds))
+    # The rounds are laid out when the program is made, for a number of steps that is known then.
+    rounds = states_by_rounds if isinstance(decay.shape[0], int) else states_by_loop
+    cpu, default = (partial(program, reverse) for program in (states_by_loop, rounds))
     return lax.platform_dependent(decay, inputs, first, cpu=cpu, default=default)
 
 

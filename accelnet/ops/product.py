@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from accelnet.ops import kernels
+from accelnet.ops.symbolic import is_below
 
 # Fewer multiplications than these stay XLA's: it makes one kernel of all members' products, and one function of a whole
 # loop that has no call. For 1,024 members with [4 x 2] times [2 x 3] it took a fifth of the compiled kernel's time, for
@@ -42,7 +43,8 @@ class _Multiply(NamedTuple):
     def by_kernel(self, lhs: Array, rhs: Array) -> Array:
         """Multiply float32 by the kernel, where there is enough to multiply."""
         multiplications = lhs.size * rhs.shape[0 if self.rhs_transposed else 1]
-        (product,) = self(lhs, rhs) if multiplications < _FEWEST else kernels.call(self.kernel, lhs, rhs)
+        few = is_below(multiplications, _FEWEST)
+        (product,) = self(lhs, rhs) if few else kernels.call(self.kernel, lhs, rhs)
         return product
 
     @property

@@ -101,13 +101,13 @@ def project(
     """
     num_steps = (inputs if tokens is None else tokens).shape[1]
     steps = None if lengths is None else valid_steps(lengths, num_steps)
-    rows, shape = inputs, (len(inputs), -1)
+    rows, shape = inputs, (inputs.shape[0], -1)
     if tokens is None:
         if steps is not None:
             # Before the product: NaN in the padding times a zero cotangent is NaN in the kernel's gradient.
             inputs = jnp.where(steps[:, :, None], inputs, jnp.zeros((), inputs.dtype))
         # Transposed while they are narrow, and one axis contracted in the kernel's gradient, not two.
-        rows, shape = inputs.swapaxes(0, 1).reshape(-1, inputs.shape[2]), (num_steps, len(inputs), -1)
+        rows, shape = inputs.swapaxes(0, 1).reshape(-1, inputs.shape[2]), (num_steps, inputs.shape[0], -1)
     else:
         tokens = (tokens if steps is None else jnp.where(steps, tokens, 0)).T.astype(jnp.int32)
     projected = dot_general(rows, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]

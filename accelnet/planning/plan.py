@@ -8,6 +8,7 @@ from typing import Any
 
 from accelnet import runtime
 from accelnet.arguments import flags, names, number
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
 from accelnet.parallel.mesh import parse_mesh
@@ -24,7 +25,6 @@ from accelnet.planning.table import plan_table
 from accelnet.planning.targets.accelerators import load_accelerators
 from accelnet.planning.targets.target import DEFAULT_TARGETS, Target, find_target, this_machine
 from accelnet.terminal import StatusLine
-from accelnet.training.record import write_atomically
 from accelnet.training.writable import check_workdir
 
 

@@ -14,6 +14,7 @@ from accelnet import runtime
 from accelnet.arguments import flags, instance, integer, names, path, sequence, word
 from accelnet.data.feed import DeviceFeed
 from accelnet.errors import UserError
+from accelnet.json_file import plain_value
 from accelnet.populations.members import ExperimentFunction, Member, Sweep
 from accelnet.populations.programs import MEMBERS, Batches, Wave, make_programs
 from accelnet.populations.results import PopulationFile, PopulationRun, WaveWorkdir, to_arrays
@@ -23,7 +24,6 @@ from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs
 from accelnet.training.progress import Progress, make_progress
-from accelnet.training.record import plain_value
 from accelnet.training.result import Timing
 from accelnet.training.rhythm import At, Every
 from accelnet.training.state import num_parameters

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
-from accelnet.json_file import read_json
+from accelnet.json_file import plain_value, read_json
 from accelnet.populations.members import Member
 from accelnet.populations.programs import Wave
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.hosts import Hosts
-from accelnet.training.record import plain_value, write_atomically
 from accelnet.training.saving import Saver
 from accelnet.training.workdir import Restored, Workdir
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.experiment import Experiment
+from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.optim import eval_params
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
 from accelnet.scopes import scope
-from accelnet.training.forward import with_precision
 from accelnet.training.state import EVALUATION, TrainState, random_key
 from accelnet.training.step import make_loss, merge_parts, num_examples, prepared, training_batch
 

@@ -14,6 +14,7 @@ from accelnet.arguments import flags, instance, names, number, path, sequence, w
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
+from accelnet.json_file import plain_value
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
@@ -25,7 +26,6 @@ from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress, make_progress
-from accelnet.training.record import plain_value
 from accelnet.training.result import Timing, make_result
 from accelnet.training.rhythm import Every, Pace, Rhythm
 from accelnet.training.rows import best_step, with_rows

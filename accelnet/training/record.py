@@ -1,53 +1,22 @@
 """What a run leaves in its work directory: whole files, and TensorBoard events."""
 
 import json
-import math
-import numbers
 import os
 import re
-import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from accelnet.disk import replace_file
-from accelnet.errors import UserError
+from accelnet.disk import raise_unwritable, write_atomically
+from accelnet.json_file import plain_value
 
 # How names of event files of this package end; others' files in the same directory stay.
 _OURS = ".accelnet"
 _TEMPORARY = r"\..+\.[0-9a-f]{8}\.tmp"
 # What a row says beside its metrics.
 ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second")
-
-
-def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write a whole file, so that at any instant its path holds either the old content or the new.
-
-    Args:
-        path: File to write; its directory is made if needed.
-        content: Text (written as UTF-8) or bytes.
-
-    Raises:
-        UserError: if it cannot be written, for want of permission or space.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp()) / "runs" / "note.txt"
-        >>> write_atomically(path, "kept")
-        >>> path.read_text()
-        'kept'
-    """
-    path = Path(path)
-    # Names of files that are no UTF-8 have characters that cannot be encoded.
-    data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data, temporary=temporary)
-    except OSError as error:
-        raise_unwritable(path, error)
 
 
 def remove_temporary(directory: str | os.PathLike[str]) -> None:
@@ -62,39 +31,6 @@ def remove_temporary(directory: str | os.PathLike[str]) -> None:
                 path.unlink()
             except OSError as error:
                 raise_unwritable(path, error)
-
-
-def raise_unwritable(path: Path, error: OSError) -> NoReturn:
-    """Report a file that cannot be written as a `UserError`."""
-    # What is wrong with a directory above is said of that directory.
-    culprit = f"{error.filename}: " if error.filename and Path(error.filename) in path.parents else ""
-    raise UserError(
-        f"cannot write {path}: {culprit}{error.strerror or error}. The files that were there are untouched. "
-        f"Free space, get permission to write there, or choose another --workdir"
-    ) from error
-
-
-def plain_value(value: Any) -> Any:
-    """Turn a value into one that strict JSON can hold.
-
-    Numbers of any library become int, float or bool. NaN and infinities, which JSON lacks, become None.
-
-    Example:
-        >>> import numpy as np
-        >>> plain_value({"loss": np.float32(0.5), "r2": float("nan"), "shape": (1, 2)})
-        {'loss': 0.5, 'r2': None, 'shape': [1, 2]}
-    """
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): plain_value(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain_value(item) for item in value]
-    if hasattr(value, "tolist"):  # numpy and jax
-        return plain_value(value.tolist())
-    if isinstance(value, numbers.Real):
-        return float(value) if math.isfinite(value) else None
-    return str(value)
 
 
 class RowLog(ABC):

@@ -12,8 +12,9 @@ from typing import Any
 
 import jax
 
+from accelnet.disk import write_atomically
 from accelnet.experiment import Experiment
-from accelnet.training.record import plain_value, write_atomically
+from accelnet.json_file import plain_value
 from accelnet.training.state import TrainState, num_parameters
 
 RESULT_FIELDS = (

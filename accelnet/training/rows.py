@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelnet.disk import raise_unwritable, write_atomically
 from accelnet.errors import UserError
+from accelnet.json_file import plain_value
 from accelnet.training.checkpoint import Checkpoints, on_first
 from accelnet.training.events import rank
 from accelnet.training.manifest import DamagedError, new_hash
-from accelnet.training.record import RowLog, plain_value, raise_unwritable, write_atomically
+from accelnet.training.record import RowLog
 
 Row = dict[str, Any]
 Position = dict[str, Any]

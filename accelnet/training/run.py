@@ -1,8 +1,10 @@
 """Run: what is left in hand when an experiment has been trained."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,14 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from accelnet.arguments import path as checked_path
+from accelnet.artifact.saving import save_model
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
+from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
-from accelnet.training.forward import with_precision
+from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
 from accelnet.wording import shown
@@ -116,6 +121,43 @@ class Run:
         batch = _raw_batch(self.experiment, inputs)
         weights = (self.params, self.model_state)
         return self._forward(*weights, batch, jax.random.key(0) if key is None else key, self._weights.step)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the trained model into one file, which `accelnet.load` reads without the script and the data.
+
+        It is a zip of weights, of the program from raw inputs to answers for any batch on a CPU, a GPU or a TPU, of
+        names, units, metrics, settings and versions, and of a model card. The same run gives the same bytes.
+
+        Args:
+            path: File, whose name ends in ".accelnet". Where the weights lie on the devices of several processes, all
+                of these have to call it, and the first one writes.
+
+        Returns:
+            The path.
+
+        Raises:
+            UserError: if jax cannot export the model, or the file cannot be written.
+        """
+        experiment, weights = self.experiment, (self.params, self.model_state)
+        path = checked_path("path", path)
+        if jax.process_index():
+            return path
+        metrics = {split: values for split, values in self.metrics.items() if values}
+        for row in self.rows:  # of a checkpoint that was restored without an evaluation
+            if row["step"] == self.step and row["split"] not in ("train", *metrics):
+                metrics[row["split"]] = {name: value for name, value in row.items() if name not in ROW_FIELDS}
+        told = {"experiment": experiment.name, "settings": experiment.config, "data": experiment.data.fingerprint()}
+        return save_model(
+            path,
+            model=experiment.pure_model,
+            weights=weights,
+            data=experiment.data,
+            task=experiment.objective.task,
+            precision=experiment.precision,
+            progress=float(experiment.progress(self._weights.step)),
+            metrics={"step": self.step, "metrics": metrics, "intervals": {}},
+            config=told,
+        )
 
     def plot(self) -> Any:
         """Return the curves of the run: loss, metrics and learning rate against steps (a Matplotlib figure)."""

@@ -12,11 +12,11 @@ from jax.sharding import PartitionSpec
 from accelnet.arguments import check_patterns, instance, integer, names, number, word
 from accelnet.data.dataset import Data
 from accelnet.errors import UserError
+from accelnet.models.precision import Precision
 from accelnet.objectives.objective import Objective
 from accelnet.training.events import EarlyStopping, Every, check_events
 from accelnet.wording import shown
 
-Precision = Literal["float32", "bfloat16", "float16"]
 Remat = Literal["none", "products", "blocks"]
 
 MOST_STEPS = 2**31 - 1  # the state counts in int32

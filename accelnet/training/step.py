@@ -10,6 +10,7 @@ import optax
 
 from accelnet.errors import user_code
 from accelnet.experiment import Experiment
+from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.objectives.weights import safe_ratio
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
@@ -17,7 +18,7 @@ from accelnet.parallel.noise import shard_key
 from accelnet.parallel.parts import Parts
 from accelnet.scopes import scope
 from accelnet.signature import Offer, call, described
-from accelnet.training.forward import BoundModel, with_precision, with_remat
+from accelnet.training.forward import BoundModel, with_remat
 from accelnet.training.state import AUGMENT, NOISE, UPDATE, TrainState, random_key
 
 Batch = dict[str, Any]

@@ -6,9 +6,8 @@ from typing import Any
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.json_file import read_json
+from accelnet.json_file import plain_value, read_json
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.record import plain_value
 
 CONFIG = "config.json"
 _SHAPE = {"description": dict, "config": dict, "fitted?": (dict, None)}

@@ -10,16 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.fingerprint import fingerprint
+from accelnet.json_file import plain_value
 from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.claim import Claim
 from accelnet.training.curves import curves, to_png
 from accelnet.training.evaluation import keeps_average
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
-from accelnet.training.record import RowLog, TensorBoardLog, plain_value, remove_temporary, write_atomically
+from accelnet.training.record import RowLog, TensorBoardLog, remove_temporary
 from accelnet.training.result import Timing, write_result
 from accelnet.training.rows import RowFile, best_of, ranks, row_files, with_rows
 from accelnet.training.saving import Saver

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from accelnet import arguments
-from accelnet.training.record import write_atomically
+from accelnet.disk import write_atomically
 
 
 def check_workdir(workdir: Any) -> Path | None:

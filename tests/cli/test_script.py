@@ -12,7 +12,7 @@ import pytest
 
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
-from accelnet.training.record import plain_value
+from accelnet.json_file import plain_value
 
 
 class Kind(enum.Enum):

@@ -51,7 +51,7 @@ def test_rows_of_a_table_are_encoded_alike_in_every_form(tmp_path):
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({"size": [3]}, "no column 'colour', only 'size'"),
+        ({"size": [3]}, "no column 'colour'. It has 'size'"),
         ([{"size": 3, "colour": "r", "grade": "l"}, {"size": 3}], "row 1 lacks 'colour', 'grade'"),
         ({"size": [3], "colour": ["grey"], "grade": ["l"]}, "row 0: colour is 'grey', expected one of 'b', 'r'"),
         ({"size": ["x"], "colour": ["r"], "grade": ["l"]}, "row 0: size is 'x', expected a finite number"),

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from accelnet.disk import write_atomically
 from accelnet.errors import UserError
-from accelnet.training.record import TensorBoardLog, plain_value, write_atomically
+from accelnet.json_file import plain_value
+from accelnet.training.record import TensorBoardLog
 from accelnet.training.result import RESULT_FIELDS, TIMING_FIELDS, result_line, versions, write_result
 from accelnet.training.rows import RowFile
 
@@ -139,7 +141,7 @@ def test_a_full_disk_harms_nothing_that_was_written(tmp_path):
     code = f"""
 import resource
 from accelnet.errors import UserError
-from accelnet.training.record import write_atomically
+from accelnet.disk import write_atomically
 from accelnet.training.rows import RowFile
 log = RowFile({str(path)!r})
 log.append({{"step": 1, "loss": 0.5}})

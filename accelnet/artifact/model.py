@@ -1,0 +1,231 @@
+"""Model: what is loaded of an artifact, and predicts from raw inputs."""
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import export
+
+from accelnet import runtime
+from accelnet.arguments import flags, integer
+from accelnet.artifact.outputs import OUTPUTS
+from accelnet.artifact.prediction import Prediction
+from accelnet.artifact.raw_rows import RawRows, open_rows
+from accelnet.artifact.recipe import NotAccelnetsError, forward_of
+from accelnet.artifact.schema import encode, input_words
+from accelnet.errors import UserError
+from accelnet.ops.kernels import library
+from accelnet.report.markup import tag
+from accelnet.terminal import StatusLine
+from accelnet.wording import size
+
+KERNELS, XLA = "accelnet's model and kernels", "the exported program"
+
+
+class Model:
+    """A trained model that takes raw inputs and gives answers, without script and data; `accelnet.load` makes it.
+
+    Args:
+        path: File that it is of.
+        weights: Weights by name.
+        program: Exported program, serialized.
+        content: "schema", "metrics", "config" and "recipe", as plain values.
+
+    Attributes:
+        path: File that it is of.
+        weights: Weights by name, arrays on the host.
+        schema: What it takes and gives.
+        metrics: Metrics of the run by split and name, and intervals where they are known.
+        config: Settings of the run, versions, and the fingerprint of its data.
+    """
+
+    def __init__(
+        self, path: Path, weights: Mapping[str, np.ndarray], program: bytes, content: Mapping[str, Any]
+    ) -> None:
+        self.path, self.weights, self.program = path, weights, program
+        self.schema: dict[str, Any] = content["schema"]
+        self.metrics: dict[str, Any] = content["metrics"]
+        self.config: dict[str, Any] = content["config"]
+        self.recipe: dict[str, Any] = content["recipe"]
+
+    @cached_property
+    def _call(self) -> tuple[Any, str]:
+        """The compiled function of weights and inputs, and what computes in it."""
+        runtime.prepare()
+        if jax.default_backend() == "cpu" and "reason" not in self.recipe and library.load():
+            try:
+                return jax.jit(self.rebuilt()), KERNELS
+            except NotAccelnetsError:
+                pass  # of another version of accelnet
+        return jax.jit(self.exported().call), XLA
+
+    def exported(self) -> export.Exported:
+        """Return the exported program.
+
+        Raises:
+            UserError: if this jax cannot read it.
+        """
+        try:
+            return export.deserialize(bytearray(self.program))
+        except Exception as error:
+            raise UserError(
+                f"jax {jax.__version__} cannot read the program of {self.path}, made with jax "
+                f"{self.config['versions'].get('jax')}: refresh it with a jax of the six months after that one"
+            ) from error
+
+    def rebuilt(self) -> Any:
+        """Return the function of weights and inputs made of accelnet's own model.
+
+        Raises:
+            NotAccelnetsError: if the model is not accelnet's own, or this accelnet makes another one of it.
+        """
+        forward, weights = forward_of(self.recipe, self.schema)
+        shapes = {name: (one.shape, one.dtype) for name, one in weights.items()}
+        if shapes != {name: (one.shape, one.dtype) for name, one in self.weights.items()}:
+            raise NotAccelnetsError("this accelnet makes a model of other weights")
+        return forward.answer(self.schema["kind"], self.schema["fitted"].get("target"))
+
+    @property
+    def computed_by(self) -> str:
+        """What computes: accelnet's model and kernels, on a CPU, or the exported program."""
+        return self._call[1]
+
+    @cached_property
+    def _on_device(self) -> dict[str, jax.Array]:
+        return jax.device_put(dict(self.weights))
+
+    def predict(self, raw: Any, *, batch_size: int = 256, skip_bad: bool = False, progress: bool = False) -> Prediction:
+        """Predict from raw inputs.
+
+        Rows are read and computed in batches of one size, the last filled up, so that one program is compiled.
+
+        Args:
+            raw: Arrays [B, ...] or a dict of such; of a table a frame, a dict of columns or a list of rows as dicts; of
+                pictures images or arrays; of text strings; or the path of a file of these (CSV and its like, .npy,
+                .npz), of a picture or a folder of pictures, or a list of such.
+            batch_size: Rows that are computed at once, at least 1.
+            skip_bad: Whether rows that cannot be read are left out and told in `Prediction.skipped`.
+            progress: Whether a line on standard error tells how far it is.
+
+        Returns:
+            The `Prediction`.
+
+        Raises:
+            UserError: if inputs are of another kind, or a row cannot be read and `skip_bad` is off.
+        """
+        integer("batch_size", batch_size, 1)
+        flags(skip_bad=skip_bad, progress=progress)
+        rows = open_rows(raw, self.schema)
+        size = self.schema["batch"] or min(batch_size, 1 << (rows.count - 1).bit_length())
+        skipped: dict[Any, str] = {}
+        kept: list[int] = []
+        parts: list[dict[str, np.ndarray]] = []
+        line = StatusLine(progress)
+        try:
+            for first in range(0, rows.count, size):
+                index = np.arange(first, min(first + size, rows.count))
+                for taken, inputs in self._encoded(rows, index, skipped if skip_bad else None):
+                    parts.append(self._answers(inputs, size))
+                    kept += taken.tolist()
+                line(f"{index[-1] + 1:,} of {rows.count:,} rows")
+        finally:
+            line.close()
+        if not parts:
+            raise UserError(f"none of the {rows.count} rows can be read; the first: {next(iter(skipped.values()))}")
+        values = {name: _joined([part[name] for part in parts]) for name in parts[0]}
+        ids = rows.ids if len(kept) == rows.count else [rows.ids[row] for row in kept]
+        return Prediction(self.schema["kind"], ids, values, self._names, skipped)
+
+    @property
+    def _names(self) -> dict[str, Any]:
+        """What turns outputs into labels and numbers; of a tokenizer only bytes are known."""
+        fitted = {name: one for name, one in self.schema["fitted"].items() if name != "tokenizer"}
+        return {**fitted, "tokenizer": "bytes"} if self.schema["tokenizer"] == "bytes" else fitted
+
+    def _encoded(
+        self, rows: RawRows, index: np.ndarray, skipped: dict[Any, str] | None
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Encode rows; where that fails, those before the first bad one and those behind it."""
+        while len(index):
+            try:
+                yield index, encode(rows.take(index), self.schema)
+                return
+            except UserError as error:
+                failed = error
+            at = self._first_bad(rows, index)
+            one = index[at : at + 1]
+            alone = self._failure(rows, one)
+            if skipped is None:
+                raise self._told(rows, int(one[0]), failed, alone) from None
+            if at:
+                yield index[:at], encode(rows.take(index[:at]), self.schema)
+            if alone is None:  # of another number of steps than those before it
+                yield one, encode(rows.take(one), self.schema)
+            else:
+                skipped[rows.ids[one[0]]] = str(self._told(rows, int(one[0]), alone, alone))
+            index = index[at + 1 :]
+
+    def _failure(self, rows: RawRows, index: np.ndarray) -> UserError | None:
+        try:
+            encode(rows.take(index), self.schema)
+        except UserError as error:
+            return error
+        return None
+
+    def _told(self, rows: RawRows, row: int, failed: UserError, alone: UserError | None) -> UserError:
+        """Return an error that names its row, unless it is the same for all rows."""
+        last = self._failure(rows, np.array([rows.count - 1]))
+        same = alone is None or (last is not None and str(last) == str(alone))
+        named = any(name in str(failed) for name in (rows.place(row), rows.ids[row]) if isinstance(name, str))
+        return failed if same or named else UserError(f"{rows.place(row)}: {failed}")
+
+    def _first_bad(self, rows: RawRows, index: np.ndarray) -> int:
+        """Return the first position of rows, not all of them good, up to which they cannot be encoded."""
+        good, bad = 0, len(index)
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if self._failure(rows, index[:middle]) is None:
+                good = middle
+            else:
+                bad = middle
+        return bad - 1
+
+    def _answers(self, inputs: Any, size: int) -> dict[str, np.ndarray]:
+        count = len(jax.tree.leaves(inputs)[0])
+        padded = jax.tree.map(lambda one: _padded(one, size), inputs)
+        found = jax.device_get(self._call[0](self._on_device, padded))
+        return {name: np.asarray(one)[:count] for name, one in found.items()}
+
+    def __repr__(self) -> str:
+        outputs, names = self.schema["outputs"], self.schema["fitted"].get("class_names", ())
+        shape = f" [{', '.join(map(str, outputs[OUTPUTS]['shape']))}]" if OUTPUTS in outputs else f", {len(outputs)}"
+        of = f": {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else ""
+        arrays = self.weights.values()
+        lines = [
+            f"model    {self.config['experiment']}, step {self.metrics['step']:,}, of {self.path}",
+            f"takes    {input_words(self.schema)}",
+            f"gives    {self.schema['kind']}{shape}{of}",
+            f"weights  {sum(one.size for one in arrays):,}, {size(sum(one.nbytes for one in arrays))}",
+        ]
+        for split, metrics in self.metrics["metrics"].items():
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+            lines += [f"{split:8.8} {shown}"] if shown else []
+        return "\n".join(line if len(line) <= 118 else line[:115] + "..." for line in lines[:12])
+
+    def _repr_html_(self) -> str:
+        return tag("pre", repr(self))
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row until there are so many."""
+    missing = size - len(array)
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise UserError("inputs have different numbers of steps: predict those of one number at a time")
+    return np.concatenate(parts)

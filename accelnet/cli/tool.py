@@ -1,0 +1,93 @@
+"""The command `accelnet`, which needs no script: `accelnet predict model.accelnet new.csv -o predictions.csv`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from accelnet.cli.entry import guarded, path_rules
+from accelnet.cli.output import Output
+from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.terminal import show
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Model that predicts."""
+
+    model: tyro.conf.Positional[Path]
+    """File that `run.save` wrote, or the work directory of a run."""
+    best: bool = False
+    """Take, of a work directory, the weights with the best validation metric."""
+
+
+@dataclass(frozen=True)
+class RefreshOptions:
+    """Model that is refreshed."""
+
+    model: tyro.conf.Positional[Path]
+    """File that `run.save` wrote."""
+    out: Path | None = None
+    """File to write. None: that of the model."""
+
+
+def predict(model: ModelOptions, options: ResultOptions, output: Output) -> None:
+    """Predict from new inputs by a model in a file."""
+    from accelnet.artifact.load import load
+    from accelnet.artifact.prediction import check_format
+    from accelnet.cli.devices import start_platform
+
+    check_format(options.out)
+    start_platform()
+    write_predictions(load(model.model, best=model.best), options, output)
+
+
+def refresh(options: RefreshOptions) -> None:
+    """Make a model's program anew with this version of jax, which reads those of the last six months."""
+    from accelnet.artifact.load import refresh
+
+    made_of = refresh(options.model, options.out)
+    show(f"{options.out or options.model} has a new program, from {made_of}")
+
+
+VERBS = (predict, refresh)
+
+
+def tool(args: Sequence[str] | None = None) -> None:
+    """Run the command line of accelnet itself.
+
+    Args:
+        args: Command line arguments; None for those of the process.
+
+    Raises:
+        SystemExit: with the exit codes of `accelnet.main`.
+    """
+    guarded(lambda: _run(None if args is None else list(args)), lambda: "nothing was written")
+
+
+def _run(args: list[str] | None) -> None:
+    import tyro.extras
+
+    with path_rules():
+        call = tyro.extras.subcommand_cli_from_dict(
+            {verb.__name__: _parser(verb) for verb in VERBS},
+            args=args,
+            prog="accelnet",
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
+    call()
+
+
+def _parser(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """Return a function with the verb's parameters, whose result calls it: errors of tyro's own stay outside."""
+    import inspect
+
+    def parsed(**arguments: Any) -> Callable[[], None]:
+        return lambda: verb(**arguments)
+
+    parsed.__signature__ = inspect.signature(verb)  # type: ignore[attr-defined]
+    parsed.__annotations__ = dict(verb.__annotations__)
+    parsed.__doc__ = verb.__doc__
+    return parsed
