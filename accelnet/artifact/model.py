@@ -106,7 +106,8 @@ class Model:
             raw: Arrays [B, ...] or a dict of such; of a table a frame, a dict of columns or a list of rows as dicts; of
                 pictures images or arrays; of text strings; or the path of a file of these (CSV and its like, .npy,
                 .npz), of a picture or a folder of pictures, or a list of such.
-            batch_size: Rows that are computed at once, at least 1.
+            batch_size: Rows that are computed at once, at least 1; more than there are count as these. A program for
+                one batch alone, which `schema["batch"]` tells, computes that many.
             skip_bad: Whether rows that cannot be read are left out and told in `Prediction.skipped`.
             progress: Whether a line on standard error tells how far it is.
 

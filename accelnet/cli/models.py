@@ -1,5 +1,6 @@
 """The models in a run's work directory: written when it was trained, completed when it was evaluated, loaded again."""
 
+import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -25,19 +26,24 @@ def keep_models(run: Any, workdir: Path, **layout: Any) -> None:
     from accelnet.artifact.load import BEST, LAST
     from accelnet.training.fit import evaluate
 
-    is_first = jax.process_index() == 0
     experiment, best = run.experiment, None
     if experiment.data.num_examples("validation") and experiment.keep_best:
-        best = evaluate(experiment, workdir, best=True, splits=[], **layout)
+        with contextlib.suppress(UserError):  # none was evaluated
+            best = evaluate(experiment, workdir, best=True, splits=[], **layout)
+    _save(run, workdir / LAST)
+    if best is not None and best.step != run.step:
+        _save(best, workdir / BEST)
+    elif best is not None and jax.process_index() == 0 and (workdir / LAST).exists():
+        write_atomically(workdir / BEST, (workdir / LAST).read_bytes())
+
+
+def _save(run: Any, path: Path) -> None:
+    """Write a model; of several processes, all gather the weights whether or not the first one can write them."""
     try:
-        last = run.save(workdir / LAST)
-        if best is not None and best.step != run.step:
-            best.save(workdir / BEST)
-        elif best is not None and is_first:
-            write_atomically(workdir / BEST, last.read_bytes())
+        run.save(path)
     except (UserError, UserCodeError) as error:
-        if is_first:
-            say(f"{workdir} gets no {LAST}: {error}")
+        path.unlink(missing_ok=True)  # of an earlier end of the run
+        say(f"no {path} was written: {error}")
 
 
 def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions) -> Any:
