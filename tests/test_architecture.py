@@ -45,6 +45,7 @@ MAY_IMPORT = {
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,
+    "exporting": _TRAINING | {"report", "evaluating"},
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "__main__": {"cli"},
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
@@ -53,7 +54,10 @@ MAY_IMPORT = {
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
-HEAVY = ("orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL")
+HEAVY = (
+    "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
+    "onnx", "onnxruntime",
+)  # fmt: skip
 
 
 def room_of(path: Path, package: Path = PACKAGE) -> str:

@@ -5,6 +5,7 @@ The input projections of all steps are one product before the scan; what happens
 works and `jax.jvp` does not.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -177,7 +178,7 @@ def _run(
     reverse: bool,
     tokens: Array | None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    input_kernel, kernel, bias, recurrent_bias = weights
+    input_kernel, kernel, bias, _ = weights
     dtype, hidden = inputs.dtype, kernel.shape[0]
     states = jax.tree.leaves(initial_state)
     if initial_state is not None and len(states) != cell.num_states:
@@ -193,6 +194,23 @@ def _run(
     states = states or [jnp.zeros((batch, hidden), dtype)] * cell.num_states
     dtypes = dtype, *[jnp.promote_types(dtype, jnp.float32)] * (cell.num_states - 1)
     first = tuple(state.astype(kind) for state, kind in zip(states, dtypes, strict=True))
+    return accelnet_recurrence(cell, reverse, inputs, weights, first, lengths, tokens)
+
+
+# A call of its own in every program, by whose name and arguments exports find it.
+@partial(jax.jit, static_argnums=(0, 1))
+def accelnet_recurrence(
+    cell: Cell,
+    reverse: bool,
+    inputs: Array,
+    weights: tuple[Array, Array, Array, Array | None],
+    first: tuple[Array, ...],
+    lengths: Array | None,
+    tokens: Array | None,
+) -> tuple[Array, tuple[Array, ...]]:
+    """Run a recurrent layer on arguments that fit together; the functions above explain them."""
+    input_kernel, kernel, bias, recurrent_bias = weights
+    dtype = inputs.dtype
     projected, tokens, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)
     if recurrent_bias is not None:
         recurrent_bias = recurrent_bias.astype(dtype)
