@@ -33,7 +33,7 @@ def load(path: str | os.PathLike[str], *, best: bool = False) -> Model:
     """Load a trained model, which needs neither the script nor the data that made it.
 
     Args:
-        path: File that `Run.save` wrote, or the work directory of a run that the verb `train` finished.
+        path: File that `Run.save` wrote, or a work directory that holds one: the verb `predict` leaves it there.
         best: Whether to take, of a work directory, the weights with the best validation metric, not the last ones.
 
     Returns:
@@ -106,7 +106,7 @@ def _found(path: Path, best: bool) -> Path:
     if found.exists():
         return found
     advice = f"of a run in hand, run{'.best' * best}.save({str(found)!r}) does"
-    raise UserError(f"{path} holds no {found.name}: the verb train writes one at the end; {advice}")
+    raise UserError(f"{path} holds no {found.name}: the verb predict writes one, and so does run.save; {advice}")
 
 
 def _parsed(path: Path, entries: Mapping[str, bytes], name: str, shape: Any) -> Any:

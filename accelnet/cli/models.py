@@ -1,6 +1,5 @@
-"""The models in a run's work directory: written when it was trained, completed when it was evaluated, loaded again."""
+"""The models in a run's work directory: written when they are asked for, completed when the run is evaluated."""
 
-import contextlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -8,42 +7,8 @@ from typing import Any
 
 from accelnet.cli.devices import DeviceOptions
 from accelnet.cli.script import Script
-from accelnet.disk import write_atomically
-from accelnet.errors import UserCodeError, UserError
+from accelnet.errors import UserError
 from accelnet.terminal import say
-
-
-def keep_models(run: Any, workdir: Path, **layout: Any) -> None:
-    """Write model.accelnet, and after a validation best.accelnet; say so if jax cannot export the model.
-
-    Args:
-        run: The finished `Run`; all its processes call this.
-        workdir: Its work directory.
-        **layout: Arguments of `evaluate` that say where weights lie.
-    """
-    import jax
-
-    from accelnet.artifact.load import BEST, LAST
-    from accelnet.training.fit import evaluate
-
-    experiment, best = run.experiment, None
-    if experiment.data.num_examples("validation") and experiment.keep_best:
-        with contextlib.suppress(UserError):  # none was evaluated
-            best = evaluate(experiment, workdir, best=True, splits=[], **layout)
-    _save(run, workdir / LAST)
-    if best is not None and best.step != run.step:
-        _save(best, workdir / BEST)
-    elif best is not None and jax.process_index() == 0 and (workdir / LAST).exists():
-        write_atomically(workdir / BEST, (workdir / LAST).read_bytes())
-
-
-def _save(run: Any, path: Path) -> None:
-    """Write a model; of several processes, all gather the weights whether or not the first one can write them."""
-    try:
-        run.save(path)
-    except (UserError, UserCodeError) as error:
-        path.unlink(missing_ok=True)  # of an earlier end of the run
-        say(f"no {path} was written: {error}")
 
 
 def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions) -> Any:

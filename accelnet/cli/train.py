@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
-from accelnet.cli.models import keep_models
 from accelnet.cli.output import Output, show_metrics
 from accelnet.cli.script import Config, Script
 from accelnet.terminal import show
@@ -36,14 +35,15 @@ def train(
     from accelnet.training.result import result_line
 
     experiment = script.experiment(config)
-    layout = {"mesh": devices.mesh, "strategy": devices.strategy, "hang_timeout": processes.hang_timeout}
     run = fit(
         experiment,
         workdir=options.workdir,
         resume=options.resume,
         allow_change=options.allow_change,
         progress=not output.quiet,
-        **layout,
+        mesh=devices.mesh,
+        strategy=devices.strategy,
+        hang_timeout=processes.hang_timeout,
     )
     timing = run.result["timing"]
     show_metrics(run.metrics)
@@ -54,8 +54,6 @@ def train(
     used = utilization(experiment, timing["examples_per_second"])
     if used is not None:
         show(used)
-    if options.workdir is not None:
-        keep_models(run, options.workdir, **layout)
     script.call_after_train(run)
     if output.json:
         show(result_line(run.result if used is None else {**run.result, "mfu": used.share}))

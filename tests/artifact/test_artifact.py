@@ -275,7 +275,7 @@ def test_what_is_no_artifact_is_one_message(mlp, tmp_path):
     write_bundle(path, {"README.md": b"x"}, "1.0")
     with pytest.raises(UserError, match=r"is no artifact of a model: it has no schema\.json"):
         an.load(path)
-    with pytest.raises(UserError, match=r"holds no model\.accelnet: the verb train writes one"):
+    with pytest.raises(UserError, match=r"holds no model\.accelnet: the verb predict writes one"):
         an.load(tmp_path)
 
 
