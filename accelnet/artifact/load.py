@@ -106,7 +106,7 @@ def _found(path: Path, best: bool) -> Path:
     if found.exists():
         return found
     advice = f"of a run in hand, run{'.best' * best}.save({str(found)!r}) does"
-    raise UserError(f"{path} holds no {found.name}: the verb predict writes one, and so does run.save; {advice}")
+    raise UserError(f"{path} holds no {found.name}: the verb predict writes one; {advice}")
 
 
 def _parsed(path: Path, entries: Mapping[str, bytes], name: str, shape: Any) -> Any:
