@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from accelnet.ops.sequences import check_layer, project
+from accelnet.ops.whole import whole
 
 
 def linear_recurrence(
@@ -46,9 +47,7 @@ def linear_recurrence(
     batch = check_layer(inputs, {"decay": (decay, inputs.shape)}, features, "", states=states)
     dtype = jnp.promote_types(inputs.dtype, jnp.float32)
     first = jnp.zeros((batch, features), dtype) if initial_state is None else initial_state.astype(dtype)
-    states = accelnet_linear_states(
-        reverse, decay.swapaxes(0, 1).astype(dtype), inputs.swapaxes(0, 1).astype(dtype), first
-    )
+    states = _run(reverse, decay.swapaxes(0, 1).astype(dtype), inputs.swapaxes(0, 1).astype(dtype), first)
     return states.swapaxes(0, 1).astype(inputs.dtype)
 
 
@@ -108,17 +107,16 @@ def min_gru(
     if valid is not None:
         decay, update = jnp.where(valid, decay, 1), jnp.where(valid, update, 0)
     first = jnp.zeros((batch, hidden), wide) if initial_state is None else initial_state.astype(wide)
-    states = accelnet_linear_states(reverse, decay, update, first).astype(dtype)
+    states = _run(reverse, decay, update, first).astype(dtype)
     last = states[0 if reverse else -1]
     outputs = states if valid is None else jnp.where(valid, states, jnp.zeros((), dtype))
     return outputs.swapaxes(0, 1), last
 
 
-# One trace per shape also outside jit: an eager platform_dependent would compile anew on every call. And a call of its
-# own in every program, by whose name exports find it.
-@partial(jax.jit, static_argnums=0)
-def accelnet_linear_states(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
-    """Compute the states of a linear recurrence, all arrays [steps, ...] but `first`."""
+# One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
+@whole("accelnet_linear_states", 1)
+@partial(jax.jit, static_argnums=0, inline=True)
+def _run(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
     return _states(reverse, decay, inputs, first)
 
 

@@ -5,7 +5,6 @@ The input projections of all steps are one product before the scan; what happens
 works and `jax.jvp` does not.
 """
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from jax import Array
 from accelnet.errors import UserError
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Cell, Operands, scan_cell
 from accelnet.ops.sequences import check_layer, project
+from accelnet.ops.whole import whole
 
 
 def simple_rnn(
@@ -194,12 +194,11 @@ def _run(
     states = states or [jnp.zeros((batch, hidden), dtype)] * cell.num_states
     dtypes = dtype, *[jnp.promote_types(dtype, jnp.float32)] * (cell.num_states - 1)
     first = tuple(state.astype(kind) for state, kind in zip(states, dtypes, strict=True))
-    return accelnet_recurrence(cell, reverse, inputs, weights, first, lengths, tokens)
+    return _layer(cell, reverse, inputs, weights, first, lengths, tokens)
 
 
-# A call of its own in every program, by whose name and arguments exports find it.
-@partial(jax.jit, static_argnums=(0, 1))
-def accelnet_recurrence(
+@whole("accelnet_recurrence", 2)
+def _layer(
     cell: Cell,
     reverse: bool,
     inputs: Array,
@@ -208,7 +207,7 @@ def accelnet_recurrence(
     lengths: Array | None,
     tokens: Array | None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    """Run a recurrent layer on arguments that fit together; the functions above explain them."""
+    """Run a recurrent layer on arguments that fit together."""
     input_kernel, kernel, bias, recurrent_bias = weights
     dtype = inputs.dtype
     projected, tokens, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)

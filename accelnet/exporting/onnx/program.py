@@ -13,6 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from accelnet.ops import kernels
+from accelnet.ops.whole import kept_whole
 
 # Primitives that stand for a program of their own, and the names that they have for it.
 _CALLS = frozenset({
@@ -87,7 +88,8 @@ def trace(function: Callable[..., Any], *operands: Any) -> Program:
         >>> [step.name for step in program.steps]
         ['max', 'add']
     """
-    return flatten(jax.make_jaxpr(function)(*operands))
+    with kept_whole():
+        return flatten(jax.make_jaxpr(function)(*operands))
 
 
 def flatten(closed: Any, scope: str = "", line: str = "", wanted: Sequence[bool] | None = None) -> Program:

@@ -223,3 +223,12 @@ def test_preprocessing_and_probabilities_are_inside(agrees, tools):
 
     counts = agrees(function, {"inputs": tools.shape("b", 8, 8, 3, dtype=jnp.uint8)})
     assert counts["Conv"] == 1 and counts["Cast"] == 1
+
+
+def test_what_was_traced_for_training_is_traced_anew_for_export(tools):
+    from accelnet.exporting.onnx import to_onnx
+
+    call = jax.jit(tools.of_module(an.models.RNN(8, 16, 4, rngs=rngs())))
+    call(jnp.zeros((3, 6, 8)))
+    assert tools.operators(to_onnx(call, tools.shape(3, 6, 8)))["LSTM"] == 1
+    assert "accelnet_recurrence" not in str(jax.make_jaxpr(call)(jnp.zeros((3, 6, 8))))
