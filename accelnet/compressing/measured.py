@@ -1,0 +1,194 @@
+"""What is measured of candidates: bytes, memory, latency in turns, and the paired difference of the metric."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.artifact.recipe import flattened
+from accelnet.artifact.tensors import pack
+from accelnet.compressing.candidate import Candidate
+from accelnet.compressing.drop import Drop, Pair, mean_metric, paired_drop
+from accelnet.errors import UserError
+from accelnet.evaluating.latency import answer_bytes, make_answer, measure_in_turns
+from accelnet.evaluating.predictions import predict
+from accelnet.objectives.metric import Mean
+from accelnet.planning.plan import plan
+from accelnet.training.run import Run
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A candidate with all that was measured of it.
+
+    Attributes:
+        candidate: The candidate.
+        bytes: Bytes of its weights as a safetensors file.
+        memory_bytes: Memory that answering one evaluation batch takes, by the compiled program's count.
+        latency: For each batch size "batch_size", "p50" (seconds), "calls", and "ratio" to the original's in turns.
+        value: Metric on the compared examples, None where it is undefined.
+        drop: How much worse it is than the original, None for the original itself.
+        share: Cost as a share of the original's: the geometric mean of its bytes and its latencies as shares of these.
+        targets: Predictions for other hardware: "name", "eval_batch_seconds", "step_seconds", "fits" and "reason".
+    """
+
+    candidate: Candidate
+    bytes: int
+    memory_bytes: int
+    latency: tuple[Mapping[str, Any], ...]
+    value: float | None
+    drop: Drop | None
+    share: float
+    targets: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the candidate."""
+        return self.candidate.name
+
+    @property
+    def run(self) -> Run:
+        """The candidate as a run like any other."""
+        return self.candidate.run
+
+    def seconds(self, batch_size: int) -> float:
+        """Return the latency at a batch size that was measured."""
+        return next(float(one["p50"]) for one in self.latency if one["batch_size"] == batch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        one = self.candidate
+        return {
+            "name": one.name, "how": list(one.how), "compression": one.compression, "training": one.training,
+            "parameters": one.cost.parameters, "flops": one.cost.flops, "bytes": self.bytes,
+            "memory_bytes": self.memory_bytes, "latency": [dict(row) for row in self.latency], "value": self.value,
+            "drop": None if self.drop is None else self.drop.to_dict(), "share": self.share,
+            "targets": [dict(row) for row in self.targets],
+        }  # fmt: skip
+
+
+class Comparison:
+    """The examples of a split, on which every candidate is compared with the original.
+
+    Args:
+        original: The original.
+        metric: Name of the metric.
+        split: Name of the split.
+        say: Function that is told what is being done.
+
+    Raises:
+        UserError: if the metric has no part for each example, or the original cannot be evaluated.
+    """
+
+    def __init__(self, original: Run, metric: str, split: str, say: Say) -> None:
+        self.name, self.split, self._say = metric, split, say
+        self.metric: Mean = mean_metric(original.experiment.objective, metric)
+        self.original = original
+        self._known: dict[int, tuple[Run, Pair | None]] = {}
+
+    @cached_property
+    def examples(self) -> int:
+        """Number of examples."""
+        return len(self.original.experiment.data.splits[self.split])
+
+    def pair(self, run: Run) -> Pair | None:
+        """Return what each example adds to the metric's total and weight, both float64 [N]; None where it is not finite."""
+        if id(run) not in self._known:
+            try:
+                pair = predict(run, self.split, self._say).sums[self.name]
+            except UserError:
+                if run is self.original:
+                    raise
+                pair = None
+            self._known[id(run)] = run, pair
+        return self._known[id(run)][1]
+
+    def value(self, run: Run) -> float | None:
+        """Return the metric of a run on these examples; None where its outputs are not finite."""
+        pair = self.pair(run)
+        return None if pair is None else self._value(pair)
+
+    def _value(self, pair: Pair) -> float:
+        total, weight = (np.float32(np.sum(part)) for part in pair)
+        return float(self.metric.compute({"total": jax.numpy.asarray(total), "weight": jax.numpy.asarray(weight)}))
+
+    def drop(self, run: Run, num_compared: int) -> Drop:
+        """Return how much worse a run is than the original, with a bound that holds for so many at once."""
+        original, other = self.pair(self.original), self.pair(run)
+        assert original is not None
+        if other is None:
+            return Drop(None, None, None, None, math.nan, self.examples, 1.0, self.metric.is_share)
+        return paired_drop(self.metric, original, other, num_compared=num_compared)
+
+
+def weight_bytes(run: Run) -> int:
+    """Return the bytes of a run's weights as a safetensors file.
+
+    Args:
+        run: The run.
+    """
+    named = flattened(jax.device_get((run.params, run.model_state)))
+    return len(pack({name: np.asarray(one) for name, one in named.items()}))
+
+
+def measure(
+    candidates: Sequence[Candidate],
+    comparison: Comparison,
+    batch_sizes: Sequence[int],
+    *,
+    seconds: float = 0.5,
+    targets: str | None = None,
+    say: Say = lambda _: None,
+) -> list[Measured]:
+    """Measure candidates beside the original, which is the first of them.
+
+    Args:
+        candidates: Candidates, the original first.
+        comparison: Examples on which they are compared.
+        batch_sizes: Batch sizes of the latencies, the last one that of evaluation.
+        seconds: Time to spend on each latency.
+        targets: Hardware for which predictions are added, as of `accelnet.plan`. None: none.
+        say: Function that is told what is being done.
+    """
+    times: dict[str, list[dict[str, Any]]] = {one.name: [] for one in candidates}
+    for size in batch_sizes:
+        say(f"latency at batch {size} of {len(candidates)} networks in turns")
+        answers = {one.name: make_answer(one.run, size) for one in candidates}
+        for name, found in measure_in_turns(answers, seconds).items():
+            times[name].append({"batch_size": size, **found})
+    sizes = {one.name: weight_bytes(one.run) for one in candidates}
+    first, found = candidates[0], []
+    for one in candidates:
+        say(f"{one.name}: {comparison.name} of {comparison.split}")
+        ratios = [sizes[one.name] / sizes[first.name], *(row["ratio"] for row in times[one.name])]
+        # Bytes count as much as all latencies together.
+        weights = [1.0, *([1 / (len(ratios) - 1)] * (len(ratios) - 1))]
+        share = math.exp(float(np.average(np.log(ratios), weights=weights)))
+        drop = None if one is first else comparison.drop(one.run, len(candidates) - 1)
+        memory = answer_bytes(one.run, batch_sizes[-1])
+        latency = tuple(times[one.name])
+        found.append(Measured(one, sizes[one.name], memory, latency, comparison.value(one.run), drop, share))
+    if targets is None:
+        return found
+    return [replace(one, targets=tuple(_planned(one, targets, say))) for one in found]
+
+
+def _planned(one: Measured, targets: str, say: Say) -> list[dict[str, Any]]:
+    say(f"{one.name}: predictions for {targets}")
+    rows = plan(one.run.experiment, targets, compile=False, remedies=False, progress=False).rows
+    return [
+        {
+            "name": row.name,
+            "fits": row.fits,
+            "eval_batch_seconds": row.eval_seconds,
+            "step_seconds": None if row.time is None else row.time.expected,
+            "reason": row.reason,
+        }
+        for row in rows
+    ]
