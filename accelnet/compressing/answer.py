@@ -1,11 +1,11 @@
 """The answer: which of the measured networks is recommended, why, and what else there is."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from accelnet.compressing.measured import Measured
-from accelnet.compressing.sensitivity import Sensitivity
 from accelnet.json_file import plain_value
 from accelnet.report.numbers import duration, number, short
 from accelnet.terminal import rendered
@@ -48,40 +48,33 @@ def choose(measured: Sequence[Measured], wanted: Wanted) -> tuple[Measured | Non
         measured: Networks, the original first.
         wanted: What was asked for.
     """
-    smaller = [one for one in measured[1:] if one.drop is not None and one.drop.value is not None]
+    smaller = [one for one in measured[1:] if math.isfinite(one.value)]
     good = [one for one in smaller if wanted.keeps_drop(one) and wanted.keeps_latency(one)]
     if wanted.max_drop is not None:
         good = [one for one in good if one.share < 1]
         least = min((one.share for one in good), default=0.0)
         good = [one for one in good if one.share <= _EQUAL * least]
     if good:
-        return min(good, key=lambda one: (_drop(one), one.share)), None
+        return min(good, key=lambda one: (one.lost, one.share)), None
     fast = [one for one in smaller if wanted.keeps_latency(one)]
     if wanted.latency is not None and not fast:
         return None, min(smaller, key=lambda one: one.seconds(wanted.batch_size), default=None)
     return None, min(fast, key=_bound, default=None)
 
 
-def _drop(one: Measured) -> float:
-    return float("inf") if one.drop is None or one.drop.value is None else one.drop.value
-
-
 def _bound(one: Measured) -> float:
-    return float("inf") if one.drop is None or one.drop.bound is None else one.drop.bound
+    bound = math.nan if one.drop is None else one.drop.bound
+    return bound if math.isfinite(bound) else math.inf
 
 
 def front(measured: Sequence[Measured]) -> list[Measured]:
     """Return those that no other beats in both cost and drop, the cheapest first."""
     found, best = [], float("inf")
-    for one in sorted(measured, key=lambda one: (one.share, _value(one))):
-        if _value(one) < best:
+    for one in sorted(measured, key=lambda one: (one.share, one.lost)):
+        if one.lost < best:
             found.append(one)
-            best = _value(one)
+            best = one.lost
     return found
-
-
-def _value(one: Measured) -> float:
-    return 0.0 if one.drop is None else _drop(one)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +106,7 @@ class Compressions:
     metric: Mapping[str, Any]
     split: tuple[str, int]
     test: Mapping[str, Any] = field(default_factory=dict)
-    sensitivity: Sequence[Sensitivity] = ()
+    sensitivity: Sequence[Mapping[str, Any]] = ()
     notes: Sequence[str] = ()
     seconds: float = 0.0
 
@@ -154,7 +147,7 @@ class Compressions:
             "test": self.test,
             "front": [one.name for one in front(self.measured)],
             "candidates": [one.to_dict() for one in self.measured],
-            "sensitivity": [one.to_dict() for one in self.sensitivity],
+            "sensitivity": list(self.sensitivity),
             "notes": self.notes,
             "seconds": self.seconds,
         })  # fmt: skip
@@ -183,9 +176,15 @@ def table_text(
         cost, latency = one.candidate.cost, [duration(row["p50"]) for row in one.latency]
         drop, told = one.drop, ("", "")
         if drop is not None:
-            told = (drop_words(drop.to_dict(), metric), drop_number(drop.bound, metric))
+            told = (drop_words(drop.to_dict(), metric), drop_number(drop.to_dict()["bound"], metric))
         counts = (size(one.bytes), short(cost.parameters), short(cost.flops))
-        table.add_row(f"{mark}{one.name}", *counts, *latency, number(one.value) or "undefined", *told)
+        table.add_row(
+            f"{mark}{one.name}",
+            *counts,
+            *latency,
+            number(one.value) if math.isfinite(one.value) else "undefined",
+            *told,
+        )
     return rendered(table, width=160)
 
 

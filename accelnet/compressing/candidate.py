@@ -86,6 +86,11 @@ class Proposal:
     cost: Cost
     weigh: Callable[[], Weighing]
 
+    @property
+    def same(self) -> Any:
+        """What is equal for equal networks."""
+        return getattr(self.experiment.model, "compression", self.name)
+
 
 @dataclass(frozen=True, eq=False)
 class Candidate:

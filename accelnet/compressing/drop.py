@@ -10,6 +10,7 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.evaluating.bootstrap import resampled
 from accelnet.evaluating.shares import LEVEL
+from accelnet.json_file import plain_value
 from accelnet.objectives.metric import Mean
 from accelnet.objectives.objective import Objective
 
@@ -25,8 +26,8 @@ class Drop:
 
     Attributes:
         value: Difference of the metric, positive where the model is worse: of shares such as the accuracy in points
-            (0.005 is half a point of a hundred), of other metrics as a share of the original's value. None: undefined.
-        low: Lower end of its 95 % interval, None where there are too few examples.
+            (0.005 is half a point of a hundred), of other metrics as a share of the original's value. NaN: undefined.
+        low: Lower end of its 95 % interval, NaN where there are too few examples.
         high: Upper end.
         bound: Upper bound that holds for all compared models at once, with 95 %.
         deviation: Deviation of the examples' differences.
@@ -35,10 +36,10 @@ class Drop:
         is_share: Whether the metric is a share.
     """
 
-    value: float | None
-    low: float | None
-    high: float | None
-    bound: float | None
+    value: float
+    low: float
+    high: float
+    bound: float
     deviation: float
     examples: int
     tail: float
@@ -46,7 +47,7 @@ class Drop:
 
     def is_within(self, max_drop: float) -> bool:
         """Say whether the drop is shown to be at most `max_drop`."""
-        return self.bound is not None and self.bound <= max_drop
+        return self.bound <= max_drop
 
     def examples_needed(self, max_drop: float) -> int | None:
         """Return how many examples would show, in 8 of 10 cases, that a drop of this size is within `max_drop`.
@@ -60,7 +61,7 @@ class Drop:
         """
         from scipy.stats import norm
 
-        if self.value is None or not self.value < max_drop:
+        if not (self.value < max_drop and math.isfinite(self.deviation)):
             return None
         reach = norm.isf(self.tail) + norm.ppf(_POWER)
         needed = (reach * self.deviation / (max_drop - self.value)) ** 2
@@ -68,8 +69,8 @@ class Drop:
         return math.ceil(max(needed, least))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values."""
-        return {name: getattr(self, name) for name in ("value", "low", "high", "bound", "examples")}
+        """Return JSON values, None for NaN."""
+        return plain_value({name: getattr(self, name) for name in ("value", "low", "high", "bound", "examples")})
 
 
 def tail_of(num_compared: int) -> float:
@@ -162,7 +163,7 @@ def paired_drop(metric: Mean, original: Pair, other: Pair, *, num_compared: int 
 
 def _of_counts(lost: int, gained: int, examples: int, tail: float) -> Drop:
     if not examples:
-        return Drop(None, None, None, None, math.nan, 0, tail, True)
+        return Drop(*[math.nan] * 5, 0, tail, True)
     low, high = tango(lost, gained, examples, (1 - LEVEL) / 2)
     value, disagreeing = (lost - gained) / examples, (lost + gained) / examples
     deviation = math.sqrt(max(disagreeing - value**2, 0.0))
@@ -171,13 +172,15 @@ def _of_counts(lost: int, gained: int, examples: int, tail: float) -> Drop:
 
 def _of_statistic(statistic: Any, examples: int, tail: float, is_share: bool) -> Drop:
     ones = np.ones(examples)
+    # NaN again, instead of None for the undefined.
     found, wide = (
-        resampled(statistic, ones, num_resamples=_RESAMPLES, level=level)["drop"] for level in (LEVEL, 1 - 2 * tail)
+        {name: math.nan if end is None else end for name, end in one.items()}
+        for level in (LEVEL, 1 - 2 * tail)
+        for one in (resampled(statistic, ones, num_resamples=_RESAMPLES, level=level)["drop"],)
     )
-    bound = None if wide["high"] is None or found["high"] is None else max(wide["high"], found["high"])
+    bound = max(found["high"], wide["high"]) if math.isfinite(wide["high"]) else math.nan
     # The deviation of one example is that of the mean of N, times the root of N.
-    half = math.nan if found["low"] is None else (found["high"] - found["low"]) / 2
-    deviation = half / _DEVIATIONS * math.sqrt(examples)
+    deviation = (found["high"] - found["low"]) / 2 / _DEVIATIONS * math.sqrt(examples)
     return Drop(found["value"], found["low"], found["high"], bound, deviation, examples, tail, is_share)
 
 

@@ -138,9 +138,7 @@ def find_rate(
     return {"factor": best, "tried": tried}
 
 
-def train(
-    experiment: Experiment, start: Start | None, factor: float, workdir: Path | None, display: Progress
-) -> Run:
+def train(experiment: Experiment, start: Start | None, factor: float, workdir: Path | None, display: Progress) -> Run:
     """Train an experiment to its end from weights, at a multiple of its own learning rate; go on from `workdir`.
 
     Args:

@@ -39,7 +39,8 @@ def evaluated(run: Run) -> Run:
             loop = Loop(experiment, feed, programs, Workdir(), hosts, Progress(), Timing(), rhythms={})
             wanted = experiment.final_splits
             metrics = {
-                split: loop.evaluate(state, split) if split in wanted else {} for split in ("train", *experiment.data.splits)
+                split: loop.evaluate(state, split) if split in wanted else {}
+                for split in ("train", *experiment.data.splits)
             }
         finally:
             feed.close()

@@ -32,7 +32,7 @@ class Measured:
         bytes: Bytes of its weights as a safetensors file.
         memory_bytes: Memory that answering one evaluation batch takes, by the compiled program's count.
         latency: For each batch size "batch_size", "p50" (seconds), "calls", and "ratio" to the original's in turns.
-        value: Metric on the compared examples, None where it is undefined.
+        value: Metric on the compared examples, NaN where outputs are not finite.
         drop: How much worse it is than the original, None for the original itself.
         share: Cost as a share of the original's: the geometric mean of its bytes and its latencies as shares of these.
         targets: Predictions for other hardware: "name", "eval_batch_seconds", "step_seconds", "fits" and "reason".
@@ -42,7 +42,7 @@ class Measured:
     bytes: int
     memory_bytes: int
     latency: tuple[Mapping[str, Any], ...]
-    value: float | None
+    value: float
     drop: Drop | None
     share: float
     targets: tuple[Mapping[str, Any], ...] = ()
@@ -56,6 +56,12 @@ class Measured:
     def run(self) -> Run:
         """The candidate as a run like any other."""
         return self.candidate.run
+
+    @property
+    def lost(self) -> float:
+        """The drop: 0 of the original, infinite where outputs are not finite."""
+        value = 0.0 if self.drop is None else self.drop.value
+        return value if math.isfinite(value) else math.inf
 
     def seconds(self, batch_size: int) -> float:
         """Return the latency at a batch size that was measured."""
@@ -109,21 +115,25 @@ class Comparison:
             self._known[id(run)] = run, pair
         return self._known[id(run)][1]
 
-    def value(self, run: Run) -> float | None:
-        """Return the metric of a run on these examples; None where its outputs are not finite."""
+    def value(self, run: Run) -> float:
+        """Return the metric of a run on these examples; NaN where its outputs are not finite."""
         pair = self.pair(run)
-        return None if pair is None else self._value(pair)
-
-    def _value(self, pair: Pair) -> float:
+        if pair is None:
+            return math.nan
         total, weight = (np.float32(np.sum(part)) for part in pair)
         return float(self.metric.compute({"total": jax.numpy.asarray(total), "weight": jax.numpy.asarray(weight)}))
+
+    def cost(self, run: Run) -> float:
+        """Return the metric so that lower is better, infinite where it is undefined."""
+        value = self.value(run)
+        return math.inf if math.isnan(value) else value if self.metric.lower_is_better else -value
 
     def drop(self, run: Run, num_compared: int) -> Drop:
         """Return how much worse a run is than the original, with a bound that holds for so many at once."""
         original, other = self.pair(self.original), self.pair(run)
         assert original is not None
         if other is None:
-            return Drop(None, None, None, None, math.nan, self.examples, 1.0, self.metric.is_share)
+            return Drop(*[math.nan] * 5, self.examples, 1.0, self.metric.is_share)
         return paired_drop(self.metric, original, other, num_compared=num_compared)
 
 

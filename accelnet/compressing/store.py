@@ -2,10 +2,10 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import jax
 import numpy as np
@@ -56,7 +56,7 @@ class Store:
 
     def folder(self, name: str) -> Path | None:
         """Return the work directory of a training; None where nothing is kept."""
-        return None if self.directory is None else self.directory / quote(name, safe="=,+ ")
+        return None if self.directory is None else self.directory / re.sub(r"[^\w=,+. ]", "-", name)
 
     def read(self, name: str) -> dict[str, Any]:
         """Return what is known of a training: "rate" when that was found, "seconds" when it is finished."""

@@ -37,6 +37,7 @@ def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECO
         For each batch size "batch_size", "calls", "p50", "p90", "p99" (seconds per call) and "examples_per_second" at
         the median.
     """
+
     def timed(size: int) -> dict[str, Any]:
         answer = make_answer(run, size)
         for _ in range(_WARM_UP_CALLS):
