@@ -11,7 +11,6 @@ from accelnet.errors import UserError
 from accelnet.models.adapter import adapt
 from accelnet.models.compressed import Compressed, Compression, replace_layer
 
-
 MADE = an.models.MLP(4, (8,), 2, rngs=nnx.Rngs(0))
 
 
