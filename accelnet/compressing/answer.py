@@ -113,11 +113,11 @@ class Compressions:
     @property
     def table(self) -> str:
         """All networks as text, the cheapest first."""
-        return table_text(self.measured, self.recommended, self.metric, self.wanted)
+        return table_text(self.measured, self.recommended, self.metric)
 
     def __repr__(self) -> str:
         kept = front(self.measured)[-_MOST_ROWS:]
-        rows = table_text(kept, self.recommended, self.metric, self.wanted)
+        rows = table_text(kept, self.recommended, self.metric)
         words = self.words if len(self.words) < 400 else f"{self.words[:399]}…"
         return f"{rows}\n{words}"
 
@@ -153,16 +153,13 @@ class Compressions:
         })  # fmt: skip
 
 
-def table_text(
-    measured: Sequence[Measured], recommended: Measured | None, metric: Mapping[str, Any], wanted: Wanted
-) -> str:
+def table_text(measured: Sequence[Measured], recommended: Measured | None, metric: Mapping[str, Any]) -> str:
     """Return networks as text, a line for each, the cheapest first.
 
     Args:
         measured: The networks.
         recommended: The recommended one, which is marked.
         metric: Metric that was compared.
-        wanted: What was asked for.
     """
     import rich.table
 
@@ -178,11 +175,12 @@ def table_text(
         if drop is not None:
             told = (drop_words(drop.to_dict(), metric), drop_number(drop.to_dict()["bound"], metric))
         counts = (size(one.bytes), short(cost.parameters), short(cost.flops))
+        value = number(one.value) if math.isfinite(one.value) else "undefined"
         table.add_row(
             f"{mark}{one.name}",
             *counts,
             *latency,
-            number(one.value) if math.isfinite(one.value) else "undefined",
+            value,
             *told,
         )
     return rendered(table, width=160)

@@ -1,5 +1,6 @@
 """Candidates of the search: networks in the place of the original, what they cost, and how they came to be."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -110,6 +111,11 @@ class Candidate:
     cost: Cost
     run: Run = field(repr=False)
     training: Mapping[str, Any] | None = None
+
+    @property
+    def structure(self) -> Any:
+        """What is equal for networks that compute the same program, with whatever weights."""
+        return json.dumps(self.compression, sort_keys=True) if self.compression else self.name
 
     @property
     def compression(self) -> dict[str, Any]:

@@ -176,11 +176,12 @@ def _checked(
     if max_drop is None:
         return None if latency is not None else max(_USUAL_DROP, _ROOM * least)
     if max_drop < least:
-        needed = Drop(*[0.0] * 5, examples, tail_of(most), True).examples_needed(max_drop)
+        same = Drop(0.0, 0.0, 0.0, least, 0.0, examples, tail_of(most), True)
         raise UserError(
             f"max_drop is {max_drop:g}, and {examples:,} validation examples cannot show a drop of less than "
             f"{least:.2g}, even if a network answered all of them as the original does: give at least that, keep "
-            f"{needed:,} rows for validation, or take a smaller budget, since fewer networks are told apart more easily"
+            f"{same.examples_needed(max_drop):,} rows for validation, or take a smaller budget, since fewer networks "
+            "are told apart more easily"
         )
     return max_drop
 

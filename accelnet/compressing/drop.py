@@ -1,6 +1,7 @@
 """How much worse one model is than another on the same examples, and how sure that is."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,11 @@ class Drop:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, None for NaN."""
         return plain_value({name: getattr(self, name) for name in ("value", "low", "high", "bound", "examples")})
+
+
+def undefined(examples: int, tail: float, *, is_share: bool) -> Drop:
+    """Return the drop of which nothing is known."""
+    return Drop(math.nan, math.nan, math.nan, math.nan, math.nan, examples, tail, is_share)
 
 
 def tail_of(num_compared: int) -> float:
@@ -163,7 +169,7 @@ def paired_drop(metric: Mean, original: Pair, other: Pair, *, num_compared: int 
 
 def _of_counts(lost: int, gained: int, examples: int, tail: float) -> Drop:
     if not examples:
-        return Drop(*[math.nan] * 5, 0, tail, True)
+        return undefined(0, tail, is_share=True)
     low, high = tango(lost, gained, examples, (1 - LEVEL) / 2)
     value, disagreeing = (lost - gained) / examples, (lost + gained) / examples
     deviation = math.sqrt(max(disagreeing - value**2, 0.0))
@@ -204,7 +210,6 @@ def tango(lost: int, gained: int, examples: int, tail: float) -> tuple[float, fl
         >>> round(low, 3), round(high, 3)
         (0.05, 0.328)
     """
-    from scipy.optimize import brentq
     from scipy.stats import norm
 
     z = float(norm.isf(tail))
@@ -219,9 +224,15 @@ def tango(lost: int, gained: int, examples: int, tail: float) -> tuple[float, fl
         )
 
     middle, edge = (lost - gained) / examples, 1 - 1e-12
-    low = -1.0 if score(-edge) < z else brentq(lambda at: score(at) - z, -edge, middle)
-    high = 1.0 if score(edge) > -z else brentq(lambda at: score(at) + z, middle, edge)
-    return float(low), float(high)
+    return _crossing(score, z, -edge, middle), _crossing(score, -z, middle, edge)
+
+
+def _crossing(score: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """Return where a falling function reaches a level between two ends, or the end that is nearest to that."""
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if score(middle) > level else (low, middle)
+    return (low + high) / 2
 
 
 def resolution(metric: Mean, examples: int, num_compared: int = 1) -> float:

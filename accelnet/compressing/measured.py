@@ -12,7 +12,7 @@ import numpy as np
 from accelnet.artifact.recipe import flattened
 from accelnet.artifact.tensors import pack
 from accelnet.compressing.candidate import Candidate
-from accelnet.compressing.drop import Drop, Pair, mean_metric, paired_drop
+from accelnet.compressing.drop import Drop, Pair, mean_metric, paired_drop, undefined
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import answer_bytes, make_answer, measure_in_turns
 from accelnet.evaluating.predictions import predict
@@ -104,7 +104,7 @@ class Comparison:
         return len(self.original.experiment.data.splits[self.split])
 
     def pair(self, run: Run) -> Pair | None:
-        """Return what each example adds to the metric's total and weight, both float64 [N]; None where it is not finite."""
+        """Return what each example adds to the metric's total and weight, float64 [N]; None if that is not finite."""
         if id(run) not in self._known:
             try:
                 pair = predict(run, self.split, self._say).sums[self.name]
@@ -133,7 +133,7 @@ class Comparison:
         original, other = self.pair(self.original), self.pair(run)
         assert original is not None
         if other is None:
-            return Drop(*[math.nan] * 5, self.examples, 1.0, self.metric.is_share)
+            return undefined(self.examples, 1.0, is_share=self.metric.is_share)
         return paired_drop(self.metric, original, other, num_compared=num_compared)
 
 
@@ -166,23 +166,26 @@ def measure(
         targets: Hardware for which predictions are added, as of `accelnet.plan`. None: none.
         say: Function that is told what is being done.
     """
-    times: dict[str, list[dict[str, Any]]] = {one.name: [] for one in candidates}
+    # Equal networks with other weights run the same program: one of them is timed.
+    timed = {one.structure: one for one in reversed(candidates)}
+    times: dict[Any, list[dict[str, Any]]] = {structure: [] for structure in timed}
     for size in batch_sizes:
-        say(f"latency at batch {size} of {len(candidates)} networks in turns")
-        answers = {one.name: make_answer(one.run, size) for one in candidates}
+        say(f"latency at batch {size} of {len(timed)} networks in turns")
+        answers = {one.name: make_answer(one.run, size) for one in candidates if timed[one.structure] is one}
         for name, found in measure_in_turns(answers, seconds).items():
-            times[name].append({"batch_size": size, **found})
+            structure = next(one.structure for one in candidates if one.name == name)
+            times[structure].append({"batch_size": size, **found})
     sizes = {one.name: weight_bytes(one.run) for one in candidates}
     first, found = candidates[0], []
     for one in candidates:
         say(f"{one.name}: {comparison.name} of {comparison.split}")
-        ratios = [sizes[one.name] / sizes[first.name], *(row["ratio"] for row in times[one.name])]
+        ratios = [sizes[one.name] / sizes[first.name], *(row["ratio"] for row in times[one.structure])]
         # Bytes count as much as all latencies together.
         weights = [1.0, *([1 / (len(ratios) - 1)] * (len(ratios) - 1))]
         share = math.exp(float(np.average(np.log(ratios), weights=weights)))
         drop = None if one is first else comparison.drop(one.run, len(candidates) - 1)
         memory = answer_bytes(one.run, batch_sizes[-1])
-        latency = tuple(times[one.name])
+        latency = tuple(times[one.structure])
         found.append(Measured(one, sizes[one.name], memory, latency, comparison.value(one.run), drop, share))
     if targets is None:
         return found

@@ -79,10 +79,10 @@ def results_table(values: Mapping[str, Any]) -> Markup:
         ))  # fmt: skip
     head = ("network", "bytes", "parameters", "an example", "memory", *(f"batch {size}" for size in batches), metric)
     caption = (
-        f"The cheapest first. Latencies are medians of calls in turns with the original, on this machine; memory is that "
-        f"of a batch of {batches[-1]}. A drop is the difference on the same {values['examples']:,} {values['split']} "
-        f"examples with its 95 % interval{_unit(values)}; the bounds under “at most” hold for all networks at once with "
-        "95 %."
+        f"The cheapest first. Latencies are medians of calls in turns with the original, on this machine; memory is "
+        f"that of a batch of {batches[-1]}. A drop is the difference on the same {values['examples']:,} "
+        f"{values['split']} examples with its 95 % interval{_unit(values)}; the bounds under “at most” hold for all "
+        "networks at once, with 95 %."
     )
     return table(caption, (*head, "drop", "at most"), rows)
 
@@ -119,7 +119,7 @@ def _kind(one: Mapping[str, Any]) -> str:
 def _fronts(values: Mapping[str, Any]) -> Iterable[Markup]:
     """Draw the drop against each cost, with the front on which none is both cheaper and better."""
     candidates = [one for one in values["candidates"] if one["drop"] is None or one["drop"]["value"] is not None]
-    yield _front("Bytes of the weights", "bytes", candidates, lambda one: one["bytes"], size, values)
+    yield _front("Bytes of the weights", "bytes", candidates, lambda one: one["bytes"], size, values, base=2)
     for place, row in enumerate(candidates[0]["latency"]):
         name = f"latency at batch {row['batch_size']}"
 
@@ -136,12 +136,13 @@ def _front(
     cost: Callable[[Mapping[str, Any]], float],
     text: Callable[[float], str],
     values: Mapping[str, Any],
+    base: int = 10,
 ) -> Markup:
     drops = {one["name"]: one["drop"] or {"value": 0.0, "low": None, "high": None} for one in candidates}
     ends = [drop[end] for drop in drops.values() for end in ("value", "low", "high") if drop[end] is not None]
     # A network that lost nearly everything would press all others together.
     least = max((drop["high"] or drop["value"] for drop in drops.values() if drop["value"] < 0.1), default=0.1)
-    x = log_axis(name, [cost(one) for one in candidates], text, ACROSS)
+    x = log_axis(name, [cost(one) for one in candidates], text, ACROSS, base)
     most = values["wanted"]["max_drop"]
     shown = [min(end, 1.5 * max(least, most or 0.0)) for end in ends]
     y = linear_axis(f"drop{_unit(values)}", [*shown, 0.0, *([] if most is None else [most])], _hundredths)

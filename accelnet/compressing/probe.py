@@ -102,7 +102,7 @@ class _Seen:
     def __init__(self) -> None:
         self.found: set[tuple[str, tuple[int, ...]]] = set()
 
-    def see(self, use: Use, inputs: Inputs, *, stride: int) -> None:  # noqa: ARG002
+    def see(self, use: Use, inputs: Inputs, *, stride: int) -> None:
         self.found.add((use.path, use.axes))
 
     def inner(self) -> "_Seen":

@@ -32,11 +32,13 @@ class Ways:
         structures: By name, function from how many times fewer FLOPs to a `Proposal`, None where there is none.
         bits: By name, function from a run to the same network with fewer bits.
         teacher: Function from a run to its experiment with the original's outputs as further targets. None: without.
+        notes: What is left alone, and why.
     """
 
     structures: Mapping[str, Callable[[float], Proposal | None]] = field(default_factory=dict)
     bits: Mapping[str, Callable[[Run], Weighing]] = field(default_factory=dict)
     teacher: Callable[[Run], Experiment] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Search:
         self.original, self.ways, self.comparison, self.goal = original, ways, comparison, goal
         self.budget, self.store, self.say = budget, store, say
         self.trained: list[Trained] = []
-        self.notes: list[str] = []
+        self.notes: list[str] = list(ways.notes)
         self._proposed: dict[float, list[tuple[Proposal, Run]]] = {}
         self._impossible: set[float] = set()
         self._count = 0

@@ -120,7 +120,8 @@ def find_spaces(probe: Probe, axes: Sequence[Axis]) -> tuple[list[Space], list[A
 
 def _guesses(axes: Sequence[Axis]) -> list[tuple[int, int | None, bool]]:
     """Return guesses: the number of units, how many elements of an axis each has side by side (None for as many as
-    there are), and whether what does not belong to the width stands behind it."""
+    there are), and whether what does not belong to the width stands behind it.
+    """
     numbers = sorted({axis.grown // k for axis in axes for k in _divisors(axis.lost)}, reverse=True)
     sides = sorted({k for axis in axes for k in _divisors(axis.lost) if k > 1})
     whole = all(axis.grown == axis.size for axis in axes)

@@ -125,11 +125,8 @@ class _Teller:
         bound = nearest.drop.bound
         words = f"No network is shown to lose at most {limit}: the nearest, {nearest.name}, loses "
         words += f"{self._amount(nearest.drop.value)}, "
-        words += (
-            "with too few examples for an interval"
-            if not math.isfinite(bound)
-            else f"at most {self._amount(bound)} with 95 %"
-        )
+        known = math.isfinite(bound)
+        words += f"at most {self._amount(bound)} with 95 %" if known else "with too few examples for an interval"
         needed = nearest.drop.examples_needed(wanted.max_drop)
         if needed is not None and needed > nearest.drop.examples:
             return (
