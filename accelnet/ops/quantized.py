@@ -150,24 +150,36 @@ def _by_kernel(*operands: Array) -> Array:
     return kernels.call(_KERNEL, *operands)[0]
 
 
+def quantized_product(x: Array, whole: Array, scale: Array, bias: Array | None) -> Array:
+    """Multiply rounded rows [rows, depth] by whole numbers [depth, columns], by XLA's operations.
+
+    Those of int8 have sums of int32, as the matrix units of GPUs and TPUs make them. Those of float32 are exact below a
+    depth of 1,040; XLA's CPU programs multiply integers more slowly.
+
+    Example:
+        >>> quantized_product(jnp.array([[127.0, 1.0]]), jnp.ones((2, 1), jnp.int8), jnp.ones(1), None).tolist()
+        [[128.0]]
+    """
+    rounded, row_scale = round_rows(x)
+    if whole.dtype == jnp.int8:
+        rounded = rounded.astype(jnp.int8)
+        axes = (((1,), (0,)), ((), ()))
+        sums = lax.dot_general(rounded, whole, axes, preferred_element_type=jnp.int32).astype(jnp.float32)
+    else:
+        sums = rounded @ whole
+    out = sums * (row_scale * scale[None, :])
+    return out if bias is None else out + bias[None, :]
+
+
 def product_of_integers(x: Array, packed: Array, scale: Array, bias: Array | None = None) -> Array:
-    """Multiply int8 by int8 with sums of int32, as the matrix units of GPUs and TPUs do."""
-    whole, row_scale = round_rows(x)
-    weights = unpack(packed, x.shape[-1], scale.shape[0])
-    sums = lax.dot_general(whole.astype(jnp.int8), weights, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
-    return _scaled(sums.astype(jnp.float32), row_scale, scale, bias)
+    """Compute `quantized_dot` of rows by XLA's product of int8."""
+    return quantized_product(x, unpack(packed, x.shape[-1], scale.shape[0]), scale, bias)
 
 
 def product_of_floats(x: Array, packed: Array, scale: Array, bias: Array | None = None) -> Array:
-    """Compute the same in float32, exact below a depth of 1,040: XLA's CPU programs multiply integers slowly."""
-    whole, row_scale = round_rows(x)
-    weights = unpack(packed, x.shape[-1], scale.shape[0]).astype(jnp.float32)
-    return _scaled(whole @ weights, row_scale, scale, bias)
-
-
-def _scaled(sums: Array, row_scale: Array, scale: Array, bias: Array | None) -> Array:
-    out = sums * (row_scale * scale[None, :])
-    return out if bias is None else out + bias[None, :]
+    """Compute `quantized_dot` of rows by XLA's product of float32."""
+    whole = unpack(packed, x.shape[-1], scale.shape[0])
+    return quantized_product(x, whole.astype(jnp.float32), scale, bias)
 
 
 _KERNEL = kernels.Kernel("accelnet_multiply_rounded", (0,), kernels.Meaning(product_of_floats))
