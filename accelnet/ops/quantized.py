@@ -20,6 +20,8 @@ from accelnet.ops import kernels
 # Columns of a panel, and depths that lie side by side in it.
 _PANEL, _QUAD = 16, 4
 MOST = {8: 127, 4: 7}
+# Of the largest number of a column, as what the outermost whole number stands for.
+_SHARES = {8: (1.0,), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)}
 _SMALLEST, _LARGEST, _SHARE = np.float32(1e-30), np.float32(3e38), np.float32(1 / 127)
 
 
@@ -62,6 +64,46 @@ def unpack(packed: Array, depth: int, columns: int) -> Array:
     """
     whole = _quads(packed).transpose(1, 3, 0, 2)
     return whole.reshape(whole.shape[0] * _QUAD, -1)[:depth, :columns]
+
+
+def nearest(matrix: Any, bits: int) -> tuple[Array, Array]:
+    """Round a matrix to whole numbers, with the scale of each column that has the least squared error.
+
+    Scales are the largest number of a column over 127 or 7, and shares of it, which cut the largest numbers off.
+
+    Args:
+        matrix: float [depth, columns].
+        bits: 8 or 4.
+
+    Returns:
+        int8 [depth, columns], and float32 [columns].
+
+    Example:
+        >>> whole, scale = nearest(jnp.array([[1.0], [-0.5], [0.25]]), 8)
+        >>> whole.ravel().tolist(), round(float(scale[0]), 4)
+        ([127, -64, 32], 0.0079)
+    """
+    matrix = jnp.asarray(matrix, jnp.float32)
+    most = MOST[bits]
+    largest = jnp.maximum(jnp.max(jnp.abs(matrix), axis=0), _SMALLEST)
+
+    def error(share: Array) -> Array:
+        scale = largest * (share / most)
+        return jnp.sum((to_whole(matrix, scale, bits) * scale[None, :] - matrix) ** 2, axis=0)
+
+    shares = jnp.asarray(_SHARES[bits], jnp.float32)
+    scale = largest * (shares[jnp.argmin(lax.map(error, shares), axis=0)] / most)
+    return to_whole(matrix, scale, bits).astype(jnp.int8), scale
+
+
+def to_whole(matrix: Array, scale: Array, bits: int) -> Array:
+    """Round a matrix [depth, columns] by given scales [columns] to whole numbers, as floats.
+
+    Example:
+        >>> to_whole(jnp.array([[3.0, -9.0]]), jnp.ones(2), 4).tolist()
+        [[3.0, -7.0]]
+    """
+    return jnp.clip(jnp.round(matrix / scale[None, :]), -MOST[bits], MOST[bits])
 
 
 def _quads(packed: Array) -> Array:
