@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "populations": _TRAINING,
     "exporting": _TRAINING | {"report", "evaluating"},
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
+    "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING | {"interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},

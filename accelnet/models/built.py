@@ -55,9 +55,7 @@ def construction(make: Callable[[], Any]) -> Construction | None:
         with _constructing(note):
             module = make()
         # The last: what a constructor of another's hands on is made within it.
-        found.extend(
-            Construction(type(one), given[turn], turn) for turn, one in enumerate(begun) if one is module
-        )
+        found.extend(Construction(type(one), given[turn], turn) for turn, one in enumerate(begun) if one is module)
         return module
 
     nnx.eval_shape(made)
@@ -80,7 +78,7 @@ def other_numbers(turn: int, numbers: Mapping[str, int]) -> Iterator[None]:
     """
     turns = iter(range(2**62))
 
-    def change(module: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    def change(_: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         return with_numbers(arguments, numbers) if next(turns) == turn else arguments
 
     with _constructing(change):

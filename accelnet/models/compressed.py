@@ -84,9 +84,10 @@ class Compressed:
 
     def __post_init__(self) -> None:
         if isinstance(self.model, Compressed):
-            both = self.model.compression | self.compression
-            object.__setattr__(self, "compression", both)
-            object.__setattr__(self, "model", self.model.model)
+            inner = self.model
+            object.__setattr__(self, "compression", inner.compression | self.compression)
+            object.__setattr__(self, "model", inner.model)
+            self.__dict__["made"] = inner.made  # a second look would see the same
         if unknown := sorted(set(self.compression.widths) - set(self.numbers)):
             raise UserError(
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
@@ -104,6 +105,10 @@ class Compressed:
     def numbers(self) -> dict[str, int]:
         """Whole numbers of the original's constructor, by their paths among its arguments."""
         return numbers_in(self.made.arguments)
+
+    def with_widths(self, widths: Mapping[str, int]) -> "Compressed":
+        """Return the same model with further numbers."""
+        return Compressed(self, Compression(widths))
 
     @property
     def is_linen(self) -> bool:
