@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from flax import linen, nnx
@@ -10,6 +10,7 @@ from flax import linen, nnx
 from accelnet.errors import UserError, user_code
 from accelnet.models.built import Construction, construction, numbers_in, other_numbers, with_numbers
 from accelnet.models.pure import PureModel
+from accelnet.models.quantized import quantized
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Compressed:
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
                 f"{self.made.kind.__name__}, has {', '.join(self.numbers) or 'none'}"
             )
-        if layers := sorted({*self.compression.ranks, *self.compression.bits}):
+        if layers := sorted(self.compression.ranks):
             raise UserError(f"the layers {', '.join(layers)} cannot be replaced by smaller ones")
 
     @cached_property
@@ -122,6 +123,8 @@ class Compressed:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
+        for path, bits in self.compression.bits.items():
+            replace_layer(module, path, partial(quantized, bits=bits))
         return module
 
 

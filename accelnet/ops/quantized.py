@@ -20,6 +20,8 @@ from accelnet.ops import kernels
 # Columns of a panel, and depths that lie side by side in it.
 _PANEL, _QUAD = 16, 4
 MOST = {8: 127, 4: 7}
+# Of the largest number of a column, as what the outermost whole number stands for.
+_SHARES = {8: (1.0,), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)}
 _SMALLEST, _LARGEST, _SHARE = np.float32(1e-30), np.float32(3e38), np.float32(1 / 127)
 
 
@@ -62,6 +64,46 @@ def unpack(packed: Array, depth: int, columns: int) -> Array:
     """
     whole = _quads(packed).transpose(1, 3, 0, 2)
     return whole.reshape(whole.shape[0] * _QUAD, -1)[:depth, :columns]
+
+
+def nearest(matrix: Any, bits: int) -> tuple[Array, Array]:
+    """Round a matrix to whole numbers, with the scale of each column that has the least squared error.
+
+    Scales are the largest number of a column over 127 or 7, and shares of it, which cut the largest numbers off.
+
+    Args:
+        matrix: float [depth, columns].
+        bits: 8 or 4.
+
+    Returns:
+        int8 [depth, columns], and float32 [columns].
+
+    Example:
+        >>> whole, scale = nearest(jnp.array([[1.0], [-0.5], [0.25]]), 8)
+        >>> whole.ravel().tolist(), round(float(scale[0]), 4)
+        ([127, -64, 32], 0.0079)
+    """
+    matrix = jnp.asarray(matrix, jnp.float32)
+    most = MOST[bits]
+    largest = jnp.maximum(jnp.max(jnp.abs(matrix), axis=0), _SMALLEST)
+
+    def error(share: Array) -> Array:
+        scale = largest * (share / most)
+        return jnp.sum((to_whole(matrix, scale, bits) * scale[None, :] - matrix) ** 2, axis=0)
+
+    shares = jnp.asarray(_SHARES[bits], jnp.float32)
+    scale = largest * (shares[jnp.argmin(lax.map(error, shares), axis=0)] / most)
+    return to_whole(matrix, scale, bits).astype(jnp.int8), scale
+
+
+def to_whole(matrix: Array, scale: Array, bits: int) -> Array:
+    """Round a matrix [depth, columns] by given scales [columns] to whole numbers, as floats.
+
+    Example:
+        >>> to_whole(jnp.array([[3.0, -9.0]]), jnp.ones(2), 4).tolist()
+        [[3.0, -7.0]]
+    """
+    return jnp.clip(jnp.round(matrix / scale[None, :]), -MOST[bits], MOST[bits])
 
 
 def _quads(packed: Array) -> Array:
@@ -150,24 +192,36 @@ def _by_kernel(*operands: Array) -> Array:
     return kernels.call(_KERNEL, *operands)[0]
 
 
+def quantized_product(x: Array, whole: Array, scale: Array, bias: Array | None) -> Array:
+    """Multiply rounded rows [rows, depth] by whole numbers [depth, columns], by XLA's operations.
+
+    Those of int8 have sums of int32, as the matrix units of GPUs and TPUs make them. Those of float32 are exact below a
+    depth of 1,040; XLA's CPU programs multiply integers more slowly.
+
+    Example:
+        >>> quantized_product(jnp.array([[127.0, 1.0]]), jnp.ones((2, 1), jnp.int8), jnp.ones(1), None).tolist()
+        [[128.0]]
+    """
+    rounded, row_scale = round_rows(x)
+    if whole.dtype == jnp.int8:
+        rounded = rounded.astype(jnp.int8)
+        axes = (((1,), (0,)), ((), ()))
+        sums = lax.dot_general(rounded, whole, axes, preferred_element_type=jnp.int32).astype(jnp.float32)
+    else:
+        sums = rounded @ whole
+    out = sums * (row_scale * scale[None, :])
+    return out if bias is None else out + bias[None, :]
+
+
 def product_of_integers(x: Array, packed: Array, scale: Array, bias: Array | None = None) -> Array:
-    """Multiply int8 by int8 with sums of int32, as the matrix units of GPUs and TPUs do."""
-    whole, row_scale = round_rows(x)
-    weights = unpack(packed, x.shape[-1], scale.shape[0])
-    sums = lax.dot_general(whole.astype(jnp.int8), weights, (((1,), (0,)), ((), ())), preferred_element_type=jnp.int32)
-    return _scaled(sums.astype(jnp.float32), row_scale, scale, bias)
+    """Compute `quantized_dot` of rows by XLA's product of int8."""
+    return quantized_product(x, unpack(packed, x.shape[-1], scale.shape[0]), scale, bias)
 
 
 def product_of_floats(x: Array, packed: Array, scale: Array, bias: Array | None = None) -> Array:
-    """Compute the same in float32, exact below a depth of 1,040: XLA's CPU programs multiply integers slowly."""
-    whole, row_scale = round_rows(x)
-    weights = unpack(packed, x.shape[-1], scale.shape[0]).astype(jnp.float32)
-    return _scaled(whole @ weights, row_scale, scale, bias)
-
-
-def _scaled(sums: Array, row_scale: Array, scale: Array, bias: Array | None) -> Array:
-    out = sums * (row_scale * scale[None, :])
-    return out if bias is None else out + bias[None, :]
+    """Compute `quantized_dot` of rows by XLA's product of float32."""
+    whole = unpack(packed, x.shape[-1], scale.shape[0])
+    return quantized_product(x, whole.astype(jnp.float32), scale, bias)
 
 
 _KERNEL = kernels.Kernel("accelnet_multiply_rounded", (0,), kernels.Meaning(product_of_floats))

@@ -2,6 +2,7 @@
 #include "depthwise.h"
 #include "matrices.h"
 #include "recurrence.h"
+#include "rounded_convolution.h"
 #include "rows.h"
 #include "winograd.h"
 
@@ -97,6 +98,21 @@ static ffi::Error MultiplyRoundedRows(ffi::ThreadPool pool, Arguments arguments,
                                has_bias ? member_step(shape(arguments, 3)) : 0};
   multiply_rounded_rows(pool, product, argument(arguments, 0), has_bias ? argument(arguments, 3) : nullptr,
                         result(results, 0));
+  return ffi::Error::Success();
+}
+
+// Of convolutions of rounded images: the instructions, the taps of each axis, then the geometry of `make_convolution`.
+// Arguments: images, weights, their scales, bias?.
+static ffi::Error ConvolveRounded(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers images = shape(arguments, 0), out = shape(results, 0);
+  const int64_t kernel[6] = {1, numbers[1], numbers[2], numbers[3], images[5], out[5]};
+  const bool has_bias = arguments.size() > 3;
+  const Convolution c = make_convolution(images, {kernel, 6}, out, {numbers.begin() + 4, numbers.size() - 4});
+  const RoundedConvolution convolution{c, out[0], numbers[0], packed(arguments, 1), member_step(images),
+                                       member_step(shape(arguments, 1)), member_step(shape(arguments, 2)),
+                                       has_bias ? member_step(shape(arguments, 3)) : 0};
+  convolve_rounded(pool, convolution, argument(arguments, 0), has_bias ? argument(arguments, 3) : nullptr,
+                   result(results, 0));
   return ffi::Error::Success();
 }
 
@@ -220,6 +236,7 @@ ACCELNET_HANDLER(accelnet_take_rows, TakeRows);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
 ACCELNET_HANDLER(accelnet_multiply_rounded, MultiplyRoundedRows);
+ACCELNET_HANDLER(accelnet_convolve_rounded, ConvolveRounded);
 ACCELNET_HANDLER(accelnet_recur_rounded, RecurRounded);
 
 extern "C" int64_t accelnet_most_bytes() { return accelnet::usage().total(); }

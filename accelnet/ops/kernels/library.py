@@ -25,6 +25,7 @@ TARGETS = (
     "accelnet_recur",
     "accelnet_recur_backward",
     "accelnet_multiply_rounded",
+    "accelnet_convolve_rounded",
     "accelnet_recur_rounded",
 )
 _SOURCES = Path(__file__).parent
