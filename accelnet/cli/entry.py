@@ -115,12 +115,11 @@ class _Command:
         if getattr(options, "resume", False):
             if options.workdir is None:
                 raise UserError("--resume needs --workdir, the directory of the run to go on with")
-            from accelnet.training.stored import read_stored
-
-            stored = read_stored(options.workdir).config
-            if stored is not None:
+            known = script.of_run(options.workdir)
+            if known is not None:
                 # The run's own settings are the defaults now; flags that are given still count.
-                verb, arguments = _parse(script, script.config_from_json(stored), args)
+                script, default = known
+                verb, arguments = _parse(script, default, args)
         arguments = {name: _with_absolute_workdir(value) for name, value in arguments.items()}
         self.options, self.is_training = arguments.get("options"), verb.__name__ == "train"
         runtime.prepare()

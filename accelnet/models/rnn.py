@@ -11,7 +11,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.arguments import flags, integer, word
 from accelnet.errors import UserError
-from accelnet.models.built import remembered
 from accelnet.models.layers import check_dropout, check_rngs, make_dropout
 from accelnet.models.recurrent_layer import NUM_GATES, CellName, RecurrentLayer
 from accelnet.models.sharding import SHARDING_RULES
@@ -63,7 +62,6 @@ class RNN(nnx.Module):
 
     sharding_rules = SHARDING_RULES
 
-    @remembered
     def __init__(
         self,
         in_features: int,
