@@ -176,7 +176,7 @@ def _checked(
     if max_drop is None:
         return None if latency is not None else max(_USUAL_DROP, _ROOM * least)
     if max_drop < least:
-        same = Drop(0.0, 0.0, 0.0, least, 0.0, examples, tail_of(most), True)
+        same = Drop(0.0, 0.0, 0.0, least, 0.0, examples, tail_of(most), (0.0, 0.0))
         raise UserError(
             f"max_drop is {max_drop:g}, and {examples:,} validation examples cannot show a drop of less than "
             f"{least:.2g}, even if a network answered all of them as the original does: give at least that, keep "

@@ -15,9 +15,10 @@ from accelnet.json_file import plain_value
 from accelnet.objectives.metric import Mean
 from accelnet.objectives.objective import Objective
 
-_RESAMPLES = 4000  # the bound lies further out than an interval's end
 _POWER = 0.8
-_DEVIATIONS = 1.96  # in half of a 95 % interval
+_RESAMPLES = 2000
+_DEVIATIONS = 1.959964  # in half of a 95 % interval
+_MOST_EXAMPLES = 10**10
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -32,6 +33,7 @@ class Drop:
         high: Upper end.
         bound: Upper bound that holds for all compared models at once, with 95 %.
         deviation: Deviation of the examples' differences.
+        rates: Shares of the examples that only the original and only the other model has right; None for other metrics.
         examples: Number N.
         tail: Chance that this one bound is too low.
         is_share: Whether the metric is a share.
@@ -44,7 +46,7 @@ class Drop:
     deviation: float
     examples: int
     tail: float
-    is_share: bool
+    rates: tuple[float, float] | None = None
 
     def is_within(self, max_drop: float) -> bool:
         """Say whether the drop is shown to be at most `max_drop`."""
@@ -53,30 +55,39 @@ class Drop:
     def examples_needed(self, max_drop: float) -> int | None:
         """Return how many examples would show, in 8 of 10 cases, that a drop of this size is within `max_drop`.
 
-        `n = ((z_tail + z_power) s / (max_drop - value))^2`, and of a share at least what the same answers to all
-        examples need. None where the drop itself is larger.
+        The smallest n for which `bound(n) + z_power s / sqrt(n) <= max_drop`. None where the drop itself is larger.
 
         Example:
-            >>> Drop(0.001, -0.01, 0.012, 0.015, 0.1, 400, 0.025, True).examples_needed(0.005)
+            >>> Drop(0.001, -0.01, 0.012, 0.012, 0.1, 400, 0.025).examples_needed(0.005)
             4906
         """
         from scipy.stats import norm
 
         if not (self.value < max_drop and math.isfinite(self.deviation)):
             return None
-        reach = norm.isf(self.tail) + norm.ppf(_POWER)
-        needed = (reach * self.deviation / (max_drop - self.value)) ** 2
-        least = norm.isf(self.tail) ** 2 * (1 - max_drop) / max_drop if self.is_share and max_drop > 0 else 0.0
-        return math.ceil(max(needed, least))
+        reach, chance = float(norm.isf(self.tail)), float(norm.ppf(_POWER))
+
+        def reached(examples: int) -> float:
+            spread = self.deviation / math.sqrt(examples)
+            if self.rates is None:
+                return self.value + (reach + chance) * spread
+            lost, gained = (rate * examples for rate in self.rates)
+            return tango(lost, gained, examples, self.tail)[1] + chance * spread
+
+        few, many = 1, _MOST_EXAMPLES
+        while few < many:
+            middle = (few + many) // 2
+            few, many = (few, middle) if reached(middle) <= max_drop else (middle + 1, many)
+        return few
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values, None for NaN."""
         return plain_value({name: getattr(self, name) for name in ("value", "low", "high", "bound", "examples")})
 
 
-def undefined(examples: int, tail: float, *, is_share: bool) -> Drop:
+def undefined(examples: int, tail: float) -> Drop:
     """Return the drop of which nothing is known."""
-    return Drop(math.nan, math.nan, math.nan, math.nan, math.nan, examples, tail, is_share)
+    return Drop(math.nan, math.nan, math.nan, math.nan, math.nan, examples, tail)
 
 
 def tail_of(num_compared: int) -> float:
@@ -164,37 +175,36 @@ def paired_drop(metric: Mean, original: Pair, other: Pair, *, num_compared: int 
         with np.errstate(divide="ignore", invalid="ignore"):
             return {"drop": sign * (after - before) / (1.0 if metric.is_share else np.abs(before))}
 
-    return _of_statistic(statistic, len(first), tail, metric.is_share)
+    return _of_statistic(statistic, len(first), tail)
 
 
 def _of_counts(lost: int, gained: int, examples: int, tail: float) -> Drop:
     if not examples:
-        return undefined(0, tail, is_share=True)
+        return undefined(0, tail)
     low, high = tango(lost, gained, examples, (1 - LEVEL) / 2)
     value, disagreeing = (lost - gained) / examples, (lost + gained) / examples
     deviation = math.sqrt(max(disagreeing - value**2, 0.0))
-    return Drop(value, low, high, tango(lost, gained, examples, tail)[1], deviation, examples, tail, True)
+    bound, rates = tango(lost, gained, examples, tail)[1], (lost / examples, gained / examples)
+    return Drop(value, low, high, bound, deviation, examples, tail, rates)
 
 
-def _of_statistic(statistic: Any, examples: int, tail: float, is_share: bool) -> Drop:
-    ones = np.ones(examples)
-    # NaN again, instead of None for the undefined.
-    found, wide = (
-        {name: math.nan if end is None else end for name, end in one.items()}
-        for level in (LEVEL, 1 - 2 * tail)
-        for one in (resampled(statistic, ones, num_resamples=_RESAMPLES, level=level)["drop"],)
-    )
-    bound = max(found["high"], wide["high"]) if math.isfinite(wide["high"]) else math.nan
+def _of_statistic(statistic: Any, examples: int, tail: float) -> Drop:
+    from scipy.stats import norm
+
+    found = resampled(statistic, np.ones(examples), num_resamples=_RESAMPLES)["drop"]
+    value, low, high = (math.nan if end is None else end for end in found.values())
+    # Further out there are few draws: the interval, as much wider as a normal one would be.
+    bound = high + (high - value) * max(0.0, float(norm.isf(tail)) / _DEVIATIONS - 1)
     # The deviation of one example is that of the mean of N, times the root of N.
-    deviation = (found["high"] - found["low"]) / 2 / _DEVIATIONS * math.sqrt(examples)
-    return Drop(found["value"], found["low"], found["high"], bound, deviation, examples, tail, is_share)
+    deviation = (high - low) / 2 / _DEVIATIONS * math.sqrt(examples)
+    return Drop(value, low, high, bound, deviation, examples, tail)
 
 
-def tango(lost: int, gained: int, examples: int, tail: float) -> tuple[float, float]:
+def tango(lost: float, gained: float, examples: int, tail: float) -> tuple[float, float]:
     """Return the score interval of the difference of two shares of the same examples.
 
     Args:
-        lost: Examples that only the first has right.
+        lost: Examples that only the first has right; a share of them need not be whole.
         gained: Examples that only the second has right.
         examples: All examples, at least 1.
         tail: Chance on either side, above 0 and below 0.5.

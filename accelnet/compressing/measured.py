@@ -97,6 +97,7 @@ class Comparison:
         self.metric: Mean = mean_metric(original.experiment.objective, metric)
         self.original = original
         self._known: dict[int, tuple[Run, Pair | None]] = {}
+        self._drops: dict[tuple[int, int], Drop] = {}
 
     @cached_property
     def examples(self) -> int:
@@ -130,11 +131,15 @@ class Comparison:
 
     def drop(self, run: Run, num_compared: int) -> Drop:
         """Return how much worse a run is than the original, with a bound that holds for so many at once."""
-        original, other = self.pair(self.original), self.pair(run)
-        assert original is not None
-        if other is None:
-            return undefined(self.examples, 1.0, is_share=self.metric.is_share)
-        return paired_drop(self.metric, original, other, num_compared=num_compared)
+        key = id(run), num_compared
+        if key not in self._drops:
+            original, other = self.pair(self.original), self.pair(run)
+            assert original is not None
+            found = undefined(self.examples, 1.0)
+            if other is not None:
+                found = paired_drop(self.metric, original, other, num_compared=num_compared)
+            self._drops[key] = found
+        return self._drops[key]
 
 
 def weight_bytes(run: Run) -> int:
