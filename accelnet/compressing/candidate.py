@@ -113,7 +113,7 @@ class Candidate:
     training: Mapping[str, Any] | None = None
 
     @property
-    def structure(self) -> Any:
+    def structure(self) -> str:
         """What is equal for networks that compute the same program, with whatever weights."""
         return json.dumps(self.compression, sort_keys=True) if self.compression else self.name
 

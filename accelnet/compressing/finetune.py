@@ -1,14 +1,14 @@
 """Trainings of the search: the run's own recipe, from given weights, at a learning rate that is found anew."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.errors import DivergenceError
@@ -23,7 +23,7 @@ from accelnet.training.progress import Progress
 from accelnet.training.result import Timing
 from accelnet.training.rhythm import Every
 from accelnet.training.run import Run
-from accelnet.training.state import TrainState, abstract_state, separated
+from accelnet.training.state import LossScale, TrainState, separated
 from accelnet.training.workdir import DiskWorkdir, Workdir
 
 FACTORS = (1.0, 0.3, 0.1)  # of the run's own rate: what is trained already needs less
@@ -41,6 +41,28 @@ class Start:
 
     params: Any
     model_state: Any
+
+
+def state_of(experiment: Experiment, params: Any, model_state: Any, step: int) -> TrainState:
+    """Return the `TrainState` with given weights; nothing is compiled but the optimizer's start.
+
+    Args:
+        experiment: Experiment whose model they suit.
+        params: Parameters, frozen ones among them.
+        model_state: State of the model.
+        step: Updates so far.
+    """
+    trained, frozen = separated(jax.tree.map(jnp.array, params), experiment.frozen)
+    return TrainState(
+        step=jnp.int32(step),
+        seed=jnp.uint32(experiment.seed),
+        params=trained,
+        model_state=jax.tree.map(jnp.array, model_state),
+        opt_state=jax.jit(experiment.transformation.init)(trained),
+        metrics=experiment.objective.empty(),
+        loss_scale=LossScale.first() if experiment.precision == "float16" else None,
+        frozen=frozen,
+    )
 
 
 def untrained_run(experiment: Experiment, params: Any, model_state: Any) -> Run:
@@ -65,19 +87,7 @@ def untrained_run(experiment: Experiment, params: Any, model_state: Any) -> Run:
         >>> untrained_run(experiment, params, model_state).step
         5
     """
-    like = abstract_state(experiment)
-    trained, frozen = separated(jax.tree.map(jax.numpy.asarray, params), experiment.frozen)
-    state = TrainState(
-        step=jax.numpy.int32(experiment.total_steps),
-        seed=jax.numpy.uint32(experiment.seed),
-        params=trained,
-        model_state=jax.tree.map(jax.numpy.asarray, model_state),
-        opt_state=jax.jit(experiment.transformation.init)(trained),
-        metrics=experiment.objective.empty(),
-        loss_scale=jax.tree.map(lambda leaf: jax.numpy.ones(leaf.shape, leaf.dtype), like.loss_scale),
-        frozen=frozen,
-    )
-    return Run(experiment, state, {}, [], {})
+    return Run(experiment, state_of(experiment, params, model_state, experiment.total_steps), {}, [], {})
 
 
 def of_length(experiment: Experiment, factor: float) -> Experiment:
@@ -115,17 +125,17 @@ def find_rate(
         "factor", the one with the lowest validation loss, and "tried": "factor", "learning_rate" and "loss" of each,
         None where it diverged. Where the optimizer has no rate that can be changed, the factor is 1 and none is tried.
     """
-    short = of_length(experiment, SHARE).replace(early_stopping=None, keep_best=0, initial=start)
+    short = of_length(experiment, SHARE).replace(early_stopping=None, keep_best=0)
     short = short.replace(eval_every=Every(steps=short.total_steps), log_every=Every(steps=short.total_steps))
     feed, programs = prepare(short)
     tried: list[dict[str, Any]] = []
     try:
-        peak = _rate(programs.init(np.uint32(short.seed)))
+        peak = _rate(state_of(short, start.params, start.model_state, 0))
         if peak is None:
             return {"factor": 1.0, "tried": []}
         for factor in factors:
             try:
-                run = _train(short, feed, programs, factor, None, display)
+                run = _train(short, feed, programs, start, factor, None, display)
                 loss = run.metrics["validation"]["loss"]
             except DivergenceError:
                 loss = math.inf
@@ -151,12 +161,10 @@ def train(experiment: Experiment, start: Start | None, factor: float, workdir: P
     Raises:
         DivergenceError: if the loss became NaN or infinite.
     """
-    if start is not None:
-        experiment = experiment.replace(initial=start)
     feed, programs = prepare(experiment)
     try:
         check_fits(programs, feed)
-        return _train(experiment, feed, programs, factor, workdir, display)
+        return _train(experiment, feed, programs, start, factor, workdir, display)
     finally:
         feed.close()
 
@@ -165,21 +173,28 @@ def _train(
     experiment: Experiment,
     feed: AbstractFeed,
     programs: Programs,
+    start: Start | None,
     factor: float,
     workdir: Path | None,
     display: Progress,
 ) -> Run:
-    def starting_from(arrays: Any) -> Callable[[Any], TrainState]:
-        start = programs.starting_from(arrays)
-        return lambda seed: _at_rate(start(seed), factor)
+    def begun(_: Any) -> TrainState:
+        assert start is not None
+        state = _at_rate(state_of(experiment, start.params, start.model_state, 0), factor)
+        return jax.tree.map(_placed, state, programs.abstract_state)
 
+    # The weights are there: no program has to be compiled for a start.
+    changed = programs if start is None else replace(programs, starting_from=lambda _: begun)
     with supervised(workdir, HANG_SECONDS) as hosts, exhaustion_explained(), ExitStack() as stack:
         work = Workdir(experiment)
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=True, allow_change=False, note=say)
         stack.callback(work.close)
-        changed = replace(programs, starting_from=starting_from)
         return train_to_end(experiment, feed, changed, work, hosts, display, Timing())
+
+
+def _placed(leaf: Any, like: Any) -> Any:
+    return leaf if like.sharding is None else jax.device_put(leaf, like.sharding)
 
 
 def _rate(state: TrainState) -> float | None:

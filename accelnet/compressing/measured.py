@@ -14,7 +14,7 @@ from accelnet.artifact.tensors import pack
 from accelnet.compressing.candidate import Candidate
 from accelnet.compressing.drop import Drop, Pair, mean_metric, paired_drop, undefined
 from accelnet.errors import UserError
-from accelnet.evaluating.latency import answer_bytes, make_answer, measure_in_turns
+from accelnet.evaluating.latency import make_answer, measure_in_turns
 from accelnet.evaluating.predictions import predict
 from accelnet.objectives.metric import Mean
 from accelnet.planning.plan import plan
@@ -172,16 +172,18 @@ def measure(
         say: Function that is told what is being done.
     """
     # Equal networks with other weights run the same program: one of them is timed.
-    timed = {one.structure: one for one in reversed(candidates)}
-    times: dict[Any, list[dict[str, Any]]] = {structure: [] for structure in timed}
-    for size in batch_sizes:
-        say(f"latency at batch {size} of {len(timed)} networks in turns")
-        answers = {one.name: make_answer(one.run, size) for one in candidates if timed[one.structure] is one}
-        for name, found in measure_in_turns(answers, seconds).items():
-            structure = next(one.structure for one in candidates if one.name == name)
-            times[structure].append({"batch_size": size, **found})
+    timed = {one.structure: one.run for one in reversed(candidates)}
+    times: dict[str, list[dict[str, Any]]] = {structure: [] for structure in timed}
+    memory: dict[str, int] = {}
+    for batch_size in batch_sizes:
+        say(f"latency at batch {batch_size} of {len(timed)} networks in turns")
+        answers = {structure: make_answer(run, batch_size) for structure, run in reversed(timed.items())}
+        memory = {structure: answer.num_bytes for structure, answer in answers.items()}
+        for structure, found in measure_in_turns(answers, seconds).items():
+            times[structure].append({"batch_size": batch_size, **found})
     sizes = {one.name: weight_bytes(one.run) for one in candidates}
-    first, found = candidates[0], []
+    first = candidates[0]
+    measured: list[Measured] = []
     for one in candidates:
         say(f"{one.name}: {comparison.name} of {comparison.split}")
         ratios = [sizes[one.name] / sizes[first.name], *(row["ratio"] for row in times[one.structure])]
@@ -189,12 +191,11 @@ def measure(
         weights = [1.0, *([1 / (len(ratios) - 1)] * (len(ratios) - 1))]
         share = math.exp(float(np.average(np.log(ratios), weights=weights)))
         drop = None if one is first else comparison.drop(one.run, len(candidates) - 1)
-        memory = answer_bytes(one.run, batch_sizes[-1])
-        latency = tuple(times[one.structure])
-        found.append(Measured(one, sizes[one.name], memory, latency, comparison.value(one.run), drop, share))
+        latency, held = tuple(times[one.structure]), memory[one.structure]
+        measured.append(Measured(one, sizes[one.name], held, latency, comparison.value(one.run), drop, share))
     if targets is None:
-        return found
-    return [replace(one, targets=tuple(_planned(one, targets, say))) for one in found]
+        return measured
+    return [replace(one, targets=tuple(_planned(one, targets, say))) for one in measured]
 
 
 def _planned(one: Measured, targets: str, say: Say) -> list[dict[str, Any]]:

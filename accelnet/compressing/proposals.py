@@ -8,6 +8,7 @@ from accelnet.compressing.candidate import Cost, Proposal, cost_of
 from accelnet.compressing.measured import Say
 from accelnet.compressing.search import Ways
 from accelnet.compressing.widths import Widths, find_widths
+
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.models.compressed import Compressed, Compression

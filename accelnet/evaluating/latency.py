@@ -87,38 +87,43 @@ def measure_in_turns(answers: Mapping[str, Callable[[], Any]], seconds: float = 
     }
 
 
-def make_answer(run: Run, batch_size: int) -> Callable[[], Any]:
-    """Return a function that answers one batch of raw examples, from NumPy arrays to NumPy outputs.
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A compiled model with its weights and a batch of raw examples: a call answers it, from NumPy to NumPy.
+
+    Attributes:
+        program: The compiled program.
+        operands: Params and model state on the device, and the batch.
+    """
+
+    program: Any
+    operands: tuple[Any, Any, Any]
+
+    def __call__(self) -> Any:
+        return jax.device_get(self.program(*self.operands))
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of an answer by the program's own count: weights, inputs, outputs and temporaries.
+
+        What C++ kernels allocate themselves does not count.
+        """
+        memory = self.program.memory_analysis()
+        return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def make_answer(run: Run, batch_size: int) -> Answer:
+    """Compile the model of a run for a batch size.
 
     Args:
         run: Run that was trained, or restored by `evaluate`.
         batch_size: Number of examples, at least 1.
     """
-    program, operands = compiled_forward(run, batch_size)
-    weights, batch = jax.device_put(operands[:2]), operands[2]
-    return lambda: jax.device_get(program(*weights, batch))
-
-
-def answer_bytes(run: Run, batch_size: int) -> int:
-    """Return the memory that answering one batch takes, by the compiled program's own count.
-
-    Weights, inputs, outputs and temporaries count; what C++ kernels allocate themselves does not.
-
-    Args:
-        run: Run that was trained, or restored by `evaluate`.
-        batch_size: Number of examples, at least 1.
-    """
-    program, operands = compiled_forward(run, batch_size)
-    memory = program.lower(*operands).compile().memory_analysis()
-    return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
-
-
-def compiled_forward(run: Run, batch_size: int) -> tuple[Any, tuple[Any, Any, Any]]:
-    """Return the jitted function from weights and a batch to outputs, and its operands: params, model state, batch."""
     data, forward = run.experiment.data, make_forward(run.experiment)
     program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
+    weights = jax.device_put((run.params, run.model_state))
     batch = {**data.take(np.arange(batch_size) % data.num_rows), "mask": np.ones(batch_size, bool)}
-    return program, (run.params, run.model_state, batch)
+    return Answer(program.lower(*weights, batch).compile(), (*weights, batch))
 
 
 def _seconds_of(answer: Callable[[], Any]) -> float:
