@@ -1,7 +1,8 @@
 """Which numbers of a model's constructor are widths, and which units of the network each of them counts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from accelnet.models.adapter import adapt
 from accelnet.models.compressed import Compressed, Compression
 from accelnet.models.pure import PureModel
 
-_MOST_STEPS_TRIED = 8
+_MOST_TRIED = 6  # smaller numbers of one width
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -26,9 +27,10 @@ class Width:
     """Describe a number of the constructor that counts units.
 
     Attributes:
-        paths: Paths of the number among the constructor's arguments; several that have to be equal are one width.
-        value: The number.
-        step: What a smaller number differs by: a multiple of this.
+        paths: Paths of the number among the constructor's arguments; several that are in a proportion which has to stay
+            are one width.
+        values: The numbers.
+        step: What a smaller first number differs by: a multiple of this.
         spaces: Units that it counts, each space for itself.
         error: Largest difference, relative to the largest output, between the model made with a smaller number and the
             whole one in which the others' weights are zero.
@@ -38,7 +40,7 @@ class Width:
     """
 
     paths: tuple[str, ...]
-    value: int
+    values: tuple[int, ...]
     step: int
     spaces: tuple[Space, ...] = field(repr=False)
     error: float = 0.0
@@ -49,13 +51,18 @@ class Width:
         """The first of the paths."""
         return self.paths[0]
 
+    @property
+    def value(self) -> int:
+        """The first of the numbers."""
+        return self.values[0]
+
     def units(self, space: Space, value: int) -> int:
         """Return how many units of a space are left at another number."""
         return space.units - (self.value - value) // self.step * space.per_step
 
     def numbers(self, value: int) -> dict[str, int]:
-        """Return the numbers of a `Compression` at which this width is another."""
-        return dict.fromkeys(self.paths, value)
+        """Return the numbers of a `Compression` at which the first of this width's numbers is another."""
+        return {path: one * value // self.value for path, one in zip(self.paths, self.values, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Widths:
         """
         numbers: dict[str, int] = {}
         for path, value in values.items():
-            width = next((one for one in self.proven.values() if path in one.paths), None)
+            width = self.proven.get(path)
             if width is None:
                 reason = self.left.get(path, "the model's constructor has no such number")
                 raise UserError(f"{path} cannot be made smaller: {reason}. Widths are {', '.join(self.proven)}")
@@ -124,33 +131,56 @@ def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], N
     whole = _Made(experiment, made, {})
     proven: dict[str, Width] = {}
     left: dict[str, str] = {}
-    candidates: list[tuple[tuple[str, ...], int, int, list[Axis]]] = []
+    candidates: list[tuple[tuple[str, ...], tuple[int, ...], int, list[Axis]]] = []
     for path, value in made.numbers.items():
         say(f"widths: {path}")
-        found = _axes(experiment, made, whole, (path,), value)
+        found = _axes(experiment, made, whole, (path,), (value,))
         if isinstance(found, str):
             left[path] = found
         else:
-            candidates.append(((path,), value, *found))
-    touched = {axis.name for *_, axes in candidates for axis in axes}
-    probe = Probe(experiment, sorted(touched), seed)
-    for paths, value, step, axes in candidates:
-        say(f"widths: units of {paths[0]}")
-        _prove(probe, made, paths, value, step, axes, proven, left)
-    for paths, value in _equal(made.numbers, left):
-        say(f"widths: {', '.join(paths)} as one")
-        found = _axes(experiment, made, whole, paths, value)
-        if not isinstance(found, str):
-            _prove(probe, made, paths, value, *found, proven, left)
+            candidates.append(((path,), (value,), *found))
+    probe = Probe(experiment, seed)
+    # One proof for all: where it fails, one for each, since a normalization across units stands in the way of its own.
+    with_units = [one for one in (_with_units(probe, *candidate, left, say) for candidate in candidates) if one]
+    together = slicing_error(probe, made, with_units, {one.path: _half(one) for one in with_units})
+    for width in with_units:
+        _judge(probe, made, width, together if together <= EQUAL else None, proven, left)
+    for paths, values in _in_proportion(made.numbers, left):
+        width = _tied(probe, experiment, made, whole, paths, values, say)
+        if width is not None:
+            _judge(probe, made, width, None, proven, left)
     return Widths(proven, {path: left[path] for path in made.numbers if path in left})
 
 
-def _equal(numbers: Mapping[str, int], left: Mapping[str, str]) -> list[tuple[tuple[str, ...], int]]:
-    """Return equal numbers, at least two of a value, none of which is a width alone."""
-    values: dict[int, list[str]] = {}
+def _in_proportion(numbers: Mapping[str, int], left: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Yield numbers none of which is a width alone, and that may be one together: those of a list, and equal ones."""
+    by_list: dict[Any, list[str]] = {}
     for path in left:
-        values.setdefault(numbers[path], []).append(path)
-    return [(tuple(paths), value) for value, paths in values.items() if len(paths) > 1 and value > 1]
+        before, _, last = path.rpartition(".")
+        by_list.setdefault((before, last.isdigit()) if last.isdigit() else path, []).append(path)
+    by_value: dict[int, list[str]] = {}
+    for path in left:
+        by_value.setdefault(numbers[path], []).append(path)
+    for paths in (*by_list.values(), *by_value.values()):
+        if len(paths) > 1 and all(path in left for path in paths):
+            yield tuple(paths), tuple(numbers[path] for path in paths)
+
+
+def _tied(
+    probe: Probe,
+    experiment: Experiment,
+    made: Compressed,
+    whole: "_Made",
+    paths: tuple[str, ...],
+    values: tuple[int, ...],
+    say: Callable[[str], None],
+) -> Width | None:
+    """Return the width that several numbers are together, with the smallest step whose units can be told."""
+    for part in _parts(values):
+        found = _axes(experiment, made, whole, paths, values, [part])
+        if not isinstance(found, str) and (width := _with_units(probe, paths, values, *found, {}, say)) is not None:
+            return width
+    return None
 
 
 class _Made:
@@ -177,15 +207,26 @@ def _smaller(experiment: Experiment, made: Compressed, numbers: Mapping[str, int
     return adapt(made.with_widths(numbers), frozen=experiment.frozen)
 
 
+def _parts(values: Sequence[int]) -> list[int]:
+    """Return by which parts of their greatest common divisor numbers may become smaller together."""
+    whole = math.gcd(*values)
+    return [part for part in range(1, whole) if whole % part == 0][:_MOST_TRIED]
+
+
 def _axes(
-    experiment: Experiment, made: Compressed, whole: _Made, paths: tuple[str, ...], value: int
+    experiment: Experiment,
+    made: Compressed,
+    whole: _Made,
+    paths: tuple[str, ...],
+    values: tuple[int, ...],
+    parts: Sequence[int] | None = None,
 ) -> tuple[int, list[Axis]] | str:
     """Return the step of a width and the axes that become shorter, or why it is no width."""
-    steps = [step for step in range(1, value) if value % step == 0][:_MOST_STEPS_TRIED]
-    reason = "it cannot be smaller"
-    for step in steps:
+    times, reason = math.gcd(*values), "it cannot be smaller"
+    for part in _parts(values) if parts is None else parts:
+        numbers = {path: value - value * part // times for path, value in zip(paths, values, strict=True)}
         try:
-            one = _Made(experiment, made, dict.fromkeys(paths, value - step))
+            one = _Made(experiment, made, numbers)
             if one.shapes == whole.shapes:
                 return "no parameter depends on it"
             if set(one.shapes) != set(whole.shapes):
@@ -193,13 +234,13 @@ def _axes(
             if one.outputs() != whole.outputs():
                 return "it changes the model's outputs"
         except (UserError, UserCodeError, TypeError, ValueError) as error:
-            reason = f"the model cannot be made or called with {value - step}: {_line(error)}"
+            reason = f"the model cannot be made or called with {numbers[paths[0]]}: {_line(error)}"
             continue
-        axes = _shorter(whole.shapes, one.shapes, value, step)
+        axes = _shorter(whole.shapes, one.shapes, times // part)
         if isinstance(axes, str):
             reason = axes
             continue
-        return step, axes
+        return values[0] * part // times, axes
     return reason
 
 
@@ -207,7 +248,7 @@ def _line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)[:200]
 
 
-def _shorter(whole: Shapes, less: Shapes, value: int, step: int) -> list[Axis] | str:
+def _shorter(whole: Shapes, less: Shapes, times: int) -> list[Axis] | str:
     found = []
     for name, shape in whole.items():
         if len(less[name]) != len(shape):
@@ -215,44 +256,53 @@ def _shorter(whole: Shapes, less: Shapes, value: int, step: int) -> list[Axis] |
         for axis, (size, smaller) in enumerate(zip(shape, less[name], strict=True)):
             if size != smaller:
                 lost = size - smaller
-                grown = lost * (value // step)
+                grown = lost * times
                 if lost < 0 or grown > size:
                     return f"{name} does not grow in proportion to it"
                 found.append(Axis(name, axis, size, lost, grown))
     return found
 
 
-def _prove(
+def _with_units(
     probe: Probe,
-    made: Compressed,
     paths: tuple[str, ...],
-    value: int,
+    values: tuple[int, ...],
     step: int,
     axes: Sequence[Axis],
+    left: dict[str, str],
+    say: Callable[[str], None],
+) -> Width | None:
+    """Return a width with the units that it counts, or put the reason why they are not known into `left`."""
+    say(f"widths: units of {', '.join(paths)}")
+    spaces, unknown = find_spaces(probe, axes)
+    if not unknown:
+        return Width(paths, values, step, tuple(spaces))
+    names = ", ".join(dict.fromkeys(axis.name.partition(".")[2] for axis in unknown))
+    left[paths[0]] = f"what it counts cannot be exchanged for each other in {names}"
+    return None
+
+
+def _judge(
+    probe: Probe,
+    made: Compressed,
+    width: Width,
+    error: float | None,
     proven: dict[str, Width],
     left: dict[str, str],
 ) -> None:
-    """Put a candidate into `proven`, or the reason against it into `left`."""
-    spaces, unknown = find_spaces(probe, axes)
-    if unknown:
-        names = ", ".join(dict.fromkeys(axis.name.partition(".")[2] for axis in unknown))
-        reason = f"its units cannot be told from each other's weights in {names}"
-    else:
-        width = Width(paths, value, step, tuple(spaces))
-        error = slicing_error(probe, made, [width], {paths[0]: _half(value, step)})
-        if np.isfinite(error):
-            proof = "sliced" if error <= EQUAL else "exchanged"
-            proven[paths[0]] = Width(paths, value, step, tuple(spaces), error, proof)
-            for path in paths:
-                left.pop(path, None)
-            return
-        reason = "the model made with a smaller number takes other weights"
-    for path in paths:
-        left.setdefault(path, reason)
+    """Put a width into `proven` with the error of its proof, or the reason against it into `left`."""
+    if error is None:
+        error = slicing_error(probe, made, [width], {width.path: _half(width)})
+    if not np.isfinite(error):
+        left[width.path] = "the model made with a smaller number has weights of other shapes"
+        return
+    proven[width.path] = replace(width, error=error, proof="sliced" if error <= EQUAL else "exchanged")
+    for path in width.paths:
+        left.pop(path, None)
 
 
-def _half(value: int, step: int) -> int:
-    return value - (value // step // 2) * step
+def _half(width: Width) -> int:
+    return width.value - (width.value // width.step // 2) * width.step
 
 
 def slicing_error(probe: Probe, made: Compressed, widths: Sequence[Width], values: Mapping[str, int]) -> float:
