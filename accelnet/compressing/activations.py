@@ -11,8 +11,10 @@ import numpy as np
 from jax import Array, lax
 
 from accelnet.arguments import check_patterns, integer
+from accelnet.compressing.inputs import Inputs
 from accelnet.compressing.origins import Use, origin_of
-from accelnet.compressing.products import Inputs, Value, Watcher
+from accelnet.compressing.products import Value, Watcher
+from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.rules import path_names
@@ -20,8 +22,9 @@ from accelnet.training.step import prepared
 
 Key = tuple[str, tuple[int, ...]]
 
-# Inputs for each feature of a product: more of a convolution's millions of patches say little that is new.
-_ROWS_PER_FEATURE = 32
+# Inputs of a product, for each feature and in all: more of a convolution's millions of patches say little that is new.
+_INPUTS_PER_FEATURE = 32
+_FEWEST_INPUTS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,7 @@ def input_moments(
     rows: int = 4000,
     seed: int = 0,
     paths: Sequence[str] = (".*",),
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[Key, Moments]:
     """Compute the moments of the inputs of every product with a parameter, over rows of the training split.
 
@@ -136,27 +139,29 @@ def input_moments(
 
     uses: dict[Key, Use] = {}
 
-    def program(params: Any, model_state: Any, batch: Any, key: Array) -> Any:
-        sink = _Sums(key, size, num_batches)
+    def program(params: Any, model_state: Any, batch: Any, seed: Array) -> Any:
+        sink = _Sums(seed, size, num_batches)
         _watch(experiment, params, model_state, batch, sink, paths)
         uses.update(sink.uses)
         return sink.sums
 
     compiled, found = jax.jit(program), {}
-    key = jax.random.key(seed)
     for index in range(num_batches):
         say(f"activations: {index * size:,} of {num_batches * size:,} rows")
-        sums = jax.device_get(compiled(params, model_state, batch_of(index), jax.random.fold_in(key, index)))
+        sums = jax.device_get(compiled(params, model_state, batch_of(index), np.uint32(seed + index)))
         for name, parts in sums.items():
             if name not in found:
-                found[name] = tuple(part.astype(np.float64) for part in parts)
+                found[name] = [part.astype(np.float64) for part in parts]
             else:
                 for total, part in zip(found[name], parts, strict=True):
                     total += part
     for name, (gram, *_) in found.items():
         if not np.isfinite(gram).all():
             raise UserError(f"the inputs of {name[0]} are not finite: the weights cannot be used")
-    return {name: Moments(*name, uses[name].indices, *sums) for name, sums in found.items()}
+    return {
+        (path, axes): Moments(path, axes, uses[path, axes].indices, gram, total, count)
+        for (path, axes), (gram, total, count) in found.items()
+    }
 
 
 def _drawn(experiment: Experiment, rows: int, seed: int) -> np.ndarray:
@@ -191,17 +196,17 @@ def _watch(
 class _Sums:
     """Sum the moments of what a watcher shows; all that is kept is by path and axes."""
 
-    def __init__(self, key: Array, batch_size: int, num_batches: int) -> None:
-        self._settings = key, batch_size, num_batches
+    def __init__(self, seed: Array, batch_size: int, num_batches: int) -> None:
+        self._settings = seed, batch_size, num_batches
         self.uses: dict[Key, Use] = {}
         self.sums: dict[Key, tuple[Array, Array, Array]] = {}
         self._strides: dict[Key, int] = {}
 
-    def see(self, use: Use, inputs: Inputs, *, stride: int) -> None:
-        name = use.path, use.axes
-        if self._know(use):
-            self._add(name, self._moments(inputs, use.indices.shape[1]))
-            self._strides |= {name: stride} if stride else {}
+    def see(self, inputs: Inputs) -> None:
+        name = inputs.use.path, inputs.use.axes
+        if self._know(inputs.use):
+            self._add(name, self._moments(inputs, inputs.use.indices.shape[1]))
+            self._strides |= {name: inputs.stride} if inputs.stride else {}
 
     def _know(self, use: Use) -> bool:
         """Note which elements of a parameter are used; False where they are in other groups than elsewhere."""
@@ -217,12 +222,14 @@ class _Sums:
         self.sums[name] = jax.tree.map(jnp.add, self.sums[name], sums) if name in self.sums else sums
 
     def _moments(self, inputs: Inputs, num_features: int) -> tuple[Array, Array, Array]:
-        key, batch_size, num_batches = self._settings
-        most = max(4 * batch_size, -(-_ROWS_PER_FEATURE * num_features // num_batches))
+        seed, batch_size, num_batches = self._settings
+        wanted = max(_FEWEST_INPUTS, _INPUTS_PER_FEATURE * num_features)
+        most = max(4 * batch_size, -(-wanted // num_batches))
         chosen = None
         if inputs.num_rows > most:
             # One of each of as many neighbouring stretches: no row is drawn twice, and none is more likely.
-            places = jnp.arange(most) + jax.random.uniform(jax.random.fold_in(key, len(self.sums)), (most,))
+            words = mix(mix(seed + jnp.uint32(len(self.sums)), jnp) ^ jnp.arange(most, dtype=jnp.uint32), jnp)
+            places = jnp.arange(most) + words / 2.0**32
             chosen = jnp.minimum((places * (inputs.num_rows / most)).astype(jnp.int32), inputs.num_rows - 1)
         x = inputs.rows(chosen).astype(jnp.float32)
         weights = jnp.ones(inputs.num_rows) if inputs.weights is None else inputs.weights
@@ -247,4 +254,4 @@ class _Sums:
             use, starts = body.uses[name], body._strides[name] * np.arange(len(sums[0]))
             indices = starts[:, None, None, None] + use.indices
             if self._know(use._replace(indices=indices.reshape(-1, *use.indices.shape[1:]))):
-                self._add(name, tuple(one.reshape(-1, *one.shape[2:]) for one in sums))
+                self._add(name, jax.tree.map(lambda one: one.reshape(-1, *one.shape[2:]), sums))

@@ -4,7 +4,7 @@ The program is read as a jaxpr, so that it does not matter which layer, of which
 that one of its operands is a parameter, or a rearrangement of one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
-from accelnet.compressing.origins import Origin, Use, moved, use_of
-from accelnet.ops import kernels, patches
+from accelnet.compressing.inputs import Inputs, of_convolution, of_product, of_recurrence
+from accelnet.compressing.origins import Origin, moved
+from accelnet.ops import kernels
 from accelnet.ops.geometry import Geometry
 
 # Primitives that stand for a program of their own, and the names that they have for it.
@@ -25,25 +26,11 @@ _CALLS = frozenset({
 _BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr", "call")
 
 
-class Inputs(NamedTuple):
-    """Describe the inputs of a product.
-
-    Attributes:
-        num_rows: Number of them.
-        rows: Function that gives those of some numbers, int [n] or None for all, as [groups, n, features].
-        weights: How often each counts, float [num_rows]; None for once.
-    """
-
-    num_rows: int
-    rows: Callable[[Array | None], Array]
-    weights: Array | None = None
-
-
 class Sink(Protocol):
     """What sees the products of a program."""
 
-    def see(self, use: Use, inputs: Inputs, *, stride: int) -> None:
-        """Take the inputs of a product with a parameter, or with one of many parts of it, as `Origin.stride` says."""
+    def see(self, inputs: Inputs) -> None:
+        """Take the inputs of a product."""
 
     def inner(self) -> "Sink":
         """Return a sink for the body of a loop."""
@@ -85,13 +72,13 @@ class Watcher:
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
-        self._waiting: dict[int, Callable[[Array | None], None]] = {}
+        self._count, self._waiting = 0, dict[int, Inputs]()
 
     def run(self, closed: Any, values: Sequence[Value]) -> list[Value]:
         """Return the outputs of a closed jaxpr."""
         outputs = self._walk(closed, values)
-        for see in self._waiting.values():
-            see(None)
+        for inputs in self._waiting.values():
+            self._see(inputs)
         self._waiting = {}
         return outputs
 
@@ -103,27 +90,27 @@ class Watcher:
             return Value(var.val, fixed=True) if isinstance(var, Literal) else env[var]
 
         for equation in closed.jaxpr.eqns:
-            results = self._equation(equation, [read(var) for var in equation.invars])
+            results = self._equation(equation, [read(var) for var in equation.invars], closed.jaxpr.debug_info)
             env.update(zip(equation.outvars, results, strict=True))
         return [read(var) for var in closed.jaxpr.outvars]
 
-    def _equation(self, equation: Any, given: list[Value]) -> list[Value]:
+    def _equation(self, equation: Any, given: list[Value], debug_info: Any) -> list[Value]:
         name, params = equation.primitive.name, equation.params
         if any(value.origin or value.tables for value in given):
             if name == "scan":
                 return self._scan(params, given)
             if (body := _body(equation)) is not None:
                 return self._walk(body, given[1:] if name == "cond" else given)
-        arrays = _computed(equation, given)
+        arrays = _computed(equation, given, debug_info)
         fixed = all(value.fixed for value in given)
         outputs = [Value(array, fixed=fixed) for array in arrays]
         if name == "dot_general":
-            return [outputs[0]._replace(tables=self._dot(*given, params["dimension_numbers"]))]
+            return [outputs[0]._replace(tables=self._dot(given[0], given[1], params["dimension_numbers"]))]
         if name == "conv_general_dilated":
-            self._native_convolution(*given, params)
+            self._native_convolution(given[0], given[1], params)
         elif name == kernels.NAME:
             tables = self._kernel(params["kernel"], given, arrays)
-            return [output._replace(tables=tables) for output in outputs]
+            return [value._replace(tables=tables) for value in outputs]
         elif name == "gather":
             self._gather(given[0], given[1].array, params)
         elif len(given) == 1 and given[0].origin is not None:
@@ -136,39 +123,24 @@ class Watcher:
     def _dot(self, lhs: Value, rhs: Value, dimensions: Any) -> Any:
         (lhs_contracted, rhs_contracted), (lhs_batch, rhs_batch) = dimensions
         if rhs.origin is not None:
-            return self._product(rhs.origin, lhs, (rhs_contracted, lhs_contracted), (rhs_batch, lhs_batch))
-        if lhs.origin is not None:
-            self._product(lhs.origin, rhs, (lhs_contracted, rhs_contracted), (lhs_batch, rhs_batch))
-        return None
-
-    def _product(self, origin: Origin, data: Value, contracted: Any, batch: Any) -> Any:
-        """Look at a product of a parameter and data, whose axes are given in this order."""
-        own = np.transpose(
-            origin.indices, [*batch[0], *contracted[0], *_free(origin.indices.ndim, batch, contracted, 0)]
-        )
-        sizes = [origin.indices.shape[axis] for axis in contracted[0]]
-        groups, features = int(np.prod([origin.indices.shape[axis] for axis in batch[0]])), int(np.prod(sizes))
-        use = use_of(origin, own.reshape(groups, features, -1))
-        free = _free(jnp.ndim(data.array), batch, contracted, 1)
-        num_rows = int(np.prod([data.array.shape[axis] for axis in free]))
-        if use is None:
+            inputs, axis = of_product(rhs.origin, lhs.array, (rhs_contracted, lhs_contracted), (rhs_batch, lhs_batch))
+            if inputs is not None and axis is not None and lhs.fixed:
+                return self._wait(inputs, lhs, axis)
+        elif lhs.origin is not None:
+            inputs, _ = of_product(lhs.origin, rhs.array, (lhs_contracted, rhs_contracted), (lhs_batch, rhs_batch))
+        else:
             return None
+        return self._see(inputs)
 
-        def rows(numbers: Array | None) -> Array:
-            moved = jnp.transpose(data.array, [*batch[1], *free, *contracted[1]])
-            moved = moved.reshape(groups, num_rows, features)[:, :, use.order]
-            return moved if numbers is None else moved[:, numbers]
+    def _see(self, inputs: Inputs | None) -> None:
+        if inputs is not None:
+            self.sink.see(inputs)
 
-        return self._see(use, origin.stride, Inputs(num_rows, rows), data, free[0] if len(free) == 1 else None)
-
-    def _see(self, use: Use, stride: int, inputs: Inputs, data: Value, axis: int | None = None) -> Any:
-        """Show a product to the sink, at once or when it is known which of its rows are chosen."""
-        if not data.fixed or axis is None:
-            self.sink.see(use, inputs, stride=stride)
-            return None
-        number = len(self._waiting)
-        self._waiting[number] = lambda weights: self.sink.see(use, inputs._replace(weights=weights), stride=stride)
-        before = data.tables[0] if data.tables is not None and data.tables[1] == axis else ()
+    def _wait(self, inputs: Inputs, table: Value, axis: int) -> tuple[tuple[int, ...], int]:
+        """Keep a product until it is known which rows of its result are chosen; return those that wait for these."""
+        number = self._count = self._count + 1
+        self._waiting[number] = inputs
+        before = table.tables[0] if table.tables is not None and table.tables[1] == axis else ()
         return (*before, number), 0
 
     def _chosen(self, table: Value, tokens: Array, weights: Array | None) -> None:
@@ -177,8 +149,8 @@ class Watcher:
         counts = jnp.ones(tokens.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
         counts = jnp.zeros(table.array.shape[axis], jnp.float32).at[tokens].add(counts, mode="drop")
         for number in numbers:
-            if number in self._waiting:
-                self._waiting.pop(number)(counts)
+            if (inputs := self._waiting.pop(number, None)) is not None:
+                self._see(inputs._replace(weights=counts))
 
     def _gather(self, table: Value, indices: Array, params: Any) -> None:
         if table.tables is None:
@@ -197,24 +169,7 @@ class Watcher:
             params["window_strides"], params["padding"], params["lhs_dilation"], params["rhs_dilation"],
             params["feature_group_count"],
         )  # fmt: skip
-        self._convolution(images, rhs.origin, np.transpose(rhs.origin.indices, order), geometry)
-
-    def _convolution(self, images: Array, origin: Origin, indices: np.ndarray, geometry: Geometry) -> None:
-        """Look at a convolution of images [N, spatial..., C] with kernels [spatial..., C / groups, O]."""
-        groups, taps = geometry.groups, int(np.prod(indices.shape[:-2]))
-        width, outputs = indices.shape[-2], indices.shape[-1] // groups
-        own = indices.reshape(taps * width, groups, outputs).swapaxes(0, 1)
-        use = use_of(origin, own)
-        if use is None:
-            return
-
-        def rows(numbers: Array | None) -> Array:
-            views = [view.reshape(-1, groups, width) for view in patches.tap_views(images, indices.shape, geometry)]
-            gathered = jnp.stack([view if numbers is None else view[numbers] for view in views], axis=2)
-            return gathered.swapaxes(0, 1).reshape(groups, -1, taps * width)[:, :, use.order]
-
-        num_rows = images.shape[0] * int(np.prod(geometry.output_sizes(images.shape, indices.shape)))
-        self._see(use, origin.stride, Inputs(num_rows, rows), Value(images))
+        self._see(of_convolution(rhs.origin, np.transpose(rhs.origin.indices, order), images, geometry))
 
     def _kernel(self, kernel: kernels.Kernel, given: list[Value], results: list[Any]) -> Any:
         """Look into a compiled kernel, whose operands have an axis of one member in front."""
@@ -222,28 +177,23 @@ class Watcher:
         meaning: Any = kernel.meaning
         if kernel.target == "accelnet_multiply":
             axes = ((0 if meaning.lhs_transposed else 1,), (1 if meaning.rhs_transposed else 0,))
-            tables = self._dot(*values, (axes, ((), ())))
+            tables = self._dot(values[0], values[1], (axes, ((), ())))
             return None if tables is None else (tables[0], tables[1] + 1)
         if kernel.target == "accelnet_convolve" and values[1].origin is not None:
             (geometry,) = meaning.settings
-            self._convolution(values[0].array, values[1].origin, values[1].origin.indices, geometry)
+            self._see(of_convolution(values[1].origin, values[1].origin.indices, values[0].array, geometry))
         if kernel.target == "accelnet_recur":
             self._recurrence(meaning, values, results[0][0])
         return None
 
     def _recurrence(self, meaning: Any, values: list[Value], hiddens: Array) -> None:
-        valid = values[-1].array[..., 0].reshape(-1) if meaning.has_valid else None
+        valid = values[-1].array[..., 0] if meaning.has_valid else None
         if meaning.has_tokens:
-            self._chosen(values[0], values[1].array.reshape(-1), valid)
+            self._chosen(values[0], values[1].array, valid)
             values = [values[0], *values[2:]]
-        first, kernel = values[1].array[None], values[1 + meaning.cell.num_states]
-        before = jnp.concatenate([hiddens[1:], first] if meaning.reverse else [first, hiddens[:-1]])
-        use = None if kernel.origin is None else use_of(kernel.origin, kernel.origin.indices[None])
-        if use is not None and kernel.origin is not None:
-            flat = before.reshape(-1, before.shape[-1])
-            weights = None if valid is None else valid.astype(jnp.float32)
-            inputs = Inputs(len(flat), lambda numbers: (flat if numbers is None else flat[numbers])[None], weights)
-            self.sink.see(use, inputs, stride=kernel.origin.stride)
+        first, kernel = values[1].array, values[1 + meaning.cell.num_states]
+        if kernel.origin is not None:
+            self._see(of_recurrence(kernel.origin, hiddens, first, reverse=meaning.reverse, valid=valid))
 
     def _scan(self, params: Any, given: list[Value]) -> list[Value]:
         num_consts, num_carry = params["num_consts"], params["num_carry"]
@@ -285,17 +235,12 @@ def _body(equation: Any) -> Any:
     return ClosedJaxpr(body, ()) if body is not None and not hasattr(body, "consts") else body
 
 
-def _computed(equation: Any, given: Sequence[Value]) -> list[Any]:
+def _computed(equation: Any, given: Sequence[Value], debug_info: Any) -> list[Any]:
     """Compute an equation as it stands."""
-    operands = {
-        var: value.array for var, value in zip(equation.invars, given, strict=True) if not isinstance(var, Literal)
-    }
-    alone = Jaxpr((), list(operands), equation.outvars, [equation], equation.effects)
+    pairs = zip(equation.invars, given, strict=True)
+    operands = {var: value.array for var, value in pairs if not isinstance(var, Literal)}
+    alone = Jaxpr((), list(operands), equation.outvars, [equation], equation.effects, debug_info)
     return list(jaxpr_as_fun(ClosedJaxpr(alone, ()))(*operands.values()))
-
-
-def _free(rank: int, batch: Any, contracted: Any, which: int) -> list[int]:
-    return [axis for axis in range(rank) if axis not in (*batch[which], *contracted[which])]
 
 
 def _first(origin: Origin | None) -> Origin | None:

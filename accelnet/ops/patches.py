@@ -26,7 +26,7 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
         return _convolve_depthwise(lhs, rhs, geometry)
     dilation = geometry.lhs_dilation
     if math.prod(dilation) == 1 or math.prod(geometry.strides) > 1:
-        gathered = jnp.stack(tap_views(lhs, rhs.shape, geometry), axis=-2)
+        gathered = jnp.stack(_tap_views(lhs, rhs.shape, geometry), axis=-2)
         return _product(gathered, rhs.reshape(-1, *rhs.shape[-2:]), geometry)
     parts, sizes = [], geometry.output_sizes(lhs.shape, rhs.shape)
     phase_sizes = [-(-size // step) for size, step in zip(sizes, dilation, strict=True)]
@@ -53,7 +53,7 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
 
 def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geometry) -> Array:
     """Compute the gradient of the kernels: the product of the patches and the output's gradient [N, spatial..., O]."""
-    shifted = tap_views(lhs, rhs_shape, geometry)
+    shifted = _tap_views(lhs, rhs_shape, geometry)
     if _is_depthwise(lhs, geometry):
         return _depthwise_kernel_gradient(shifted, gradient, lhs.shape[-1]).reshape(rhs_shape)
     num_taps, (width, features) = len(shifted), rhs_shape[-2:]
@@ -85,7 +85,7 @@ def _convolve_depthwise(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
         view = view.astype(sum_dtype) if features == channels else view.astype(sum_dtype)[..., None]
         return view * kernel.reshape((1,) * (lhs.ndim - 1) + kernel.shape)
 
-    out = functools.reduce(jnp.add, map(term, tap_views(lhs, rhs.shape, geometry), kernels))
+    out = functools.reduce(jnp.add, map(term, _tap_views(lhs, rhs.shape, geometry), kernels))
     return out.reshape(*out.shape[: lhs.ndim - 1], features).astype(out_dtype)
 
 
@@ -97,7 +97,7 @@ def _depthwise_kernel_gradient(shifted: list[Array], gradient: Array, channels: 
     return jnp.stack([jnp.sum(view.astype(sum_dtype)[..., None] * gradient, axis=pixels) for view in shifted])
 
 
-def tap_views(lhs: Array, rhs_shape: Shape, geometry: Geometry) -> list[Array]:
+def _tap_views(lhs: Array, rhs_shape: Shape, geometry: Geometry) -> list[Array]:
     """Return, for every tap of the kernel in row-major order, the pixels it meets: [N, out spatial..., C]."""
     sizes = geometry.output_sizes(lhs.shape, rhs_shape)
     if math.prod(geometry.lhs_dilation) > 1:
