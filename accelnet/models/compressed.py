@@ -11,6 +11,7 @@ from accelnet.errors import UserError, user_code
 from accelnet.models.built import Construction, construction, numbers_in, other_numbers, with_numbers
 from accelnet.models.pure import PureModel
 from accelnet.models.quantized import quantized
+from accelnet.models.rounded import rounded
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,18 @@ class Compression:
         widths: Numbers of the outermost constructor by their paths among its arguments: {"channels.0": 48}.
         ranks: Ranks of layers by their paths: {"layers.0.linear": 16}.
         bits: Bits of layers' weights by their paths: {"layers.0.linear": 8}.
+        rounded: Bits that layers' weights, which are floats, are rounded to while they are trained, by their paths.
 
     Example:
         >>> one = Compression(widths={"channels.0": 48})
         >>> Compression.from_json(one.as_json()) == one, one | Compression(bits={"head": 8})
-        (True, Compression(widths={'channels.0': 48}, ranks={}, bits={'head': 8}))
+        (True, Compression(widths={'channels.0': 48}, ranks={}, bits={'head': 8}, rounded={}))
     """
 
     widths: Mapping[str, int] = field(default_factory=dict)
     ranks: Mapping[str, int] = field(default_factory=dict)
     bits: Mapping[str, int] = field(default_factory=dict)
+    rounded: Mapping[str, int] = field(default_factory=dict)
 
     def __or__(self, other: "Compression") -> "Compression":
         """Return both; where both name a thing, the other's number."""
@@ -123,6 +126,8 @@ class Compressed:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
+        for path, bits in self.compression.rounded.items():
+            replace_layer(module, path, partial(rounded, bits=bits))
         for path, bits in self.compression.bits.items():
             replace_layer(module, path, partial(quantized, bits=bits))
         return module
