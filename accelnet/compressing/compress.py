@@ -13,11 +13,13 @@ from accelnet.arguments import names as names_of
 from accelnet.compressing.answer import Compressions, Wanted, choose
 from accelnet.compressing.drop import Drop, mean_metric, resolution, tail_of, usual_metric
 from accelnet.compressing.kept import check_free, evaluated, keep
+from accelnet.compressing.ladder import LADDER
 from accelnet.compressing.measured import Comparison, Measured, Say, measure
-from accelnet.compressing.proposals import NUM_BITS, ways_of
-from accelnet.compressing.search import LADDER, Goal, Search, Ways
+from accelnet.compressing.proposals import BITS, ways_of
+from accelnet.compressing.search import Goal, Search
 from accelnet.compressing.store import Store
 from accelnet.compressing.telling import told
+from accelnet.compressing.ways import Ways
 from accelnet.errors import UserError
 from accelnet.evaluating.latency import make_answer, measure_in_turns
 from accelnet.experiment import Experiment
@@ -151,7 +153,7 @@ def compress(
         },
         split=("validation", comparison.examples),
         test=test,
-        sensitivity=(),
+        sensitivity=ways.sensitivity,
         notes=search.notes,
         seconds=time.monotonic() - started,
     )
@@ -191,7 +193,7 @@ def _most_compared(methods: Sequence[str], budget: int) -> int:
     structures = bool({"widths", "ranks"} & set(methods))
     trained = budget if structures and budget else len(LADDER) if structures else 0
     bases = 1 + (2 if structures else 0)
-    return max(1, trained + (bases * NUM_BITS if "bits" in methods else 0))
+    return max(1, trained + (bases * len(BITS) if "bits" in methods else 0))
 
 
 def _is_fast(original: Run, wanted: Wanted, one: Run) -> bool:

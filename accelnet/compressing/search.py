@@ -1,44 +1,22 @@
 """The search: which smaller networks are trained, one after the other, and what is made of the best."""
 
 import dataclasses
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from accelnet.compressing.candidate import Candidate, Proposal, Weighing, cost_of
-from accelnet.compressing.finetune import Start, find_rate, of_length, train, untrained_run, without_test
-from accelnet.compressing.measured import Comparison
+from accelnet.compressing.drop import Drop
+from accelnet.compressing.finetune import Start, of_length, untrained_run
+from accelnet.compressing.ladder import LADDER, next_factor
+from accelnet.compressing.measured import Comparison, Say
 from accelnet.compressing.store import Store
-from accelnet.errors import DivergenceError
+from accelnet.compressing.trainings import Trainings
+from accelnet.compressing.ways import Ways
 from accelnet.experiment import Experiment
-from accelnet.terminal import StatusLine
-from accelnet.training.progress import Progress
 from accelnet.training.run import Run
 
-# How many times fewer FLOPs a network has. The first training stands in the middle; each says where the next is.
-LADDER = (1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
-_FIRST = 4.0
 _SCRATCH_EVERY = 3
-_SECONDS_BETWEEN_WORDS = 5.0
-
-
-@dataclass(frozen=True)
-class Ways:
-    """How networks are made smaller.
-
-    Attributes:
-        structures: By name, function from how many times fewer FLOPs to a `Proposal`, None where there is none.
-        bits: By name, function from a run to the same network with fewer bits.
-        teacher: Function from a run to its experiment with the original's outputs as further targets. None: without.
-        notes: What is left alone, and why.
-    """
-
-    structures: Mapping[str, Callable[[float], Proposal | None]] = field(default_factory=dict)
-    bits: Mapping[str, Callable[[Run], Weighing]] = field(default_factory=dict)
-    teacher: Callable[[Run], Experiment] | None = None
-    notes: Sequence[str] = ()
+_KEPT_FOR_BITS = 4  # trainings, from which on the last is kept for weights that are rounded while they are trained
 
 
 @dataclass(frozen=True)
@@ -70,37 +48,6 @@ class Trained:
         return "scratch" in self.candidate.how
 
 
-def next_factor(judged: Mapping[float, bool], ladder: Sequence[float], ascending: bool = False) -> float | None:
-    """Return where on the ladder to train next: between the smallest network that is good and the largest that is not.
-
-    Args:
-        judged: By factor, whether a network of that size is good enough.
-        ladder: Factors, ascending.
-        ascending: Take the largest networks first, as where only their speed is asked for.
-
-    Returns:
-        The factor, None where all is known.
-
-    Example:
-        >>> next_factor({}, LADDER), next_factor({4.0: True}, LADDER), next_factor({4.0: True, 8.0: False}, LADDER)
-        (4.0, 8.0, 6.0)
-        >>> next_factor({4.0: False}, LADDER), next_factor({1.5: False}, LADDER)
-        (2.0, None)
-    """
-    left = [factor for factor in ladder if factor not in judged]
-    if ascending or not left:
-        return left[0] if left else None
-    if not judged:
-        return min(left, key=lambda factor: abs(math.log(factor / _FIRST)))
-    good = max((factor for factor, fine in judged.items() if fine), default=1.0)
-    bad = min((factor for factor, fine in judged.items() if not fine and factor > good), default=math.inf)
-    between = [factor for factor in left if good < factor < bad]
-    if not between:
-        return None
-    middle = 2 * good if bad == math.inf else math.sqrt(good * bad)
-    return min(between, key=lambda factor: abs(math.log(factor / middle)))
-
-
 class Search:
     """Train smaller networks, as many as the budget allows, and give them fewer bits.
 
@@ -115,36 +62,34 @@ class Search:
     """
 
     def __init__(
-        self,
-        original: Run,
-        ways: Ways,
-        comparison: Comparison,
-        goal: Goal,
-        *,
-        budget: int,
-        store: Store,
-        say: StatusLine,
+        self, original: Run, ways: Ways, comparison: Comparison, goal: Goal, *, budget: int, store: Store, say: Say
     ) -> None:
-        self.original, self.ways, self.comparison, self.goal = original, ways, comparison, goal
-        self.budget, self.store, self.say = budget, store, say
-        self.trained: list[Trained] = []
-        self.notes: list[str] = list(ways.notes)
+        self.original, self.ways, self.comparison, self.goal, self.say = original, ways, comparison, goal, say
+        self.notes = list(ways.notes)
+        self._trainings = Trainings(original, budget, store, say, self.notes.append)
+        self._trained: list[Trained] = []
         self._proposed: dict[float, list[tuple[Proposal, Run]]] = {}
         self._impossible: set[float] = set()
-        self._count = 0
 
     def candidates(self) -> list[Candidate]:
         """Return the original and all that was made, in this order."""
         first = Candidate("original", (), cost_of(self.original.experiment), self.original)
         ladder = self._ladder() if self.ways.structures else ()
-        while ladder and self._count < self.budget and self._train_next(ladder):
+        kept = self._trainings.budget >= _KEPT_FOR_BITS and any(one.rounding for one in self.ways.bits.values())
+        while ladder and self._trainings.left > kept and self._train_next(ladder):
             pass
-        made = [one.candidate for one in self.trained]
-        if not made:  # what the methods make without training
-            best = [(proposal, run) for factor in ladder for proposal, run in self._proposals(factor)[:1]]
-            made = [Candidate(one.name, one.how, one.cost, run) for one, run in best]
-        bases = [first, *self._promising(made)]
-        return [first, *made, *(smaller for base in bases for smaller in self._with_bits(base))]
+        made = self._made(ladder)
+        bits = self._with_bits(first, made)
+        while ladder and self._trainings.left and self._train_next(ladder):  # what was kept and not needed
+            made = self._made(ladder)
+        return [first, *made, *bits]
+
+    def _made(self, ladder: Sequence[float]) -> list[Candidate]:
+        """Return what was trained; where nothing was, what the methods make without."""
+        if self._trained:
+            return [one.candidate for one in self._trained]
+        best = [pair for factor in ladder for pair in self._proposals(factor)[:1]]
+        return [Candidate(proposal.name, proposal.how, proposal.cost, run) for proposal, run in best]
 
     def is_good(self, one: Candidate) -> bool:
         """Say whether a candidate keeps to the goal."""
@@ -152,7 +97,7 @@ class Search:
             return False
         return self.goal.max_drop is None or self._drop(one).is_within(self.goal.max_drop)
 
-    def _drop(self, one: Candidate) -> Any:
+    def _drop(self, one: Candidate) -> Drop:
         return self.comparison.drop(one.run, self.goal.num_compared)
 
     def _ladder(self) -> Sequence[float]:
@@ -182,12 +127,12 @@ class Search:
 
     def _train_next(self, ladder: Sequence[float]) -> bool:
         """Train what tells most; say whether there was something."""
-        last = self._count == self.budget - 1
-        missing = bool(self.trained) and not any(one.is_twin for one in self.trained)
-        if (self._count % _SCRATCH_EVERY == _SCRATCH_EVERY - 1 or (last and missing)) and self._train_twin():
+        count, last = self._trainings.count, self._trainings.left == 1
+        missing = bool(self._trained) and not any(one.is_twin for one in self._trained)
+        if (count % _SCRATCH_EVERY == _SCRATCH_EVERY - 1 or (last and missing)) and self._train_twin():
             return True
         judged = dict.fromkeys(self._impossible, False)
-        for one in self.trained:
+        for one in self._trained:
             judged[one.factor] = judged.get(one.factor, False) or self.is_good(one.candidate)
         factor = next_factor(judged, ladder, ascending=self.goal.max_drop is None)
         if factor is None:
@@ -205,19 +150,14 @@ class Search:
             return max(good, key=lambda one: one.factor)
         return min(among, key=lambda one: self.comparison.cost(one.candidate.run))
 
-    def _promising(self, made: Sequence[Candidate]) -> list[Candidate]:
-        """Return the smallest two that are good enough, else the one that loses least."""
-        good = sorted(filter(self.is_good, made), key=lambda one: one.cost.flops)[:2]
-        return good or sorted(made, key=lambda one: self.comparison.cost(one.run))[:1]
-
     def _finetune(self, factor: float, proposal: Proposal, run: Run) -> None:
         start = Start(run.params, run.model_state)
         self._train(factor, proposal, f"{proposal.name}, fine-tuned", proposal.how, proposal.experiment, start)
 
     def _train_twin(self) -> bool:
         """Train from new weights, for as many epochs in all, the best that has no such twin yet."""
-        twins = {one.proposal.name for one in self.trained if one.is_twin}
-        left = [one for one in self.trained if one.proposal.name not in twins]
+        twins = {one.proposal.name for one in self._trained if one.is_twin}
+        left = [one for one in self._trained if one.proposal.name not in twins]
         if not left:
             return False
         best = self._best(left)
@@ -227,19 +167,20 @@ class Search:
 
     def _train_with_teacher(self) -> bool:
         """Fine-tune the best once more, with the original's outputs as further targets."""
-        tuned = [one for one in self.trained if not one.is_twin]
+        tuned = [one for one in self._trained if not one.is_twin]
         if self.ways.teacher is None or not tuned or any("teacher" in one.candidate.how for one in tuned):
             return False
         best = self._best(tuned)
         run = next(run for one, run in self._proposals(best.factor) if one is best.proposal)
-        name, how = f"{best.proposal.name}, taught", (*best.proposal.how, "teacher")
-        self._train(best.factor, best.proposal, name, how, self.ways.teacher(run), Start(run.params, run.model_state))
+        taught, start = self.ways.teacher(best.proposal.experiment), Start(run.params, run.model_state)
+        how = (*best.proposal.how, "teacher")
+        self._train(best.factor, best.proposal, f"{best.proposal.name}, taught", how, taught, start)
         return True
 
     def _train_second(self) -> bool:
         """Fine-tune what was second best without training, at the sizes that were trained."""
-        done = {one.proposal.name for one in self.trained}
-        for factor in sorted({one.factor for one in self.trained}):
+        done = {one.proposal.name for one in self._trained}
+        for factor in sorted({one.factor for one in self._trained}):
             for proposal, run in self._proposals(factor):
                 if proposal.name not in done:
                     self._finetune(factor, proposal, run)
@@ -255,56 +196,49 @@ class Search:
         experiment: Experiment,
         start: Start | None,
     ) -> None:
-        """Train, or take what is trained already, and count it."""
-        self._count += 1
-        began, known = time.monotonic(), self.store.read(name)
-        display = _Line(self.say, f"training {self._count} of {self.budget}, {name}")
-        experiment = without_test(experiment)
-        try:
-            if "rate" not in known:
-                known["rate"] = {"factor": 1.0, "tried": []} if start is None else find_rate(experiment, start, display)
-                self.store.write(name, known)
-            run = train(experiment, start, known["rate"]["factor"], self.store.folder(name), display)
-        except DivergenceError as error:
-            self.notes.append(f"{name}: {error}")
+        made = self._trainings.train(name, experiment, start)
+        if made is None:
             self._impossible.add(factor)
             return
-        if "seconds" not in known:
-            known["seconds"] = time.monotonic() - began
-            self.store.write(name, known)
-        total = run.result["epochs"]
-        if start is not None:
-            total += self.original.step / self.original.experiment.order.steps_per_epoch
-        if experiment.objective is not proposal.experiment.objective:  # a teacher's: the network is judged without
+        run, training = made
+        if "teacher" in how:  # a network is judged, and goes on, without
             run = dataclasses.replace(run, experiment=proposal.experiment)
-        training = {"epochs": run.result["epochs"], "total_epochs": total, **known}
-        self.trained.append(Trained(factor, proposal, Candidate(name, how, proposal.cost, run, training)))
+        self._trained.append(Trained(factor, proposal, Candidate(name, how, proposal.cost, run, training)))
 
-    def _with_bits(self, base: Candidate) -> list[Candidate]:
-        made = []
-        for name, reduce in self.ways.bits.items():
-            whole = f"{base.name}, {name}" if base.how else name
-            self.say(whole)
-            experiment, params, model_state = reduce(base.run)
-            cost = dataclasses.replace(cost_of(experiment), parameters=base.cost.parameters, flops=base.cost.flops)
-            run = untrained_run(experiment, params, model_state)
-            made.append(Candidate(whole, (*base.how, "bits"), cost, run, base.training))
-        return made
+    def _with_bits(self, first: Candidate, made: Sequence[Candidate]) -> list[Candidate]:
+        """Give the original and the best networks fewer bits, and train those for which rounding was too much."""
+        good = sorted(filter(self.is_good, made), key=lambda one: one.cost.flops)[:2]
+        promising = good or sorted(made, key=lambda one: self.comparison.cost(one.run))[:1]
+        found, lost = [], []
+        for base in (first, *promising):
+            for name in self.ways.bits:
+                self.say(f"{base.name}, {name}")
+                one = self._rounded(base, name, self.ways.bits[name].stored(base.run))
+                found.append(one)
+                if not self.is_good(one) and (base is first or base in good):
+                    lost.append((base, name))
+        # The smallest base, and of its bits the most: what is nearest to being good enough.
+        order = [first, *reversed(promising)]
+        for base, name in sorted(lost, key=lambda pair: order.index(pair[0]), reverse=True):
+            if self._trainings.left and self.ways.bits[name].rounding is not None:
+                found += self._trained_for_bits(base, name)
+        return found
 
+    def _trained_for_bits(self, base: Candidate, name: str) -> list[Candidate]:
+        way, whole = self.ways.bits[name], self.original.experiment
+        assert way.rounding is not None
+        assert way.trained is not None
+        length = {"epochs": whole.epochs, "steps": whole.steps}
+        told = {key: whole.config[key] for key in length if key in whole.config}
+        plain = base.run.experiment.replace(**length, config={**base.run.experiment.config, **told})
+        start = Start(base.run.params, base.run.model_state)
+        made = self._trainings.train(f"{base.name}, trained for {name}", way.rounding(plain), start)
+        if made is None:
+            return []
+        one = self._rounded(base, f"trained for {name}", way.trained(made[0]))
+        return [dataclasses.replace(one, training=made[1])]
 
-class _Line(Progress):
-    """Show the steps of one training in the line of the whole search."""
-
-    def __init__(self, say: Callable[[str], None], name: str) -> None:
-        self._say, self._name, self._last = say, name, 0.0
-        self._say(name)
-
-    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        del examples_per_second
-        now = time.monotonic()
-        if now - self._last >= _SECONDS_BETWEEN_WORDS:
-            self._last = now
-            self._say(f"{self._name}: step {step:,}" + ("" if loss is None else f", loss {loss:.4g}"))
-
-    def note(self, text: str) -> None:
-        self._say(f"{self._name}: {text}")
+    def _rounded(self, base: Candidate, name: str, weighing: Weighing) -> Candidate:
+        cost = dataclasses.replace(cost_of(weighing[0]), parameters=base.cost.parameters, flops=base.cost.flops)
+        whole = f"{base.name}, {name}" if base.how else name
+        return Candidate(whole, (*base.how, "bits"), cost, untrained_run(*weighing), base.training)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import accelnet as an
-from accelnet.compressing import finetune, search
+from accelnet.compressing import finetune, search, trainings
 from accelnet.compressing.candidate import Proposal, cost_of
 from accelnet.compressing.compress import compress
-from accelnet.compressing.search import Ways
 from accelnet.compressing.store import Store
+from accelnet.compressing.ways import Bits, Ways
 from accelnet.errors import UserError
 from accelnet.models.compressed import Compressed, Compression
 
@@ -53,7 +53,7 @@ def narrower(run):
         params = jax.tree.map(lambda leaf: jnp.asarray(jnp.asarray(leaf, jnp.bfloat16), jnp.float32), run.params)
         return run.experiment, params, run.model_state
 
-    return Ways({"widths": widths}, {"rounded": rounded}, notes=("out_features: it changes the outputs",))
+    return Ways({"widths": widths}, {"rounded": Bits(rounded)}, notes=("out_features: it changes the outputs",))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_a_search_that_was_killed_does_nothing_again(trained, tmp_path, monkeypa
             raise KeyboardInterrupt
         return find_rate(made, *args)
 
-    monkeypatch.setattr(search, "find_rate", counted)
+    monkeypatch.setattr(trainings, "find_rate", counted)
     # Of two trainings the second one is from scratch, and needs no rate: here it is another network.
     monkeypatch.setattr(search.Search, "_train_twin", lambda self: False)
     with pytest.raises(KeyboardInterrupt):
@@ -205,7 +205,7 @@ def test_where_none_qualifies_all_is_there_and_the_nearest_is_named(trained):
 
     bad = compress(
         trained, max_drop=0.05, methods=["bits"], budget=0, progress=False,
-        ways=Ways(bits={"nothing left": broken, "spoiled": spoiled}),
+        ways=Ways(bits={"nothing left": Bits(broken), "spoiled": Bits(spoiled)}),
     )  # fmt: skip
     assert bad.recommended is None and bad.nearest.name == "nothing left"
     assert "No network is shown to lose at most 5.00 points" in bad.words
