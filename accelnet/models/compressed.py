@@ -12,6 +12,7 @@ from accelnet.models.built import Construction, construction, numbers_in, other_
 from accelnet.models.pure import PureModel
 from accelnet.models.quantized import quantized
 from accelnet.models.rounded import rounded
+from accelnet.models.split import split
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,11 @@ class Compressed:
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
                 f"{self.made.kind.__name__}, has {', '.join(self.numbers) or 'none'}"
             )
-        if layers := sorted(self.compression.ranks):
-            raise UserError(f"the layers {', '.join(layers)} cannot be replaced by smaller ones")
+        if self.compression.ranks and self.is_linen:
+            raise UserError(
+                "layers of a Linen module make their parameters themselves and cannot be replaced: ranks are for nnx "
+                "modules; compress the widths of this one"
+            )
 
     @cached_property
     def made(self) -> Construction:
@@ -126,6 +130,8 @@ class Compressed:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
+        for path, rank in self.compression.ranks.items():
+            replace_layer(module, path, partial(split, rank=rank, rngs=rngs))
         for path, bits in self.compression.rounded.items():
             replace_layer(module, path, partial(rounded, bits=bits))
         for path, bits in self.compression.bits.items():
