@@ -1,4 +1,4 @@
-"""Which units of a space stay: backward elimination on the activations, and the least-squares refit of their consumers."""
+"""Which units of a space stay: backward elimination on activations, and the refit of the products that take them in."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

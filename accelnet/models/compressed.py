@@ -105,10 +105,6 @@ class Compressed:
         """Whole numbers of the original's constructor, by their paths among its arguments."""
         return numbers_in(self.made.arguments)
 
-    def with_widths(self, widths: Mapping[str, int]) -> "Compressed":
-        """Return the same model with further numbers."""
-        return Compressed(self, Compression(widths))
-
     @property
     def is_linen(self) -> bool:
         """Whether the model is a Linen module."""
