@@ -116,7 +116,7 @@ def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], N
         ... )
         >>> found = find_widths(experiment)
         >>> found.proven["hidden_features.0"].proof, found.left["out_features"]
-        ('sliced', "it changes the model's outputs")
+        ('sliced', 'it cannot be smaller')
     """
     trials = Trials(experiment)
     numbers = trials.original.numbers

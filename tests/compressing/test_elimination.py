@@ -94,17 +94,17 @@ class Normalized(nnx.Module):
 
 
 def test_batch_statistics_are_those_of_the_pruned_network():
-    inputs = IMAGES.reshape(64, -1)
-    made = experiment(Normalized, inputs, batch_size=13)
+    made = experiment(Normalized, IMAGES.reshape(64, -1), batch_size=52)
     params, state = made.pure_model.init(jax.random.key(0))
+    params["first"]["bias"] = jnp.arange(8.0)
     _, new, new_state = prune(made, params, state, {"width": 4}, refit=False)
     rows = made.data.splits["train"]
-    train = made.data.take(np.arange(rows.start, rows.stop))["inputs"]
-    layer = new["first"]
-    assert layer["kernel"].shape == (128, 4)
-    hidden = np.reshape(train, (len(train), -1)) @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
-    assert len(train) % 13 == 0  # batches of all rows
-    np.testing.assert_allclose(new_state["norm"]["mean"], hidden.mean(0), rtol=1e-4, atol=1e-5)
+    assert len(rows) == 52  # one batch
+    train = made.data.prepare(made.data.take(np.arange(rows.start, rows.stop)))["inputs"]
+    hidden = np.asarray(train) @ np.asarray(new["first"]["kernel"]) + np.asarray(new["first"]["bias"])
+    assert hidden.shape == (52, 4)
+    np.testing.assert_allclose(new_state["norm"]["mean"], hidden.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(new_state["norm"]["var"], hidden.var(0), rtol=1e-4)  # E[x^2] - E[x]^2 in float32
 
 
 def test_a_pruned_model_is_pruned_further_and_trains_on():

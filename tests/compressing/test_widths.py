@@ -45,7 +45,7 @@ CASES = {
     ),
     "a residual net with padded channels": (
         experiment(lambda rngs: M.ResNet(2, 8, 3, widths=(4, 8, 8), rngs=rngs), IMAGES),
-        {"widths.0": (1, "sliced", [8, 8, 4, 4, 4, 4])},
+        {"widths.0": (1, "sliced", [8, 8, 4, 4, 4])},
     ),
     "heads": (
         experiment(VisionTransformer, IMAGES),
