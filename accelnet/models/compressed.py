@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from flax import linen, nnx
@@ -10,6 +10,7 @@ from flax import linen, nnx
 from accelnet.errors import UserError, user_code
 from accelnet.models.built import Construction, construction, numbers_in, other_numbers, with_numbers
 from accelnet.models.pure import PureModel
+from accelnet.models.split import split
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,13 @@ class Compressed:
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
                 f"{self.made.kind.__name__}, has {', '.join(known) or 'none'}"
             )
-        if layers := sorted({*self.compression.ranks, *self.compression.bits}):
+        if layers := sorted(self.compression.bits):
             raise UserError(f"the layers {', '.join(layers)} cannot be replaced by smaller ones")
+        if self.compression.ranks and self.is_linen:
+            raise UserError(
+                "layers of a Linen module make their parameters themselves and cannot be replaced: ranks are for nnx "
+                "modules; compress the widths of this one"
+            )
 
     @cached_property
     def made(self) -> Construction:
@@ -119,6 +125,8 @@ class Compressed:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
+        for path, rank in self.compression.ranks.items():
+            replace_layer(module, path, partial(split, rank=rank, rngs=rngs))
         return module
 
 
