@@ -5,11 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import jax
+
 from accelnet.compressing.activations import Key, Moments, input_moments
 from accelnet.compressing.bits import output_errors, quantizable, quantize, to_stored, to_training
 from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of
 from accelnet.compressing.elimination import prune
 from accelnet.compressing.measured import Say
+from accelnet.compressing.ranks import factorize, spectra
+from accelnet.compressing.sensitivity import Sensitivity
+from accelnet.compressing.spectrum import choose_ranks, rank_sensitivity
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.compressing.widths import Widths, find_widths
 from accelnet.errors import UserError
@@ -19,7 +24,8 @@ from accelnet.training.run import Run
 
 BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
 _BFLOAT16 = 16
-_ROWS = 2000  # of which the moments of a layer's inputs are taken
+_ROWS = 4000  # of which the moments of a layer's inputs are taken
+_SHARE_OF_RANKS = 1.5  # of the factor, where widths are smaller too
 _SHARES = 64  # steps between nothing and all of the widths
 _ROUND = 1.05  # a network that costs as much more than a share is taken for that share
 
@@ -97,35 +103,105 @@ class WidthLadder:
         return prune(run.experiment, run.params, run.model_state, values, found=self._widths, say=self._say)
 
 
-class FewerBits:
-    """Networks whose weights have fewer bits.
+class Inputs:
+    """The moments of the inputs of a network's layers, computed once.
 
     Args:
         say: Function that is told what is being done.
     """
 
     def __init__(self, say: Say) -> None:
-        self._say = say
-        self._known: dict[int, tuple[Run, dict[Key, Moments]]] = {}
+        self.say = say
+        self._known: tuple[list[Any], dict[Key, Moments]] = [], {}
 
-    def moments(self, run: Run) -> dict[Key, Moments]:
-        """Return the moments of the inputs of a run's layers, computed once."""
-        if id(run) not in self._known:
-            paths = [f"{re.escape(path)}\\..*" if path else ".*" for path in quantizable(run.experiment)]
-            found = input_moments(run.experiment, run.params, run.model_state, rows=_ROWS, paths=paths, say=self._say)
-            self._known = {id(run): (run, found)}  # of one network at a time: they are large
-        return self._known[id(run)][1]
+    def moments(self, weighing: Weighing) -> dict[Key, Moments]:
+        """Return the moments of weights that suit an experiment."""
+        experiment, params, model_state = weighing
+        leaves = jax.tree.leaves(params)
+        known, found = self._known
+        if len(known) != len(leaves) or any(a is not b for a, b in zip(known, leaves, strict=True)):
+            paths = [f"{re.escape(path)}\\..*" if path else ".*" for path in quantizable(experiment)]
+            found = input_moments(experiment, params, model_state, rows=_ROWS, paths=paths, say=self.say)
+            self._known = leaves, found  # of one network at a time: they are large
+        return found
+
+
+class RankLadder:
+    """Networks with layers of low rank.
+
+    Args:
+        weighing: Weights that suit an experiment: the original's, or those of a network with smaller widths.
+        total: Cost of the original.
+        inputs: Moments of the layers' inputs.
+    """
+
+    def __init__(self, weighing: Weighing, total: Cost, inputs: Inputs) -> None:
+        self._weighing, self._total, self._say = weighing, total, inputs.say
+        self._whole = cost_of(weighing[0])
+        self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
+
+    def propose(self, factor: float, name: str = "ranks", how: tuple[str, ...] = ("ranks",)) -> Proposal | None:
+        """Return the network with so many times fewer FLOPs than the original, None where there is none."""
+        saving = self._whole.flops - self._total.flops / factor
+        ranks = choose_ranks(self.found, saving)
+        if not ranks:
+            return None
+        experiment = self._weighing[0]
+        made = experiment.replace(model=Compressed(experiment.model, Compression(ranks=ranks)), initial=None)
+        cost = cost_of(made)
+        if cost.flops * factor > self._total.flops * _ROUND:
+            return None
+        weigh = partial(factorize, *self._weighing, ranks, found=self.found, say=self._say)
+        return Proposal(f"{name} 1/{factor:g}", how, made, cost, weigh)
+
+
+def both(widths: WidthLadder, total: Cost, inputs: Inputs, factor: float) -> Proposal | None:
+    """Return a network with smaller widths whose layers have low ranks too.
+
+    Args:
+        widths: Networks with smaller widths.
+        total: Cost of the original.
+        inputs: Moments of the layers' inputs.
+        factor: How many times fewer FLOPs it has than the original.
+    """
+    narrow = widths.propose(factor / _SHARE_OF_RANKS) if factor > _SHARE_OF_RANKS else None
+    if narrow is None:
+        return None
+    ladder = RankLadder(narrow.weigh(), total, inputs)
+    return ladder.propose(factor, "widths and ranks", ("widths", "ranks"))
+
+
+class FewerBits:
+    """Networks whose weights have fewer bits.
+
+    Args:
+        inputs: Moments of the layers' inputs.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
 
     def stored(self, bits: int, run: Run) -> Weighing:
         """Round the weights of a trained network."""
-        moments = None if bits == _BFLOAT16 else self.moments(run)
-        return quantize(run.experiment, run.params, run.model_state, bits, moments=moments, say=self._say)
+        weighing = weighing_of(run)
+        moments = None if bits == _BFLOAT16 else self._inputs.moments(weighing)
+        return quantize(*weighing, bits, moments=moments, say=self._inputs.say)
 
-    def sensitivity(self, run: Run) -> dict[str, Any]:
+    def trained(self, bits: int, run: Run) -> Weighing:
+        """Store weights that were rounded while they were trained."""
+        return to_stored(*weighing_of(run), embeddings=bits)
+
+    def sensitivity(self, run: Run) -> Sensitivity:
         """Return by layer how much its outputs change with 8 and with 4 bits."""
-        errors = output_errors(run.experiment, run.params, run.model_state, self.moments(run))
-        layers = [{"name": name or "the model", "points": sorted(found.items())} for name, found in errors.items()]
-        return {"title": "Fewer bits", "axis": "bits", "error": "change of a layer's outputs", "layers": layers}
+        weighing = weighing_of(run)
+        errors = output_errors(*weighing, self._inputs.moments(weighing))
+        layers = {name: sorted(found.items()) for name, found in errors.items()}
+        return Sensitivity("Fewer bits", "bits", "change of a layer's outputs", layers)
+
+
+def weighing_of(run: Run) -> Weighing:
+    """Return the experiment of a run, with its weights."""
+    return run.experiment, run.params, run.model_state
 
 
 def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
@@ -142,34 +218,34 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
     structures: dict[str, Callable[[float], Proposal | None]] = {}
     bits: dict[str, Bits] = {}
     notes: list[str] = []
-    sensitivity: list[dict[str, Any]] = []
+    sensitivity: list[Sensitivity] = []
+    inputs, total = Inputs(say), cost_of(run.experiment)
     if "widths" in methods:
         widths = find_widths(run.experiment, say=say)
         notes += [f"{path} is no width: {reason}" for path, reason in widths.left.items()]
         if widths.proven:
-            structures["widths"] = WidthLadder(run, widths, say).propose
-    if "bits" in methods:
-        try:
-            quantizable(run.experiment)
-            fewer = FewerBits(say)
+            ladder = WidthLadder(run, widths, say)
+            structures["widths"] = ladder.propose
+    try:
+        if "ranks" in methods:
+            low = RankLadder(weighing_of(run), total, inputs)
+            sensitivity.append(rank_sensitivity(low.found))
+            structures["ranks"] = low.propose
+            if "widths" in structures:
+                structures["widths and ranks"] = partial(both, ladder, total, inputs)
+        if "bits" in methods:
+            fewer = FewerBits(inputs)
             sensitivity.append(fewer.sensitivity(run))
-            bits = {name: Bits(partial(fewer.stored, number), *_trained_for(number)) for name, number in BITS.items()}
-        except UserError as error:
-            notes.append(str(error))
+            for name, number in BITS.items():
+                ways = (None, None) if number == _BFLOAT16 else (partial(to_training, bits=number), fewer.trained)
+                trained = None if ways[1] is None else partial(ways[1], number)
+                bits[name] = Bits(partial(fewer.stored, number), ways[0], trained)
+    except UserError as error:
+        notes.append(str(error))
     if not structures and not bits:
         raise UserError(
             f"{' and '.join(methods)} find nothing to make smaller in the model: "
             f"{'; '.join(notes) or 'it has no layers'}. Give numbers to its constructor that are widths, or more "
             "methods"
         )
-    return Ways(structures, bits, notes=tuple(notes), sensitivity=tuple(sensitivity))
-
-
-def _trained_for(bits: int) -> tuple[Any, Any]:
-    if bits == _BFLOAT16:
-        return None, None
-
-    def stored(run: Run) -> Weighing:
-        return to_stored(run.experiment, run.params, run.model_state, embeddings=bits)
-
-    return partial(to_training, bits=bits), stored
+    return Ways(structures, bits, notes=tuple(notes), sensitivity=tuple(one.as_json() for one in sensitivity))

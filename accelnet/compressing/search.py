@@ -207,7 +207,9 @@ class Search:
 
     def _with_bits(self, first: Candidate, made: Sequence[Candidate]) -> list[Candidate]:
         """Give the original and the best networks fewer bits, and train those for which rounding was too much."""
-        good = sorted(filter(self.is_good, made), key=lambda one: one.cost.flops)[:2]
+        ordered = sorted(made, key=lambda one: (one.cost.flops, self.comparison.cost(one.run)))
+        # Of equal networks the one that loses least.
+        good = list({one.structure: one for one in reversed(ordered) if self.is_good(one)}.values())[::-1][:2]
         promising = good or sorted(made, key=lambda one: self.comparison.cost(one.run))[:1]
         found, lost = [], []
         for base in (first, *promising):
