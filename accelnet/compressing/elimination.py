@@ -37,7 +37,7 @@ def prune(
     rows: int = 4000,
     seed: int = 0,
     found: Widths | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Experiment, Any, Any]:
     """Make widths of a trained network smaller, without training.
 
@@ -90,7 +90,9 @@ def prune(
     }  # fmt: skip
     weights = {name: np.asarray(leaf) for name, leaf in flattened(jax.device_get((params, model_state))).items()}
     paths = _patterns(targets)
-    moments = input_moments(experiment, params, model_state, rows=rows, seed=seed, paths=paths, say=say) if paths else {}
+    moments = (
+        input_moments(experiment, params, model_state, rows=rows, seed=seed, paths=paths, say=say) if paths else {}
+    )
     keep: dict[Space, np.ndarray] = {}
     order = {path: place for place, (path, _) in enumerate(moments)}
     for space in sorted(targets, key=lambda one: _last_use(one, order), reverse=True):
@@ -178,7 +180,9 @@ def _with_statistics(experiment: Experiment, params: Any, model_state: Any) -> A
     @jax.jit
     def statistics(params: Any, model_state: Any, batch: Any, index: Any) -> Any:
         part = ONE_DEVICE.parts.index()
-        batch, key = training_batch(experiment, batch, ONE_DEVICE, part, jnp.uint32(experiment.seed), index, jnp.int32(0))
+        batch, key = training_batch(
+            experiment, batch, ONE_DEVICE, part, jnp.uint32(experiment.seed), index, jnp.int32(0)
+        )
         offered = {"step": index, "progress": experiment.progress(index)}
         settings = {"key": key, "train": True, "batch_statistics": True}
         return apply(params, model_state, batch["inputs"], **settings, **offered)[1]

@@ -125,7 +125,7 @@ class _Seen:
 
 
 def _is_statistic(value: Any) -> bool:
-    """Say whether a variable of the state begins at zeros or ones, as running averages do and tables and masks do not."""
+    """Say whether a variable begins at one number, as running averages do, and tables and masks do not."""
     return np.issubdtype(value.dtype, np.floating) and np.ndim(value) > 0 and bool((value == value.flat[0]).all())
 
 

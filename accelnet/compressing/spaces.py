@@ -127,12 +127,14 @@ def find_spaces(probe: Probe, axes: Sequence[Axis]) -> tuple[list[Space], list[A
 
 
 def _guesses(axes: Sequence[Axis]) -> list[tuple[int, int | None, bool]]:
-    """Return guesses: the number of units, how many elements of an axis each has side by side (None for as many as
-    there are), and whether what does not belong to the width stands behind it."""
+    """Return guesses: the number of units, how many elements each has side by side, what stands first in the axis.
+
+    None for the second means as many as there are; the last, whether the width's elements come before the others.
+    """
     numbers = sorted({axis.grown // k for axis in axes for k in _divisors(axis.lost)}, reverse=True)
     sides = sorted({k for axis in axes for k in _divisors(axis.lost) if k > 1})
     whole = all(axis.grown == axis.size for axis in axes)
-    return list(product(numbers, (1, None, *sides), (False,) if whole else (False, True)))
+    return list(product(numbers, (1, None, *sides), (True,) if whole else (True, False)))
 
 
 def _divisors(number: int) -> list[int]:

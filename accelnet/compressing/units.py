@@ -1,4 +1,4 @@
-"""Which units of a space stay: backward elimination on the activations, and the least-squares refit of their consumers."""
+"""Which units of a space stay: backward elimination on activations, and the refit of the products that take them in."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -41,6 +41,12 @@ class Consumer:
         square = np.einsum("fo,fg,go->", self.weights, self.second, self.weights)
         return max(float(square), 1e-30)
 
+    @property
+    def system(self) -> np.ndarray:
+        """Second moments with a ridge on their diagonal."""
+        size = float(np.mean(np.diag(self.second))) or 1.0
+        return self.second + _RIDGE * size * np.eye(len(self.second))
+
     def refitted(self, keep: np.ndarray) -> np.ndarray:
         """Return weights that give the outputs from some units alone as well as they can, zeros for the others.
 
@@ -51,17 +57,12 @@ class Consumer:
         """
         gone = (self.unit >= 0) & ~np.isin(self.unit, keep)
         stays = ~gone
-        system = _ridged(self.second)
+        system = self.system
         new = self.weights.copy()
         change = np.linalg.solve(system[np.ix_(stays, stays)], system[np.ix_(stays, gone)] @ self.weights[gone])
         new[stays] += change
         new[gone] = 0
         return new
-
-
-def _ridged(second: np.ndarray) -> np.ndarray:
-    size = float(np.mean(np.diag(second))) or 1.0
-    return second + _RIDGE * size * np.eye(len(second))
 
 
 def consumers_of(
@@ -146,7 +147,7 @@ class _State:
     """The inverse of a consumer's second moments and its weights, while units go."""
 
     def __init__(self, consumer: Consumer, num_units: int) -> None:
-        self.inverse = np.linalg.inv(_ridged(consumer.second))
+        self.inverse = np.linalg.inv(consumer.system)
         self.weights, self.scale = consumer.weights.copy(), consumer.scale
         members = [np.flatnonzero(consumer.unit == unit) for unit in range(num_units)]
         self.members = np.stack(members)  # [units, features of one]

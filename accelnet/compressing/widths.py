@@ -1,25 +1,16 @@
 """Which numbers of a model's constructor are widths, and which units of the network each of them counts."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from accelnet.artifact.recipe import flattened
 from accelnet.compressing.probe import Probe, difference
 from accelnet.compressing.spaces import EQUAL, Axis, Space, find_spaces, sliced, zeroed
-from accelnet.errors import UserCodeError, UserError
+from accelnet.compressing.trials import Trials, parts_of
+from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.models.adapter import adapt
-from accelnet.models.compressed import Compressed, Compression
-from accelnet.models.pure import PureModel
-
-_MOST_TRIED = 6  # smaller numbers of one width
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class Widths:
         return numbers
 
 
-def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], None] = lambda text: None) -> Widths:
+def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], None] = lambda _: None) -> Widths:
     """Find the widths of a model among the whole numbers of its outermost constructor.
 
     The axes that belong to a number are the difference of two initializations, as shapes: with the number, and with the
@@ -125,16 +116,16 @@ def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], N
         ... )
         >>> found = find_widths(experiment)
         >>> found.proven["hidden_features.0"].proof, found.left["out_features"]
-        ('sliced', "it changes the model's outputs")
+        ('sliced', 'it cannot be smaller')
     """
-    made = Compressed(experiment.model, Compression())
-    whole = _Made(experiment, made, {})
+    trials = Trials(experiment)
+    numbers = trials.original.numbers
     proven: dict[str, Width] = {}
     left: dict[str, str] = {}
     candidates: list[tuple[tuple[str, ...], tuple[int, ...], int, list[Axis]]] = []
-    for path, value in made.numbers.items():
+    for path, value in numbers.items():
         say(f"widths: {path}")
-        found = _axes(experiment, made, whole, (path,), (value,))
+        found = trials.axes((path,), (value,), parts_of([value]))
         if isinstance(found, str):
             left[path] = found
         else:
@@ -142,24 +133,26 @@ def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], N
     probe = Probe(experiment, seed)
     # One proof for all: where it fails, one for each, since a normalization across units stands in the way of its own.
     with_units = [one for one in (_with_units(probe, *candidate, left, say) for candidate in candidates) if one]
-    together = slicing_error(probe, made, with_units, {one.path: _half(one) for one in with_units})
+    together = slicing_error(probe, trials, with_units, {one.path: _half(one) for one in with_units})
     for width in with_units:
-        _judge(probe, made, width, together if together <= EQUAL else None, proven, left)
-    for paths, values in _in_proportion(made.numbers, left):
-        width = _tied(probe, experiment, made, whole, paths, values, say)
+        _judge(probe, trials, width, together if together <= EQUAL else None, proven, left)
+    for paths, values in _in_proportion(numbers, left):
+        width = _tied(probe, trials, paths, values, say)
         if width is not None:
-            _judge(probe, made, width, None, proven, left)
-    return Widths(proven, {path: left[path] for path in made.numbers if path in left})
+            _judge(probe, trials, width, None, proven, left)
+    return Widths(proven, {path: left[path] for path in numbers if path in left})
 
 
-def _in_proportion(numbers: Mapping[str, int], left: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+def _in_proportion(
+    numbers: Mapping[str, int], left: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
     """Yield numbers none of which is a width alone, and that may be one together: those of a list, and equal ones."""
     by_list: dict[Any, list[str]] = {}
-    for path in left:
+    for path in (path for path in numbers if path in left):
         before, _, last = path.rpartition(".")
         by_list.setdefault((before, last.isdigit()) if last.isdigit() else path, []).append(path)
     by_value: dict[int, list[str]] = {}
-    for path in left:
+    for path in (path for path in numbers if path in left):
         by_value.setdefault(numbers[path], []).append(path)
     for paths in (*by_list.values(), *by_value.values()):
         if len(paths) > 1 and all(path in left for path in paths):
@@ -168,99 +161,17 @@ def _in_proportion(numbers: Mapping[str, int], left: Mapping[str, str]) -> Itera
 
 def _tied(
     probe: Probe,
-    experiment: Experiment,
-    made: Compressed,
-    whole: "_Made",
+    trials: Trials,
     paths: tuple[str, ...],
     values: tuple[int, ...],
     say: Callable[[str], None],
 ) -> Width | None:
     """Return the width that several numbers are together, with the smallest step whose units can be told."""
-    for part in _parts(values):
-        found = _axes(experiment, made, whole, paths, values, [part])
+    for part in parts_of(values):
+        found = trials.axes(paths, values, [part])
         if not isinstance(found, str) and (width := _with_units(probe, paths, values, *found, {}, say)) is not None:
             return width
     return None
-
-
-class _Made:
-    """The shapes of a model made with other numbers, and those of its outputs."""
-
-    def __init__(self, experiment: Experiment, made: Compressed, numbers: Mapping[str, int]) -> None:
-        self.model = _smaller(experiment, made, numbers)
-        inputs = experiment.sample_inputs()
-        weights = jax.eval_shape(lambda: self.model.init(jax.random.key(0), inputs))
-        self.shapes: Shapes = {name: leaf.shape for name, leaf in flattened(weights).items()}
-        self._weights, self._inputs = weights, inputs
-
-    def outputs(self) -> Any:
-        """Return the shapes of the outputs."""
-        offered = {"step": jnp.int32(0), "progress": jnp.float32(0)}
-
-        def apply(weights: Any) -> Any:
-            return self.model.apply(*weights, self._inputs, key=jax.random.key(0), train=False, **offered)[0]
-
-        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.eval_shape(apply, self._weights))
-
-
-def _smaller(experiment: Experiment, made: Compressed, numbers: Mapping[str, int]) -> PureModel:
-    return adapt(made.with_widths(numbers), frozen=experiment.frozen)
-
-
-def _parts(values: Sequence[int]) -> list[int]:
-    """Return by which parts of their greatest common divisor numbers may become smaller together."""
-    whole = math.gcd(*values)
-    return [part for part in range(1, whole) if whole % part == 0][:_MOST_TRIED]
-
-
-def _axes(
-    experiment: Experiment,
-    made: Compressed,
-    whole: _Made,
-    paths: tuple[str, ...],
-    values: tuple[int, ...],
-    parts: Sequence[int] | None = None,
-) -> tuple[int, list[Axis]] | str:
-    """Return the step of a width and the axes that become shorter, or why it is no width."""
-    times, reason = math.gcd(*values), "it cannot be smaller"
-    for part in _parts(values) if parts is None else parts:
-        numbers = {path: value - value * part // times for path, value in zip(paths, values, strict=True)}
-        try:
-            one = _Made(experiment, made, numbers)
-            if one.shapes == whole.shapes:
-                return "no parameter depends on it"
-            if set(one.shapes) != set(whole.shapes):
-                return "it changes which parameters there are"
-            if one.outputs() != whole.outputs():
-                return "it changes the model's outputs"
-        except (UserError, UserCodeError, TypeError, ValueError) as error:
-            reason = f"the model cannot be made or called with {numbers[paths[0]]}: {_line(error)}"
-            continue
-        axes = _shorter(whole.shapes, one.shapes, times // part)
-        if isinstance(axes, str):
-            reason = axes
-            continue
-        return values[0] * part // times, axes
-    return reason
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)[:200]
-
-
-def _shorter(whole: Shapes, less: Shapes, times: int) -> list[Axis] | str:
-    found = []
-    for name, shape in whole.items():
-        if len(less[name]) != len(shape):
-            return f"it changes the number of axes of {name}"
-        for axis, (size, smaller) in enumerate(zip(shape, less[name], strict=True)):
-            if size != smaller:
-                lost = size - smaller
-                grown = lost * times
-                if lost < 0 or grown > size:
-                    return f"{name} does not grow in proportion to it"
-                found.append(Axis(name, axis, size, lost, grown))
-    return found
 
 
 def _with_units(
@@ -284,7 +195,7 @@ def _with_units(
 
 def _judge(
     probe: Probe,
-    made: Compressed,
+    trials: Trials,
     width: Width,
     error: float | None,
     proven: dict[str, Width],
@@ -292,7 +203,7 @@ def _judge(
 ) -> None:
     """Put a width into `proven` with the error of its proof, or the reason against it into `left`."""
     if error is None:
-        error = slicing_error(probe, made, [width], {width.path: _half(width)})
+        error = slicing_error(probe, trials, [width], {width.path: _half(width)})
     if not np.isfinite(error):
         left[width.path] = "the model made with a smaller number has weights of other shapes"
         return
@@ -305,12 +216,12 @@ def _half(width: Width) -> int:
     return width.value - (width.value // width.step // 2) * width.step
 
 
-def slicing_error(probe: Probe, made: Compressed, widths: Sequence[Width], values: Mapping[str, int]) -> float:
+def slicing_error(probe: Probe, trials: Trials, widths: Sequence[Width], values: Mapping[str, int]) -> float:
     """Return the difference between a model made with smaller numbers and the whole one with zeros for the others.
 
     Args:
         probe: Model, weights and rows.
-        made: The model.
+        trials: The model made with other numbers.
         widths: Widths that become smaller.
         values: Their new values by path.
 
@@ -330,7 +241,7 @@ def slicing_error(probe: Probe, made: Compressed, widths: Sequence[Width], value
         for part in space.parts
     ]
     whole = probe.outputs(zeroed(probe.weights, gone))
-    small = _Made(probe.experiment, made, numbers)
+    small = trials.made(numbers)
     weights = sliced(probe.weights, spaces, keep)
     if {name: np.shape(leaf) for name, leaf in weights.items()} != small.shapes:
         return float("inf")

@@ -88,10 +88,11 @@ class Compressed:
             object.__setattr__(self, "compression", inner.compression | self.compression)
             object.__setattr__(self, "model", inner.model)
             self.__dict__["made"] = inner.made  # a second look would see the same
-        if unknown := sorted(set(self.compression.widths) - set(self.numbers)):
+        known = numbers_in(self.made.arguments)
+        if unknown := sorted(set(self.compression.widths) - set(known)):
             raise UserError(
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
-                f"{self.made.kind.__name__}, has {', '.join(self.numbers) or 'none'}"
+                f"{self.made.kind.__name__}, has {', '.join(known) or 'none'}"
             )
         if layers := sorted(self.compression.bits):
             raise UserError(f"the layers {', '.join(layers)} cannot be replaced by smaller ones")
@@ -108,12 +109,8 @@ class Compressed:
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Whole numbers of the original's constructor, by their paths among its arguments."""
-        return numbers_in(self.made.arguments)
-
-    def with_widths(self, widths: Mapping[str, int]) -> "Compressed":
-        """Return the same model with further numbers."""
-        return Compressed(self, Compression(widths))
+        """Whole numbers that the outermost module is made with, by their paths among its constructor's arguments."""
+        return numbers_in(self.made.arguments) | dict(self.compression.widths)
 
     @property
     def is_linen(self) -> bool:
