@@ -39,6 +39,7 @@ class Moments:
         gram: Sums of x x', float64 [groups, features, features].
         total: Sums of x, float64 [groups, features].
         count: Number of inputs x, float64 [groups].
+        per_example: Products of one example: pixels of a convolution's outputs, steps of a sequence.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Moments:
     gram: np.ndarray
     total: np.ndarray
     count: np.ndarray
+    per_example: float
 
     @property
     def mean(self) -> np.ndarray:
@@ -63,7 +65,7 @@ class Moments:
 
         Example:
             >>> whole = np.arange(6).reshape(1, 2, 3)
-            >>> moments = Moments("kernel", (0,), whole, np.eye(2)[None], np.zeros((1, 2)), np.ones(1))
+            >>> moments = Moments("kernel", (0,), whole, np.eye(2)[None], np.zeros((1, 2)), np.ones(1), 1)
             >>> moments.matrices([[1, 2, 3], [4, 5, 6]]).shape
             (1, 2, 3)
         """
@@ -159,8 +161,8 @@ def input_moments(
         if not np.isfinite(gram).all():
             raise UserError(f"the inputs of {name[0]} are not finite: the weights cannot be used")
     return {
-        (path, axes): Moments(path, axes, uses[path, axes].indices, gram, total, count)
-        for (path, axes), (gram, total, count) in found.items()
+        (path, axes): Moments(path, axes, uses[path, axes].indices, gram, total, count, rows[0] / (num_batches * size))
+        for (path, axes), (gram, total, count, rows) in found.items()
     }
 
 
@@ -199,7 +201,7 @@ class _Sums:
     def __init__(self, seed: Array, batch_size: int, num_batches: int) -> None:
         self._settings = seed, batch_size, num_batches
         self.uses: dict[Key, Use] = {}
-        self.sums: dict[Key, tuple[Array, Array, Array]] = {}
+        self.sums: dict[Key, tuple[Array, ...]] = {}
         self._strides: dict[Key, int] = {}
 
     def see(self, inputs: Inputs) -> None:
@@ -218,10 +220,10 @@ class _Sums:
         self.uses[use.path, use.axes] = use._replace(indices=indices)
         return True
 
-    def _add(self, name: Key, sums: tuple[Array, Array, Array]) -> None:
+    def _add(self, name: Key, sums: tuple[Array, ...]) -> None:
         self.sums[name] = jax.tree.map(jnp.add, self.sums[name], sums) if name in self.sums else sums
 
-    def _moments(self, inputs: Inputs, num_features: int) -> tuple[Array, Array, Array]:
+    def _moments(self, inputs: Inputs, num_features: int) -> tuple[Array, ...]:
         seed, batch_size, num_batches = self._settings
         wanted = max(_FEWEST_INPUTS, _INPUTS_PER_FEATURE * num_features)
         most = max(4 * batch_size, -(-wanted // num_batches))
@@ -236,7 +238,8 @@ class _Sums:
         weights = (weights if chosen is None else weights[chosen])[None, :, None]
         x = jnp.where(weights > 0, x, 0.0)  # what does not count may be anything, NaN included
         gram = jnp.einsum("grk,grl->gkl", x * weights, x, precision=lax.Precision.HIGHEST)
-        return gram, (x * weights).sum(1), jnp.full(len(x), weights.sum())
+        counts = (jnp.full(len(x), number, jnp.float32) for number in (weights.sum(), inputs.num_rows))
+        return gram, (x * weights).sum(1), *counts
 
     def inner(self) -> "_Sums":
         return _Sums(*self._settings)

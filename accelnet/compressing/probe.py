@@ -1,7 +1,8 @@
 """A model with random weights on a few rows, run to see which of its weights belong together."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet.artifact.recipe import flattened, unflattener
-from accelnet.compressing.origins import Use, origin_of
-from accelnet.compressing.products import Inputs, Value, Watcher
+from accelnet.compressing.inputs import Inputs
+from accelnet.compressing.origins import origin_of
+from accelnet.compressing.products import Value, Watcher
 from accelnet.experiment import Experiment
 from accelnet.models.pure import PureModel
 from accelnet.parallel.rules import path_names
@@ -23,21 +25,23 @@ _ROWS = 16
 class Probe:
     """Hold a model, random weights for it, and rows that it is called on.
 
+    Parameters are random, since an initial zero would hide what it stands for, and so are running averages.
+
     Args:
         experiment: Experiment of the model.
-        touched: Names of those variables of the model's state that are made random: what else there is may be a table
-            or a mask. Parameters are all random, since an initial zero would hide what it stands for.
         seed: Seed of the weights and of the choice of rows.
 
     Attributes:
         weights: Weights by name, "params.layers.0.linear.kernel" or "state....", as NumPy arrays.
     """
 
-    def __init__(self, experiment: Experiment, touched: Sequence[str], seed: int = 0) -> None:
+    def __init__(self, experiment: Experiment, seed: int = 0) -> None:
         self.experiment, self._rng = experiment, np.random.default_rng(seed)
-        made = jax.device_get(experiment.pure_model.init(jax.random.key(seed), experiment.sample_inputs()))
+        init, inputs = experiment.pure_model.init, experiment.sample_inputs()
+        made = jax.eval_shape(init, jax.random.key(seed), inputs)
+        kept = flattened(({}, jax.device_get(jax.jit(lambda key: init(key, inputs)[1])(jax.random.key(seed)))))
         self.weights = {
-            name: self._random(name, leaf) if name.startswith("params.") or name in touched else leaf
+            name: kept[name] if name in kept and not _is_statistic(kept[name]) else self._random(leaf, name not in kept)
             for name, leaf in flattened(made).items()
         }
         rows = experiment.data.splits["train"]
@@ -47,13 +51,13 @@ class Probe:
         self._unflattened = unflattener(made)
         self._gradient = jax.jit(jax.grad(self._summed, allow_int=True))
 
-    def _random(self, name: str, leaf: Any) -> Any:
-        if not np.issubdtype(np.asarray(leaf).dtype, np.floating):
-            return leaf
-        noise = self._rng.normal(size=np.shape(leaf)).astype(leaf.dtype)
-        size = float(np.sqrt(np.mean(np.square(leaf)))) or 0.5
-        # A variance stays positive.
-        return leaf * (1 + 0.1 * noise) + 0.3 * size * (noise if name.startswith("params.") else np.abs(noise))
+    def _random(self, like: Any, signed: bool) -> np.ndarray:
+        noise = self._rng.normal(size=like.shape)
+        if not signed:  # a variance is positive
+            noise = 0.5 + np.abs(noise)
+        elif noise.ndim > 1:
+            noise /= np.sqrt(noise[..., 0].size)
+        return noise.astype(like.dtype)
 
     def outputs(self, weights: Weights, model: PureModel | None = None) -> np.ndarray:
         """Return all numbers of the outputs in one row, of the model or of another one of the same inputs."""
@@ -80,8 +84,8 @@ class Probe:
         return {name: one for name, one in found.items() if np.issubdtype(one.dtype, np.floating)}
 
     @functools.cached_property
-    def contracted(self) -> frozenset[tuple[str, int]]:
-        """Names of weights and those of their axes that products sum over."""
+    def contracted(self) -> dict[tuple[str, int], int]:
+        """Axes that products sum over, by the names of their weights, and how many inputs such a product has."""
         seen = _Seen()
 
         def watched() -> None:
@@ -93,7 +97,12 @@ class Probe:
             Watcher(seen).run(jax.make_jaxpr(apply)(params, state, self.inputs), values)
 
         jax.eval_shape(watched)
-        return frozenset((f"params.{path}", axis) for path, axes in seen.found for axis in axes)
+        shapes = {name: np.shape(leaf) for name, leaf in self.weights.items()}
+        return {
+            (name, axis): math.prod(shapes[name][one] for one in axes)
+            for name, axes in sorted((f"params.{path}", axes) for path, axes in seen.found)
+            for axis in axes
+        }
 
 
 class _Seen:
@@ -102,8 +111,8 @@ class _Seen:
     def __init__(self) -> None:
         self.found: set[tuple[str, tuple[int, ...]]] = set()
 
-    def see(self, use: Use, inputs: Inputs, *, stride: int) -> None:  # noqa: ARG002
-        self.found.add((use.path, use.axes))
+    def see(self, inputs: Inputs) -> None:
+        self.found.add((inputs.use.path, inputs.use.axes))
 
     def inner(self) -> "_Seen":
         return self
@@ -113,6 +122,11 @@ class _Seen:
 
     def take(self, body: Any, total: Any, stacked: Any) -> None:
         """Take nothing: the body's sink is this one."""
+
+
+def _is_statistic(value: Any) -> bool:
+    """Say whether a variable begins at one number, as running averages do, and tables and masks do not."""
+    return np.issubdtype(value.dtype, np.floating) and np.ndim(value) > 0 and bool((value == value.flat[0]).all())
 
 
 def _joined(model: PureModel, params: Any, state: Any, inputs: Any) -> Any:

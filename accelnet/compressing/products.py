@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 from accelnet.compressing.inputs import Inputs, of_convolution, of_product, of_recurrence
 from accelnet.compressing.origins import Origin, moved
 from accelnet.ops import kernels
+from accelnet.ops.flops import scan_counts
 from accelnet.ops.geometry import Geometry
 
 # Primitives that stand for a program of their own, and the names that they have for it.
@@ -196,7 +197,7 @@ class Watcher:
             self._see(of_recurrence(kernel.origin, hiddens, first, reverse=meaning.reverse, valid=valid))
 
     def _scan(self, params: Any, given: list[Value]) -> list[Value]:
-        num_consts, num_carry = params["num_consts"], params["num_carry"]
+        num_consts, num_carry = scan_counts(params)
         consts, first, xs = given[:num_consts], given[num_consts:][:num_carry], given[num_consts + num_carry :]
         sinks: list[Sink] = []
 

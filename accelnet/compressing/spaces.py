@@ -21,12 +21,19 @@ class Part:
         axis: Its axis.
         start: First element.
         each: Elements of one unit.
+        features: Inputs of the product that sums over the axis; 0 where none does, and the weight makes units.
     """
 
     name: str
     axis: int
     start: int
     each: int
+    features: int = 0
+
+    @property
+    def path(self) -> str:
+        """The weight's path among the parameters, or in the model's state."""
+        return self.name.partition(".")[2]
 
     def elements(self, units: np.ndarray) -> np.ndarray:
         """Return the elements of some units along the axis.
@@ -92,7 +99,8 @@ def find_spaces(probe: Probe, axes: Sequence[Axis]) -> tuple[list[Space], list[A
     found: list[Space] = []
     left, tried = list(axes), set()
     for guess in _guesses(axes):
-        parts = {axis: cut for axis in left if (cut := _cut(axis, *guess))}
+        features = {axis: probe.contracted.get((axis.name, axis.axis), 0) for axis in left}
+        parts = {axis: cut for axis in left if (cut := _cut(axis, features[axis], *guess))}
         units, known = guess[0], tuple(map(tuple, parts.values()))
         if not parts or known in tried:
             continue
@@ -119,32 +127,34 @@ def find_spaces(probe: Probe, axes: Sequence[Axis]) -> tuple[list[Space], list[A
 
 
 def _guesses(axes: Sequence[Axis]) -> list[tuple[int, int | None, bool]]:
-    """Return guesses: the number of units, how many elements of an axis each has side by side (None for as many as
-    there are), and whether what does not belong to the width stands behind it."""
+    """Return guesses: the number of units, how many elements each has side by side, what stands first in the axis.
+
+    None for the second means as many as there are; the last, whether the width's elements come before the others.
+    """
     numbers = sorted({axis.grown // k for axis in axes for k in _divisors(axis.lost)}, reverse=True)
     sides = sorted({k for axis in axes for k in _divisors(axis.lost) if k > 1})
     whole = all(axis.grown == axis.size for axis in axes)
-    return list(product(numbers, (1, None, *sides), (False,) if whole else (False, True)))
+    return list(product(numbers, (1, None, *sides), (True,) if whole else (True, False)))
 
 
 def _divisors(number: int) -> list[int]:
     return [k for k in range(1, number + 1) if number % k == 0]
 
 
-def _cut(axis: Axis, units: int, each: int | None, first: bool) -> list[Part]:
+def _cut(axis: Axis, features: int, units: int, each: int | None, first: bool) -> list[Part]:
     """Cut an axis into blocks of units; empty if it does not divide."""
     if axis.grown % units or (axis.lost * units) % axis.grown:
         return []
     times = axis.grown // units
     side = times if each is None else each if times % each == 0 else 1
     start = 0 if first else axis.size - axis.grown
-    return [Part(axis.name, axis.axis, start + i * units * side, side) for i in range(times // side)]
+    return [Part(axis.name, axis.axis, start + i * units * side, side, features) for i in range(times // side)]
 
 
 def _together(probe: Probe, units: int, parts: Sequence[Part]) -> list[list[Part]]:
     """Group parts that make and take in the same units."""
-    takers = [part for part in parts if (part.name, part.axis) in probe.contracted]
-    makers = [part for part in parts if part not in takers]
+    takers = [part for part in parts if part.features]
+    makers = [part for part in parts if not part.features]
     half = np.sort(np.random.default_rng(0).permutation(units)[: (units + 1) // 2])
     cut = probe.gradients(zeroed(probe.weights, [(part, half) for part in takers]))
     makers = [part for part in makers if part.name in cut and not _has_effect(cut, part, half)]

@@ -1,24 +1,16 @@
 """Which numbers of a model's constructor are widths, and which units of the network each of them counts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from accelnet.artifact.recipe import flattened
 from accelnet.compressing.probe import Probe, difference
 from accelnet.compressing.spaces import EQUAL, Axis, Space, find_spaces, sliced, zeroed
-from accelnet.errors import UserCodeError, UserError
+from accelnet.compressing.trials import Trials, parts_of
+from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.models.adapter import adapt
-from accelnet.models.compressed import Compressed, Compression
-from accelnet.models.pure import PureModel
-
-_MOST_STEPS_TRIED = 8
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -26,9 +18,10 @@ class Width:
     """Describe a number of the constructor that counts units.
 
     Attributes:
-        paths: Paths of the number among the constructor's arguments; several that have to be equal are one width.
-        value: The number.
-        step: What a smaller number differs by: a multiple of this.
+        paths: Paths of the number among the constructor's arguments; several that are in a proportion which has to stay
+            are one width.
+        values: The numbers.
+        step: What a smaller first number differs by: a multiple of this.
         spaces: Units that it counts, each space for itself.
         error: Largest difference, relative to the largest output, between the model made with a smaller number and the
             whole one in which the others' weights are zero.
@@ -38,7 +31,7 @@ class Width:
     """
 
     paths: tuple[str, ...]
-    value: int
+    values: tuple[int, ...]
     step: int
     spaces: tuple[Space, ...] = field(repr=False)
     error: float = 0.0
@@ -49,13 +42,18 @@ class Width:
         """The first of the paths."""
         return self.paths[0]
 
+    @property
+    def value(self) -> int:
+        """The first of the numbers."""
+        return self.values[0]
+
     def units(self, space: Space, value: int) -> int:
         """Return how many units of a space are left at another number."""
         return space.units - (self.value - value) // self.step * space.per_step
 
     def numbers(self, value: int) -> dict[str, int]:
-        """Return the numbers of a `Compression` at which this width is another."""
-        return dict.fromkeys(self.paths, value)
+        """Return the numbers of a `Compression` at which the first of this width's numbers is another."""
+        return {path: one * value // self.value for path, one in zip(self.paths, self.values, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Widths:
         """
         numbers: dict[str, int] = {}
         for path, value in values.items():
-            width = next((one for one in self.proven.values() if path in one.paths), None)
+            width = self.proven.get(path)
             if width is None:
                 reason = self.left.get(path, "the model's constructor has no such number")
                 raise UserError(f"{path} cannot be made smaller: {reason}. Widths are {', '.join(self.proven)}")
@@ -90,7 +88,7 @@ class Widths:
         return numbers
 
 
-def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], None] = lambda text: None) -> Widths:
+def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], None] = lambda _: None) -> Widths:
     """Find the widths of a model among the whole numbers of its outermost constructor.
 
     The axes that belong to a number are the difference of two initializations, as shapes: with the number, and with the
@@ -118,149 +116,112 @@ def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], N
         ... )
         >>> found = find_widths(experiment)
         >>> found.proven["hidden_features.0"].proof, found.left["out_features"]
-        ('sliced', "it changes the model's outputs")
+        ('sliced', 'it cannot be smaller')
     """
-    made = Compressed(experiment.model, Compression())
-    whole = _Made(experiment, made, {})
+    trials = Trials(experiment)
+    numbers = trials.original.numbers
     proven: dict[str, Width] = {}
     left: dict[str, str] = {}
-    candidates: list[tuple[tuple[str, ...], int, int, list[Axis]]] = []
-    for path, value in made.numbers.items():
+    candidates: list[tuple[tuple[str, ...], tuple[int, ...], int, list[Axis]]] = []
+    for path, value in numbers.items():
         say(f"widths: {path}")
-        found = _axes(experiment, made, whole, (path,), value)
+        found = trials.axes((path,), (value,), parts_of([value]))
         if isinstance(found, str):
             left[path] = found
         else:
-            candidates.append(((path,), value, *found))
-    touched = {axis.name for *_, axes in candidates for axis in axes}
-    probe = Probe(experiment, sorted(touched), seed)
-    for paths, value, step, axes in candidates:
-        say(f"widths: units of {paths[0]}")
-        _prove(probe, made, paths, value, step, axes, proven, left)
-    for paths, value in _equal(made.numbers, left):
-        say(f"widths: {', '.join(paths)} as one")
-        found = _axes(experiment, made, whole, paths, value)
-        if not isinstance(found, str):
-            _prove(probe, made, paths, value, *found, proven, left)
-    return Widths(proven, {path: left[path] for path in made.numbers if path in left})
+            candidates.append(((path,), (value,), *found))
+    probe = Probe(experiment, seed)
+    # One proof for all: where it fails, one for each, since a normalization across units stands in the way of its own.
+    with_units = [one for one in (_with_units(probe, *candidate, left, say) for candidate in candidates) if one]
+    together = slicing_error(probe, trials, with_units, {one.path: _half(one) for one in with_units})
+    for width in with_units:
+        _judge(probe, trials, width, together if together <= EQUAL else None, proven, left)
+    for paths, values in _in_proportion(numbers, left):
+        width = _tied(probe, trials, paths, values, say)
+        if width is not None:
+            _judge(probe, trials, width, None, proven, left)
+    return Widths(proven, {path: left[path] for path in numbers if path in left})
 
 
-def _equal(numbers: Mapping[str, int], left: Mapping[str, str]) -> list[tuple[tuple[str, ...], int]]:
-    """Return equal numbers, at least two of a value, none of which is a width alone."""
-    values: dict[int, list[str]] = {}
-    for path in left:
-        values.setdefault(numbers[path], []).append(path)
-    return [(tuple(paths), value) for value, paths in values.items() if len(paths) > 1 and value > 1]
+def _in_proportion(
+    numbers: Mapping[str, int], left: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Yield numbers none of which is a width alone, and that may be one together: those of a list, and equal ones."""
+    by_list: dict[Any, list[str]] = {}
+    for path in (path for path in numbers if path in left):
+        before, _, last = path.rpartition(".")
+        by_list.setdefault((before, last.isdigit()) if last.isdigit() else path, []).append(path)
+    by_value: dict[int, list[str]] = {}
+    for path in (path for path in numbers if path in left):
+        by_value.setdefault(numbers[path], []).append(path)
+    for paths in (*by_list.values(), *by_value.values()):
+        if len(paths) > 1 and all(path in left for path in paths):
+            yield tuple(paths), tuple(numbers[path] for path in paths)
 
 
-class _Made:
-    """The shapes of a model made with other numbers, and those of its outputs."""
-
-    def __init__(self, experiment: Experiment, made: Compressed, numbers: Mapping[str, int]) -> None:
-        self.model = _smaller(experiment, made, numbers)
-        inputs = experiment.sample_inputs()
-        weights = jax.eval_shape(lambda: self.model.init(jax.random.key(0), inputs))
-        self.shapes: Shapes = {name: leaf.shape for name, leaf in flattened(weights).items()}
-        self._weights, self._inputs = weights, inputs
-
-    def outputs(self) -> Any:
-        """Return the shapes of the outputs."""
-        offered = {"step": jnp.int32(0), "progress": jnp.float32(0)}
-
-        def apply(weights: Any) -> Any:
-            return self.model.apply(*weights, self._inputs, key=jax.random.key(0), train=False, **offered)[0]
-
-        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), jax.eval_shape(apply, self._weights))
-
-
-def _smaller(experiment: Experiment, made: Compressed, numbers: Mapping[str, int]) -> PureModel:
-    return adapt(made.with_widths(numbers), frozen=experiment.frozen)
-
-
-def _axes(
-    experiment: Experiment, made: Compressed, whole: _Made, paths: tuple[str, ...], value: int
-) -> tuple[int, list[Axis]] | str:
-    """Return the step of a width and the axes that become shorter, or why it is no width."""
-    steps = [step for step in range(1, value) if value % step == 0][:_MOST_STEPS_TRIED]
-    reason = "it cannot be smaller"
-    for step in steps:
-        try:
-            one = _Made(experiment, made, dict.fromkeys(paths, value - step))
-            if one.shapes == whole.shapes:
-                return "no parameter depends on it"
-            if set(one.shapes) != set(whole.shapes):
-                return "it changes which parameters there are"
-            if one.outputs() != whole.outputs():
-                return "it changes the model's outputs"
-        except (UserError, UserCodeError, TypeError, ValueError) as error:
-            reason = f"the model cannot be made or called with {value - step}: {_line(error)}"
-            continue
-        axes = _shorter(whole.shapes, one.shapes, value, step)
-        if isinstance(axes, str):
-            reason = axes
-            continue
-        return step, axes
-    return reason
-
-
-def _line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines()[::-1] if line.strip()), type(error).__name__)[:200]
-
-
-def _shorter(whole: Shapes, less: Shapes, value: int, step: int) -> list[Axis] | str:
-    found = []
-    for name, shape in whole.items():
-        if len(less[name]) != len(shape):
-            return f"it changes the number of axes of {name}"
-        for axis, (size, smaller) in enumerate(zip(shape, less[name], strict=True)):
-            if size != smaller:
-                lost = size - smaller
-                grown = lost * (value // step)
-                if lost < 0 or grown > size:
-                    return f"{name} does not grow in proportion to it"
-                found.append(Axis(name, axis, size, lost, grown))
-    return found
-
-
-def _prove(
+def _tied(
     probe: Probe,
-    made: Compressed,
+    trials: Trials,
     paths: tuple[str, ...],
-    value: int,
+    values: tuple[int, ...],
+    say: Callable[[str], None],
+) -> Width | None:
+    """Return the width that several numbers are together, with the smallest step whose units can be told."""
+    for part in parts_of(values):
+        found = trials.axes(paths, values, [part])
+        if not isinstance(found, str) and (width := _with_units(probe, paths, values, *found, {}, say)) is not None:
+            return width
+    return None
+
+
+def _with_units(
+    probe: Probe,
+    paths: tuple[str, ...],
+    values: tuple[int, ...],
     step: int,
     axes: Sequence[Axis],
+    left: dict[str, str],
+    say: Callable[[str], None],
+) -> Width | None:
+    """Return a width with the units that it counts, or put the reason why they are not known into `left`."""
+    say(f"widths: units of {', '.join(paths)}")
+    spaces, unknown = find_spaces(probe, axes)
+    if not unknown:
+        return Width(paths, values, step, tuple(spaces))
+    names = ", ".join(dict.fromkeys(axis.name.partition(".")[2] for axis in unknown))
+    left[paths[0]] = f"what it counts cannot be exchanged for each other in {names}"
+    return None
+
+
+def _judge(
+    probe: Probe,
+    trials: Trials,
+    width: Width,
+    error: float | None,
     proven: dict[str, Width],
     left: dict[str, str],
 ) -> None:
-    """Put a candidate into `proven`, or the reason against it into `left`."""
-    spaces, unknown = find_spaces(probe, axes)
-    if unknown:
-        names = ", ".join(dict.fromkeys(axis.name.partition(".")[2] for axis in unknown))
-        reason = f"its units cannot be told from each other's weights in {names}"
-    else:
-        width = Width(paths, value, step, tuple(spaces))
-        error = slicing_error(probe, made, [width], {paths[0]: _half(value, step)})
-        if np.isfinite(error):
-            proof = "sliced" if error <= EQUAL else "exchanged"
-            proven[paths[0]] = Width(paths, value, step, tuple(spaces), error, proof)
-            for path in paths:
-                left.pop(path, None)
-            return
-        reason = "the model made with a smaller number takes other weights"
-    for path in paths:
-        left.setdefault(path, reason)
+    """Put a width into `proven` with the error of its proof, or the reason against it into `left`."""
+    if error is None:
+        error = slicing_error(probe, trials, [width], {width.path: _half(width)})
+    if not np.isfinite(error):
+        left[width.path] = "the model made with a smaller number has weights of other shapes"
+        return
+    proven[width.path] = replace(width, error=error, proof="sliced" if error <= EQUAL else "exchanged")
+    for path in width.paths:
+        left.pop(path, None)
 
 
-def _half(value: int, step: int) -> int:
-    return value - (value // step // 2) * step
+def _half(width: Width) -> int:
+    return width.value - (width.value // width.step // 2) * width.step
 
 
-def slicing_error(probe: Probe, made: Compressed, widths: Sequence[Width], values: Mapping[str, int]) -> float:
+def slicing_error(probe: Probe, trials: Trials, widths: Sequence[Width], values: Mapping[str, int]) -> float:
     """Return the difference between a model made with smaller numbers and the whole one with zeros for the others.
 
     Args:
         probe: Model, weights and rows.
-        made: The model.
+        trials: The model made with other numbers.
         widths: Widths that become smaller.
         values: Their new values by path.
 
@@ -280,7 +241,7 @@ def slicing_error(probe: Probe, made: Compressed, widths: Sequence[Width], value
         for part in space.parts
     ]
     whole = probe.outputs(zeroed(probe.weights, gone))
-    small = _Made(probe.experiment, made, numbers)
+    small = trials.made(numbers)
     weights = sliced(probe.weights, spaces, keep)
     if {name: np.shape(leaf) for name, leaf in weights.items()} != small.shapes:
         return float("inf")

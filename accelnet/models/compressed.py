@@ -12,6 +12,7 @@ from accelnet.models.built import Construction, construction, numbers_in, other_
 from accelnet.models.pure import PureModel
 from accelnet.models.quantized import quantized
 from accelnet.models.rounded import rounded
+from accelnet.models.split import split
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,18 @@ class Compressed:
             object.__setattr__(self, "compression", inner.compression | self.compression)
             object.__setattr__(self, "model", inner.model)
             self.__dict__["made"] = inner.made  # a second look would see the same
-        if unknown := sorted(set(self.compression.widths) - set(self.numbers)):
+        known = numbers_in(self.made.arguments)
+        if unknown := sorted(set(self.compression.widths) - set(known)):
             raise UserError(
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
-                f"{self.made.kind.__name__}, has {', '.join(self.numbers) or 'none'}"
+                f"{self.made.kind.__name__}, has {', '.join(known) or 'none'}"
             )
-        if layers := sorted(self.compression.ranks):
-            raise UserError(f"the layers {', '.join(layers)} cannot be replaced by smaller ones")
+        layers = {**self.compression.ranks, **self.compression.rounded, **self.compression.bits}
+        if layers and self.is_linen:
+            raise UserError(
+                "layers of a Linen module make their parameters themselves and cannot be replaced: ranks and bits are "
+                "for nnx modules; compress the widths of this one"
+            )
 
     @cached_property
     def made(self) -> Construction:
@@ -106,12 +112,8 @@ class Compressed:
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Whole numbers of the original's constructor, by their paths among its arguments."""
-        return numbers_in(self.made.arguments)
-
-    def with_widths(self, widths: Mapping[str, int]) -> "Compressed":
-        """Return the same model with further numbers."""
-        return Compressed(self, Compression(widths))
+        """Whole numbers that the outermost module is made with, by their paths among its constructor's arguments."""
+        return numbers_in(self.made.arguments) | dict(self.compression.widths)
 
     @property
     def is_linen(self) -> bool:
@@ -126,6 +128,8 @@ class Compressed:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
+        for path, rank in self.compression.ranks.items():
+            replace_layer(module, path, partial(split, rank=rank, rngs=rngs))
         for path, bits in self.compression.rounded.items():
             replace_layer(module, path, partial(rounded, bits=bits))
         for path, bits in self.compression.bits.items():
