@@ -132,7 +132,7 @@ def input_moments(
         [[2.0, 1.0], [1.0, 2.0]]
     """
     check_patterns("paths", paths)
-    numbers = _drawn(experiment, integer("rows", rows, 1), seed)
+    numbers = drawn_rows(experiment, integer("rows", rows, 1), seed)
     size = min(experiment.resolved_eval_batch_size, len(numbers))
     num_batches = len(numbers) // size
 
@@ -166,7 +166,22 @@ def input_moments(
     }
 
 
-def _drawn(experiment: Experiment, rows: int, seed: int) -> np.ndarray:
+def drawn_rows(experiment: Experiment, rows: int, seed: int) -> np.ndarray:
+    """Draw numbers of training rows in the data's arrays, rising; all of a smaller split.
+
+    Example:
+        >>> import accelnet as an
+        >>> experiment = an.Experiment(
+        ...     data=an.data.xor(),
+        ...     model=lambda rngs: an.models.MLP(2, (8,), 1, rngs=rngs),
+        ...     batch_size=4,
+        ...     steps=1,
+        ...     optimizer=an.optim.adam(1e-2),
+        ...     objective=an.objectives.sigmoid_cross_entropy(),
+        ... )
+        >>> drawn_rows(experiment, 9, 0)
+        array([0, 1, 2, 3])
+    """
     train = experiment.data.splits["train"]
     stream = experiment.data.stream
     known = train if stream is None else range(stream.batch_size)  # rows of a stream come once

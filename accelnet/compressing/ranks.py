@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,14 +11,20 @@ import numpy as np
 from flax import linen, nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from accelnet.compressing.activations import Key, Moments, input_moments
+from accelnet.compressing.activations import Key, Moments, drawn_rows, input_moments
 from accelnet.compressing.spectrum import Spectrum
+from accelnet.compressing.teacher import output_distance
 from accelnet.errors import UserError
+from accelnet.evaluating.predictions import make_forward
 from accelnet.experiment import Experiment
 from accelnet.models.compressed import Compressed, Compression
 from accelnet.models.split import SplitConv, SplitLinear, SplitRecurrence, split_kernel
+from accelnet.parallel.rules import path_names
 
 Say = Callable[[str], None]
+
+_TRIED_ROWS = 512
+_TRIED_ERROR = 0.05
 
 
 def spectra(
@@ -66,7 +73,7 @@ def spectra(
     if moments is None and names:
         paths = [re.escape(name) for name in names]
         moments = input_moments(experiment, params, model_state, rows=rows, seed=seed, paths=paths, say=say)
-    values = {".".join(path): leaf for path, leaf in flatten_dict(params).items()}
+    values = dict(path_names(params))
     found = {}
     for index, (name, path) in enumerate(names.items()):
         say(f"ranks: {index} of {len(names)} layers")
@@ -78,7 +85,35 @@ def spectra(
         spectrum = _spectrum(path, kernel, own[0], values[name], has_bias=getattr(layer, "bias", None) is not None)
         if spectrum.largest:
             found[path] = spectrum
-    return found
+    say("ranks: the layers' weights")
+    weights = _weights(experiment, params, model_state, found, seed)
+    return {path: replace(one, weight=weights[path]) for path, one in found.items()}
+
+
+def _weights(
+    experiment: Experiment, params: Any, model_state: Any, found: Mapping[str, Spectrum], seed: int
+) -> dict[str, float]:
+    """Measure how far the outputs move when one layer alone gets a low rank, for each unit of that layer's error.
+
+    Without weights, errors of layers that the outputs hardly feel would count as much as those of the others.
+    """
+    rows, task = drawn_rows(experiment, _TRIED_ROWS, seed), experiment.objective.task
+    batch = {**experiment.data.take(rows), "mask": np.ones(len(rows), bool)}
+    forward = jax.jit(lambda *given: jax.tree.leaves(make_forward(experiment)(*given)[0]))
+    whole, flat = forward(params, model_state, batch), flatten_dict(params)
+    weights = {}
+    for path, one in found.items():
+        rank = min(one.ranks, key=lambda rank, one=one: abs(one.error(rank) - _TRIED_ERROR))
+        down, up, shift = one.factors(rank)
+        layer = tuple(path.split("."))
+        changed = {(*layer, one.kernel): down @ up}
+        if (bias := (*layer, "bias")) in flat:
+            changed[bias] = np.ravel(flat[bias]) + shift
+        parts = {name: jnp.asarray(part, flat[name].dtype).reshape(flat[name].shape) for name, part in changed.items()}
+        outputs = forward(unflatten_dict({**flat, **parts}), model_state, batch)
+        moved = sum(float(output_distance(task, *both, 1.0).mean()) for both in zip(outputs, whole, strict=True))
+        weights[path] = max(moved, 1e-12) / max(one.error(rank), 1e-12)
+    return weights
 
 
 def _layers(experiment: Experiment, params: Any, model_state: Any) -> dict[str, tuple[Any, str]]:
@@ -170,12 +205,14 @@ def factorize(
             )
     smaller = experiment.replace(model=Compressed(experiment.model, Compression(ranks=ranks)))
     like, _ = jax.eval_shape(lambda: smaller.pure_model.init(jax.random.key(0), smaller.sample_inputs()))
-    old, made = flatten_dict(params), {}
+    old: dict[Any, Any] = flatten_dict(params)
+    shapes: dict[Any, Any] = flatten_dict(like)
+    made: dict[Any, Any] = {}
     for path, rank in ranks.items():
         made |= _parts(tuple(path.split(".")), found[path], rank, old)
     new = {
         path: old[path] if path in old else jnp.asarray(made[path], leaf.dtype).reshape(leaf.shape)
-        for path, leaf in flatten_dict(like).items()
+        for path, leaf in shapes.items()
     }
     return smaller, unflatten_dict(new), model_state
 

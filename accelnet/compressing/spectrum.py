@@ -29,6 +29,7 @@ class Spectrum:
         variances: Outputs' variance along each, float64 [outputs].
         per_example: Products of one example.
         item_bytes: Bytes of one of the kernel's numbers.
+        weight: How far the model's outputs move for each unit of the layer's error, as it was measured.
     """
 
     path: str
@@ -39,6 +40,7 @@ class Spectrum:
     variances: np.ndarray
     per_example: float
     item_bytes: int
+    weight: float = 1.0
 
     @property
     def largest(self) -> int:
@@ -74,9 +76,9 @@ class Spectrum:
 def choose_ranks(found: Mapping[str, Spectrum], saving: float, *, of: Saving = "flops") -> dict[str, int] | None:
     """Choose ranks of layers that save so much with the least error, summed over the layers.
 
-    A layer's error is the share of its outputs' variance that is lost. Ranks are lowered in the order of the error that
-    a step adds for each operation that it saves, along the lower convex hull of each layer's errors, so a layer for
-    which no rank pays stays whole.
+    A layer's error is the share of its outputs' variance that is lost, times the layer's weight. Ranks are lowered in
+    the order of the error that a step adds for each operation that it saves, along the lower convex hull of each
+    layer's errors, so a layer for which no rank pays stays whole.
 
     Args:
         found: `Spectrum` by layer, as `spectra` finds them.
@@ -116,7 +118,7 @@ def _steps(one: Spectrum, of: Saving) -> list[tuple[float, int, float]]:
     """Return the steps along the lower convex hull of a layer's errors: error per saving, the rank after it, saving."""
     hull: list[tuple[float, float, int]] = [(0.0, 0.0, 0)]
     for rank in reversed(one.ranks):
-        point = one.saving(rank, of), one.error(rank), rank
+        point = one.saving(rank, of), one.weight * one.error(rank), rank
         while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], point):
             hull.pop()
         hull.append(point)
