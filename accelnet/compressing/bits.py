@@ -37,6 +37,7 @@ def quantizable(experiment: Experiment) -> dict[str, dict[str, tuple[int, int]]]
         >>> quantizable(an.Experiment(data=an.data.xor(), model=model, objective=objective, **settings))
         {'head': {'kernel': (8, 1)}, 'layers.0.linear': {'kernel': (2, 8)}}
     """
+    _check_nnx(experiment)
     pure = experiment.pure_model
     shapes = jax.eval_shape(lambda: pure.init(jax.random.key(0)))
     found: dict[str, dict[str, tuple[int, int]]] = {}
@@ -60,7 +61,7 @@ def quantize(
     moments: Mapping[Key, Moments] | None = None,
     rows: int = 2000,
     seed: int = 0,
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Give layers weights of fewer bits.
 
@@ -149,12 +150,16 @@ def _with_layers(
 
 
 def _module(experiment: Experiment, params: Any, model_state: Any) -> nnx.Module:
+    _check_nnx(experiment)
+    return experiment.pure_model.module(params, model_state)
+
+
+def _check_nnx(experiment: Experiment) -> None:
     if not isinstance(experiment.pure_model, NnxModel):
         raise UserError(
             "the layers of this model cannot be replaced by those of fewer bits, which needs an nnx module: write it "
             "in flax.nnx, or leave bits out of the methods"
         )
-    return experiment.pure_model.module(params, model_state)
 
 
 def _second_of(moments: Mapping[Key, Moments], path: str, depth: int) -> np.ndarray | None:
@@ -245,7 +250,9 @@ def to_stored(experiment: Experiment, params: Any, model_state: Any, *, embeddin
     model = experiment.model
     rounds = model.compression.rounded if isinstance(model, Compressed) else {}
     if not rounds:
-        raise UserError("no layer of the model rounds its weights: to_training(experiment, bits) gives one in which they do")
+        raise UserError(
+            "no layer of the model rounds its weights: to_training(experiment, bits) gives one in which they do"
+        )
     plain = experiment.replace(model=Compressed(model.model, replace(model.compression, rounded={})))
     chosen = dict(rounds)
     if embeddings is not None:
@@ -258,7 +265,11 @@ def to_stored(experiment: Experiment, params: Any, model_state: Any, *, embeddin
 
 
 def output_errors(
-    experiment: Experiment, params: Any, model_state: Any, moments: Mapping[Key, Moments], bits: tuple[int, ...] = (8, 4)
+    experiment: Experiment,
+    params: Any,
+    model_state: Any,
+    moments: Mapping[Key, Moments],
+    bits: tuple[int, ...] = (8, 4),
 ) -> dict[str, dict[int, float]]:
     """Return by layer and bits how much its outputs change: the root of the mean squared change over that of outputs.
 

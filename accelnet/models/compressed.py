@@ -98,10 +98,11 @@ class Compressed:
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
                 f"{self.made.kind.__name__}, has {', '.join(known) or 'none'}"
             )
-        if self.compression.ranks and self.is_linen:
+        layers = {**self.compression.ranks, **self.compression.rounded, **self.compression.bits}
+        if layers and self.is_linen:
             raise UserError(
-                "layers of a Linen module make their parameters themselves and cannot be replaced: ranks are for nnx "
-                "modules; compress the widths of this one"
+                "layers of a Linen module make their parameters themselves and cannot be replaced: ranks and bits are "
+                "for nnx modules; compress the widths of this one"
             )
 
     @cached_property

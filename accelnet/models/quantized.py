@@ -110,7 +110,12 @@ class QuantizedEmbed(nnx.Module):
     """
 
     def __init__(self, layer: nnx.Embed, whole: Any, scale: Any, bits: int) -> None:
-        self.num_embeddings, self.features, self.dtype, self.bits = layer.num_embeddings, layer.features, layer.dtype, bits
+        self.num_embeddings, self.features, self.dtype, self.bits = (
+            layer.num_embeddings,
+            layer.features,
+            layer.dtype,
+            bits,
+        )
         rows = jnp.asarray(whole, jnp.int8).T
         if bits == 4:
             shifted = (jnp.pad(rows, ((0, 0), (0, rows.shape[1] % 2))) + 8).astype(jnp.uint8)
@@ -167,7 +172,7 @@ class QuantizedRecurrence(nnx.Module):
 
     def __call__(self, inputs: Array, lengths: Array | None = None, tokens: Array | None = None) -> tuple[Array, Array]:
         """Return the outputs of all steps and the final hidden state; arguments as in `Recurrence`."""
-        kernels = (
+        first, second = (
             QuantizedKernel(kernel[...], scale[...])
             for kernel, scale in (
                 (self.input_kernel, self.input_scale),
@@ -176,7 +181,9 @@ class QuantizedRecurrence(nnx.Module):
         )
         more = (self.recurrent_bias[...].astype(jnp.float32),) if self.cell == "gru" else ()
         options: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse, "tokens": tokens}
-        return quantized_recurrence(self.cell, inputs, *kernels, self.bias[...].astype(jnp.float32), *more, **options)
+        return quantized_recurrence(
+            self.cell, inputs, first, second, self.bias[...].astype(jnp.float32), *more, **options
+        )
 
 
 def kernels_of(layer: Any) -> dict[str, Any]:
@@ -224,8 +231,8 @@ def quantized(layer: Any, bits: int, rounding: Rounding | None = None) -> Any:
         raise UserError(f"bits is {bits!r}, expected 16, 8 or 4")
     if not matrices:
         raise UserError(
-            f"a {type(layer).__name__} has no weights of {bits} bits: nnx.Linear, nnx.LinearGeneral over the last axes, "
-            "nnx.Conv (one group, zeros around, at least 8 channels), nnx.Embed and accelnet's recurrent layers "
+            f"a {type(layer).__name__} has no weights of {bits} bits: nnx.Linear, nnx.LinearGeneral over the last "
+            "axes, nnx.Conv (one group, zeros around, at least 8 channels), nnx.Embed and accelnet's recurrent layers "
             "(but min_gru) do"
         )
     if bits == 16:

@@ -7,6 +7,9 @@ against ranges from 1,000 training rows: see `scripts/bench_bits.py --ranges`.
 """
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -168,7 +171,7 @@ def quantized_dot(x: Array, packed: Array, scale: Array, bias: Array | None = No
 @jax.custom_jvp
 def _straight(x: Array, packed: Array, scale: Array, bias: Array | None) -> Array:
     operands = (x, packed, scale) if bias is None else (x, packed, scale, bias)
-    return _portable(*operands)
+    return _portable(instruction_set(), *operands)
 
 
 @functools.partial(_straight.defjvp)
@@ -183,13 +186,43 @@ def _derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
     return out, tangent if bias is None else tangent + dbias[None, :]
 
 
-@functools.partial(jax.jit, inline=True)
-def _portable(*operands: Array) -> Array:
-    return lax.platform_dependent(*operands, cpu=_by_kernel, default=product_of_integers)
+@functools.partial(jax.jit, static_argnums=0, inline=True)
+def _portable(number: int, *operands: Array) -> Array:
+    cpu = functools.partial(_by_kernel, number)
+    return lax.platform_dependent(*operands, cpu=cpu, default=product_of_integers)
 
 
-def _by_kernel(*operands: Array) -> Array:
-    return kernels.call(_KERNEL, *operands)[0]
+def _by_kernel(number: int, *operands: Array) -> Array:
+    kernel = kernels.Kernel("accelnet_multiply_rounded", (number,), _MEANING)
+    return kernels.call(kernel, *operands)[0]
+
+
+_instructions: ContextVar[int] = ContextVar("instructions", default=0)
+
+
+@contextmanager
+def instructions(number: int) -> Iterator[None]:
+    """Trace kernels of other instructions than the best that the processor has, to measure or test them.
+
+    Args:
+        number: 0 for the best; 1: AVX2 without AVX-512 VNNI; 2: plain C++. All give the same bits.
+    """
+    token = _instructions.set(number)
+    try:
+        yield
+    finally:
+        _instructions.reset(token)
+
+
+def instruction_set() -> int:
+    """Return the number that holds now.
+
+    Example:
+        >>> with instructions(1):
+        ...     instruction_set()
+        1
+    """
+    return _instructions.get()
 
 
 def quantized_product(x: Array, whole: Array, scale: Array, bias: Array | None) -> Array:
@@ -224,4 +257,4 @@ def product_of_floats(x: Array, packed: Array, scale: Array, bias: Array | None 
     return quantized_product(x, whole.astype(jnp.float32), scale, bias)
 
 
-_KERNEL = kernels.Kernel("accelnet_multiply_rounded", (0,), kernels.Meaning(product_of_floats))
+_MEANING = kernels.Meaning(product_of_floats)

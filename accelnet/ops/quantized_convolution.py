@@ -12,7 +12,7 @@ from accelnet.ops import kernels, patches
 from accelnet.ops.convolution import conv_general_dilated, native
 from accelnet.ops.cpu_convolution import with_three_axes
 from accelnet.ops.geometry import Geometry, Shape
-from accelnet.ops.quantized import pack, round_rows, unpack
+from accelnet.ops.quantized import instruction_set, pack, round_rows, unpack
 
 
 def pack_kernels(whole: Any, bits: int) -> Array:
@@ -53,8 +53,8 @@ def quantized_convolution(
     """Convolve channels-last images with kernels of 8 or 4 bits.
 
     Each image is rounded by its own largest number: q(x) = round(x / s_x), s_x = max |x| / 127. On the CPU it is a
-    compiled kernel; elsewhere a convolution of the whole numbers as floats, which are exact in every type that platforms
-    multiply in. The gradient is that of the convolution without rounding (straight-through).
+    compiled kernel; elsewhere a convolution of the whole numbers as floats, which are exact in every type that
+    platforms multiply in. The gradient is that of the convolution without rounding (straight-through).
 
     Args:
         x: float [N, spatial..., channels], of one to three spatial axes. It is computed with in float32.
@@ -70,16 +70,20 @@ def quantized_convolution(
     Example:
         >>> plain = Geometry((1, 1), ((1, 1), (1, 1)), (1, 1), (1, 1), 1)
         >>> weights = pack_kernels(jnp.ones((3, 3, 2, 5), jnp.int8), 8)
-        >>> quantized_convolution(jnp.ones((1, 4, 4, 2)), weights, jnp.ones(5), None, (3, 3), plain)[0, 0, :, 0].tolist()
+        >>> quantized_convolution(jnp.ones((1, 4, 4, 2)), weights, jnp.ones(5), None, (3, 3), plain)[
+        ...     0, 0, :, 0
+        ... ].tolist()
         [8.0, 12.0, 12.0, 8.0]
     """
-    assert geometry.groups == 1 and set(geometry.lhs_dilation) == {1}
-    return _convolve((taps, geometry), x.astype(jnp.float32), packed, scale, bias).astype(x.dtype)
+    assert geometry.groups == 1
+    assert set(geometry.lhs_dilation) == {1}
+    out: Any = _convolve((taps, geometry), x.astype(jnp.float32), packed, scale, bias)
+    return out.astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _convolve(settings: Any, x: Array, packed: Array, scale: Array, bias: Array | None) -> Array:
-    return _portable(settings, x, packed, scale, *(() if bias is None else (bias,)))
+    return _portable(settings, instruction_set(), x, packed, scale, *(() if bias is None else (bias,)))
 
 
 def _forward(settings: Any, x: Array, packed: Array, scale: Array, bias: Array | None) -> Any:
@@ -105,17 +109,18 @@ def _backward(settings: Any, operands: Any, cotangent: Array) -> Any:
 _convolve.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
-def _portable(settings: Any, *operands: Array) -> Array:
-    cpu, default = functools.partial(_by_kernel, settings), functools.partial(_by_floats, settings, native)
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _portable(settings: Any, instructions: int, *operands: Array) -> Array:
+    cpu = functools.partial(_by_kernel, settings, instructions)
+    default = functools.partial(_by_floats, settings, native)
     return lax.platform_dependent(*operands, cpu=cpu, default=default)
 
 
-def _by_kernel(settings: Any, x: Array, packed: Array, scale: Array, *bias: Array) -> Array:
+def _by_kernel(settings: Any, instructions: int, x: Array, packed: Array, scale: Array, *bias: Array) -> Array:
     taps, geometry = settings
     ones, whole = (1,) * (3 - len(taps)), geometry.of_three_axes()
     lows = (low for low, _ in whole.padding)
-    numbers = (0, *taps, *ones, 1, *whole.strides, *lows, *whole.lhs_dilation, *whole.rhs_dilation)
+    numbers = (instructions, *taps, *ones, 1, *whole.strides, *lows, *whole.lhs_dilation, *whole.rhs_dilation)
     meaning = kernels.Meaning(_meaning, (((*taps, *ones), whole),))
     kernel = kernels.Kernel("accelnet_convolve_rounded", numbers, meaning)
     out = kernels.call(kernel, with_three_axes(x, 1), packed, scale, *bias)[0]

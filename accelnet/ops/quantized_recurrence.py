@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from accelnet.ops import kernels
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Arrays, Cell, Operands, scan_cell, scan_steps
-from accelnet.ops.quantized import quantized_dot, quantized_product, unpack
+from accelnet.ops.quantized import instruction_set, quantized_dot, quantized_product, unpack
 from accelnet.ops.sequences import check_layer, project_by
 
 _CELLS = {"simple": SIMPLE, "lstm": LSTM, "gru": GRU}
@@ -94,7 +94,7 @@ def _scan(cell: Cell, reverse: bool, given: Operands) -> tuple[Array, Arrays]:
     meaning = _Scan(cell, reverse, *has)
     tokens, bias, valid = (() if array is None else (array,) for array in (given.tokens, given.bias, given.valid))
     operands = (given.projected, *tokens, *given.first, *given.kernel, *bias, *valid)
-    hiddens, *last = _by_kernel(meaning, operands)
+    hiddens, *last = _by_kernel(meaning, instruction_set(), operands)
     return hiddens, tuple(last)
 
 
@@ -117,9 +117,9 @@ def _backward(cell: Cell, reverse: bool, given: Operands, cotangents: Any) -> tu
 _scan.defvjp(_forward, _backward)
 
 
-@functools.partial(jax.jit, static_argnums=0, inline=True)
-def _by_kernel(meaning: "_Scan", operands: Arrays) -> Arrays:
-    numbers = (meaning.cell.number, int(meaning.reverse), 0, *map(int, meaning[2:5]))
+@functools.partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _by_kernel(meaning: "_Scan", instructions: int, operands: Arrays) -> Arrays:
+    numbers = (meaning.cell.number, int(meaning.reverse), instructions, *map(int, meaning[2:5]))
     kernel = kernels.Kernel("accelnet_recur_rounded", numbers, meaning)
     unrolled = meaning._replace(integers=True, unroll=_CUDA_UNROLL)
     return lax.platform_dependent(

@@ -32,8 +32,12 @@ def rounded(x):
 @pytest.mark.parametrize("instructions", [0, 1, 2])
 def test_the_kernels_sums_are_exact_with_any_instructions(bits, instructions):
     rng = np.random.default_rng(bits)
-    kernel = quantized._KERNEL._replace(numbers=(instructions,))
-    product = jax.jit(lambda *operands: kernels.call(kernel, *operands)[0])
+
+    @jax.jit
+    def product(*operands):
+        with quantized.instructions(instructions):
+            return quantized_dot(*operands)
+
     # One row and several panels, one panel, odd sizes, many rows; the largest numbers at all places at once.
     for rows, depth, columns in [(1, 40, 300), (1, 5, 3), (5, 31, 17), (70, 129, 130)]:
         x = rng.standard_normal((rows, depth)).astype(np.float32)
@@ -130,7 +134,9 @@ def test_a_convolution_is_that_of_rounded_images(bits, shape, taps, features, se
         values = values + bias.reshape(*[1] * (len(shape) - 1), -1)
         return values + jax.lax.stop_gradient(expected - values)
 
-    gradients = jax.grad(loss(lambda x, s, b: convolutions.quantized_convolution(x, packed, s, b, taps, geometry)), (0, 1, 2))
+    gradients = jax.grad(
+        loss(lambda x, s, b: convolutions.quantized_convolution(x, packed, s, b, taps, geometry)), (0, 1, 2)
+    )
     for one, other in zip(gradients(x, scale, bias), jax.grad(loss(plain), (0, 1, 2))(x, scale, bias), strict=True):
         chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-5 * np.abs(other).max())
 
@@ -184,7 +190,9 @@ def test_a_recurrence_rounds_its_state_in_every_step(cell, bits, hidden, batch, 
         return jnp.mean(plain(i, matrices[0], recurrent, bias, *more, **options)[0] ** 2)
 
     got = jax.grad(lambda i, s: loss(i, (weights[0], weights[1]._replace(scale=s), *weights[2:])), (0, 1))
-    for one, other in zip(got(inputs, weights[1].scale), jax.grad(plain_loss, (0, 1))(inputs, weights[1].scale), strict=True):
+    for one, other in zip(
+        got(inputs, weights[1].scale), jax.grad(plain_loss, (0, 1))(inputs, weights[1].scale), strict=True
+    ):
         assert np.linalg.norm(one - other) < 0.2 * np.linalg.norm(other)
 
 
