@@ -15,6 +15,7 @@ from accelnet.compressing.measured import Say
 from accelnet.compressing.ranks import factorize, spectra
 from accelnet.compressing.sensitivity import Sensitivity
 from accelnet.compressing.spectrum import choose_ranks, rank_sensitivity
+from accelnet.compressing.teacher import taught
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.compressing.widths import Widths, find_widths
 from accelnet.errors import UserError
@@ -248,4 +249,8 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
             f"{'; '.join(notes) or 'it has no layers'}. Give numbers to its constructor that are widths, or more "
             "methods"
         )
-    return Ways(structures, bits, notes=tuple(notes), sensitivity=tuple(one.as_json() for one in sensitivity))
+    teacher = None
+    if "teacher" in methods:
+        original, params, model_state = weighing_of(run)
+        teacher = partial(taught, teacher=original, params=params, model_state=model_state, say=say)
+    return Ways(structures, bits, teacher, tuple(notes), tuple(one.as_json() for one in sensitivity))

@@ -12,6 +12,7 @@ from accelnet.compressing.measured import Comparison, Say
 from accelnet.compressing.store import Store
 from accelnet.compressing.trainings import Trainings
 from accelnet.compressing.ways import Ways
+from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.training.run import Run
 
@@ -70,16 +71,19 @@ class Search:
         self._trained: list[Trained] = []
         self._proposed: dict[float, list[tuple[Proposal, Run]]] = {}
         self._impossible: set[float] = set()
+        self._kept = 0
 
     def candidates(self) -> list[Candidate]:
         """Return the original and all that was made, in this order."""
         first = Candidate("original", (), cost_of(self.original.experiment), self.original)
         ladder = self._ladder() if self.ways.structures else ()
-        kept = self._trainings.budget >= _KEPT_FOR_BITS and any(one.rounding for one in self.ways.bits.values())
-        while ladder and self._trainings.left > kept and self._train_next(ladder):
+        if self._trainings.budget >= _KEPT_FOR_BITS and any(one.rounding for one in self.ways.bits.values()):
+            self._kept = 1
+        while ladder and self._trainings.left > self._kept and self._train_next(ladder):
             pass
         made = self._made(ladder)
         bits = self._with_bits(first, made)
+        self._kept = 0
         while ladder and self._trainings.left and self._train_next(ladder):  # what was kept and not needed
             made = self._made(ladder)
         return [first, *made, *bits]
@@ -127,9 +131,11 @@ class Search:
 
     def _train_next(self, ladder: Sequence[float]) -> bool:
         """Train what tells most; say whether there was something."""
-        count, last = self._trainings.count, self._trainings.left == 1
+        count, last = self._trainings.count, self._trainings.left == self._kept + 1
         missing = bool(self._trained) and not any(one.is_twin for one in self._trained)
         if (count % _SCRATCH_EVERY == _SCRATCH_EVERY - 1 or (last and missing)) and self._train_twin():
+            return True
+        if last and self._train_with_teacher():
             return True
         judged = dict.fromkeys(self._impossible, False)
         for one in self._trained:
@@ -172,7 +178,12 @@ class Search:
             return False
         best = self._best(tuned)
         run = next(run for one, run in self._proposals(best.factor) if one is best.proposal)
-        taught, start = self.ways.teacher(best.proposal.experiment), Start(run.params, run.model_state)
+        try:
+            taught, start = self.ways.teacher(best.proposal.experiment), Start(run.params, run.model_state)
+        except UserError as error:
+            self.notes.append(f"no teacher: {error}")
+            self.ways = dataclasses.replace(self.ways, teacher=None)
+            return False
         how = (*best.proposal.how, "teacher")
         self._train(best.factor, best.proposal, f"{best.proposal.name}, taught", how, taught, start)
         return True

@@ -77,27 +77,21 @@ class _Teller:
         return f"{drop_number(value, self.metric)}{' points' if self.metric['is_share'] else ''}"
 
     def of_twin(self, one: Measured) -> str:
-        """Compare a network with what was trained from new weights, or the other way round."""
-        scratch = "scratch" in one.candidate.how
-        same = one.candidate.cost.flops
-        twins = [
+        """Compare what was fine-tuned with what was trained from new weights, for the recommended network."""
+        same = [
             other
             for other in self.measured[1:]
-            if ("scratch" in other.candidate.how) != scratch
-            and other.candidate.cost.flops == same
-            and ("bits" in other.candidate.how) == ("bits" in one.candidate.how)
+            if other.candidate.cost.flops == one.candidate.cost.flops and "bits" not in other.candidate.how
         ]
-        if not twins:
+        tuned, twins = ([x.lost for x in same if ("scratch" in x.candidate.how) == new] for new in (False, True))
+        if not tuned or not twins:
             return ""
-        less = min(other.lost for other in twins) - one.lost
-        named = (
-            "the same network fine-tuned from the original's weights"
-            if scratch
-            else ("the same network from new weights, with as many epochs in all,")
+        losses = [drop_number(min(found), self.metric) for found in (tuned, twins)]
+        points = " points" if self.metric["is_share"] else ""
+        return (
+            f"Fine-tuned from the original's weights this network loses {losses[0]}{points}, trained from new weights, "
+            f"with as many epochs in all, {losses[1]}{points}."
         )
-        if less == 0:
-            return f"{named[0].upper()}{named[1:]} is as good."
-        return f"{named[0].upper()}{named[1:]} is {self._amount(abs(less))} {'worse' if less > 0 else 'better'}."
 
     def of_test(self, test: Mapping[str, Any]) -> str:
         if not test:
