@@ -67,7 +67,7 @@ class Experiment:
         final_evaluation: Splits evaluated at the end. None: all, but "train" only where it has at most 10,000 rows or
             the run sees as many examples as it has rows.
         initial: Weights to start from: nested dicts of arrays, a `Run`, a work directory, a function from the new
-            params to others, or an `Initial` that takes a part of one of these; or a sequence of `Initial`s.
+            params to others, or an `Initial` that takes a part of one of these; or a sequence of such.
         frozen: Regular expressions of whole paths, such as "backbone.*", of parameters that are not trained. They have
             no gradient and no optimizer state.
         on_device: Whether the data is kept on the device. None: if it fits.
