@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "report": _GROUND,
     "artifact": _CORE | {"report"},
     "experiment": _TRAINING,
-    "training": _TRAINING | {"cluster"},
+    "training": _TRAINING | {"cluster", "report"},
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,

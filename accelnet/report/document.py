@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from accelnet.report.markup import tag
+from accelnet.report.markup import Markup, tag
 
 NUM_COLORS = 8  # classes c0 to c7
 # The palette of Okabe and Ito, which colour-blind people can distinguish; every area has an outline too.
@@ -46,6 +46,8 @@ details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius
 summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}
 """
 
+_SCOPED = _STYLE.replace(":root", ":scope").replace("body{margin:0 auto;padding:.75rem;", ":scope{")
+
 
 def document(title: str, body: Iterable[str], style: str = "") -> str:
     """Return a page to read, in light and dark, on a screen and on a phone.
@@ -70,3 +72,16 @@ def document(title: str, body: Iterable[str], style: str = "") -> str:
         f"{tag('title', title)}\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"{tag('body', tag('main', *body))}\n</html>\n"
     )
+
+
+def piece(*body: str) -> Markup:
+    """Return parts of a page for a notebook: with the style of all pages, which reaches nothing outside of them.
+
+    Args:
+        *body: Parts; text that is not markup is escaped.
+
+    Example:
+        >>> piece(tag("p", "1 < 2")).endswith("<p>1 &lt; 2</p></div>")
+        True
+    """
+    return tag("div", tag("style", Markup(f"@scope{{{_SCOPED}}}")), *body, class_="accelnet")
