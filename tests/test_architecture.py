@@ -48,8 +48,10 @@ MAY_IMPORT = {
     "exporting": _TRAINING | {"report", "evaluating"},
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "__main__": {"cli"},
+    "version": set(),
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
-    "__init__": _TRAINING | {"interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
+    "__init__": _TRAINING
+    | {"version", "interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

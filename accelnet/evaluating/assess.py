@@ -28,7 +28,7 @@ class Assessment:
     """Hold what was measured on a split.
 
     Attributes:
-        values: JSON values, of the schema that the README documents.
+        values: JSON values, of the schema that the guide documents.
     """
 
     values: dict[str, Any]

@@ -50,7 +50,7 @@ class Plan:
     measured: Measurement | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, of the schema that the README documents."""
+        """Return JSON values, of the schema that the guide documents."""
         return {
             "experiment": self.experiment,
             "steps": self.steps,
