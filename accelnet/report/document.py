@@ -46,8 +46,6 @@ details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius
 summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}
 """
 
-_SCOPED = _STYLE.replace(":root", ":scope").replace("body{margin:0 auto;padding:.75rem;", ":scope{")
-
 
 def document(title: str, body: Iterable[str], style: str = "") -> str:
     """Return a page to read, in light and dark, on a screen and on a phone.
@@ -84,4 +82,20 @@ def piece(*body: str) -> Markup:
         >>> piece(tag("p", "1 < 2")).endswith("<p>1 &lt; 2</p></div>")
         True
     """
-    return tag("div", tag("style", Markup(f"@scope{{{_SCOPED}}}")), *body, class_="accelnet")
+    return tag("div", tag("style", Markup(f"@scope{{{_scoped(_STYLE)}}}")), *body, class_="accelnet")
+
+
+def embedded(page: str) -> Markup:
+    """Return a page of `document` as a part of a notebook, like `piece`.
+
+    Example:
+        >>> embedded(document("Less", ["1 < 2"])).endswith("1 &lt; 2</div>")
+        True
+    """
+    style, body = page.split("<style>", 1)[1].split("</style>", 1)
+    body = body.split("<main>", 1)[1].rsplit("</main>", 1)[0]
+    return tag("div", tag("style", Markup(f"@scope{{{_scoped(style)}}}")), Markup(body), class_="accelnet")
+
+
+def _scoped(style: str) -> str:
+    return style.replace(":root", ":scope").replace("body{margin:0 auto;padding:.75rem;", ":scope{")
