@@ -11,6 +11,8 @@ from flax import nnx
 from flax.traverse_util import unflatten_dict
 
 from accelnet.compressing.activations import Key, Moments, input_moments
+from accelnet.compressing.rounding import fitted
+from accelnet.compressing.sensitivity import Sensitivity
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.models.compressed import Compressed, Compression, replace_layer
@@ -19,8 +21,6 @@ from accelnet.models.quantized import kernels_of, quantized
 from accelnet.ops.quantized import MOST, nearest
 
 Result = tuple[Experiment, Any, Any]
-# Shares of a column's largest number that the outermost whole number may stand for.
-_SHARES = {8: (1.0, 0.95, 0.9), 4: (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)}
 
 
 def quantizable(experiment: Experiment) -> dict[str, dict[str, tuple[int, int]]]:
@@ -168,51 +168,6 @@ def _second_of(moments: Mapping[Key, Moments], path: str, depth: int) -> np.ndar
     return found[0].second[0] if len(found) == 1 and found[0].count[0] > 0 else None
 
 
-def fitted(matrix: Any, second: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
-    """Round a matrix so that its products with inputs of second moments H change least; see `quantize`.
-
-    Args:
-        matrix: float [depth, columns].
-        second: H, float64 [depth, depth].
-        bits: 8 or 4.
-
-    Returns:
-        int8 [depth, columns], and float32 [columns].
-
-    Example:
-        >>> whole, scale = fitted(np.array([[0.9], [0.4]]), np.array([[1.0, 0.9], [0.9, 1.0]]), 4)
-        >>> whole.shape, scale.dtype.name
-        ((2, 1), 'float32')
-    """
-    weights, most = np.asarray(matrix, np.float64), MOST[bits]
-    # A feature that is always zero has an error of none; the rest is kept well conditioned.
-    damped = second + np.eye(len(second)) * max(0.01 * np.trace(second) / len(second), 1e-12)
-    largest = np.maximum(np.abs(weights).max(0), 1e-30)
-    diagonal = np.diag(damped)[:, None]
-
-    def rounded(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        return np.clip(np.round(values / scale), -most, most)
-
-    candidates = [largest * share / most for share in _SHARES[bits]]
-    errors = [(diagonal * (rounded(weights, scale) * scale - weights) ** 2).sum(0) for scale in candidates]
-    scale = np.choose(np.argmin(errors, 0), candidates)
-    # U'U = H^-1: row i of U is what the rows behind i owe its error, those before it being fixed.
-    upper = np.linalg.cholesky(np.linalg.inv(damped)).T
-    left, whole = weights.copy(), np.empty_like(weights)
-    for first in range(0, len(left), 64):  # errors reach the rows behind a block at once
-        last = min(first + 64, len(left))
-        errors = np.empty((last - first, left.shape[1]))
-        for i in range(first, last):
-            whole[i] = rounded(left[i], scale)
-            errors[i - first] = (left[i] - whole[i] * scale) / upper[i, i]
-            left[i + 1 : last] -= np.outer(upper[i, i + 1 : last], errors[i - first])
-        left[last:] -= upper[first:last, last:].T @ errors
-    products = damped @ whole
-    own = (whole * products).sum(0)
-    best = (weights * products).sum(0) / np.where(own > 0, own, 1)
-    return whole.astype(np.int8), np.where(best > 0, best, scale).astype(np.float32)
-
-
 def to_training(experiment: Experiment, bits: int | Mapping[str, int]) -> Experiment:
     """Return the experiment in which layers round their weights and inputs as they are trained; weights stay the same.
 
@@ -264,35 +219,38 @@ def to_stored(experiment: Experiment, params: Any, model_state: Any, *, embeddin
     return _with_layers(plain, params, model_state, chosen, rounding)
 
 
-def output_errors(
+def bit_sensitivity(
     experiment: Experiment,
     params: Any,
     model_state: Any,
     moments: Mapping[Key, Moments],
-    bits: tuple[int, ...] = (8, 4),
-) -> dict[str, dict[int, float]]:
-    """Return by layer and bits how much its outputs change: the root of the mean squared change over that of outputs.
+    bits: tuple[int, ...] = (4, 8),
+) -> Sensitivity:
+    """Tell by layer and bits how much its outputs change: the root of the mean squared change over that of outputs.
 
     Args:
         experiment: What was trained, of an `nnx` model.
         params: Parameters, nested dict.
         model_state: State of the model.
         moments: As of `input_moments`.
-        bits: 8 and 4, or one of them.
+        bits: 4 and 8, or one of them.
+
+    Returns:
+        The errors; of a layer of several kernels the largest. Layers of which there are no moments are left out.
     """
     found: dict[str, dict[int, float]] = {}
     for path, layer in nnx.iter_modules(_module(experiment, params, model_state)):
         for name, matrix in kernels_of(layer).items():
-            full = ".".join((*map(str, path), name))
-            second = _second_of(moments, full, matrix.shape[0])
+            second = _second_of(moments, ".".join((*map(str, path), name)), matrix.shape[0])
             if second is None:
                 continue
             weights = np.asarray(matrix, np.float64)
+            of_layer = found.setdefault(".".join(map(str, path)), {})
             for one in bits:
                 whole, scale = fitted(weights, second, one)
                 change = whole * scale.astype(np.float64) - weights
                 squares = [np.sum(part * (second @ part)) for part in (change, weights)]
                 error = float(np.sqrt(squares[0] / squares[1])) if squares[1] > 0 else 0.0
-                of_layer = found.setdefault(".".join(map(str, path)), {})
                 of_layer[one] = max(error, of_layer.get(one, 0.0))
-    return found
+    layers = {path: sorted(errors.items()) for path, errors in found.items()}
+    return Sensitivity("Fewer bits", "bits", "change of the layer's outputs, relative to their size", layers)

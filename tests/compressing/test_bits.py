@@ -13,7 +13,8 @@ from jax import export
 import accelnet as an
 from accelnet.artifact.recipe import flattened
 from accelnet.compressing.activations import input_moments
-from accelnet.compressing.bits import fitted, output_errors, quantizable, quantize, to_stored, to_training
+from accelnet.compressing.bits import bit_sensitivity, quantizable, quantize, to_stored, to_training
+from accelnet.compressing.rounding import fitted
 from accelnet.errors import UserError
 from accelnet.exporting.onnx.check import check_onnx
 from accelnet.exporting.onnx.export import to_onnx
@@ -134,10 +135,10 @@ def test_errors_are_made_up_for_by_the_rows_that_follow():
 
 
 def test_the_change_of_outputs_is_told_by_layer_and_bits(trained):
-    moments = input_moments(*trained, rows=24)
-    errors = output_errors(*trained, moments)
-    assert set(errors) == set(quantizable(trained[0]))
-    assert all(0 < one[8] < 0.1 * one[4] < 0.1 for one in errors.values())
+    found = bit_sensitivity(*trained, input_moments(*trained, rows=24))
+    assert set(found.layers) == set(quantizable(trained[0]))
+    for (four, of_four), (eight, of_eight) in found.layers.values():
+        assert (four, eight) == (4, 8) and 0 < of_eight < 0.1 * of_four < 0.02
 
 
 def test_everything_understands_a_network_of_few_bits(trained, tmp_path):
