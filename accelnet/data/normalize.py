@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.data.fills import refilled, refit_fills
 from accelnet.data.row_views import first_rows
 
 CHUNK_BYTES = 1 << 24
@@ -55,8 +56,8 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
     Args:
         batch: "inputs" [B, ..., C] ([B] for C = 1), and "targets", where there are any: an array or a dict of arrays.
         fitted: "mean" and "std" [C]; and "target", its "mean" and "std", where targets are standardized too.
-        coding: What was done to the rows: for "inputs" the "offset" [C] that was subtracted from them, for "targets"
-            the "mean" and "std" that they were standardized with.
+        coding: What was done to the rows: for "inputs" the "offset" [C] that was subtracted from them and the "fills" of
+            their missing values, for "targets" the "mean" and "std" that they were standardized with.
 
     Returns:
         The batch; its other entries stay. Where targets are standardized, "units" tells how: "mean", "std" and "log" (1
@@ -67,7 +68,7 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
         >>> standardize(batch, {"mean": (1.0,), "std": (2.0,)}, {})["inputs"].tolist()
         [[2.0], [0.0]]
     """
-    inputs = jnp.asarray(batch["inputs"])
+    inputs = refilled(jnp.asarray(batch["inputs"]), fitted, coding)
     mean = np.asarray(fitted["mean"], np.float64) - np.asarray(coding.get("inputs", {}).get("offset", 0.0), np.float64)
     # A reshape to the rank of the inputs, because rank promotion may be an error.
     shape = (1,) * (inputs.ndim - 1) + (-1,)
@@ -89,14 +90,19 @@ def refit_standardized(data: Any) -> dict[str, Any]:
         data: `Data` whose `prepare` is `standardize`.
 
     Returns:
-        "mean" and "std", and "target" where targets are standardized too.
+        "mean" and "std"; "target" where targets are standardized too, and "columns" where missing values were filled.
     """
     train, own = data.splits["train"], data.fitted
     values, offset = data.arrays["inputs"], np.asarray(data.coding.get("inputs", {}).get("offset", 0.0), np.float64)
-    found: dict[str, Any] = dict(fit(first_rows(values, train.stop), offset))
+    rows, columns = first_rows(values, train.stop), refit_fills(data)
+    if columns is not None:
+        rows = refilled(rows, {"columns": columns}, data.coding, np)
+    found: dict[str, Any] = dict(fit(rows, offset))
     # As inputs of names are left: no other mean and deviation is exactly that.
     kept = (np.asarray(own["mean"]) == 0) & (np.asarray(own["std"]) == 1)
     found = {"mean": np.where(kept, 0.0, found["mean"]), "std": np.where(kept, 1.0, found["std"])}
+    if columns is not None:
+        found["columns"] = columns
     if "target" in own:
         target, before = fit(data.arrays["targets"][train.start : train.stop]), data.coding["targets"]
         mean = before["mean"] + before["std"] * target["mean"].item()

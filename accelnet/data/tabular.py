@@ -13,6 +13,7 @@ from accelnet.data.cells import shown_name
 from accelnet.data.columns import STANDARDIZED, Column, Fill, describe, input_names, inputs_of, numbers_of
 from accelnet.data.dataset import Data
 from accelnet.data.files import COMPRESSED_SUFFIXES, package_path
+from accelnet.data.fills import fills_of
 from accelnet.data.fitted import checked
 from accelnet.data.normalize import fit, standardize
 from accelnet.data.precision import offsets_of
@@ -146,6 +147,8 @@ def table(
     if class_names is not None:
         own["class_names"], info["num_classes"] = class_names, len(class_names)
     own |= {"task": kind, "columns": described}
+    if (fills := fills_of(own)) is not None:
+        coding["inputs"] = coding.get("inputs", {}) | {"fills": fills.values}
     data = Data(name, arrays, splits, standardize, info=info, fitted=own, coding=coding)
     return data if fitted is None else data.refitted(fitted)
 
