@@ -67,13 +67,14 @@ def table(
 
     Args:
         source: Path of a file: CSV with a header line (columns separated by commas, or by semicolons, tabs or bars
-            where the header has no comma), Parquet, Arrow or Feather, or JSON lines; text may be compressed by gzip,
-            bzip2, Zstandard or LZ4. Or a frame of pandas, polars or pyarrow, a dict of columns, or a list of rows as
+            where the header has no comma), Parquet, Arrow or Feather, or JSON (a row a line, an array of rows, or an
+            object of columns); text may be compressed by gzip, bzip2, Zstandard or LZ4. Or a frame of pandas, polars or pyarrow, a dict of columns, or a list of rows as
             dicts.
         target: Column to predict.
         task: Task. "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
             "classes" numbers the names (or numbers) that occur, for `softmax_cross_entropy`. None: "classes" of text,
-            booleans and dictionaries, "labels" of a column of the numbers 0 and 1 alone, else "numbers".
+            booleans and dictionaries, "labels" of a column of the numbers 0 and 1 alone, else "numbers", which a line
+            says where they are few whole numbers.
         features: Columns to predict it from; None for all that are for nothing else, without columns that have no name
             or are the index of a frame of pandas.
         categorical: Those of them that hold names, whatever they look like.
