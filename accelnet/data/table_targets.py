@@ -124,11 +124,11 @@ def _task_of(cells: Cells, table: Table, target: str) -> Task:
     zeros = cells.values == 0
     if zeros.any() and not zeros.all() and (zeros | (cells.values == 1)).all():
         return "labels"
-    if cells.kind == "number" and not (cells.values % 1).any():
+    if cells.kind == "number" and (cells.values == np.trunc(cells.values)).all():
         distinct = np.unique(cells.values)
-        if 1 < len(distinct) <= min(_FEW_CLASSES, len(cells.values) / _ROWS_OF_A_CLASS):
+        if np.isfinite(distinct).all() and 1 < len(distinct) <= min(_FEW_CLASSES, len(cells.values) / _ROWS_OF_A_CLASS):
             say_once(
-                f"{table.label}: {shown_name(target)} is {listed(map(number_name, distinct.tolist()))} and is predicted "
+                f"{table.label}: {shown_name(target)} is {listed(map(int, distinct))} and is predicted "
                 f'as a number; task="classes" predicts it as a class'
             )
     return "numbers"
