@@ -27,13 +27,20 @@ class SourceRows(Rows):
             called by one thread at a time.
         fields: Field of a row by name of the array: "inputs", "targets", and "weights" where there are any.
         class_names: Names of the classes, where the targets are text.
+        labels: Whether targets are numbers of classes: false and true are 0 and 1 then.
         what: Name of the source in messages.
     """
 
     def __init__(
-        self, source: Any, fields: Mapping[str, Field], *, class_names: Sequence[str] | None = None, what: str
+        self,
+        source: Any,
+        fields: Mapping[str, Field],
+        *,
+        class_names: Sequence[str] | None = None,
+        labels: bool = False,
+        what: str,
     ) -> None:
-        self._source, self._fields, self._what = source, dict(fields), what
+        self._source, self._fields, self._what, self._labels = source, dict(fields), what, labels
         self._classes = None if class_names is None else {name: index for index, name in enumerate(class_names)}
         self._lock = threading.Lock()
         with user_code(f"{what}, its __len__,"):
@@ -131,7 +138,7 @@ class SourceRows(Rows):
             return self._class(str(array), where, name)
         if array.dtype.kind not in "biufc":
             raise UserError(f"{where} is {shown(value)}, expected numbers: turn it into an array in the source")
-        return array
+        return array.astype(np.int32) if self._labels and name == "targets" and array.dtype.kind == "b" else array
 
     def _class(self, text: str, where: str, name: str) -> np.ndarray:
         if name != "targets" or self._classes is None:

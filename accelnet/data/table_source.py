@@ -78,8 +78,9 @@ def open_source(source: Any, role: str) -> Source:
     """Look at what columns a table has.
 
     Args:
-        source: Path of a file (CSV with any of its separators, Parquet, Arrow or Feather, JSON; compressed or not); a frame of pandas, polars, pyarrow or another library that gives its columns to Arrow's; a dict of
-            columns; or a list of rows as dicts.
+        source: Path of a file (CSV with any of its separators, Parquet, Arrow or Feather, JSON; compressed or not); a
+            frame of pandas, polars, pyarrow or another library that gives its columns to Arrow's; a dict of columns; or
+            a list of rows as dicts.
         role: Name of the argument, for messages.
 
     Raises:

@@ -68,8 +68,8 @@ def table(
     Args:
         source: Path of a file: CSV with a header line (columns separated by commas, or by semicolons, tabs or bars
             where the header has no comma), Parquet, Arrow or Feather, or JSON (a row a line, an array of rows, or an
-            object of columns); text may be compressed by gzip, bzip2, Zstandard or LZ4. Or a frame of pandas, polars or pyarrow, a dict of columns, or a list of rows as
-            dicts.
+            object of columns); text may be compressed by gzip, bzip2, Zstandard or LZ4. Or a frame of pandas, polars or
+            pyarrow, a dict of columns, or a list of rows as dicts.
         target: Column to predict.
         task: Task. "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
             "classes" numbers the names (or numbers) that occur, for `softmax_cross_entropy`. None: "classes" of text,

@@ -223,7 +223,7 @@ def test_few_whole_numbers_are_predicted_as_numbers_and_one_line_says_so(capsys)
     columns = {"x": list(range(40)), "grade": [row % 3 + 2 for row in range(40)]}
     for _ in range(2):
         assert table(columns, target="grade").fitted["task"] == "numbers"
-    line = "source: grade is 2, 3, 4 and is predicted as a number; task=\"classes\" predicts it as a class\n"
+    line = 'source: grade is 2, 3, 4 and is predicted as a number; task="classes" predicts it as a class\n'
     assert capsys.readouterr().err == line
     for target, settings in (("grade", {"task": "numbers"}), ("x", {}), ("grade", {"task": "classes"})):
         table(columns, target=target, **settings)
