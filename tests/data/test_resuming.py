@@ -59,22 +59,17 @@ KINDS = {
 }
 
 
+@pytest.mark.usefixtures("no_pictures", "shared_programs")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_died_twice_goes_on_to_the_same_bits(kind, tmp_path):
     make, settings = KINDS[kind]
     settings = {"save_every": an.Every(steps=2), "epochs": 3, **settings}
-    whole = an.fit(experiment(make(tmp_path), **settings), progress=False)
+    made = experiment(make(tmp_path), **settings)
+    whole = an.fit(made, progress=False)
     workdir = tmp_path / "run"
     # At random in the first and in the last epoch, of 6 steps each.
-    first, second = np.random.default_rng([ord(letter) for letter in kind]).integers([3, 13], [7, 18])
-    for step in (first, second):
+    for step in np.random.default_rng([ord(letter) for letter in kind]).integers([3, 13], [7, 18]):
         with pytest.raises(RuntimeError, match="died"):
-            an.fit(
-                experiment(make(tmp_path), **settings),
-                workdir=workdir,
-                resume=True,
-                events=[die_at(step)],
-                progress=False,
-            )
+            an.fit(made, workdir=workdir, resume=True, events=[die_at(step)], progress=False)
     again = an.fit(experiment(make(tmp_path), **settings), workdir=workdir, resume=True, progress=False)
     assert whole.step == 18 and same(whole, again) and again.metrics == whole.metrics

@@ -179,6 +179,22 @@ def test_several_fields_become_the_arguments_of_the_model():
     assert an.data.from_source(rows, inputs=["a", "b"], targets="y").arrays["inputs"].keys() == {"a", "b"}
 
 
+def test_numbers_of_every_kind_are_taken_as_they_are():
+    """Those of NumPy and of Python, alone and in arrays, against `np.stack`."""
+    kinds = [int, np.int64, np.uint8, np.int16, np.array, lambda y: np.array(y, np.int32)]
+    floats = [float, np.float64, np.float32, int, lambda x: np.array(x, np.float16)]
+    items = [(floats[row % 5](row), x.tolist(), kinds[row % 6](row)) for row, x in enumerate(X)]
+    data = an.data.from_source(items, inputs={"a": 0, "b": 1}, targets=2, validation=0, test=0)
+    batch, origin = whole(data), data.splits.origin
+    assert np.array_equal(batch["inputs"]["a"], origin.astype(np.float32))
+    assert np.array_equal(batch["inputs"]["b"], X[origin])
+    assert batch["targets"].dtype == np.int32 and np.array_equal(batch["targets"], origin)
+    for large in (2**31, -(2**31) - 1, np.int64(2**31), np.uint64(2**63)):
+        wrong = [*items[:30], (0.0, X[0], large), *items[31:]]
+        with pytest.raises(UserError, match=r"targets of row 30 .* which int32, the type of the first rows, cannot"):
+            whole(an.data.from_source(wrong, inputs={"a": 0, "b": 1}, targets=2))
+
+
 def test_many_rows_are_asked_for_at_once_where_a_source_can_do_that():
     calls = []
 
