@@ -156,6 +156,8 @@ class SourceRows(Rows):
         for row, item in self._items(rows):
             for part, kinds in zip(self._parts, seen, strict=True):
                 array = self._array(part.of(item, self._what, row), row, part.name)
+                if not array.size:
+                    raise UserError(f"{part.name} of {self.place(row)} has shape {list(array.shape)}, expected values")
                 kinds.append((array.shape, array.dtype))
         found: dict[str, Any] = {}
         for part, kinds in zip(self._parts, seen, strict=True):

@@ -126,6 +126,22 @@ def test_an_array_whose_rows_are_not_as_its_shape_says_is_named():
         an.data.Data("d", {"inputs": array, "targets": Y}, {"train": range(60)})
 
 
+def test_an_array_that_cannot_be_read_is_one_message_and_its_text_is_classes():
+    class Closed(OnDisk):
+        def __getitem__(self, index):
+            if self.rows_read is None:
+                raise OSError("identifier is not of specified type")  # as h5py does
+            return super().__getitem__(index)
+
+    array = Closed(X)
+    names = OnDisk(np.array([b"no", b"yes", b"no"] * 20, object))  # of variable length, as h5py reads it
+    data = an.data.from_arrays(array, names)
+    assert data.info["class_names"] == ("no", "yes")
+    array.rows_read = None
+    with pytest.raises(UserError, match=r"inputs: rows \[\d+\] cannot be read: identifier .* is their file open"):
+        data.take(np.array([3]))
+
+
 def test_fields_of_the_same_rows_are_read_once():
     calls = []
 
@@ -343,6 +359,7 @@ def test_an_exception_of_the_source_keeps_the_frames_of_the_user():
         (X, {}, "give arrays to from_arrays"),
         (7, {}, "expected an object with __len__ and __getitem__"),
         ([], {}, "has no rows"),
+        ([(X[0][:0], 1)], {}, r"inputs of row 0 of source 'source' has shape \[0\], expected values"),
         ([{"x": X[0], "y": 1}], {"inputs": "X", "targets": "y"}, "is a dict with 'x', 'y', and inputs"),
         ([(X[0], 1)], {"inputs": 0, "targets": 2}, "is a tuple of 2, and targets is to be its field 2"),
         ([(X[0], 1)], {"inputs": 1.5}, "inputs is 1.5, expected the name or the position"),
