@@ -47,7 +47,6 @@ KINDS = {
     "source": (lambda folder: rows(), {}),
     "drawn source": (lambda folder: rows().sampled("balanced"), {}),
     "table": (table, {"model": lambda rngs: an.models.MLP(4, (8,), 3, rngs=rngs)}),
-    "streamed table": (table, {"model": lambda rngs: an.models.MLP(4, (8,), 3, rngs=rngs), "on_device": False}),
     "tokens": (
         tokens,
         {
