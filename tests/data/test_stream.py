@@ -211,7 +211,11 @@ def test_no_more_batches_wait_than_were_allowed():
         (batches, {"inputs": "x"}, "inputs is to be its field 'x'"),
         (batches, {"timeout_seconds": 0}, "timeout_seconds"),
         (batches, {"class_names": ["a"], "num_classes": 2}, "num_classes is 2, but"),
-        (lambda: ((x, y > 0) for x, y in batches()), {}, "targets are bool, expected integers for num_classes=3"),
+        (
+            lambda: ((x, y > 0) for x, y in batches()),
+            {"validation": None},
+            "targets are bool, expected integers for num_classes=3",
+        ),
     ],
 )
 def test_what_is_no_stream_is_refused_with_advice(make, settings, message):
