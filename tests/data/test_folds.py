@@ -131,7 +131,7 @@ def test_a_table_is_fitted_again_with_its_target_and_without_its_names(tmp_path)
 def test_missing_values_of_a_fold_are_filled_as_a_table_of_its_training_rows_alone_fills_them():
     rng = np.random.default_rng(0)
     size = np.where(rng.random(60) < 0.3, np.nan, 10 * rng.normal(size=60) + np.arange(60))
-    when = np.where(rng.random(60) < 0.3, np.datetime64("NaT"), np.datetime64("2024-03-01") + np.arange(60))
+    when = np.where(rng.random(60) < 0.3, np.datetime64("NaT", "D"), np.datetime64("2024-03-01") + np.arange(60))
     even = [None if rng.random() < 0.2 else bool(row % 2) for row in range(60)]
     columns = {"size": size.tolist(), "when": when.tolist(), "even": even, "price": rng.normal(size=60).tolist()}
     raw = {name: values for name, values in columns.items() if name != "price"}
