@@ -3,6 +3,7 @@
 from accelnet.cli.compare import compare
 from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.compress import compress
+from accelnet.cli.cross_validate import cross_validate
 from accelnet.cli.data import data
 from accelnet.cli.evaluate import evaluate
 from accelnet.cli.find_batch import find_batch
@@ -14,5 +15,6 @@ from accelnet.cli.tune import tune
 from accelnet.cli.verify import verify
 
 VERBS = (
-    train, evaluate, predict, tune, find_batch, compare_runs, compare, compress, data, summary, plan, targets, verify,
+    train, evaluate, predict, tune, find_batch, compare_runs, compare, cross_validate, compress, data, summary, plan,
+    targets, verify,
 )  # fmt: skip
