@@ -7,6 +7,7 @@ from typing import Any
 
 from accelnet.compressing.measured import Measured
 from accelnet.json_file import plain_value
+from accelnet.report.document import piece
 from accelnet.report.numbers import duration, number, short
 from accelnet.terminal import rendered
 from accelnet.wording import size
@@ -124,7 +125,7 @@ class Compressions:
     def _repr_html_(self) -> str:
         from accelnet.compressing.page import results_table
 
-        return results_table(self.to_dict())
+        return piece(results_table(self.to_dict()))
 
     def page(self) -> str:
         """Return all of it as an HTML page that needs nothing else."""

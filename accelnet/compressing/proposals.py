@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from accelnet.compressing.activations import Key, Moments, input_moments
-from accelnet.compressing.bits import output_errors, quantizable, quantize, to_stored, to_training
+from accelnet.compressing.bits import bit_sensitivity, quantizable, quantize, to_stored, to_training
 from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of
 from accelnet.compressing.elimination import prune
 from accelnet.compressing.measured import Say
@@ -195,9 +195,7 @@ class FewerBits:
     def sensitivity(self, run: Run) -> Sensitivity:
         """Return by layer how much its outputs change with 8 and with 4 bits."""
         weighing = weighing_of(run)
-        errors = output_errors(*weighing, self._inputs.moments(weighing))
-        layers = {name: sorted(found.items()) for name, found in errors.items()}
-        return Sensitivity("Fewer bits", "bits", "change of a layer's outputs", layers)
+        return bit_sensitivity(*weighing, self._inputs.moments(weighing))
 
 
 def weighing_of(run: Run) -> Weighing:
