@@ -33,3 +33,4 @@ with _ending_at_once():
     from accelnet.training.initial import Initial as Initial
     from accelnet.training.run import Run as Run
     from accelnet.training.verify import verify as verify
+    from accelnet.version import __version__ as __version__

@@ -25,6 +25,7 @@ from accelnet.objectives.checks import check_outputs
 from accelnet.objectives.objective import Objective
 from accelnet.optim import adapt_optimizer, uses_progress
 from accelnet.parallel.rules import ModelRule, Rule
+from accelnet.signature import name_of
 from accelnet.training.events import EarlyStopping, Event, Every
 from accelnet.training.padding import couples_padding, sample_batch
 from accelnet.training.settings import MOST_STEPS, Remat, check_settings
@@ -35,7 +36,7 @@ _MIN_EVAL_BATCH_SIZE = 256
 _FEW_ROWS = 10_000
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Experiment:
     """Say what is trained. Frozen, validated when it is made, and free of side effects.
 
@@ -68,7 +69,7 @@ class Experiment:
         final_evaluation: Splits evaluated at the end. None: all, but "train" only where it has at most 10,000 rows or
             the run sees as many examples as it has rows.
         initial: Weights to start from: nested dicts of arrays, a `Run`, a work directory, a function from the new
-            params to others, or an `Initial` that takes a part of one of these; or a sequence of `Initial`s.
+            params to others, or an `Initial` that takes a part of one of these; or a sequence of such.
         frozen: Regular expressions of whole paths, such as "backbone.*", of parameters that are not trained. They have
             no gradient and no optimizer state.
         on_device: Whether the data is kept on the device. None: if it fits.
@@ -139,6 +140,19 @@ class Experiment:
         if self.epochs is not None:
             steps = math.ceil(self.epochs * self._padded_order.steps_per_epoch)
             integer(f"the number of steps of {self.epochs:g} epochs", steps, high=MOST_STEPS)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{split} {self.data.num_examples(split):,}" for split in self.data.splits)
+        metrics = [name for name in self.objective.metrics if name != "loss"]
+        lines = [
+            f"experiment  {self.name}",
+            f"data        {self.data.name}: {rows}",
+            f"model       {name_of(self.model)}",
+            f"objective   {name_of(self.objective.loss)}" + (f", with {', '.join(metrics)}" if metrics else ""),
+            f"training    {self.total_steps:,} updates of {self.order.batch_size:,} examples",
+            f"            {self.precision}, seed {self.seed}",
+        ]
+        return "\n".join(line if len(line) <= 118 else line[:115] + "..." for line in lines)
 
     @cached_property
     def order(self) -> Order:

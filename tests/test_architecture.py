@@ -41,7 +41,7 @@ MAY_IMPORT = {
     "report": _GROUND,
     "artifact": _CORE | {"report"},
     "experiment": _TRAINING,
-    "training": _TRAINING | {"cluster"},
+    "training": _TRAINING | {"cluster", "report"},
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,
@@ -49,8 +49,10 @@ MAY_IMPORT = {
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
+    "version": set(),
     "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
-    "__init__": _TRAINING | {"interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
+    "__init__": _TRAINING
+    | {"version", "interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}

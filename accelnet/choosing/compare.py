@@ -65,7 +65,7 @@ def compare(
         progress: Show what is done on standard error.
 
     Returns:
-        JSON values, of the schema that the README documents.
+        JSON values, of the schema that the guide documents.
 
     Raises:
         UserError: if candidates or seeds are too few, a rate is not above 0, the metric is unknown, or all trainings of

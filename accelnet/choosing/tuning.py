@@ -21,7 +21,7 @@ DECADES_BELOW = 6
 Spans = Mapping[str, tuple[float, float]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuning:
     """What tuning found.
 
@@ -38,6 +38,15 @@ class Tuning:
     short: Stage
     full: Stage
     seconds: float
+
+    def __repr__(self) -> str:
+        lines = [f"tuning of {self.experiment}: take {named(self.recommended)}"]
+        for index in self.full.leading()[:6]:
+            count = len(self.full.losses[index])
+            place = f"{self.full.means[index]:<11.4g} {named(self.full.settings[index])}"
+            lines.append(f"  {self.split} {self.metric} {place}, mean of {count}")
+        lines.append(f"no difference was shown within {_spanned(self.basin, '.3g')}; .reason says more")
+        return "\n".join(lines)
 
     @property
     def stages(self) -> tuple[Stage, Stage]:

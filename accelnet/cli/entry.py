@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
+from accelnet.cli.settings import SettingsOptions, read_settings, write_settings
 from accelnet.cluster.preemption import told_to_end
 from accelnet.errors import DivergenceError, Interrupted, LostProcessError, PreemptedError, UserCodeError, UserError
 from accelnet.parallel.memory import exhaustion_explained
@@ -112,6 +113,14 @@ class _Command:
         """Parse the arguments, choose the devices, and call the verb."""
         verb, arguments = _parse(script, script.default_config(), args)
         options: Any = arguments.get("options")
+        settings: SettingsOptions = arguments.pop("settings", SettingsOptions())
+        if settings.config is not None:
+            if getattr(options, "resume", False):
+                raise UserError("--resume takes the run's own settings, and --config those of a file: give one of them")
+            source = f"{settings.config} was written"
+            default = script.config_from_json(read_settings(settings.config), source)
+            verb, arguments = _parse(script, default, args)
+            del arguments["settings"]
         if getattr(options, "resume", False):
             if options.workdir is None:
                 raise UserError("--resume needs --workdir, the directory of the run to go on with")
@@ -120,6 +129,9 @@ class _Command:
                 # The run's own settings are the defaults now; flags that are given still count.
                 script, default = known
                 verb, arguments = _parse(script, default, args)
+                arguments.pop("settings", None)
+        if settings.save_config is not None:
+            write_settings(settings.save_config, arguments["config"])
         arguments = {name: _with_absolute_workdir(value) for name, value in arguments.items()}
         self.options, self.is_training = arguments.get("options"), verb.__name__ == "train"
         runtime.prepare()
@@ -170,13 +182,16 @@ def _parse(script: Script, default: Any, args: list[str]) -> tuple[Verb, dict[st
     import tyro.constructors
     import tyro.extras
 
+    from accelnet.cli.slips import corrected, flags_of
     from accelnet.cli.verbs import VERBS
 
+    verbs = {verb.__name__.replace("_", "-"): _parser(verb, script.config_type, default) for verb in VERBS}
+    args = corrected(args, {name: flags_of(verb, {}) for name, verb in verbs.items()}, sys.argv[0])
     module = sys.modules.get(script.function.__module__)
     try:
         with path_rules():
             return tyro.extras.subcommand_cli_from_dict(
-                {verb.__name__.replace("_", "-"): _parser(verb, script.config_type, default) for verb in VERBS},
+                verbs,
                 args=args,
                 description=None if module is None else module.__doc__,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
@@ -226,6 +241,9 @@ def _parser(verb: Verb, config_type: type, default: Any) -> Callable[..., tuple[
         )
         for parameter in list(signature.parameters.values())[1:]
     ]
+    if any(parameter.annotation is config_type for parameter in parameters):
+        kind = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("settings", kind, annotation=SettingsOptions))
     parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     parsed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     parsed.__doc__ = verb.__doc__

@@ -116,8 +116,8 @@ class Script:
             with user_code("after_train(run)"):
                 self.after_train(run)
 
-    def config_from_json(self, values: dict[str, Any]) -> Any:
-        """Make a Config from the JSON values of an earlier run.
+    def config_from_json(self, values: dict[str, Any], source: str = "the run was started") -> Any:
+        """Make a Config from the JSON values of an earlier run, or of another source.
 
         Raises:
             UserError: if the script has no such field any more, or a value does not suit its field.
@@ -127,14 +127,13 @@ class Script:
         unknown = sorted(set(values) - set(fields))
         if unknown:
             raise UserError(
-                f"the run was started with settings that {kind.__module__}.{kind.__name__} does not have: "
-                f"{', '.join(unknown)}"
+                f"{source} with settings that {kind.__module__}.{kind.__name__} does not have: {', '.join(unknown)}"
             )
         hints, default = typing.get_type_hints(kind), self.default_config()
         return dataclasses.replace(
             default,
             **{
-                name: value_from_json(name, hints[name], value, getattr(default, name))
+                name: value_from_json(name, hints[name], value, getattr(default, name), source)
                 for name, value in values.items()
                 if fields[name].init
             },

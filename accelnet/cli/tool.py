@@ -7,7 +7,9 @@ from typing import Any
 
 import tyro
 
+from accelnet.cli.doctor import doctor
 from accelnet.cli.entry import guarded, path_rules
+from accelnet.cli.new import new
 from accelnet.cli.output import Output
 from accelnet.cli.predict import ResultOptions, write_predictions
 from accelnet.terminal import show
@@ -52,7 +54,7 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
-VERBS = (predict, refresh)
+VERBS = (new, doctor, predict, refresh)
 
 
 def tool(args: Sequence[str] | None = None) -> None:

@@ -1,11 +1,14 @@
 """The verb `train`."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
 from accelnet.cli.output import Output, show_metrics
 from accelnet.cli.script import Config, Script
+from accelnet.errors import UserError
 from accelnet.terminal import show
 
 
@@ -19,6 +22,11 @@ class TrainOptions:
     """Resume the run in --workdir, with its settings; start one if there is none yet."""
     allow_change: bool = False
     """Resume with changed settings."""
+    fast_dev_run: bool = False
+    """Try everything once: two updates, an evaluation of two batches of each split, a checkpoint and its restoring.
+    Nothing is kept."""
+    overfit_batches: int | None = None
+    """Train on this many batches alone, again and again, without augmentation: can the model learn them?"""
 
 
 def train(
@@ -31,19 +39,31 @@ def train(
 ) -> None:
     """Train, and evaluate at the end."""
     from accelnet.planning.utilization import utilization
-    from accelnet.training.fit import fit
+    from accelnet.training.fit import evaluate, fit
     from accelnet.training.result import result_line
+    from accelnet.training.trial import overfitting, rehearse
 
+    if options.fast_dev_run and (options.workdir, options.resume, options.overfit_batches) != (None, False, None):
+        raise UserError("--fast-dev-run keeps nothing: leave out --workdir, --resume and --overfit-batches")
     experiment = script.experiment(config)
+    where: dict[str, Any] = {
+        "mesh": devices.mesh, "strategy": devices.strategy, "hang_timeout": processes.hang_timeout
+    }  # fmt: skip
+    if options.fast_dev_run:
+        train = partial(fit, progress=not output.quiet, **where)
+        run = rehearse(experiment, lambda short, directory: train(short, workdir=directory), partial(evaluate, **where))
+        show_metrics(run.metrics)
+        show("two updates, the evaluation, a checkpoint and its restoring went through; the metrics mean nothing")
+        return
+    if options.overfit_batches is not None:
+        experiment = overfitting(experiment, options.overfit_batches)
     run = fit(
         experiment,
         workdir=options.workdir,
         resume=options.resume,
         allow_change=options.allow_change,
         progress=not output.quiet,
-        mesh=devices.mesh,
-        strategy=devices.strategy,
-        hang_timeout=processes.hang_timeout,
+        **where,
     )
     timing = run.result["timing"]
     show_metrics(run.metrics)

@@ -11,7 +11,7 @@ from typing import Any
 from accelnet.errors import UserError
 
 
-def value_from_json(name: str, kind: Any, value: Any, default: Any) -> Any:
+def value_from_json(name: str, kind: Any, value: Any, default: Any, source: str = "the run was started") -> Any:
     """Return the value of a field.
 
     Args:
@@ -20,6 +20,7 @@ def value_from_json(name: str, kind: Any, value: Any, default: Any) -> Any:
         value: JSON value.
         default: Default of the field. JSON has no infinities and no NaN, which are written as null: where the field
             cannot be None, null becomes the default, if that is not finite.
+        source: Where the value comes from, for messages.
 
     Raises:
         UserError: if the value does not suit the annotation.
@@ -34,8 +35,8 @@ def value_from_json(name: str, kind: Any, value: Any, default: Any) -> Any:
         if value is None and isinstance(default, float) and not math.isfinite(default):
             return default
     raise UserError(
-        f"the run was started with {name} = {value!r}, and the Config's annotation of {name} is "
-        f"{getattr(kind, '__name__', kind)}: use the annotation of that time, or another --workdir"
+        f"{source} with {name} = {value!r}, and the Config's annotation of {name} is "
+        f"{getattr(kind, '__name__', kind)}: change one of them"
     )
 
 

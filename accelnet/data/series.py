@@ -42,7 +42,7 @@ def ts(
         fitted: `data.fitted` of an earlier run, to take over its means, deviations and names of classes.
 
     Returns:
-        Data with inputs `{"inputs": float32 [N, T, D], "lengths": int32 [N]}`, T being the longest of
+        Data with the inputs "inputs", float32 [N, T, D], and "lengths", int32 [N], T being the longest of
         both files, and targets int32 [N]. Beyond its length a series is zero, after `prepare` too, which
         standardizes each dimension with the valid steps of the training rows. `info` has `num_classes` and
         `class_names`.

@@ -19,19 +19,35 @@ from accelnet.evaluating.slices import mean_metrics, slice_metrics
 from accelnet.evaluating.text import describe_tokens
 from accelnet.evaluating.worst import worst_predicted
 from accelnet.json_file import plain_value
+from accelnet.report.document import embedded
+from accelnet.report.numbers import interval
 from accelnet.training.record import write_report
 from accelnet.training.run import Run
 
+_MOST_LINES = 10  # of metrics, where it prints itself
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Assessment:
     """Hold what was measured on a split.
 
     Attributes:
-        values: JSON values, of the schema that the README documents.
+        values: JSON values, of the schema that the guide documents.
     """
 
     values: dict[str, Any]
+
+    def __repr__(self) -> str:
+        head = f"{self.values['experiment']}, step {self.values['step']:,}: {self.values['split']}, "
+        lines = [f"{head}{self.values['examples']:,} examples"]
+        for name, found in list(self.values["metrics"].items())[:_MOST_LINES]:
+            value = "undefined" if found["value"] is None else f"{found['value']:.4g}"
+            lines.append(f"{name:24.24} {value:>10}  {interval(found) or ''}".rstrip())
+        left = len(self.values["metrics"]) - _MOST_LINES
+        return "\n".join(lines + ([f"and {left} more"] if left > 0 else []))
+
+    def _repr_html_(self) -> str:
+        return embedded(self.page())
 
     def page(self) -> str:
         """Return them as an HTML page that needs nothing else."""

@@ -36,8 +36,8 @@ def learning_rates(opt_state: Any) -> dict[str, jax.Array]:
         opt_state: state of any chain or nesting.
 
     Returns:
-        `{"learning_rate": rate}` for one rate; `{"learning_rate/<group>": rate}` for the groups of an
-        `optax.partition`; empty if the state shows none, as that of `optax.adam(1e-3)`. Float32 scalars.
+        Float32 scalars by name, "learning_rate" for one rate, "learning_rate/<group>" for the groups of an
+        `optax.partition`; empty if the state shows none, as that of `optax.adam(1e-3)`.
 
     Example:
         >>> from accelnet.optim import adam, sgd

@@ -24,11 +24,14 @@ from accelnet.planning.scaling import scaling
 from accelnet.planning.table import plan_table
 from accelnet.planning.targets.accelerators import load_accelerators
 from accelnet.planning.targets.target import DEFAULT_TARGETS, Target, find_target, this_machine
+from accelnet.report.document import embedded
 from accelnet.terminal import StatusLine
 from accelnet.training.writable import check_workdir
 
+_MOST_LINES = 11  # where it prints itself
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Answers for several targets.
 
@@ -50,7 +53,7 @@ class Plan:
     measured: Measurement | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, of the schema that the README documents."""
+        """Return JSON values, of the schema that the guide documents."""
         return {
             "experiment": self.experiment,
             "steps": self.steps,
@@ -62,6 +65,15 @@ class Plan:
             "choice": self.choice,
             "measured": None if self.measured is None else self.measured.to_dict(),
         }
+
+    def __repr__(self) -> str:
+        lines = plan_table(self.to_dict()).splitlines()
+        end = next((number for number, line in enumerate(lines[3:], 3) if not line), len(lines))
+        shown = lines[: min(end, _MOST_LINES)]
+        return "\n".join([*shown, *(["..., print(plan) shows all"] if len(lines) > len(shown) else [])])
+
+    def _repr_html_(self) -> str:
+        return embedded(plan_page(self.to_dict()))
 
     def __str__(self) -> str:
         table = plan_table(self.to_dict())

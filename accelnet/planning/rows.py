@@ -100,7 +100,7 @@ class Row:
         return None if self.memory is None else self.status == "ok"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, of the schema that the README documents."""
+        """Return JSON values, of the schema that the guide documents."""
         target, seconds = self.target, self.time
         return {
             "name": self.name,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from accelnet.report.markup import tag
+from accelnet.report.markup import Markup, tag
 
 NUM_COLORS = 8  # classes c0 to c7
 # The palette of Okabe and Ito, which colour-blind people can distinguish; every area has an outline too.
@@ -70,3 +70,32 @@ def document(title: str, body: Iterable[str], style: str = "") -> str:
         f"{tag('title', title)}\n<style>{_STYLE}{style}</style>\n</head>\n"
         f"{tag('body', tag('main', *body))}\n</html>\n"
     )
+
+
+def piece(*body: str) -> Markup:
+    """Return parts of a page for a notebook: with the style of all pages, which reaches nothing outside of them.
+
+    Args:
+        *body: Parts; text that is not markup is escaped.
+
+    Example:
+        >>> piece(tag("p", "1 < 2")).endswith("<p>1 &lt; 2</p></div>")
+        True
+    """
+    return tag("div", tag("style", Markup(f"@scope{{{_scoped(_STYLE)}}}")), *body, class_="accelnet")
+
+
+def embedded(page: str) -> Markup:
+    """Return a page of `document` as a part of a notebook, like `piece`.
+
+    Example:
+        >>> embedded(document("Less", ["1 < 2"])).endswith("1 &lt; 2</div>")
+        True
+    """
+    style, body = page.split("<style>", 1)[1].split("</style>", 1)
+    body = body.split("<main>", 1)[1].rsplit("</main>", 1)[0]
+    return tag("div", tag("style", Markup(f"@scope{{{_scoped(style)}}}")), Markup(body), class_="accelnet")
+
+
+def _scoped(style: str) -> str:
+    return style.replace(":root", ":scope").replace("body{margin:0 auto;padding:.75rem;", ":scope{")

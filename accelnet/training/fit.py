@@ -20,12 +20,13 @@ from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
 from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.display import display_of
 from accelnet.training.events import Event
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs, check_fits, prepare
-from accelnet.training.progress import Progress, make_progress
+from accelnet.training.progress import Progress
 from accelnet.training.result import Timing, make_result
 from accelnet.training.rhythm import Every, Pace, Rhythm
 from accelnet.training.rows import best_step, with_rows
@@ -119,7 +120,7 @@ def fit(
         else:
             work = Workdir(experiment)
         stack.callback(work.close)
-        display = make_progress(experiment.name, experiment.total_steps, show=progress and hosts.is_first)
+        display = display_of(experiment, show=progress and hosts.is_first)
         stack.callback(display.close)
         return train_to_end(experiment, feed, programs, work, hosts, display, timing, pace)
 
@@ -161,6 +162,9 @@ def train_to_end(
             f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are "
             "left out (other ones in each epoch)"
         )
+    for row in work.rows:  # of the run that goes on
+        if row["split"] == "validation":
+            display.evaluated(row["step"], row)
     loop = Loop(
         experiment, feed, programs, work, hosts, display, timing,
         rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,

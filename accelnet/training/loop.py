@@ -258,6 +258,7 @@ class Loop:
     def _validate(self, state: State) -> None:
         validation = self.evaluate(state, self.watched)
         self.log("validation", validation)
+        self.display.evaluated(self.step, validation)
         self._save(state, validation)
 
     def _owes_evaluation(self) -> bool:

@@ -1,15 +1,22 @@
-"""How a run shows that it runs: a bar, lines in a log, or nothing. One interface."""
+"""How a run shows that it runs: a bar, lines in a log, a curve in a notebook, or nothing. One interface."""
 
-import importlib.util
+import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from accelnet.report.charts import ACROSS, Line, linear_axis, lines, value_axis
+from accelnet.report.document import piece
+from accelnet.report.markup import Markup, tag
+from accelnet.report.numbers import short
 from accelnet.terminal import Stream, visible
+from accelnet.training.position import Position
 
 # A log is read afterwards, by people who do not want a line per chunk.
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BETWEEN_PICTURES = 0.5
+_MOST_POINTS = 200  # of a curve in a notebook
 
 
 class Progress:
@@ -29,6 +36,14 @@ class Progress:
             examples_per_second: Last rate; None leaves the one shown.
         """
 
+    def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
+        """Say what an evaluation of the validation split gave.
+
+        Args:
+            step: Updates so far.
+            values: Metrics by name, numbers; of the members of a population, lists of numbers.
+        """
+
     def note(self, text: str) -> None:
         """Show a line of text that stays."""
 
@@ -42,69 +57,50 @@ class Progress:
         self.close()
 
 
-class _Position:
-    """Where a run is, in words."""
+class _Shown(Progress):
+    """What all displays share: a name, a position, and how it is told."""
 
-    def __init__(self, total_steps: int, clock: Callable[[], float]) -> None:
-        self.total_steps, self.clock = total_steps, clock
-        # The first update, not the start: compiling comes before it, and a resumed run does not start at 0.
-        self._first: tuple[int, float] | None = None
-        self._loss: float | None = None
-        self._rate: float | None = None
+    def __init__(self, description: str, position: Position) -> None:
+        self._description, self._position = visible(description), position
 
-    def move(self, step: int, loss: float | None, rate: float | None) -> tuple[float, list[str]]:
-        """Return the time, and "loss 2", "1,234 examples/s" and "0:15 left", as far as known."""
-        self._loss = self._loss if loss is None else loss
-        self._rate = self._rate if rate is None else rate
-        now = self.clock()
-        self._first = self._first or (step, now)
-        done, left = step - self._first[0], self.total_steps - step
-        words = [] if self._loss is None else [f"loss {self._loss:.4g}"]
-        if self._rate is not None:
-            words.append(f"{self._rate:,.{0 if self._rate >= 10 else 2}f} examples/s")
-        if done > 0 and left > 0:
-            words.append(f"{_clock_time((now - self._first[1]) / done * left)} left")
-        return now, words
+    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
+        self._position.move(step, loss, examples_per_second)
+        self._draw()
+
+    def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
+        self._position.evaluated(step, values)
+
+    def _draw(self) -> None:
+        raise NotImplementedError
 
 
-class LineProgress(Progress):
+class LineProgress(_Shown):
     """Write a line at the first update, every ten seconds and at the end: for logs and pipes.
 
     Args:
         description: Name of what runs.
-        total_steps: Steps of the whole run.
+        position: Where it is.
         stream: Where the lines go. None: standard error.
-        clock: Function that tells the time, in seconds.
 
     Example:
-        >>> progress = LineProgress("digits", 200, stream=sys.stdout, clock=iter([0.0, 20.0]).__next__)
+        >>> position = Position(200, clock=iter([0.0, 20.0]).__next__)
+        >>> progress = LineProgress("digits", position, stream=sys.stdout)
         >>> progress.update(1, loss=2.5)
-        digits: step 1 of 200 (0 %), loss 2.5
+        digits: 0 % · step 1/200 · loss 2.5
         >>> progress.update(51, loss=2.0, examples_per_second=1234.5)
-        digits: step 51 of 200 (26 %), loss 2, 1,234 examples/s, 1:00 left
+        digits: 26 % · step 51/200 · loss 2 · 1.2k/s · 1:00 left
     """
 
-    def __init__(
-        self,
-        description: str,
-        total_steps: int,
-        *,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._description = description
+    def __init__(self, description: str, position: Position, *, stream: TextIO | None = None) -> None:
+        super().__init__(description, position)
         self._stream = Stream("stderr" if stream is None else stream)
-        self._position = _Position(total_steps, clock)
         self._written = -float("inf")
-        self._unwritten: str | None = None
+        self._is_new = False
 
-    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        now, words = self._position.move(step, loss, examples_per_second)
-        total = self._position.total_steps
-        where = f"{self._description}: step {step:,} of {total:,} ({100 * step / max(total, 1):.0f} %)"
-        self._unwritten = ", ".join([where, *words])
-        if now - self._written >= _SECONDS_BETWEEN_LINES:
-            self._written = now
+    def _draw(self) -> None:
+        self._is_new = True
+        if self._position.now - self._written >= _SECONDS_BETWEEN_LINES:
+            self._written = self._position.now
             self.close()
 
     def note(self, text: str) -> None:
@@ -112,43 +108,49 @@ class LineProgress(Progress):
         self._stream.flush()
 
     def close(self) -> None:
-        if self._unwritten is not None:
-            self.note(self._unwritten)
-            self._unwritten = None
+        if self._is_new:
+            share = 100 * self._position.step / max(self._position.total_steps, 1)
+            separator = _separator(self._stream)
+            self.note(f"{self._description}: {share:.0f} %{separator}{self._position.line(200, separator)}")
+            self._is_new = False
 
 
-class BarProgress(Progress):
-    """Draw a bar that moves: for terminals and notebooks.
+class BarProgress(_Shown):
+    """Draw a bar that moves, and behind it what is known, as far as it fits: for terminals.
 
     Args:
         description: Name of what runs.
-        total_steps: Steps of the whole run.
+        position: Where it is.
         stream: Where the bar is drawn. None: standard error.
 
     Example:
         >>> import io
         >>> stream = io.StringIO()
-        >>> with BarProgress("digits", 200, stream=stream) as progress:
+        >>> with BarProgress("digits", Position(200), stream=stream) as progress:
         ...     progress.update(200, loss=2.0, examples_per_second=1234.5)
-        >>> "digits: 100%" in stream.getvalue(), "loss 2, 1,234 examples/s" in stream.getvalue()
+        >>> "digits: 100%" in stream.getvalue(), "step 200/200 · loss 2" in stream.getvalue()
         (True, True)
     """
 
-    def __init__(self, description: str, total_steps: int, *, stream: TextIO | None = None) -> None:
+    def __init__(self, description: str, position: Position, *, stream: TextIO | None = None) -> None:
+        from tqdm import tqdm
+
+        super().__init__(description, position)
         self._stream = Stream("stderr" if stream is None else stream)
-        self._position = _Position(total_steps, time.monotonic)
-        self._bar = _bar_class()(
-            total=total_steps,
-            desc=visible(description),
+        self._bar = tqdm(
+            total=position.total_steps,
+            desc=self._description,
             file=self._stream,
-            dynamic_ncols=True,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps, {elapsed}{postfix}",
+            ncols=self._stream.columns - 1,
         )
 
-    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        _, words = self._position.move(step, loss, examples_per_second)
-        self._bar.set_postfix_str(", ".join(words), refresh=False)
-        self._bar.update(step - self._bar.n)
+    def _draw(self) -> None:
+        columns = self._bar.ncols = self._stream.columns - 1  # people change the size of their windows
+        bar, used = ("|{bar}| {elapsed}", 26) if columns >= _BAR_COLUMNS else ("", 8)
+        self._bar.bar_format = "{desc}: {percentage:3.0f}%" + bar + "{postfix}"
+        room = columns - len(self._description) - used
+        self._bar.set_postfix_str(self._position.line(max(room, 20), _separator(self._stream)), refresh=False)
+        self._bar.update(self._position.step - self._bar.n)
 
     def note(self, text: str) -> None:
         self._bar.write(visible(text), file=self._stream)
@@ -159,32 +161,106 @@ class BarProgress(Progress):
         self._bar.close()
 
 
-def make_progress(description: str, total_steps: int, *, show: bool = True) -> Progress:
-    """Return a bar in a terminal or notebook, else lines every ten seconds; without `show`, nothing is shown.
+class NotebookProgress(_Shown):
+    """Draw the losses while they come, with what is known in a line below: for notebooks.
+
+    Args:
+        description: Name of what runs.
+        position: Where it is.
+
+    Example:
+        >>> NotebookProgress("digits", Position(200)).picture()[:28]
+        '<div class="accelnet"><style'
+    """
+
+    def __init__(self, description: str, position: Position) -> None:
+        super().__init__(description, position)
+        self._notes: list[str] = []
+        self._handle: Any = None
+        self._drawn = -float("inf")
+
+    def _draw(self) -> None:
+        if time.monotonic() - self._drawn >= _SECONDS_BETWEEN_PICTURES:
+            self.close()
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+        self.close()
+
+    def close(self) -> None:
+        from IPython import display
+
+        self._drawn = time.monotonic()
+        shown = display.HTML(self.picture())
+        if self._handle is None:
+            self._handle = display.display(shown, display_id=True)
+        else:
+            self._handle.update(shown)
+
+    def picture(self) -> str:
+        """Return the curve, the line and the notes as HTML."""
+        position = self._position
+        thinned = position.losses[:: -(-len(position.losses) // _MOST_POINTS) or 1]
+        evaluations: Line = ("c1", f"validation {position.metric}", position.evaluations)
+        beside = position.metric == "loss"
+        charts = [_chart("Loss", position, [("c0", "training loss", thinned), *([evaluations] if beside else [])])]
+        charts += [] if beside else [_chart(f"Validation {position.metric}", position, [evaluations])]
+        notes = [tag("p", note) for note in self._notes]
+        told = f"{self._description}: {position.line(200)}"
+        return piece(tag("div", *charts, class_="grid"), tag("p", told), *notes)
+
+
+_BAR_COLUMNS = 100  # that a terminal needs, for a bar beside the words
+
+
+def _chart(title: str, position: Position, series: list[Line]) -> Markup:
+    """Draw the lines that have points; nothing before there are any."""
+    made = [(kind, name, points) for kind, name, points in series if len(points)]
+    if not made:
+        return Markup()
+    values = [value for _, _, points in made for _, value in points]
+    x = linear_axis("step", [0, position.total_steps], short, ACROSS)
+    return lines(title, x, value_axis(values) if title == "Loss" else linear_axis("", values, short), made)
+
+
+def _separator(stream: Stream) -> str:
+    with contextlib.suppress(UnicodeEncodeError):
+        return " · ".encode(stream.encoding).decode(stream.encoding)
+    return ", "
+
+
+def make_progress(
+    description: str,
+    total_steps: int,
+    *,
+    show: bool = True,
+    steps_per_epoch: int | None = None,
+    metric: str = "loss",
+    lower_is_better: bool | None = True,
+    clock: Callable[[], float] = time.monotonic,
+) -> Progress:
+    """Return the display that suits the place: a curve in a notebook, a bar in a terminal, else lines.
+
+    Args:
+        description: Name of what runs.
+        total_steps: Steps of the whole run.
+        show: Whether anything is shown.
+        steps_per_epoch: As of `Position`, like `metric`, `lower_is_better` and `clock`.
+        metric: Validation metric.
+        lower_is_better: Its direction.
+        clock: Function that tells the time.
 
     Example:
         >>> make_progress("digits", 100, show=False).update(50, loss=1.0)
     """
     if not show:
         return Progress()
-    if Stream("stderr").isatty() or _in_notebook():
-        return BarProgress(description, total_steps)
-    return LineProgress(description, total_steps)
+    position = Position(total_steps, steps_per_epoch, metric, lower_is_better, clock)
+    if _in_notebook():
+        return NotebookProgress(description, position)
+    kind = BarProgress if Stream("stderr").isatty() else LineProgress
+    return kind(description, position)
 
 
 def _in_notebook() -> bool:
     return "ipykernel.zmqshell" in sys.modules
-
-
-def _bar_class() -> Any:
-    if _in_notebook() and importlib.util.find_spec("ipywidgets") is not None:
-        from tqdm.auto import tqdm
-    else:  # tqdm.auto would warn that ipywidgets are missing
-        from tqdm import tqdm
-    return tqdm
-
-
-def _clock_time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,10 @@ from accelnet.training.evaluation import Weights
 from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
-from accelnet.wording import shown
+from accelnet.wording import shown, size
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
     """A trained experiment.
 
@@ -46,10 +46,21 @@ class Run:
     experiment: Experiment
     state: TrainState
     metrics: Mapping[str, Mapping[str, float]]
-    rows: list[dict[str, Any]] = field(repr=False)
-    result: Mapping[str, Any] = field(repr=False)
-    weights: Weights | None = field(default=None, repr=False)
-    _find_best: Callable[[], "Run"] | None = field(default=None, repr=False)
+    rows: list[dict[str, Any]]
+    result: Mapping[str, Any]
+    weights: Weights | None = None
+    _find_best: Callable[[], "Run"] | None = None
+
+    def __repr__(self) -> str:
+        arrays = [leaf for leaf in jax.tree.leaves(self._weights.params) if hasattr(leaf, "nbytes")]
+        lines = [f"run         {self.experiment.name}, step {self.step:,} of {self.experiment.total_steps:,}"]
+        for split, metrics in list(self.metrics.items())[:7]:
+            told = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if value is not None)
+            lines += [f"{split:<11.11} {told}"] if told else []
+        weights = sum(leaf.size for leaf in arrays), size(sum(leaf.nbytes for leaf in arrays))
+        lines.append(f"weights     {weights[0]:,} numbers, {weights[1]}")
+        lines.append("what next   run.plot(), run.predict(inputs), run.model, run.best, run.save('model.accelnet')")
+        return "\n".join(line if len(line) <= 118 else line[:115] + "..." for line in lines)
 
     @property
     def step(self) -> int:

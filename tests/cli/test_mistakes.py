@@ -44,7 +44,7 @@ XOR_MISTAKES = [
 ]
 SMALL_MISTAKES = [
     ((), "Expected one of"),
-    (("help",), "Unrecognized"),
+    (("help",), "there is no verb help"),
     (("train", "extra"), "extra"),
     (("train", "--steps", "1e3"), "1e3"),
     (("train", "--width", "1.5"), "1.5"),
@@ -97,6 +97,12 @@ SMALL_MISTAKES = [
     (("targets", "--family", "zzz"), "'zzz' begins no name"),
     (("summary", "--mesh", "x"), "the mesh is 'x'"),
     (("evaluate",), "--workdir"),
+    (("train", "--lr", "1"), "train has no flag --lr: did you mean --learning-rate? see"),
+    (("train", "--wdth", "8"), "did you mean --width or --widths"),
+    (("tune", "learning_rate", "--pints=3"), "did you mean --points"),
+    (("train", "--config", "nowhere.json"), "--save-config nowhere.json writes one"),
+    (("train", "--fast-dev-run", "--workdir", "run"), "--fast-dev-run keeps nothing"),
+    (("train", "--overfit-batches", "5"), "the number of batches to overfit is 5, expected a whole number from 1 to 4"),
     (("plan", "--abstract", "--tuned", "/nowhere"), "holds neither tune.json nor compare.json"),
 ]
 

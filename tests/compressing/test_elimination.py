@@ -22,7 +22,7 @@ def outputs(made, params, state, inputs):
 def consumer(x, weights, each):
     second = np.block([[x.T @ x, x.sum(0)[:, None]], [x.sum(0)[None], np.full((1, 1), len(x))]]) / len(x)
     unit = np.append(np.repeat(np.arange(x.shape[1] // each), each), -1)
-    moments = Moments("kernel", (0,), np.arange(weights.size)[None], x.T @ x, x.sum(0), np.ones(1))
+    moments = Moments("kernel", (0,), np.arange(weights.size)[None], x.T @ x, x.sum(0), np.full(1, len(x)), 1.0)
     return Consumer(moments, 0, unit, second, np.vstack([weights, np.zeros((1, weights.shape[1]))]))
 
 

@@ -1,4 +1,4 @@
-"""The README's section about own data, run as it stands, on small files."""
+"""The guide to own data, and the README's, run as they stand, on small files."""
 
 import ast
 import re
@@ -10,12 +10,13 @@ import pytest
 
 import accelnet as an
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+GUIDE, README = ROOT / "docs/guide/data.md", ROOT / "README.md"
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the files that the README names; it is the current one."""
+    """A folder with the files that the guide names; it is the current one."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -37,20 +38,21 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def blocks():
-    section = README.read_text(encoding="utf-8").split("## Your own data\n")[1].split("\n## ")[0]
+def blocks(page=GUIDE):
+    section = page.read_text(encoding="utf-8").split("## Your own data\n")[1].split("\n## ")[0]
     return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
 def test_a_csv_file_becomes_a_trained_network_in_twelve_lines(folder):
     code = blocks()[0]
+    assert blocks(README)[0] == code
     assert len([line for line in code.splitlines() if line.strip()]) <= 13  # the import is one
     Path("own.py").write_text(code)
     names = runpy.run_path("own.py")
     assert names["run"].metrics["test"]["accuracy"] > 0.8
 
 
-def test_every_kind_of_data_is_loaded_as_the_readme_says(folder):
+def test_every_kind_of_data_is_loaded_as_the_guide_says(folder):
     x, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
     names = {
         "an": an,

@@ -38,7 +38,7 @@ class Description:
     """Hold what a data set is and what may be wrong with it.
 
     Attributes:
-        values: JSON values, of the schema that the README documents.
+        values: JSON values, of the schema that the guide documents.
 
     Example:
         >>> import accelnet as an
