@@ -51,9 +51,11 @@ MAY_IMPORT = {
     "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
+    "cli": _TRAINING
+    | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "compressing"},
     "__init__": _TRAINING
-    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
+    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing",
+       "compressing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
