@@ -10,6 +10,7 @@ with _ending_at_once():
     from accelnet import ops as ops
     from accelnet import optim as optim
     from accelnet import runtime as runtime
+    from accelnet import tracking as tracking
     from accelnet.artifact.load import load as load
     from accelnet.artifact.load import refresh as refresh
     from accelnet.artifact.model import Model as Model

@@ -203,17 +203,21 @@ class StatusLine:
 
     Args:
         show: Whether anything is shown.
+        after_seconds: Time that passes before anything is shown, for what mostly takes none.
 
     Example:
         >>> StatusLine(show=False)("compiling")
     """
 
-    def __init__(self, show: bool) -> None:
+    def __init__(self, show: bool, after_seconds: float = 0.0) -> None:
         self._show, self._is_terminal = show, show and _ERROR.isatty()
         self._start = self._last = time.monotonic()
+        self._after = after_seconds
 
     def __call__(self, text: str) -> None:
         now = time.monotonic()
+        if now - self._start < self._after:
+            return
         line = f"{now - self._start:4.0f} s  {visible(text)}"
         if self._is_terminal:
             self._write(_RENEW + line.replace("\n", " ")[: _ERROR.columns])

@@ -39,9 +39,10 @@ MAY_IMPORT = {
     "parallel": _GROUND | {"ops"},
     "cluster": _GROUND,
     "report": _GROUND,
+    "tracking": _GROUND,
     "artifact": _CORE | {"report"},
     "experiment": _TRAINING,
-    "training": _TRAINING | {"cluster", "report"},
+    "training": _TRAINING | {"cluster", "report", "tracking"},
     "planning": _TRAINING | {"report"},
     "evaluating": _TRAINING | {"report"},
     "populations": _TRAINING,
@@ -50,16 +51,16 @@ MAY_IMPORT = {
     "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
+    "cli": _TRAINING | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING
-    | {"version", "interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
+    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
 HEAVY = (
     "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
-    "onnx", "onnxruntime",
+    "onnx", "onnxruntime", "wandb", "mlflow", "trackio",
 )  # fmt: skip
 
 

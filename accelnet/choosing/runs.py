@@ -75,7 +75,7 @@ def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _read(path: Path, stored: Stored) -> dict[str, Any]:
-    result, rows = _result(path), _rows(path)
+    result, rows = _result(path), recorded_rows(path)
     last = {row["split"]: row for row in rows}
     metrics = result.get("metrics") or {split: _metrics(row) for split, row in last.items()}
     timing = result.get("timing") or {}
@@ -120,7 +120,12 @@ def _result(path: Path) -> dict[str, Any]:
     return read_json(path / "result.json", "a run's result", _RESULT, f"leave {path} out") or {}
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def recorded_rows(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of metrics.jsonl in a work directory; the last one may be unfinished.
+
+    Raises:
+        UserError: if they cannot be read.
+    """
     file, advice = path / "metrics.jsonl", f"leave {path} out"
     lines = (read_text(file, "a run's metrics", advice) or "").splitlines()
     rows = []

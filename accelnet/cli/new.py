@@ -6,7 +6,7 @@ import keyword
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import tyro
 
@@ -98,7 +98,7 @@ def _table(data: Path | None, target: str | None, files: dict[Path, str | bytes]
         return {"data": _quoted(data.absolute()), "target": _quoted(target or source.names[-1])}
     from sklearn.datasets import load_wine
 
-    wine = load_wine()
+    wine: Any = load_wine()
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow([*(column.replace("/", "_") for column in wine.feature_names), "cultivar"])
@@ -116,7 +116,7 @@ def _images(data: Path | None, files: dict[Path, str | bytes], name: str) -> dic
     from PIL import Image
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
+    digits: Any = load_digits()
     for number in range(600):
         buffer, pixels = io.BytesIO(), (digits.images[number] * 15.9).astype(np.uint8)
         Image.fromarray(pixels).resize((16, 16)).save(buffer, "png")

@@ -12,6 +12,7 @@ from accelnet.cli.entry import guarded, path_rules
 from accelnet.cli.new import new
 from accelnet.cli.output import Output
 from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.cli.track import track
 from accelnet.terminal import show
 
 
@@ -54,7 +55,7 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
-VERBS = (new, doctor, predict, refresh)
+VERBS = (new, doctor, predict, refresh, track)
 
 
 def tool(args: Sequence[str] | None = None) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from accelnet.cli.devices import ClusterOptions, DeviceOptions
 from accelnet.cli.output import Output, show_metrics
 from accelnet.cli.script import Config, Script
+from accelnet.cli.track import TrackerName, make_trackers
 from accelnet.errors import UserError
 from accelnet.terminal import show
 
@@ -27,6 +28,8 @@ class TrainOptions:
     Nothing is kept."""
     overfit_batches: int | None = None
     """Train on this many batches alone, again and again, without augmentation: can the model learn them?"""
+    track: tuple[TrackerName, ...] = ()
+    """Tools that are told what is recorded, as far as they are installed. csv writes curves.csv in --workdir."""
 
 
 def train(
@@ -63,6 +66,7 @@ def train(
         resume=options.resume,
         allow_change=options.allow_change,
         progress=not output.quiet,
+        trackers=make_trackers(options.track, experiment.name, options.workdir),
         **where,
     )
     timing = run.result["timing"]

@@ -2,6 +2,7 @@
 
 from accelnet.cli.compare import compare
 from accelnet.cli.compare_runs import compare_runs
+from accelnet.cli.cross_validate import cross_validate
 from accelnet.cli.data import data
 from accelnet.cli.evaluate import evaluate
 from accelnet.cli.find_batch import find_batch
@@ -12,4 +13,7 @@ from accelnet.cli.train import train
 from accelnet.cli.tune import tune
 from accelnet.cli.verify import verify
 
-VERBS = (train, evaluate, predict, tune, find_batch, compare_runs, compare, data, summary, plan, targets, verify)
+VERBS = (
+    train, evaluate, predict, tune, find_batch, compare_runs, compare, cross_validate, data, summary, plan, targets,
+    verify,
+)  # fmt: skip

@@ -132,8 +132,16 @@ def check_precision(name: str, arrays: Any) -> None:
 
 
 def check_labels(name: str, targets: Any, num_classes: Any) -> None:
-    """Raise UserError if integer targets are not in [0, num_classes). Stored arrays above 1 GiB are not read."""
+    """Raise UserError if targets, one for each row, are no integers, or integers are not in [0, num_classes).
+
+    Stored arrays above 1 GiB are not read.
+    """
     num_classes = integer(f"data {name!r}: num_classes", num_classes, 1, _MOST_CLASSES)
+    if not isinstance(targets, Mapping) and targets.ndim == 1 and targets.dtype.kind not in "iu":
+        raise UserError(
+            f"data {name!r}: targets are {targets.dtype.name}, expected integers for num_classes={num_classes}: turn "
+            f"labels into whole numbers, or leave num_classes out where they are none"
+        )
     for path, array in leaves(targets, "targets"):
         if array.dtype.kind not in "iu" or not is_checked(array) or not array.size:
             continue

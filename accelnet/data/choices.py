@@ -100,8 +100,8 @@ class Choices:
         """Divide the training and validation rows into folds, for cross-validation.
 
         Each fold's `Data` validates the rows of the fold and trains on those of all others; what `prepare` uses is
-        fitted to these alone. What is in the arrays stays: names of a table's categories, means in place of missing
-        values. Other splits, such as the test, stay. Sizes of folds differ by a row at most, except where
+        fitted to these alone, as are the means in place of a table's missing values. Names of categories stay those
+        of the whole. Other splits, such as the test, stay. Sizes of folds differ by a row at most, except where
         groups are larger. Where training rows of a fold outnumber those of another by one, or by up to 1 %, it leaves
         these out, others in each fold, so that all are trained by one program.
 

@@ -1,9 +1,7 @@
 """Pictures in folders: read when they are asked for, by class, by split."""
 
 import os
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
@@ -22,14 +20,12 @@ from accelnet.data.rows import LazyArray, Rows
 from accelnet.data.splits import divide
 from accelnet.data.workers import InProcesses
 from accelnet.errors import UserError
-from accelnet.terminal import StatusLine
 from accelnet.wording import listed, shown
 
 # Pictures that are looked at, to know whether the data set is in colour.
 _LOOKED_AT = 16
 # Of which mean and deviation are computed: their error is then about 1 % of the deviation.
 _FITTED = 8192
-_PIECE = 64
 
 
 def image_folder(
@@ -127,7 +123,7 @@ def image_folder(
     if normalize and {"mean", "std"} <= set(known):
         own |= {"mean": known["mean"], "std": known["std"]}
     elif normalize:
-        own |= _fit(view, len(splits["train"]), f"{name}: reading pictures for their mean")
+        own |= _fit(view, len(splits["train"]))
     arrays = {"inputs": LazyArray(view, ("inputs",)), "targets": targets[order]}
     prepare = standardize if normalize else with_cast_targets
     data = Data(name, arrays, splits, prepare, info={"num_classes": len(class_names)}, fitted=own)
@@ -167,42 +163,9 @@ class PictureRows(Rows):
         return self._files.identity() + repr(self._form).encode()
 
 
-class _Told(Rows):
-    """Rows that take computing, read in pieces by threads; a line says how many are read once it takes 2 s."""
-
-    def __init__(self, rows: Rows, text: str) -> None:
-        self._rows, self._text, self.shapes = rows, text, rows.shapes
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def read(self, rows: np.ndarray) -> dict[str, Any]:
-        out = jax.tree.map(lambda one: np.empty((len(rows), *one.shape), one.dtype), dict(self.shapes))
-        start, line = time.monotonic(), StatusLine(show=True)
-        starts = range(0, len(rows), _PIECE)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-
-            def one(begin: int) -> int:
-                piece = self._rows.read(rows[begin : begin + _PIECE])
-                jax.tree.map(lambda to, values: to.__setitem__(slice(begin, begin + len(values)), values), out, piece)
-                return begin
-
-            try:
-                for begin in threads.map(one, starts):
-                    done = begin + _PIECE
-                    if done < len(rows) and time.monotonic() - start > 2:
-                        line(f"{self._text}: {done:,} of {len(rows):,}")
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                raise
-            finally:
-                line.close()
-        return out
-
-
-def _fit(rows: Rows, num_train: int, text: str) -> dict[str, np.ndarray]:
+def _fit(rows: Rows, num_train: int) -> dict[str, np.ndarray]:
     some = np.linspace(0, num_train - 1, min(num_train, _FITTED)).astype(np.int64)
-    return fit(first_rows(LazyArray(_Told(ReorderedRows(rows, some), text), ("inputs",)), len(some)))
+    return fit(first_rows(LazyArray(ReorderedRows(rows, some), ("inputs",)), len(some)))
 
 
 def _class_names(

@@ -183,7 +183,9 @@ def _flat_in_memory(array: Any) -> Any:
 def _text_or_numbers(targets: Any, where: str) -> Any:
     if not isinstance(targets, Mapping):
         array = _flat_in_memory(native(targets, where))
-        # Columns of a data frame are objects.
+        # Columns of a data frame are objects, and so is text of a file of HDF5, as bytes.
+        if array.dtype.kind == "O" and array.size and all(isinstance(one, bytes) for one in array.flat):
+            array = np.array([one.decode(errors="replace") for one in array.flat]).reshape(array.shape)
         text = array.dtype.kind in "UST" or (
             array.dtype.kind == "O" and all(isinstance(one, str) for one in array.flat)
         )

@@ -1,13 +1,17 @@
 """Statistics of training rows, and the `prepare` that uses them."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.data.fills import refilled, refit_fills
 from accelnet.data.row_views import first_rows
+from accelnet.data.rows import LazyArray
+from accelnet.terminal import StatusLine
 
 CHUNK_BYTES = 1 << 24
 Fitted = Mapping[str, Any]
@@ -24,23 +28,28 @@ def fit(values: np.ndarray, offset: np.ndarray | float = 0.0) -> dict[str, np.nd
         "mean" (in the units before the subtraction) and "std", float64 [C] ([1] for [N]), rounded to float32 before
         the offset is added. The deviation of a constant channel is given as 1.
 
+    Source: T. Chan, G. Golub and R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample
+    variances", 1979, equation 2.1, for chunks.
+
     Example:
         >>> fit(np.array([[-1.0, 3.0], [1.0, 3.0]]), offset=np.array([1.7e9, 0.0]))
         {'mean': array([1.7e+09, 3.0e+00]), 'std': array([1., 1.])}
     """
     channels = values.shape[-1] if values.ndim > 1 else 1
-    count = values.size // channels
     step = max(1, CHUNK_BYTES // max(1, values[:1].size * 8))
-    chunks = [slice(start, start + step) for start in range(0, len(values), step)]
-    total = np.zeros(channels)
-    for chunk in chunks:
-        total += np.asarray(values[chunk]).reshape(-1, channels).sum(axis=0, dtype=np.float64)
-    mean = total / count
-    total = np.zeros(channels)
-    for chunk in chunks:
-        centred = np.asarray(values[chunk]).reshape(-1, channels) - mean[None, :]
-        total += np.einsum("nc,nc->c", centred, centred)
-    std = np.sqrt(total / count)
+    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
+    with closing(StatusLine(show=isinstance(values, LazyArray), after_seconds=2)) as line:
+        for start in range(0, len(values), step):
+            # One pass, since a file may take minutes to read: squares about each chunk's own mean are put together.
+            chunk = np.asarray(values[start : start + step]).reshape(-1, channels)
+            own = chunk.sum(axis=0, dtype=np.float64) / len(chunk)
+            centred = chunk - own[None, :]
+            apart, total = own - mean, count + len(chunk)
+            squares += np.einsum("nc,nc->c", centred, centred) + apart**2 * (count * len(chunk) / total)
+            mean += apart * (len(chunk) / total)
+            count = total
+            line(f"computing mean and deviation: {min(start + step, len(values)):,} of {len(values):,} rows")
+    std = np.sqrt(squares / count)
     # Rounding leaves a constant channel of large numbers a tiny deviation, and dividing by it would be noise.
     std = np.where(std > 1e-7 * np.maximum(1e-30, np.abs(mean)), std, 1.0)
     mean, std = (one.astype(np.float32).astype(np.float64) for one in (mean, std))
@@ -55,8 +64,8 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
     Args:
         batch: "inputs" [B, ..., C] ([B] for C = 1), and "targets", where there are any: an array or a dict of arrays.
         fitted: "mean" and "std" [C]; and "target", its "mean" and "std", where targets are standardized too.
-        coding: What was done to the rows: for "inputs" the "offset" [C] that was subtracted from them, for "targets"
-            the "mean" and "std" that they were standardized with.
+        coding: What was done to the rows: for "inputs" the "offset" [C] that was subtracted from them, and the "fills"
+            of their missing values; for "targets" the "mean" and "std" that they were standardized with.
 
     Returns:
         The batch; its other entries stay. Where targets are standardized, "units" tells how: "mean", "std" and "log" (1
@@ -67,7 +76,7 @@ def standardize(batch: Any, fitted: Fitted, coding: Fitted) -> Any:
         >>> standardize(batch, {"mean": (1.0,), "std": (2.0,)}, {})["inputs"].tolist()
         [[2.0], [0.0]]
     """
-    inputs = jnp.asarray(batch["inputs"])
+    inputs = refilled(jnp.asarray(batch["inputs"]), fitted, coding)
     mean = np.asarray(fitted["mean"], np.float64) - np.asarray(coding.get("inputs", {}).get("offset", 0.0), np.float64)
     # A reshape to the rank of the inputs, because rank promotion may be an error.
     shape = (1,) * (inputs.ndim - 1) + (-1,)
@@ -89,14 +98,19 @@ def refit_standardized(data: Any) -> dict[str, Any]:
         data: `Data` whose `prepare` is `standardize`.
 
     Returns:
-        "mean" and "std", and "target" where targets are standardized too.
+        "mean" and "std"; "target" where targets are standardized too, and "columns" where missing values were filled.
     """
     train, own = data.splits["train"], data.fitted
     values, offset = data.arrays["inputs"], np.asarray(data.coding.get("inputs", {}).get("offset", 0.0), np.float64)
-    found: dict[str, Any] = dict(fit(first_rows(values, train.stop), offset))
+    rows, columns = first_rows(values, train.stop), refit_fills(data)
+    if columns is not None:
+        rows = refilled(rows, {"columns": columns}, data.coding, np)
+    found: dict[str, Any] = dict(fit(rows, offset))
     # As inputs of names are left: no other mean and deviation is exactly that.
     kept = (np.asarray(own["mean"]) == 0) & (np.asarray(own["std"]) == 1)
     found = {"mean": np.where(kept, 0.0, found["mean"]), "std": np.where(kept, 1.0, found["std"])}
+    if columns is not None:
+        found["columns"] = columns
     if "target" in own:
         target, before = fit(data.arrays["targets"][train.start : train.stop]), data.coding["targets"]
         mean = before["mean"] + before["std"] * target["mean"].item()

@@ -36,7 +36,7 @@ class PictureFiles:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root, self._start = root, os.path.join(root, "")  # noqa: PTH118, as it stands in front of the names
         self.labels, self.classes, self.counts = array("i"), [], {}
         self._names, self._ends = bytearray(), array("q", [0])
         self._sizes, self._times = array("q"), array("q")
@@ -57,7 +57,8 @@ class PictureFiles:
 
     def path(self, row: int) -> str:
         """Return the path of a file."""
-        return os.path.join(self.root, os.fsdecode(bytes(self._names[self._ends[row] : self._ends[row + 1]])))  # noqa: PTH118, ten times as fast as a Path
+        name = os.fsdecode(bytes(self._names[self._ends[row] : self._ends[row + 1]]))
+        return name if name.startswith(os.sep) else self._start + name
 
     def identity(self) -> bytes:
         """Return a hash of names and sizes; a copy of the folder has the same."""

@@ -1,6 +1,8 @@
 """Rows made of other rows, which are read only when these are: in another order, joined, one field of them."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -9,7 +11,9 @@ import numpy as np
 from accelnet.data.rows import LazyArray, Rows
 from accelnet.data.stored import StoredRows
 from accelnet.errors import UserError
+from accelnet.terminal import StatusLine
 
+_PIECE = 64  # rows that one thread reads at once
 # Rows that statistics read, where reading a row takes computing.
 SAMPLED_BYTES = 1 << 28
 
@@ -54,7 +58,7 @@ def first_rows(array: Any, count: int) -> Any:
         return LazyArray(view, array.path)
     most = max(1, SAMPLED_BYTES // max(1, array.nbytes // len(array)))
     rows = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
-    found = array[rows]
+    found = LazyArray(ToldRows(array.rows), array.path)[rows]
     good = np.isfinite(found).reshape(len(found), -1).all(axis=1)
     if not good.all():
         where = array.rows.place(int(rows[int(np.argmin(good))]))
@@ -66,6 +70,43 @@ def joined(arrays: Sequence[Any]) -> LazyArray:
     """Put lazy arrays, and those in memory beside them, one after the other without reading them."""
     lazy = [one if isinstance(one, LazyArray) else LazyArray(StoredRows({"": one}), ("",)) for one in arrays]
     return LazyArray(JoinedRows([FieldRows(one) for one in lazy]), ("",))
+
+
+class ToldRows(Rows):
+    """Rows that take computing, read in pieces by threads; a line says how many are read once it takes 2 s.
+
+    Args:
+        rows: Rows that are read.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self.shapes = rows, rows.shapes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def place(self, row: int) -> str:
+        return self._rows.place(row)
+
+    def read(self, rows: np.ndarray) -> dict[str, Any]:
+        out = jax.tree.map(lambda one: np.empty((len(rows), *one.shape), one.dtype), dict(self.shapes))
+        line, starts = StatusLine(show=True, after_seconds=2), range(0, len(rows), _PIECE)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
+
+            def one(begin: int) -> int:
+                piece = self._rows.read(rows[begin : begin + _PIECE])
+                jax.tree.map(lambda to, values: to.__setitem__(slice(begin, begin + len(values)), values), out, piece)
+                return begin + _PIECE
+
+            try:
+                for done in threads.map(one, starts):
+                    line(f"reading rows for their mean: {min(done, len(rows)):,} of {len(rows):,}")
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
+            finally:
+                line.close()
+        return out
 
 
 class ReorderedRows(Rows):

@@ -66,7 +66,7 @@ def from_source(
             quarter of the free disk, or a number of bytes. The source must then give the same rows every time.
         normalize: Standardize the last axis of float or uint8 inputs, as `from_arrays` does, with mean and deviation of
             the training rows; of more than 256 MiB of them, of so many that are evenly spaced.
-        num_classes: Number that targets, whole numbers, must be below. Names of classes are counted.
+        num_classes: Number that targets, whole numbers or booleans, must be below. Names of classes are counted.
         class_names: Names of the classes 0, 1, .... None: those that the source has (`features[targets].names`
             or `classes`), if any. Targets may be such names.
         fitted: `data.fitted` of an earlier run, to take over its means, deviations and names of classes.
@@ -93,8 +93,10 @@ def from_source(
     class_names = class_names or known.get("class_names") or _own_class_names(source, fields["targets"])
     class_names = None if class_names is None else arguments.names("class_names", class_names)
 
+    labels = num_classes is not None or class_names is not None
+
     def rows_of(source: Any, what: str) -> Rows:
-        return SourceRows(source, fields, class_names=class_names, what=what)
+        return SourceRows(source, fields, class_names=class_names, labels=labels, what=what)
 
     parts, fractions = [rows_of(source, f"source {name!r}")], {}
     held_out = {}
@@ -155,6 +157,11 @@ def _first(source: Any, name: str) -> Any:
 
 
 def _check_source(what: str, source: Any) -> None:
+    if isinstance(source, Mapping) and any(hasattr(part, "__getitems__") for part in source.values()):
+        raise UserError(
+            f"{what} holds the splits {listed(source)}, expected the rows of one: give source[{next(iter(source))!r}], "
+            f"and others as validation and test"
+        )
     if isinstance(source, Mapping) or hasattr(source, "iloc") or hasattr(source, "__dataframe__"):
         raise UserError(
             f"{what} is {shown(source)}, expected rows: give columns to accelnet.data.table and arrays to from_arrays"

@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,8 @@ from accelnet.errors import UserError, user_code
 from accelnet.wording import listed, shown
 
 _FIRST_ROWS = 16
+_FLOATS = frozenset((float, np.float64, np.float32))
+_WHOLE = frozenset((int, np.int64, np.int32, np.int16, np.int8, np.uint64, np.uint32, np.uint16, np.uint8))
 _BROADER = {"b": 0, "u": 1, "i": 1, "f": 2, "c": 3}
 
 
@@ -27,19 +29,27 @@ class SourceRows(Rows):
             called by one thread at a time.
         fields: Field of a row by name of the array: "inputs", "targets", and "weights" where there are any.
         class_names: Names of the classes, where the targets are text.
+        labels: Whether targets are numbers of classes: false and true are 0 and 1 then.
         what: Name of the source in messages.
     """
 
     def __init__(
-        self, source: Any, fields: Mapping[str, Field], *, class_names: Sequence[str] | None = None, what: str
+        self,
+        source: Any,
+        fields: Mapping[str, Field],
+        *,
+        class_names: Sequence[str] | None = None,
+        labels: bool = False,
+        what: str,
     ) -> None:
-        self._source, self._fields, self._what = source, dict(fields), what
+        self._source, self._fields, self._what, self._labels = source, dict(fields), what, labels
         self._classes = None if class_names is None else {name: index for index, name in enumerate(class_names)}
         self._lock = threading.Lock()
         with user_code(f"{what}, its __len__,"):
             self._length = len(source)
         if not self._length:
             raise UserError(f"{what} has no rows")
+        self._parts = _parts_of(self._fields)
         self.shapes = self._first_shapes()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -60,17 +70,26 @@ class SourceRows(Rows):
 
     def read(self, rows: np.ndarray) -> dict[str, Any]:
         batch = jax.tree.map(lambda one: np.empty((len(rows), *one.shape), one.dtype), dict(self.shapes))
-        out = [array for _, array in leaves(batch)]
+        parts = [(part, values, _limits(values)) for part, (_, values) in zip(self._parts, leaves(batch), strict=True)]
         for index, (row, item) in enumerate(self._items(rows)):
-            for (path, value), values in zip(leaves(item), out, strict=True):
-                if value.shape != values.shape[1:] or not _fits(value, values.dtype):
-                    self._refuse(path, value, values, row)
-                with np.errstate(over="ignore"):  # infinities are refused with their row
+            for part, values, limits in parts:
+                value = part.of(item, self._what, row)
+                # What needs no look: NumPy's checks of every value would take most of the time.
+                same = isinstance(value, np.ndarray) and value.dtype == values.dtype and value.shape == values.shape[1:]
+                if same or (limits and type(value) in limits[0] and limits[1] <= value <= limits[2]):
                     values[index] = value
+                else:
+                    self._store(values, index, self._array(value, row, part.name), part, row)
         return batch
 
-    def _items(self, rows: np.ndarray) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """Yield (row, fields) of each row. They hold until the next one is read: a source may fill one buffer."""
+    def _store(self, values: np.ndarray, index: int, value: np.ndarray, part: "_Part", row: int) -> None:
+        if value.shape != values.shape[1:] or not _fits(value, values.dtype):
+            self._refuse(part.path, value, values, row)
+        with np.errstate(over="ignore"):  # infinities are refused with their row
+            values[index] = value
+
+    def _items(self, rows: np.ndarray) -> Iterator[tuple[int, Any]]:
+        """Yield (row, what the source gives); this holds until the next is read: a source may fill one buffer."""
         indices, source = rows.tolist(), self._source
         with self._lock:
             with user_code(f"{self._what}, its __len__,"):
@@ -92,7 +111,7 @@ class SourceRows(Rows):
                 except Exception:
                     with self._told([row]):
                         raise
-                yield row, self._picked(item, row)
+                yield row, item
 
     @contextlib.contextmanager
     def _told(self, rows: list[int]) -> Iterator[None]:
@@ -108,17 +127,6 @@ class SourceRows(Rows):
                 f"{self._what} says that it has {self._length} rows, but has none at {few}: {error.__cause__}"
             ) from error
 
-    def _picked(self, item: Any, row: int) -> dict[str, Any]:
-        where = self.place(row)
-        fields = {name: pick(item, field, where, name) for name, field in self._fields.items()}
-        return {name: self._arrays(value, row, name) for name, value in fields.items()}
-
-    def _arrays(self, value: Any, row: int, name: str) -> Any:
-        # Only a field that names several is a dict here: a row's own dict is no array.
-        if isinstance(value, dict) and not isinstance(self._fields.get(name, ""), str | int):
-            return {key: self._array(one, row, f"{name}[{key!r}]") for key, one in value.items()}
-        return self._array(value, row, name)
-
     def _array(self, value: Any, row: int, name: str) -> np.ndarray:
         where = f"{name} of {self.place(row)}"
         if isinstance(value, str):
@@ -131,7 +139,7 @@ class SourceRows(Rows):
             return self._class(str(array), where, name)
         if array.dtype.kind not in "biufc":
             raise UserError(f"{where} is {shown(value)}, expected numbers: turn it into an array in the source")
-        return array
+        return array.astype(np.int32) if self._labels and name == "targets" and array.dtype.kind == "b" else array
 
     def _class(self, text: str, where: str, name: str) -> np.ndarray:
         if name != "targets" or self._classes is None:
@@ -144,12 +152,23 @@ class SourceRows(Rows):
     def _first_shapes(self) -> dict[str, Any]:
         """Find shapes and types: of a field, the broadest type in the first rows."""
         rows = np.arange(min(_FIRST_ROWS, self._length))
-        items = [jax.tree.map(lambda a: (a.shape, a.dtype), item) for _, item in self._items(rows)]
-
-        def of(*values: tuple[tuple[int, ...], np.dtype]) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(values[0][0], compact_dtype(np.result_type(*(dtype for _, dtype in values))))
-
-        return jax.tree.map(of, *items, is_leaf=lambda one: isinstance(one, tuple))
+        seen: list[list[tuple[tuple[int, ...], np.dtype]]] = [[] for _ in self._parts]
+        for row, item in self._items(rows):
+            for part, kinds in zip(self._parts, seen, strict=True):
+                array = self._array(part.of(item, self._what, row), row, part.name)
+                if not array.size:
+                    raise UserError(f"{part.name} of {self.place(row)} has shape {list(array.shape)}, expected values")
+                kinds.append((array.shape, array.dtype))
+        found: dict[str, Any] = {}
+        for part, kinds in zip(self._parts, seen, strict=True):
+            dtype = compact_dtype(np.result_type(*(dtype for _, dtype in kinds)))
+            shape = jax.ShapeDtypeStruct(kinds[0][0], dtype)
+            name, _, key = part.path.partition(".")
+            if key:
+                found.setdefault(name, {})[key] = shape
+            else:
+                found[name] = shape
+        return found
 
     def _refuse(self, path: str, value: np.ndarray, values: np.ndarray, row: int) -> None:
         if value.shape != values.shape[1:]:
@@ -161,6 +180,45 @@ class SourceRows(Rows):
             f"{path} of {self.place(row)} is {shown(value)} of {value.dtype}, which {values.dtype}, the type of the "
             "first rows, cannot hold: give all rows one type in the source"
         )
+
+
+class _Part(NamedTuple):
+    """One array of the data: `path` in its tree, `name` in messages, and the field of a row that it holds."""
+
+    path: str
+    name: str
+    field: str | int
+
+    def of(self, item: Any, what: str, row: int) -> Any:
+        """Take the field out of what a source gave."""
+        kind, field = type(item), self.field
+        if kind is dict if isinstance(field, str) else kind is tuple or kind is list:
+            with contextlib.suppress(KeyError, IndexError):
+                return item[field]
+        return pick(item, field, f"row {row} of {what}", self.name)
+
+
+def _parts_of(fields: Mapping[str, Field]) -> list[_Part]:
+    """Return the arrays that fields become, in the order of `leaves`."""
+    found = []
+    for name, field in sorted(fields.items()):
+        if isinstance(field, str | int):
+            found.append(_Part(name, name, field))
+        else:
+            several = field if isinstance(field, Mapping) else {key: key for key in field}
+            found += [_Part(f"{name}.{key}", f"{name}[{key!r}]", one) for key, one in sorted(several.items())]
+    return found
+
+
+def _limits(values: np.ndarray) -> tuple[frozenset[type], float, float] | None:
+    """Return the types of numbers of which an array [B] takes those in a range as they are, and the range."""
+    if values.ndim != 1 or values.dtype.kind not in "iuf":
+        return None
+    if values.dtype.kind == "f":
+        most = float(np.finfo(values.dtype).max)
+        return _FLOATS, -most, most
+    limits = np.iinfo(values.dtype)
+    return _WHOLE, limits.min, limits.max
 
 
 def _fits(value: np.ndarray, dtype: np.dtype) -> bool:

@@ -92,12 +92,12 @@ class StoredRows(Rows):
         if file is not None:
             values = np.empty(shape, array.dtype)
             file.read(rows, values)
-        elif len(rows) and rows[-1] - rows[0] == len(rows) - 1 and self._by_slice[name]:
-            values = np.array(array[int(rows[0]) : int(rows[-1]) + 1])
-        elif self._by_list[name]:
-            values = np.array(array[rows])
         else:
-            values = np.stack([np.asarray(array[int(row)]) for row in rows]) if len(rows) else np.empty(shape, dtype)
+            try:
+                values = self._of_array(name, array, rows)
+            except OSError as error:
+                few = shown(rows.tolist())
+                raise UserError(f"{name}: rows {few} cannot be read: {error}: is their file open and whole?") from None
         values = values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
         if values.shape != shape or values.dtype != dtype:
             raise UserError(
@@ -105,6 +105,15 @@ class StoredRows(Rows):
                 f"{dtype} {list(shape)}, as the array's shape and type say"
             )
         return values
+
+    def _of_array(self, name: str, array: Any, rows: np.ndarray) -> np.ndarray:
+        if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and self._by_slice[name]:
+            return np.array(array[int(rows[0]) : int(rows[-1]) + 1])
+        if self._by_list[name]:
+            return np.array(array[rows])
+        one = self.shapes[name]
+        read = [np.asarray(array[int(row)]) for row in rows]
+        return np.stack(read) if read else np.empty((0, *one.shape), one.dtype)
 
     def place(self, row: int) -> str:
         files = [getattr(array, "filename", None) for array in self._arrays.values()]

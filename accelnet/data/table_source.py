@@ -13,12 +13,12 @@ from accelnet import arguments
 from accelnet.data.arrow import of_arrow, of_values
 from accelnet.data.cells import Cells, Mixture, as_names, not_a_number, stacked
 from accelnet.data.csv_file import NO_NAME, open_csv
-from accelnet.data.files import COMPRESSED_SUFFIXES, first_bytes, open_stream, reading
+from accelnet.data.files import COMPRESSED_SUFFIXES, first_bytes, reading
+from accelnet.data.json_table import read_json
 from accelnet.errors import UserError
 from accelnet.wording import did_you_mean, listed, shown
 
 _PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather", ".ipc", ".arrows"), (".jsonl", ".ndjson", ".json")
-_BLOCK_BYTES = 1 << 24  # a row must fit into one
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"FEA1": "arrow", b"\xff\xff\xff\xff": "stream"}
 
 
@@ -78,9 +78,9 @@ def open_source(source: Any, role: str) -> Source:
     """Look at what columns a table has.
 
     Args:
-        source: Path of a file (CSV with any of its separators, Parquet, Arrow or Feather, JSON lines; compressed or
-            not); a frame of pandas, polars, pyarrow or another library that gives its columns to Arrow's; a dict of
-            columns; or a list of rows as dicts.
+        source: Path of a file (CSV with any of its separators, Parquet, Arrow or Feather, JSON; compressed or not); a
+            frame of pandas, polars, pyarrow or another library that gives its columns to Arrow's; a dict of columns; or
+            a list of rows as dicts.
         role: Name of the argument, for messages.
 
     Raises:
@@ -186,11 +186,9 @@ def _open_arrow(path: Path, stream: bool) -> Source:
 
 
 def _open_json(path: Path) -> Source:
-    from pyarrow import json as arrow_json
-
-    with _readable(path), open_stream(path) as stream:
-        columns = arrow_json.read_json(stream, arrow_json.ReadOptions(block_size=_BLOCK_BYTES))
-    return _of_arrow(str(path), columns, lambda row: f"{path}, line {row + 1}")
+    with _readable(path):
+        columns, by_line = read_json(path)
+    return _of_arrow(str(path), columns, (lambda row: f"{path}, line {row + 1}") if by_line else None)
 
 
 def _of_frame(frame: Any, role: str) -> Source:
@@ -280,6 +278,6 @@ def _readable(path: Path) -> Iterator[None]:
             yield
     except UserError:
         raise
-    except (pa.ArrowException, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, RecursionError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path} cannot be read: {reason}: it is damaged, or of another kind") from None

@@ -19,9 +19,12 @@ from accelnet.data.cells import (
 from accelnet.data.columns import numbers_of, positions_of
 from accelnet.data.table_source import Table
 from accelnet.errors import UserError
-from accelnet.wording import shown
+from accelnet.terminal import say_once
+from accelnet.wording import listed, shown
 
 Task = Literal["numbers", "labels", "classes"]
+# So few whole numbers, each of so many rows on average, may be numbers of classes.
+_FEW_CLASSES, _ROWS_OF_A_CLASS = 10, 5
 
 
 def read_targets(
@@ -119,7 +122,16 @@ def _task_of(cells: Cells, table: Table, target: str) -> Task:
             raise not_a_number(table.place(0), target, cells.names[cells.values[0]])
         return "classes"
     zeros = cells.values == 0
-    return "labels" if zeros.any() and not zeros.all() and (zeros | (cells.values == 1)).all() else "numbers"
+    if zeros.any() and not zeros.all() and (zeros | (cells.values == 1)).all():
+        return "labels"
+    if cells.kind == "number" and (cells.values == np.trunc(cells.values)).all():
+        distinct = np.unique(cells.values)
+        if np.isfinite(distinct).all() and 1 < len(distinct) <= min(_FEW_CLASSES, len(cells.values) / _ROWS_OF_A_CLASS):
+            say_once(
+                f"{table.label}: {shown_name(target)} is {listed(map(int, distinct))} and is predicted "
+                f'as a number; task="classes" predicts it as a class'
+            )
+    return "numbers"
 
 
 def _classes(

@@ -13,6 +13,7 @@ from accelnet.data.cells import shown_name
 from accelnet.data.columns import STANDARDIZED, Column, Fill, describe, input_names, inputs_of, numbers_of
 from accelnet.data.dataset import Data
 from accelnet.data.files import COMPRESSED_SUFFIXES, package_path
+from accelnet.data.fills import fills_of
 from accelnet.data.fitted import checked
 from accelnet.data.normalize import fit, standardize
 from accelnet.data.precision import offsets_of
@@ -66,13 +67,14 @@ def table(
 
     Args:
         source: Path of a file: CSV with a header line (columns separated by commas, or by semicolons, tabs or bars
-            where the header has no comma), Parquet, Arrow or Feather, or JSON lines; text may be compressed by gzip,
-            bzip2, Zstandard or LZ4. Or a frame of pandas, polars or pyarrow, a dict of columns, or a list of rows as
-            dicts.
+            where the header has no comma), Parquet, Arrow or Feather, or JSON (a row a line, an array of rows, or an
+            object of columns); text may be compressed by gzip, bzip2, Zstandard or LZ4. Or a frame of pandas, polars or
+            pyarrow, a dict of columns, or a list of rows as dicts.
         target: Column to predict.
         task: Task. "numbers" standardizes the target; "labels" keeps 0 and 1 as they are, for `sigmoid_cross_entropy`;
             "classes" numbers the names (or numbers) that occur, for `softmax_cross_entropy`. None: "classes" of text,
-            booleans and dictionaries, "labels" of a column of the numbers 0 and 1 alone, else "numbers".
+            booleans and dictionaries, "labels" of a column of the numbers 0 and 1 alone, else "numbers", which a line
+            says where they are few whole numbers.
         features: Columns to predict it from; None for all that are for nothing else, without columns that have no name
             or are the index of a frame of pandas.
         categorical: Those of them that hold names, whatever they look like.
@@ -146,6 +148,8 @@ def table(
     if class_names is not None:
         own["class_names"], info["num_classes"] = class_names, len(class_names)
     own |= {"task": kind, "columns": described}
+    if (fills := fills_of(own)) is not None:
+        coding["inputs"] = coding.get("inputs", {}) | {"fills": fills.values}
     data = Data(name, arrays, splits, standardize, info=info, fitted=own, coding=coding)
     return data if fitted is None else data.refitted(fitted)
 

@@ -19,13 +19,14 @@ from accelnet.populations.members import ExperimentFunction, Member, Sweep
 from accelnet.populations.programs import MEMBERS, Batches, Wave, make_programs
 from accelnet.populations.results import PopulationFile, PopulationRun, WaveWorkdir, to_arrays
 from accelnet.training.events import Event, check_events
-from accelnet.training.fit import HANG_SECONDS, SAVE_SECONDS
+from accelnet.training.fit import HANG_SECONDS
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs
 from accelnet.training.progress import Progress, make_progress
 from accelnet.training.result import Timing
 from accelnet.training.rhythm import At, Every
+from accelnet.training.rhythms import SAVE_SECONDS
 from accelnet.training.state import num_parameters
 from accelnet.training.workdir import Workdir
 

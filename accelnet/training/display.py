@@ -1,6 +1,10 @@
-"""What is shown of a run while it trains."""
+"""What is shown of a run while it trains, and to whom else."""
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from accelnet.experiment import Experiment
+from accelnet.tracking.tracker import Tracker, Tracking
 from accelnet.training.progress import Progress, make_progress
 
 
@@ -33,3 +37,13 @@ def display_of(experiment: Experiment, *, show: bool) -> Progress:
         experiment.name, experiment.total_steps, show=show, steps_per_epoch=steps_per_epoch, metric=metric,
         lower_is_better=directions.get(metric),
     )  # fmt: skip
+
+
+def tracking_of(experiment: Experiment, trackers: Sequence[Tracker], workdir: Path | None) -> Tracking:
+    """Begin the tracking of a run under its name, or that of its work directory, with its settings."""
+    settings = {
+        "batch_size": experiment.order.batch_size, "steps": experiment.total_steps, "seed": experiment.seed,
+        "precision": experiment.precision,
+    }  # fmt: skip
+    name = experiment.name if workdir is None else f"{experiment.name}-{workdir.name}"
+    return Tracking(trackers, {**settings, **experiment.config}, name, workdir)

@@ -19,8 +19,9 @@ from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
+from accelnet.tracking.tracker import Tracker, Tracking
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.display import display_of
+from accelnet.training.display import display_of, tracking_of
 from accelnet.training.events import Event
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
@@ -28,7 +29,8 @@ from accelnet.training.loop import Loop
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
 from accelnet.training.result import Timing, make_result
-from accelnet.training.rhythm import Every, Pace, Rhythm
+from accelnet.training.rhythm import Pace
+from accelnet.training.rhythms import rhythms_of
 from accelnet.training.rows import best_step, with_rows
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
@@ -36,9 +38,6 @@ from accelnet.training.stored import read_stored
 from accelnet.training.waiting import waited_for_data
 from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
 
-_LOGS_PER_RUN = 100
-_EVALUATIONS_PER_RUN = 50
-SAVE_SECONDS = 300.0
 # Between two signs of life of a process there are a chunk of steps, some batches of evaluation, a save.
 HANG_SECONDS = 300.0
 
@@ -50,6 +49,7 @@ def fit(
     resume: bool = False,
     allow_change: bool = False,
     events: Sequence[Event] = (),
+    trackers: Sequence[Tracker] = (),
     progress: bool = True,
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
@@ -64,6 +64,7 @@ def fit(
         resume: Go on where the run in `workdir` stopped; from the start if there is nothing yet.
         allow_change: Resume although the configuration changed; the new one counts from here on.
         events: Events beside those of the experiment.
+        trackers: Tools that are told what is recorded, such as `an.tracking.WandBTracker()`.
         progress: Show a progress display on standard error.
         mesh: Devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
             accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
@@ -120,9 +121,13 @@ def fit(
         else:
             work = Workdir(experiment)
         stack.callback(work.close)
+        tracking = tracking_of(experiment, sequence("trackers", trackers) if hosts.is_first else (), workdir)
+        stack.enter_context(tracking)
         display = display_of(experiment, show=progress and hosts.is_first)
         stack.callback(display.close)
-        return train_to_end(experiment, feed, programs, work, hosts, display, timing, pace)
+        run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking)
+        tracking.files(workdir)
+        return run
 
 
 def train_to_end(
@@ -134,6 +139,7 @@ def train_to_end(
     display: Progress,
     timing: Timing,
     pace: Pace = Pace(),  # noqa: B008, it is frozen
+    tracking: Tracking | None = None,
 ) -> Run:
     """Train an experiment to its end with programs that are there, and evaluate it; go on from what `work` holds.
 
@@ -146,7 +152,9 @@ def train_to_end(
         display: Where progress is shown.
         timing: Where the time went so far.
         pace: How much one call does.
+        tracking: What else is told what is recorded.
     """
+    tracking = tracking or Tracking()
     hosts.finishes.append(work.settle)
     hosts.mark(0, "compile")
     restored = work.open(programs.abstract_state)
@@ -163,11 +171,12 @@ def train_to_end(
             "left out (other ones in each epoch)"
         )
     for row in work.rows:  # of the run that goes on
+        tracking.log(row)
         if row["split"] == "validation":
             display.evaluated(row["step"], row)
     loop = Loop(
         experiment, feed, programs, work, hosts, display, timing,
-        rhythms=rhythms_of(experiment), events=experiment.events, pace=pace,
+        rhythms=rhythms_of(experiment), events=experiment.events, pace=pace, tracking=tracking,
     )  # fmt: skip
     state = loop.train(state)
     metrics = _evaluate_at_end(loop, state)
@@ -277,16 +286,3 @@ def _find_best(loop: Loop) -> Callable[[], Run] | None:
         return Run(experiment, state, _evaluate_at_end(loop, state), work.rows, {}, loop.weights(state))
 
     return best
-
-
-def rhythms_of(experiment: Experiment) -> dict[str, Rhythm]:
-    """Return when a run of an experiment logs, saves and evaluates."""
-    total, per_epoch = experiment.total_steps, experiment.order.steps_per_epoch
-    rhythms: dict[str, Rhythm] = {
-        "log": experiment.log_every or Every(steps=max(1, total // _LOGS_PER_RUN)),
-        "save": experiment.save_every or Every(seconds=SAVE_SECONDS),
-    }
-    if experiment.data.num_examples("validation"):
-        epochs = -(-total // (per_epoch * _EVALUATIONS_PER_RUN))
-        rhythms["eval"] = experiment.eval_every or Every(epochs=max(1, epochs))
-    return rhythms

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ from accelnet.arguments import word
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.errors import DivergenceError, Interrupted, PreemptedError, UserError
 from accelnet.experiment import Experiment
+from accelnet.tracking.tracker import Tracking
 from accelnet.training.compiled import Program
 from accelnet.training.evaluation import Weights, num_statistics_batches
 from accelnet.training.events import Event, Moment, act
@@ -47,6 +48,7 @@ class Loop:
         events: Events of the user.
         watched: Split that is evaluated on the way.
         pace: How much one call does.
+        tracking: What else is told what is recorded.
     """
 
     experiment: Experiment
@@ -60,6 +62,7 @@ class Loop:
     events: Sequence[Event] = ()
     watched: str = "validation"
     pace: Pace = Pace()  # noqa: RUF009, it is frozen
+    tracking: Tracking = field(default_factory=Tracking)
 
     def __post_init__(self) -> None:
         self.steps_per_epoch = self.experiment.order.steps_per_epoch
@@ -201,6 +204,7 @@ class Loop:
         """Record metrics of a split at this step."""
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "seconds": self.seconds, "split": split}
         self.work.log({**row, **values})
+        self.tracking.log(self.work.rows[-1])
 
     def _is_due(self, name: str) -> bool:
         return self.agenda.is_due(name, self.step, self.seconds)

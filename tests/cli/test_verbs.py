@@ -15,7 +15,7 @@ from accelnet.cli.devices import has_compilers_alone
 from accelnet.cli.plan import _with_tuned
 from accelnet.cli.script import Script
 from experiments import digits_mlp, xor_mlp
-from tests.cli.conftest import small
+from tests.cli.conftest import Config, small
 from tests.damage import damaged, read_or_message
 
 ROOT = Path(__file__).parents[2]
@@ -73,6 +73,22 @@ def test_verify_says_what_is_whole(command, tmp_path):
     assert damaged.err.startswith("error: checkpoints/5, metrics.jsonl, result.json in")
     nothing = command(small, "verify", "--workdir", str(tmp_path / "nowhere"))
     assert nothing.code == 2 and "holds no run" in nothing.err
+
+
+def test_cross_validate_shows_each_fold_and_the_mean_with_its_interval(command, tmp_path):
+    args = ("cross-validate", "--folds", "2", "--stratify", "targets", "--workdir", str(tmp_path / "cv"))
+    done = command(small, *args, "--json")
+    values = result_of(done)
+    experiment = Script(small).experiment(Config())
+    folds = experiment.data.folds(2, stratify="targets")
+    # Those of the same folds, or these would be refused.
+    kept = an.cross_validate(experiment, folds, workdir=tmp_path / "cv", progress=False)
+    assert values["metrics"] == kept.to_dict()["metrics"]
+    assert [line.split()[0] for line in done.out.splitlines()[3:7]] == ["1", "2", "mean", "standard"]
+    again = command(small, *args, "--quiet", "--json")
+    assert result_of(again)["folds"] == values["folds"] and not again.err  # seconds too: nothing was trained
+    other = command(small, *args, "--fold-seed", "1")
+    assert other.code == 2 and "is of another cross-validation, which differs in folds" in other.err
 
 
 def test_resume_without_a_run_starts_one(command, tmp_path):

@@ -128,6 +128,28 @@ def test_a_table_is_fitted_again_with_its_target_and_without_its_names(tmp_path)
         assert set(np.round(decoded)) <= set(np.round(prices))
 
 
+def test_missing_values_of_a_fold_are_filled_as_a_table_of_its_training_rows_alone_fills_them():
+    rng = np.random.default_rng(0)
+    size = np.where(rng.random(60) < 0.3, np.nan, 10 * rng.normal(size=60) + np.arange(60))
+    when = np.where(rng.random(60) < 0.3, np.datetime64("NaT", "D"), np.datetime64("2024-03-01") + np.arange(60))
+    even = [None if rng.random() < 0.2 else bool(row % 2) for row in range(60)]
+    columns = {"size": size.tolist(), "when": when.tolist(), "even": even, "price": rng.normal(size=60).tolist()}
+    raw = {name: values for name, values in columns.items() if name != "price"}
+    for fold in an.data.table(columns, target="price", missing="mean").folds(4):
+        rows = fold.splits.origin[fold.splits["train"].start : fold.splits["train"].stop]
+        part = {name: [values[row] for row in rows] for name, values in columns.items()}
+        alone = an.data.table(part, target="price", missing="mean", validation=0, test=0)
+        for name in ("mean", "std"):  # computed of float32
+            np.testing.assert_allclose(fold.fitted[name], alone.fitted[name], rtol=1e-6)
+        # Validation rows, from the arrays and as a user gives them.
+        expected = alone.prepare({"inputs": alone.encode(raw)})["inputs"]
+        own = rows_of(fold, "validation")["inputs"]
+        held_out = fold.splits.origin[fold.splits["validation"].start : fold.splits["validation"].stop]
+        for inputs in (own, fold.encode(raw)[held_out]):
+            prepared = fold.prepare({"inputs": inputs})["inputs"]
+            np.testing.assert_allclose(prepared, np.asarray(expected)[held_out], atol=1e-5)
+
+
 def test_values_fitted_by_the_user_need_a_function_that_fits_them_again():
     arrays = {"inputs": np.arange(20.0, dtype=np.float32), "targets": np.zeros(20)}
 

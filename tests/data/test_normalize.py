@@ -1,9 +1,15 @@
+import itertools
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
+import accelnet as an
 from accelnet.data import normalize
 from accelnet.data.normalize import fit, standardize, with_cast_targets
+from accelnet.data.rows import lazy_arrays
+from accelnet.data.stored import StoredRows
 
 
 @pytest.mark.parametrize("shape", [(50,), (50, 3), (50, 4, 5, 2)])
@@ -16,6 +22,20 @@ def test_moments_are_those_of_numpy(shape, chunk_bytes, monkeypatch):
     # Both are computed in float64 and rounded to float32 once: 2**-24 relative.
     np.testing.assert_allclose(fitted["mean"], flat.mean(axis=0), rtol=1e-7)
     np.testing.assert_allclose(fitted["std"], flat.std(axis=0), rtol=1e-7)
+
+
+def test_what_is_read_for_long_says_how_much_is_read(monkeypatch, capsys):
+    monkeypatch.setattr(normalize, "CHUNK_BYTES", 800)
+    clock = itertools.count()
+    monkeypatch.setattr("accelnet.terminal.time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    x = np.arange(300.0, dtype=np.float32)[:, None]
+    fit(x)
+    assert not capsys.readouterr().err
+    fit(lazy_arrays(StoredRows({"x": x}))["x"])
+    shown = capsys.readouterr().err
+    assert "1 s" not in shown and "   2 s  computing mean and deviation: 200 of 300 rows\n" in shown
+    an.data.from_source([(row, 1.0) for row in x], validation=0, test=0)
+    assert "   2 s  reading rows for their mean: 128 of 300\n" in capsys.readouterr().err
 
 
 def test_moments_of_bytes_do_not_overflow():

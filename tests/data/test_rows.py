@@ -3,7 +3,6 @@
 import os
 import threading
 
-import jax
 import numpy as np
 import pytest
 
@@ -12,6 +11,7 @@ from accelnet.data.row_views import FieldRows, JoinedRows, ReorderedRows, first_
 from accelnet.data.rows import LazyArray, lazy_arrays, read
 from accelnet.data.stored import StoredRows
 from accelnet.errors import UserCodeError, UserError
+from tests.data.conftest import experiment, params
 
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 Y = np.arange(60) % 3
@@ -48,6 +48,13 @@ class Rows:
         return self.change(row, {"x": X[row], "y": int(Y[row])})
 
 
+class Many(Rows):
+    """A source that reads many rows at once, as data sets of Hugging Face do."""
+
+    def __getitems__(self, rows):
+        return [self[row] for row in rows]
+
+
 def source(change=lambda row, item: item, **settings):
     settings = {"inputs": "x", "targets": "y", "num_classes": 3, **settings}
     return an.data.from_source(Rows(change=change), **settings)
@@ -65,20 +72,6 @@ def whole(data):
 def mapped(tmp_path, values, name="x"):
     np.save(tmp_path / f"{name}.npy", values)
     return np.load(tmp_path / f"{name}.npy", mmap_mode="r")
-
-
-def experiment(data, **settings):
-    settings = {"batch_size": 8, "epochs": 2, "optimizer": an.optim.adam(1e-2), **settings}
-    return an.Experiment(
-        data=data,
-        model=lambda rngs: an.models.MLP(3, (8,), 3, rngs=rngs),
-        objective=an.objectives.softmax_cross_entropy(),
-        **settings,
-    )
-
-
-def params(run):
-    return jax.device_get(jax.tree.leaves(run.params))
 
 
 @pytest.mark.parametrize("by_list", [True, False])
@@ -131,6 +124,22 @@ def test_an_array_whose_rows_are_not_as_its_shape_says_is_named():
     array.shape = (60, 4)
     with pytest.raises(UserError, match=r"read as float32 \[60, 3\], expected float32 \[60, 4\]"):
         an.data.Data("d", {"inputs": array, "targets": Y}, {"train": range(60)})
+
+
+def test_an_array_that_cannot_be_read_is_one_message_and_its_text_is_classes():
+    class Closed(OnDisk):
+        def __getitem__(self, index):
+            if self.rows_read is None:
+                raise OSError("identifier is not of specified type")  # as h5py does
+            return super().__getitem__(index)
+
+    array = Closed(X)
+    names = OnDisk(np.array([b"no", b"yes", b"no"] * 20, object))  # of variable length, as h5py reads it
+    data = an.data.from_arrays(array, names)
+    assert data.info["class_names"] == ("no", "yes")
+    array.rows_read = None
+    with pytest.raises(UserError, match=r"inputs: rows \[\d+\] cannot be read: identifier .* is their file open"):
+        data.take(np.array([3]))
 
 
 def test_fields_of_the_same_rows_are_read_once():
@@ -186,6 +195,22 @@ def test_several_fields_become_the_arguments_of_the_model():
     assert an.data.from_source(rows, inputs=["a", "b"], targets="y").arrays["inputs"].keys() == {"a", "b"}
 
 
+def test_numbers_of_every_kind_are_taken_as_they_are():
+    """Those of NumPy and of Python, alone and in arrays, against `np.stack`."""
+    kinds = [int, np.int64, np.uint8, np.int16, np.array, lambda y: np.array(y, np.int32)]
+    floats = [float, np.float64, np.float32, int, lambda x: np.array(x, np.float16)]
+    items = [(floats[row % 5](row), x.tolist(), kinds[row % 6](row)) for row, x in enumerate(X)]
+    data = an.data.from_source(items, inputs={"a": 0, "b": 1}, targets=2, validation=0, test=0)
+    batch, origin = whole(data), data.splits.origin
+    assert np.array_equal(batch["inputs"]["a"], origin.astype(np.float32))
+    assert np.array_equal(batch["inputs"]["b"], X[origin])
+    assert batch["targets"].dtype == np.int32 and np.array_equal(batch["targets"], origin)
+    for large in (2**31, -(2**31) - 1, np.int64(2**31), np.uint64(2**63)):
+        wrong = [*items[:30], (0.0, X[0], large), *items[31:]]
+        with pytest.raises(UserError, match=r"targets of row 30 .* which int32, the type of the first rows, cannot"):
+            whole(an.data.from_source(wrong, inputs={"a": 0, "b": 1}, targets=2))
+
+
 def test_many_rows_are_asked_for_at_once_where_a_source_can_do_that():
     calls = []
 
@@ -234,6 +259,10 @@ def test_names_of_classes_come_from_the_source_or_the_call():
     assert data.decode(np.array([0, 2])).tolist() == ["c", "a"]
     with pytest.raises(UserError, match=r"targets of row 0 .* is the text 'a': give class_names"):
         an.data.from_source(named, inputs="x", targets="y")
+    is_last = [(x, y == 2) for x, y in zip(X, Y, strict=True)]
+    batch = whole(an.data.from_source(is_last, num_classes=2))
+    assert batch["targets"].dtype == np.int32 and batch["targets"].sum() == 20
+    assert whole(an.data.from_source(is_last))["targets"].dtype == bool
 
 
 def test_held_out_rows_may_be_a_source_of_their_own():
@@ -330,11 +359,14 @@ def test_an_exception_of_the_source_keeps_the_frames_of_the_user():
         (X, {}, "give arrays to from_arrays"),
         (7, {}, "expected an object with __len__ and __getitem__"),
         ([], {}, "has no rows"),
+        ([(X[0][:0], 1)], {}, r"inputs of row 0 of source 'source' has shape \[0\], expected values"),
         ([{"x": X[0], "y": 1}], {"inputs": "X", "targets": "y"}, "is a dict with 'x', 'y', and inputs"),
         ([(X[0], 1)], {"inputs": 0, "targets": 2}, "is a tuple of 2, and targets is to be its field 2"),
         ([(X[0], 1)], {"inputs": 1.5}, "inputs is 1.5, expected the name or the position"),
         ([(X[0], 1)] * 9, {"class_names": ["a"], "num_classes": 2}, "num_classes is 2, but the classes are 'a'"),
         ([(X[0], 1)] * 9, {"validation": 1.5}, "validation"),
+        ([(X[0], 0.5)] * 9, {"num_classes": 2}, "targets are float32, expected integers for num_classes=2"),
+        ({"fit": Many(), "test": Many()}, {}, "holds the splits 'fit', 'test', expected .* give source..fit.., and"),
     ],
 )
 def test_what_is_no_source_is_refused_with_advice(rows, settings, message):
@@ -391,24 +423,7 @@ def lazy(kind, tmp_path):
     """Data of one kind that is read by rows."""
     if kind == "memory map":
         return an.data.from_arrays(mapped(tmp_path, X), Y, num_classes=3)
-    data = source()
-    return data.sampled("balanced") if kind == "drawn source" else data
-
-
-@pytest.mark.parametrize("kind", ["memory map", "source", "drawn source"])
-def test_a_run_that_died_goes_on_to_the_same_bits(kind, tmp_path):
-    def die(moment):
-        if moment.step == 7:
-            raise RuntimeError("died")
-
-    settings = {"save_every": an.Every(steps=2), "epochs": 3}
-    full = an.fit(experiment(lazy(kind, tmp_path), **settings), progress=False)
-    workdir, events = tmp_path / "run", [an.Event(an.Every(steps=1), die)]
-    with pytest.raises(RuntimeError, match="died"):
-        an.fit(experiment(lazy(kind, tmp_path), **settings), workdir=workdir, events=events, progress=False)
-    again = an.fit(experiment(lazy(kind, tmp_path), **settings), workdir=workdir, resume=True, progress=False)
-    assert all(np.array_equal(a, b) for a, b in zip(params(full), params(again), strict=True))
-    assert full.metrics == again.metrics
+    return source()
 
 
 @pytest.mark.parametrize("kind", ["memory map", "source"])

@@ -12,6 +12,8 @@ from accelnet.data.ahead import Ahead
 from accelnet.errors import UserCodeError, UserError
 from accelnet.populations.members import grid
 from accelnet.populations.population import Population
+from tests.data.conftest import die_at, params, same
+from tests.data.conftest import experiment as experiment_of
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(80, 3)).astype(np.float32), np.arange(80) % 3
@@ -36,21 +38,7 @@ def stream(make=batches, **settings):
 
 
 def experiment(data, **settings):
-    settings = {"batch_size": 8, "epochs": 3, "optimizer": an.optim.adam(1e-2), **settings}
-    return an.Experiment(
-        data=data,
-        model=lambda rngs: an.models.MLP(3, (8,), 3, rngs=rngs),
-        objective=an.objectives.softmax_cross_entropy(),
-        **settings,
-    )
-
-
-def params(run):
-    return jax.device_get(jax.tree.leaves(run.params))
-
-
-def same(first, second):
-    return all(np.array_equal(a, b) for a, b in zip(params(first), params(second), strict=True))
+    return experiment_of(data, **{"epochs": 3, **settings})
 
 
 def test_the_model_is_trained_on_the_batches_in_their_order():
@@ -85,14 +73,10 @@ def test_the_splits_that_are_held_out_are_evaluated_and_the_stream_is_not():
 @pytest.mark.parametrize("make", [batches, from_step])
 @pytest.mark.parametrize("step", [1, 10, 17])
 def test_a_run_that_died_goes_on_to_the_same_bits(make, step, tmp_path, capsys):
-    def die(moment):
-        if moment.step == step:
-            raise RuntimeError("died")
-
     settings = {"save_every": an.Every(steps=1)}
     whole = an.fit(experiment(stream(make), **settings))
     with pytest.raises(RuntimeError, match="died"):
-        an.fit(experiment(stream(make), **settings), workdir=tmp_path, events=[an.Event(an.Every(steps=1), die)])
+        an.fit(experiment(stream(make), **settings), workdir=tmp_path, events=[die_at(step)])
     again = an.fit(experiment(stream(make), **settings), workdir=tmp_path, resume=True)
     assert same(whole, again) and again.metrics == whole.metrics
     read_again = "batches are read again to get to step 17" in capsys.readouterr().err
@@ -227,6 +211,11 @@ def test_no_more_batches_wait_than_were_allowed():
         (batches, {"inputs": "x"}, "inputs is to be its field 'x'"),
         (batches, {"timeout_seconds": 0}, "timeout_seconds"),
         (batches, {"class_names": ["a"], "num_classes": 2}, "num_classes is 2, but"),
+        (
+            lambda: ((x, y > 0) for x, y in batches()),
+            {"validation": None},
+            "targets are bool, expected integers for num_classes=3",
+        ),
     ],
 )
 def test_what_is_no_stream_is_refused_with_advice(make, settings, message):

@@ -219,6 +219,17 @@ def test_a_column_of_names_becomes_classes(tmp_path, task):
     assert np.bincount(data.arrays["targets"][validation.start : validation.stop]).tolist() == [2, 2]
 
 
+def test_few_whole_numbers_are_predicted_as_numbers_and_one_line_says_so(capsys):
+    columns = {"x": list(range(40)), "grade": [row % 3 + 2 for row in range(40)]}
+    for _ in range(2):
+        assert table(columns, target="grade").fitted["task"] == "numbers"
+    line = 'source: grade is 2, 3, 4 and is predicted as a number; task="classes" predicts it as a class\n'
+    assert capsys.readouterr().err == line
+    for target, settings in (("grade", {"task": "numbers"}), ("x", {}), ("grade", {"task": "classes"})):
+        table(columns, target=target, **settings)
+    assert not capsys.readouterr().err
+
+
 def test_numbers_as_classes_are_in_their_order_and_of_one_spelling(tmp_path):
     spelled = ("10", "2", "2.0", "02", "1.5")
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"{row},{spelled[row % 5]}\n" for row in range(40)))
