@@ -54,8 +54,18 @@ MAY_IMPORT = {
     "cli": _TRAINING
     | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "compressing"},
     "__init__": _TRAINING
-    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing",
-       "compressing", "cli"},
+    | {
+        "version",
+        "interruption",
+        "tracking",
+        "cluster",
+        "planning",
+        "evaluating",
+        "populations",
+        "choosing",
+        "compressing",
+        "cli",
+    },
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
