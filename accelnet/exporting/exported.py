@@ -41,12 +41,9 @@ class Exported:
             cells += [_change(*form["metrics"][metric])] if metric else []
             found = {one["batch_size"]: one for one in form["latency"]}
             table.add_row(*cells, *(_time(found[one]) if one in found else "" for one in sizes))
-        lines = [
-            f"{self.values['experiment']}, step {self.values['step']:,}, on {rows['count']:,} rows ({rows['of']}); "
-            "times beside accelnet's own",
-            rendered(table, 140),
-            *(f"{name} in {self.folder} is of an earlier export" for name in self.values["earlier"]),
-        ]
+        what = f"{self.values['experiment']}, step {self.values['step']:,}, on {rows['count']:,} rows ({rows['of']})"
+        lines = [f"{what}; times beside accelnet's own", rendered(table, 140)]
+        lines += [f"{name} in {self.folder} is of an earlier export" for name in self.values["earlier"]]
         return "\n".join(lines)
 
 

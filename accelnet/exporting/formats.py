@@ -18,15 +18,12 @@ from accelnet.artifact.schema import described_arrays
 from accelnet.artifact.tensors import pack, unpack
 from accelnet.errors import UserError
 from accelnet.exporting.fresh import FreshProcess
-from accelnet.exporting.litert import import_litert, import_tensorflow, interpreter_of, to_litert
-from accelnet.exporting.onnx.check import first_difference, import_onnxruntime, session_of
-from accelnet.exporting.onnx.export import to_onnx
-from accelnet.exporting.onnx.model import import_onnx
 from accelnet.exporting.source import Answers, Source
 from accelnet.exporting.stablehlo import BYTECODE, FILES, PROGRAM, to_stablehlo
 from accelnet.exporting.turns import timer
 from accelnet.json_file import plain_value
 
+# What writes ONNX and LiteRT is imported where it is needed, so that `import accelnet` stays fast.
 ARTIFACT, ONNX, LITERT = "model.accelnet", "model.onnx", "model.tflite"
 TENSORS, SHAPES = "model.safetensors", "model.safetensors.json"
 
@@ -121,6 +118,8 @@ def _stablehlo(folder: Path, source: Source) -> Iterator[Running]:
 
 
 def _write_onnx(source: Source) -> Contents:
+    from accelnet.exporting.onnx import to_onnx
+
     return {ONNX: to_onnx(source.closed(), source.shapes, metadata=told_of(source))}
 
 
@@ -148,19 +147,27 @@ def told_of(source: Source) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _onnx(folder: Path, source: Source) -> Iterator[Running]:
+    from accelnet.exporting.onnx.check import session_of
+
     yield _in_process(session_of((folder / ONNX).read_bytes()), source)
 
 
 def _onnx_layer(source: Source, inputs: Any) -> str:
+    from accelnet.exporting.onnx.check import first_difference
+
     return first_difference(source.closed(), inputs)
 
 
 def _write_litert(source: Source) -> Contents:
+    from accelnet.exporting.litert import to_litert
+
     return {LITERT: to_litert(source.closed(), jax.tree.map(lambda one: one[:1], source.rows))}
 
 
 @contextlib.contextmanager
 def _litert(folder: Path, _source: Source) -> Iterator[Running]:
+    from accelnet.exporting.litert import interpreter_of
+
     run = interpreter_of((folder / LITERT).read_bytes())
     yield Running(run, lambda inputs: timer(partial(run, inputs)), batch=1, any_steps=False)
 
@@ -170,11 +177,16 @@ def _in_process(run: Callable[[Any], Answers], source: Source) -> Running:
 
 
 def _onnx_runtime() -> str:
+    from accelnet.exporting.onnx.check import import_onnxruntime
+    from accelnet.exporting.onnx.model import import_onnx
+
     import_onnx()
     return f"onnxruntime {import_onnxruntime().__version__}"
 
 
 def _litert_runtime() -> str:
+    from accelnet.exporting.litert import import_litert, import_tensorflow
+
     import_tensorflow()
     import_litert()
     return f"LiteRT {metadata.version('ai-edge-litert')}"
@@ -194,7 +206,7 @@ FORMATS = {
     "litert": Format((LITERT,), _write_litert, _litert_runtime, _litert),
 }
 REFUSED = {
-    "savedmodel": "TensorFlow 2.21 cannot read what jax 0.12 writes for an unknown batch: take onnx, litert or stablehlo",
+    "savedmodel": "TensorFlow 2.21 cannot read what jax 0.12 writes for an unknown batch, take onnx or litert",
     "tflite": "it is called litert here",
     "torch": "take onnx, or safetensors for the weights alone",
     "torchscript": "take onnx, or safetensors for the weights alone",
