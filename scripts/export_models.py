@@ -62,7 +62,9 @@ class Block(linen.Module):
 
     @linen.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = lambda x: linen.BatchNorm(use_running_average=not train)(x)  # noqa: E731
+        def norm(x: jax.Array) -> jax.Array:
+            return linen.BatchNorm(use_running_average=not train)(x)
+
         y = linen.relu(norm(linen.Conv(self.features, (3, 3), use_bias=False)(x)))
         y = norm(linen.Conv(self.features, (3, 3), use_bias=False)(y))
         return linen.relu(y + (x if x.shape == y.shape else norm(linen.Conv(self.features, (1, 1))(x))))
@@ -129,9 +131,9 @@ class TwoHeads(linen.Module):
     """Two inputs, two answers."""
 
     @linen.compact
-    def __call__(self, inputs: dict[str, jax.Array], deterministic: bool) -> dict[str, jax.Array]:
-        seen = linen.relu(linen.Conv(8, (3, 3), strides=2)(inputs["image"])).mean((1, 2))
-        x = jnp.concatenate([seen, linen.Embed(20, 8)(inputs["tokens"]).mean(1)], axis=-1)
+    def __call__(self, image: jax.Array, tokens: jax.Array, deterministic: bool) -> dict[str, jax.Array]:
+        seen = linen.relu(linen.Conv(8, (3, 3), strides=2)(image)).mean((1, 2))
+        x = jnp.concatenate([seen, linen.Embed(20, 8)(tokens).mean(1)], axis=-1)
         x = linen.Dropout(0.1)(linen.LayerNorm()(x), deterministic=deterministic)
         return {"class": linen.Dense(4)(x), "size": linen.softplus(linen.Dense(1)(x))}
 
@@ -207,7 +209,7 @@ MODELS: dict[str, Callable[[], an.Experiment]] = {
         {"image": IMAGES, "tokens": TOKENS}, CLASSES, TwoHeads(), an.objectives.Objective(_heads), **_CLASSES
     ),
     "derivative of a network (nnx)": lambda: _experiment(
-        IMAGES[:, 0, 0, :2], IMAGES[:, 0, 1, :2], Slope, an.objectives.squared_error()
+        IMAGES[:, 0, 0, :2], IMAGES[:, 0, 1, :2], Slope, an.objectives.squared_error(num_outputs=2)
     ),
     "mixture of experts (nnx)": lambda: _of_classes(IMAGES, Experts),
 }

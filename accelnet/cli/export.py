@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tyro
 
-from accelnet.cli.devices import DeviceOptions, start_platform
+from accelnet.cli.devices import DeviceOptions, start_cpu
 from accelnet.cli.models import load_model
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Script
@@ -42,7 +42,8 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     from accelnet.training.stored import read_stored
 
     wanted = check_formats(options.to)
-    start_platform(1)
+    check_folder(options.out)
+    start_cpu()
     model, config = (
         load_model(script, options.workdir, options.best, DeviceOptions()),
         read_stored(options.workdir).config,
@@ -50,7 +51,6 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     if config is None:
         raise UserError(f"{options.workdir} holds a model and no run: `accelnet export {model.path}` needs none")
     run = evaluate(script.experiment(script.config_from_json(config)), options.workdir, best=options.best, splits=[])
-    folder = check_folder(options.out)
     with contextlib.closing(StatusLine(not output.quiet)) as say:
-        found = export_source(source_of_run(run, model), wanted, folder, say)
-    finish(output, found, found.values, folder, *(path.name for path in found.files), "export.json")
+        found = export_source(source_of_run(run, model), wanted, options.out, say)
+    finish(output, found, found.values, None)

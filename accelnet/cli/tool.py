@@ -50,13 +50,14 @@ def predict(model: ModelOptions, options: ResultOptions, output: Output) -> None
 
 def export(model: ModelOptions, options: ExportOptions, output: Output) -> None:
     """Write a model in formats of other runtimes, and check each file there before it is kept."""
-    from accelnet.cli.devices import start_platform
-    from accelnet.exporting.export import check_formats, export
+    from accelnet.cli.devices import start_cpu
+    from accelnet.exporting.export import check_folder, check_formats, export
 
     check_formats(options.to)
-    start_platform(1)
+    check_folder(options.out)
+    start_cpu()
     found = export(model.model, to=options.to, out=options.out, best=model.best, progress=not output.quiet)
-    finish(output, found, found.values, found.folder, *(path.name for path in found.files), "export.json")
+    finish(output, found, found.values, None)
 
 
 def refresh(options: RefreshOptions) -> None:

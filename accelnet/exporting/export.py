@@ -17,15 +17,13 @@ from accelnet.artifact.model import Model
 from accelnet.disk import raise_unwritable, sync, write_atomically
 from accelnet.errors import UserError
 from accelnet.exporting.checking import check
-from accelnet.exporting.exported import Exported
+from accelnet.exporting.exported import RECORD, Exported
 from accelnet.exporting.formats import FORMATS, REFUSED
 from accelnet.exporting.source import Source, source_of_model, source_of_run
 from accelnet.json_file import plain_value
 from accelnet.terminal import StatusLine
 from accelnet.training.run import Run
 from accelnet.wording import did_you_mean, listed
-
-RECORD = "export.json"
 
 
 def export(
@@ -104,19 +102,16 @@ def check_formats(to: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def check_folder(out: str | os.PathLike[str]) -> Path:
-    """Return the directory for the files, which is made.
+    """Return the directory for the files; raise UserError if it is a file.
 
-    Raises:
-        UserError: if it is a file, or cannot be written to.
+    Example:
+        >>> check_folder("/dev/null")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: out is /dev/null, which is a file: expected a directory, which is made if needed
     """
     folder = checked_path("out", out).absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"out is {folder}, which is a file: expected a directory, which is made if needed")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise_unwritable(folder, error)
     return folder
 
 
@@ -132,7 +127,11 @@ def export_source(source: Source, wanted: Sequence[str], folder: Path, say: Stat
     Raises:
         UserError: as `export`.
     """
-    scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".export-", dir=folder))
+    except OSError as error:
+        raise_unwritable(folder, error)
     try:
         found: dict[str, Any] = {}
         for name in wanted:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+RECORD = "export.json"
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Exported:
@@ -43,6 +45,7 @@ class Exported:
             table.add_row(*cells, *(_time(found[one]) if one in found else "" for one in sizes))
         what = f"{self.values['experiment']}, step {self.values['step']:,}, on {rows['count']:,} rows ({rows['of']})"
         lines = [f"{what}; times beside accelnet's own", rendered(table, 140)]
+        lines.append(f"in {self.folder}: {', '.join(path.name for path in self.files)}, {RECORD}")
         lines += [f"{name} in {self.folder} is of an earlier export" for name in self.values["earlier"]]
         return "\n".join(lines)
 

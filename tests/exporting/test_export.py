@@ -90,7 +90,7 @@ def test_an_artifact_is_exported_without_its_script(tmp_path):
     assert found.values["rows"]["of"] == "random rows" and found.values["metrics"] == {}
     assert max(form["largest"] for form in found.values["formats"].values()) < ROUNDING
     own = trained(images(), Own)
-    with pytest.raises(an.UserError, match="holds a program and not its layers .* with the script"):
+    with pytest.raises(an.UserError, match=r"holds a program and not its layers .* with the script"):
         an.export(own.save(tmp_path / "own.accelnet"), to="onnx", out=tmp_path / "dist")
     assert an.export(own, to="onnx", out=tmp_path / "own").values["formats"]["onnx"]["largest"] < ROUNDING
 
@@ -105,12 +105,14 @@ def test_what_differs_is_named_by_its_layer_and_what_was_there_stays(tmp_path, m
     an.export(run, to="onnx safetensors", out=tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     monkeypatch.setitem(RULES, "tanh", wrong)
-    with pytest.raises(an.UserError, match=r"onnx file differs .* outputs by .* the first to differ is the layer MLP.*tanh"):
+    with pytest.raises(
+        an.UserError, match=r"onnx file differs .* outputs by .* the first to differ is the layer MLP.*tanh"
+    ):
         an.export(run, to="safetensors onnx", out=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     pack = formats.pack
     monkeypatch.setattr(formats, "pack", lambda weights: pack({name: one * 2 for name, one in weights.items()}))
-    with pytest.raises(an.UserError, match="is not what was written into model.safetensors"):
+    with pytest.raises(an.UserError, match=r"is not what was written into model\.safetensors"):
         an.export(run, to="safetensors", out=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     monkeypatch.undo()
@@ -124,7 +126,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
     try:
-        with pytest.raises(an.UserError, match="cannot write .*model.safetensors: File too large"):
+        with pytest.raises(an.UserError, match=r"cannot write .*model.safetensors: File too large"):
             an.export(path, to="safetensors", out=tmp_path / "dist")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
