@@ -1,6 +1,6 @@
-"""Export the experiments and ten modules of other kinds, check each file in its own runtime, and write docs/exports.md.
+"""Export the experiments and ten modules of other kinds, check each file in its own runtime, and write docs/guide/exported_models.md.
 
-    python scripts/export_table.py [--only NAME ...] [--out docs/exports.md]
+    python scripts/export_table.py [--only NAME ...] [--out docs/guide/exported_models.md]
 
 Each is trained for one step. An experiment whose data is not installed is left out, and the page says so. With --only
 the page is not written.
@@ -30,7 +30,7 @@ FORMATS = {
     "safetensors": "safetensors",
 }
 MOST = 1e-5
-PAGE = """# Exports
+PAGE = """# Exported models
 
 Largest difference of any output, as a share of the largest number in it, between a model and its exports, each in its
 own runtime: on up to 2,048 rows of the validation split in batches, on one row alone, and where the model has steps on
@@ -84,7 +84,7 @@ def main() -> None:
     """Make the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="names, or parts of names")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "exports.md")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "guide" / "exported_models.md")
     args = parser.parse_args()
     rows, notes, fixed = [], [], []
     for name, make in {**experiments(), **MODELS}.items():
