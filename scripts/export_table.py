@@ -1,4 +1,4 @@
-"""Export the experiments and ten modules of other kinds, check each file in its own runtime, and write docs/guide/exported_models.md.
+"""Export the experiments and ten modules of other kinds, check each file in its own runtime, and write the table.
 
     python scripts/export_table.py [--only NAME ...] [--out docs/guide/exported_models.md]
 
