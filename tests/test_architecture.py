@@ -50,16 +50,18 @@ MAY_IMPORT = {
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
+    "cli": _TRAINING
+    | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "exporting"},
     "__init__": _TRAINING
-    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
+    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "exporting"}
+    | {"choosing", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
 HEAVY = (
     "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
-    "onnx", "onnxruntime", "wandb", "mlflow", "trackio",
+    "onnx", "onnxruntime", "tensorflow", "ai_edge_litert", "wandb", "mlflow", "trackio",
 )  # fmt: skip
 
 

@@ -194,11 +194,22 @@ class Model:
                 bad = middle
         return bad - 1
 
+    def answers(self, inputs: Any) -> dict[str, np.ndarray]:
+        """Compute the answers for inputs that are encoded already, as one batch.
+
+        Args:
+            inputs: Arrays [B, ...] as `schema["inputs"]` tells.
+
+        Returns:
+            Arrays [B, ...] as `schema["outputs"]` tells.
+        """
+        found = jax.device_get(self._call[0](self._on_device, inputs))
+        return {name: np.asarray(one) for name, one in found.items()}
+
     def _answers(self, inputs: Any, size: int) -> dict[str, np.ndarray]:
         count = len(jax.tree.leaves(inputs)[0])
         padded = jax.tree.map(lambda one: _padded(one, size), inputs)
-        found = jax.device_get(self._call[0](self._on_device, padded))
-        return {name: np.asarray(one)[:count] for name, one in found.items()}
+        return {name: one[:count] for name, one in self.answers(padded).items()}
 
     def __repr__(self) -> str:
         outputs, names = self.schema["outputs"], self.schema["fitted"].get("class_names", ())

@@ -5,6 +5,7 @@ from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.cross_validate import cross_validate
 from accelnet.cli.data import data
 from accelnet.cli.evaluate import evaluate
+from accelnet.cli.export import export
 from accelnet.cli.find_batch import find_batch
 from accelnet.cli.plan import plan, targets
 from accelnet.cli.predict import predict
@@ -14,6 +15,6 @@ from accelnet.cli.tune import tune
 from accelnet.cli.verify import verify
 
 VERBS = (
-    train, evaluate, predict, tune, find_batch, compare_runs, compare, cross_validate, data, summary, plan, targets,
-    verify,
+    train, evaluate, predict, export, tune, find_batch, compare_runs, compare, cross_validate, data, summary, plan,
+    targets, verify,
 )  # fmt: skip
