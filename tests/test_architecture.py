@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "cluster": _GROUND,
     "report": _GROUND,
     "artifact": _CORE | {"report"},
+    "serving": _CORE | {"artifact", "report"},
     "experiment": _TRAINING,
     "training": _TRAINING | {"cluster", "report"},
     "planning": _TRAINING | {"report"},
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING | {"cluster", "report", "planning", "evaluating", "populations", "choosing"},
+    "cli": _TRAINING | {"serving", "cluster", "report", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING
     | {"version", "interruption", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
@@ -58,7 +59,7 @@ FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
 HEAVY = (
     "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
-    "onnx", "onnxruntime",
+    "onnx", "onnxruntime", "uvicorn", "uvloop", "httptools", "orjson",
 )  # fmt: skip
 
 
