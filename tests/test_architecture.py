@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "report": _GROUND,
     "tracking": _GROUND,
     "artifact": _CORE | {"report"},
+    "serving": _CORE | {"artifact", "report"},
     "experiment": _TRAINING,
     "training": _TRAINING | {"cluster", "report", "tracking"},
     "planning": _TRAINING | {"report"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "version": set(),
     "cli": _TRAINING
-    | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "exporting"},
+    | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "exporting", "serving"},
     "__init__": _TRAINING
     | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "exporting"}
     | {"choosing", "cli"},
@@ -61,7 +62,8 @@ FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
 HEAVY = (
     "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
-    "onnx", "onnxruntime", "tensorflow", "ai_edge_litert", "wandb", "mlflow", "trackio",
+    "onnx", "onnxruntime", "tensorflow", "ai_edge_litert", "wandb", "mlflow", "trackio", "uvicorn", "uvloop",
+    "httptools", "orjson",
 )  # fmt: skip
 
 

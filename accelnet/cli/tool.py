@@ -13,6 +13,7 @@ from accelnet.cli.export import ExportOptions
 from accelnet.cli.new import new
 from accelnet.cli.output import Output, finish
 from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.cli.serve import ServerOptions, limits_of, serve_model
 from accelnet.cli.track import track
 from accelnet.terminal import show
 
@@ -60,6 +61,16 @@ def export(model: ModelOptions, options: ExportOptions, output: Output) -> None:
     finish(output, found, found.values, None)
 
 
+def serve(model: ModelOptions, options: ServerOptions) -> None:
+    """Answer requests over HTTP by a model in a file."""
+    from accelnet.artifact.load import load
+    from accelnet.cli.devices import start_platform
+
+    limits_of(options)
+    start_platform()
+    serve_model(load(model.model, best=model.best), options)
+
+
 def refresh(options: RefreshOptions) -> None:
     """Make a model's program anew with this version of jax, which reads those of the last six months."""
     from accelnet.artifact.load import refresh
@@ -68,7 +79,7 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
-VERBS = (new, doctor, predict, export, refresh, track)
+VERBS = (new, doctor, predict, export, serve, refresh, track)
 
 
 def tool(args: Sequence[str] | None = None) -> None:
