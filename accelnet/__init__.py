@@ -17,6 +17,7 @@ with _ending_at_once():
     from accelnet.artifact.prediction import Prediction as Prediction
     from accelnet.choosing.cross_validate import cross_validate as cross_validate
     from accelnet.cli import main as main
+    from accelnet.compressing.compress import compress as compress
     from accelnet.errors import DivergenceError as DivergenceError
     from accelnet.errors import Interrupted as Interrupted
     from accelnet.errors import LostProcessError as LostProcessError

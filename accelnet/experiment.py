@@ -18,6 +18,7 @@ from accelnet.data.order import Order
 from accelnet.errors import UserError
 from accelnet.fingerprint import fingerprint
 from accelnet.models.adapter import adapt, check_model
+from accelnet.models.compressed import Compressed
 from accelnet.models.precision import Precision
 from accelnet.models.pure import PureModel
 from accelnet.objectives.checks import check_outputs
@@ -41,7 +42,7 @@ class Experiment:
 
     Args:
         data: Data set.
-        model: Callable `model(rngs=...) -> nnx.Module`, an `nnx.Module`, or a Linen module.
+        model: Callable `model(rngs=...) -> nnx.Module`, an `nnx.Module`, a Linen module, or one of these `Compressed`.
         optimizer: Any Optax transformation. Its update gets what it asks for of `value`, `grad`, `value_fn`, `grad_fn`,
             `obj_fn`, `key`, `step` and `progress` (the share of the run that is done).
         objective: Loss and metrics as an `Objective`, or a loss alone.
@@ -256,6 +257,7 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """Return what makes this run this run, as JSON values: compared when a run is resumed."""
+        small = {"compression": self.model.compression.as_json()} if isinstance(self.model, Compressed) else {}
         parts = {"model": self.model, "optimizer": self.optimizer, "objective": self.objective, "frozen": self.frozen}
         return {
             "experiment": self.name,
@@ -266,6 +268,7 @@ class Experiment:
             "seed": self.seed,
             "precision": self.precision,
             **{name: fingerprint(part, self.config) for name, part in parts.items()},
+            **small,
         } | {name: value for name, value in self.config.items() if name not in ("batch_size", "steps", "seed")}
 
     def replace(self, **changes: Any) -> "Experiment":

@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "populations": _TRAINING,
     "exporting": _TRAINING | {"report", "evaluating"},
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
+    "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
     "version": set(),
     "cli": _TRAINING

@@ -17,8 +17,9 @@ from accelnet.data.normalize import standardize, with_cast_targets
 from accelnet.data.series import standardize_series
 from accelnet.data.variant import own_prepare
 from accelnet.data.windows import with_cast_tokens
+from accelnet.errors import UserError
 from accelnet.models.adapter import adapt
-from accelnet.models.built import last_built
+from accelnet.models.compressed import Compressed, Compression, made_by
 from accelnet.models.nnx_modules import NnxModel
 from accelnet.models.pure import PureModel
 from accelnet.signature import wants
@@ -42,7 +43,8 @@ def recipe_of(model: PureModel, data: Data) -> dict[str, Any]:
         data: Its data.
 
     Returns:
-        "model" (the class), "arguments" and "prepare"; or "reason", why it cannot be made again.
+        "model" (the class), "arguments", "prepare" and, where it is compressed, "compression"; or "reason", why it
+        cannot be made again.
 
     Example:
         >>> import accelnet as an
@@ -50,11 +52,11 @@ def recipe_of(model: PureModel, data: Data) -> dict[str, Any]:
         True
     """
     try:
-        kind, arguments = _built_by(model)
+        kind, arguments, more = _built_by(model)
         prepare = own_prepare(data)
         if prepare not in _PREPARES.values():
             raise NotAccelnetsError("the data has a prepare of its own")
-        return {"model": kind.__name__, "arguments": _described(arguments), "prepare": prepare.__name__}
+        return {"model": kind.__name__, "arguments": _described(arguments), "prepare": prepare.__name__} | more
     except NotAccelnetsError as error:
         return {"reason": str(error)}
 
@@ -74,7 +76,9 @@ def forward_of(recipe: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Fo
     if recipe["model"] not in _MODELS or recipe["prepare"] not in _PREPARES:
         raise NotAccelnetsError(f"this accelnet has no {recipe['model']}, or no {recipe['prepare']}")
     arguments = {name: _read(value) for name, value in recipe["arguments"].items()}
-    pure = adapt(partial(_MODELS[recipe["model"]], **arguments))
+    model = partial(_MODELS[recipe["model"]], **arguments)
+    small = recipe.get("compression")
+    pure = adapt(model if small is None else Compressed(model, Compression.from_json(small)))
     function = _PREPARES[recipe["prepare"]]
     given = {"fitted": schema["fitted"], "coding": schema["coding"]}
     named = {name: value for name, value in given.items() if name in wants(function).names}
@@ -107,14 +111,18 @@ def _unflattened(like: tuple[Any, Any], named: Mapping[str, Any]) -> tuple[Any, 
     return jax.tree.unflatten(jax.tree.structure(like), [named[name] for name in flattened(like)])
 
 
-def _built_by(model: PureModel) -> tuple[type, Mapping[str, Any]]:
+def _built_by(model: PureModel) -> tuple[type, Mapping[str, Any], dict[str, Any]]:
     source = model.source
     if not isinstance(model, NnxModel) or isinstance(source, nnx.Module):
         raise NotAccelnetsError("the model is no function that makes an nnx.Module")
-    kind, arguments = last_built(lambda: source(rngs=nnx.Rngs(0)))
-    if kind is None or kind not in _MODELS.values():
+    more = {"compression": source.compression.as_json()} if isinstance(source, Compressed) else {}
+    try:
+        made = source.made if isinstance(source, Compressed) else made_by(source)
+    except UserError as error:
+        raise NotAccelnetsError(str(error)) from error
+    if made.kind not in _MODELS.values():
         raise NotAccelnetsError("the model is none of accelnet's own")
-    return kind, arguments
+    return made.kind, made.arguments, more
 
 
 def _described(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -124,12 +124,11 @@ class _Command:
         if getattr(options, "resume", False):
             if options.workdir is None:
                 raise UserError("--resume needs --workdir, the directory of the run to go on with")
-            from accelnet.training.stored import read_stored
-
-            stored = read_stored(options.workdir).config
-            if stored is not None:
+            known = script.of_run(options.workdir)
+            if known is not None:
                 # The run's own settings are the defaults now; flags that are given still count.
-                verb, arguments = _parse(script, script.config_from_json(stored), args)
+                script, default = known
+                verb, arguments = _parse(script, default, args)
                 arguments.pop("settings", None)
         if settings.save_config is not None:
             write_settings(settings.save_config, arguments["config"])

@@ -40,12 +40,12 @@ def evaluate(
 
     from accelnet.evaluating.assess import assess
     from accelnet.training.fit import evaluate
-    from accelnet.training.stored import read_stored
 
-    stored = read_stored(options.workdir).config
-    if stored is None:
+    known = script.of_run(options.workdir)
+    if known is None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
-    made = script.experiment(script.config_from_json(stored))
+    script, config = known
+    made = script.experiment(config)
     run = evaluate(
         made,
         options.workdir,

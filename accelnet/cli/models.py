@@ -27,7 +27,6 @@ def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions
     from accelnet.training.checkpoint import Checkpoints
     from accelnet.training.fit import evaluate
     from accelnet.training.rows import best_step, with_rows
-    from accelnet.training.stored import read_stored
 
     path, checkpoints = (
         workdir / (BEST if best else LAST),
@@ -41,11 +40,13 @@ def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions
         newest = best_step(checkpoints, outline["best_metric"], outline["lower_is_better"]) if best else steps[-1]
         if found.metrics["step"] == newest:
             return found
-    stored = read_stored(workdir).config
-    if stored is None or not steps:
+    known = script.of_run(workdir)
+    if known is None or not steps:
         raise UserError(f"{workdir} holds no run: `train --workdir {workdir}` makes one")
-    experiment = script.experiment(script.config_from_json(stored))
-    run = evaluate(experiment, workdir, best=best, splits=[], mesh=devices.mesh, strategy=devices.strategy)
+    script, config = known
+    run = evaluate(
+        script.experiment(config), workdir, best=best, splits=[], mesh=devices.mesh, strategy=devices.strategy
+    )
     return load(run.save(path))
 
 

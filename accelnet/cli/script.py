@@ -12,6 +12,7 @@ from typing import Any
 from accelnet.cli.values import value_from_json
 from accelnet.errors import UserError, user_code
 from accelnet.experiment import Experiment
+from accelnet.models.compressed import Compressed, Compression
 
 ExperimentFunction = Callable[[Any], Experiment]
 
@@ -27,10 +28,12 @@ class Script:
     Args:
         function: Function from the script's Config to an `Experiment`.
         after_train: Function that is called with the finished `Run` of `train`, if any.
+        compression: What of the script's model is smaller in the run that a verb is about, if anything.
     """
 
     function: ExperimentFunction
     after_train: Callable[[Any], None] | None = None
+    compression: Compression | None = None
 
     @cached_property
     def config_type(self) -> type:
@@ -77,10 +80,31 @@ class Script:
             made = self.function(config)
         if not isinstance(made, Experiment):
             raise UserError(f"{role} returned {_name(type(made))}, expected an Experiment")
+        if self.compression is not None:
+            # What a compressed run starts from is in its checkpoint: the script's weights are those of the large model.
+            made = made.replace(model=Compressed(made.model, self.compression), initial=None)
         return made.replace(
             name=self.name if made.name == "experiment" else made.name,
             config=dict(made.config) or dataclasses.asdict(config),
         )
+
+    def of_run(self, workdir: Path) -> tuple["Script", Any] | None:
+        """Return the script with the compression of the run in a work directory, and its Config; None without a run.
+
+        Raises:
+            UserError: if the settings do not suit the script, or the run is compressed and has no checkpoint.
+        """
+        from accelnet.training.checkpoint import Checkpoints
+        from accelnet.training.stored import read_stored
+
+        stored = read_stored(workdir)
+        if stored.config is None:
+            return None
+        small = (stored.description or {}).get("compression")
+        if small is not None and not Checkpoints(workdir).steps():
+            raise UserError(f"{workdir} holds a compressed run without a checkpoint, which it cannot go on from")
+        compression = None if small is None else Compression.from_json(small)
+        return dataclasses.replace(self, compression=compression), self.config_from_json(stored.config)
 
     def call_after_train(self, run: Any) -> None:
         """Call the script's own function with a finished run, if there is one.

@@ -2,6 +2,7 @@
 
 from accelnet.cli.compare import compare
 from accelnet.cli.compare_runs import compare_runs
+from accelnet.cli.compress import compress
 from accelnet.cli.cross_validate import cross_validate
 from accelnet.cli.data import data
 from accelnet.cli.evaluate import evaluate
@@ -16,6 +17,6 @@ from accelnet.cli.tune import tune
 from accelnet.cli.verify import verify
 
 VERBS = (
-    train, evaluate, predict, export, serve, tune, find_batch, compare_runs, compare, cross_validate, data, summary,
-    plan, targets, verify,
+    train, evaluate, predict, export, serve, tune, find_batch, compare_runs, compare, cross_validate, compress, data,
+    summary, plan, targets, verify,
 )  # fmt: skip

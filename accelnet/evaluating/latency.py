@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,7 @@ _SECONDS = 1.0
 _MOST_CALLS = 1000
 _LEAST_CALLS = 10
 _WARM_UP_CALLS = 3
+_CALLS_OF_A_TURN = 5
 _FIRST_STEPS = 64
 _MOST_STEPS = 20_000
 
@@ -36,24 +37,99 @@ def measure_latency(run: Run, batch_sizes: Sequence[int], seconds: float = _SECO
         For each batch size "batch_size", "calls", "p50", "p90", "p99" (seconds per call) and "examples_per_second" at
         the median.
     """
-    data, forward = run.experiment.data, make_forward(run.experiment)
-    program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
-    weights = jax.device_put((run.params, run.model_state))
 
     def timed(size: int) -> dict[str, Any]:
-        batch = {**data.take(np.arange(size) % data.num_rows), "mask": np.ones(size, bool)}
+        answer = make_answer(run, size)
         for _ in range(_WARM_UP_CALLS):
-            jax.device_get(program(*weights, batch))
+            answer()
         times: list[float] = []
         started = time.perf_counter()
         while len(times) < _LEAST_CALLS or (len(times) < _MOST_CALLS and time.perf_counter() - started < seconds):
-            start = time.perf_counter()
-            jax.device_get(program(*weights, batch))
-            times.append(time.perf_counter() - start)
+            times.append(_seconds_of(answer))
         found = dict(zip((f"p{p}" for p in PERCENTILES), np.percentile(times, PERCENTILES).tolist(), strict=True))
         return {"batch_size": size, "calls": len(times), **found, "examples_per_second": size / found["p50"]}
 
     return [timed(size) for size in batch_sizes]
+
+
+def measure_in_turns(answers: Mapping[str, Callable[[], Any]], seconds: float = _SECONDS) -> dict[str, dict[str, Any]]:
+    """Time several models in turns, so that what slows the machine for a while slows all of them.
+
+    Args:
+        answers: Functions that answer one batch, as of `make_answer`, by name. The others are compared with the first.
+        seconds: Time to spend on each.
+
+    Returns:
+        By name "p50" (seconds per call, the median), "calls" and "ratio": the median over the turns of the time as a
+        multiple of the first one's in the same turn.
+
+    Example:
+        >>> found = measure_in_turns({"short": lambda: sum(range(100)), "long": lambda: sum(range(10_000))}, 0.01)
+        >>> found["short"]["ratio"], found["long"]["ratio"] > 3
+        (1.0, True)
+    """
+    names = list(answers)
+    for answer in answers.values():
+        for _ in range(_WARM_UP_CALLS):
+            answer()
+    longest = max(_seconds_of(answer) for answer in answers.values())
+    turns = int(min(max(seconds / max(_CALLS_OF_A_TURN * longest, 1e-9), _LEAST_CALLS), _MOST_CALLS))
+    times = np.empty((turns, len(names), _CALLS_OF_A_TURN))
+    for turn in range(turns):
+        # Each is first, and behind each other one, equally often.
+        for place in np.roll(np.arange(len(names)), turn).tolist():
+            times[turn, place] = [_seconds_of(answers[names[place]]) for _ in range(_CALLS_OF_A_TURN)]
+    own = np.median(times, axis=2)
+    ratios = np.median(own / own[:, :1], axis=0)
+    return {
+        name: {"p50": float(np.median(times[:, place])), "calls": times[:, place].size, "ratio": float(ratios[place])}
+        for place, name in enumerate(names)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A compiled model with its weights and a batch of raw examples: a call answers it, from NumPy to NumPy.
+
+    Attributes:
+        program: The compiled program.
+        operands: Params and model state on the device, and the batch.
+    """
+
+    program: Any
+    operands: tuple[Any, Any, Any]
+
+    def __call__(self) -> Any:
+        return jax.device_get(self.program(*self.operands))
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of an answer by the program's own count: weights, inputs, outputs and temporaries.
+
+        What C++ kernels allocate themselves does not count.
+        """
+        memory = self.program.memory_analysis()
+        return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def make_answer(run: Run, batch_size: int) -> Answer:
+    """Compile the model of a run for a batch size.
+
+    Args:
+        run: Run that was trained, or restored by `evaluate`.
+        batch_size: Number of examples, at least 1.
+    """
+    data, forward = run.experiment.data, make_forward(run.experiment)
+    program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
+    weights = jax.device_put((run.params, run.model_state))
+    batch = {**data.take(np.arange(batch_size) % data.num_rows), "mask": np.ones(batch_size, bool)}
+    return Answer(program.lower(*weights, batch).compile(), (*weights, batch))
+
+
+def _seconds_of(answer: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    answer()
+    return time.perf_counter() - start
 
 
 def measure_step(experiment: Experiment, seconds: float = _SECONDS) -> tuple[Run, float]:

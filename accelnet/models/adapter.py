@@ -13,6 +13,7 @@ from flax import linen, nnx
 from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError
+from accelnet.models.compressed import Compressed
 from accelnet.models.linen_modules import LinenModel
 from accelnet.models.nnx_modules import NnxModel
 from accelnet.models.pure import CallSettings, ModelState, Params, PureModel
@@ -30,7 +31,8 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
 
     Args:
         model: a callable `model(rngs=nnx.Rngs) -> nnx.Module`, an `nnx.Module` instance (training starts
-            from its weights), or a Linen module instance (bound: training starts from its variables).
+            from its weights), a Linen module instance (bound: training starts from its variables), or one of these
+            compressed.
         frozen: regular expressions of the paths of parameters that are not trained; batch statistics of layers among
             them may stay as they are.
 
@@ -56,6 +58,8 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
     check_model(model)
     if isinstance(model, PureModel):
         return model
+    if isinstance(model, Compressed) and model.is_linen:
+        return LinenModel(model.linen_module(), frozen)
     return LinenModel(model, frozen) if isinstance(model, linen.Module) else NnxModel(model, frozen)
 
 

@@ -14,7 +14,6 @@ from jax.ad_checkpoint import checkpoint_name
 from accelnet import ops
 from accelnet.arguments import flag, integer, sizes, word
 from accelnet.errors import UserError
-from accelnet.models.built import remembered
 from accelnet.models.initialization import he_normal
 from accelnet.models.layers import (
     ConvNorm,
@@ -69,7 +68,6 @@ class CNN(nnx.Module):
 
     sharding_rules = SHARDING_RULES
 
-    @remembered
     def __init__(
         self,
         image_shape: tuple[int, int, int],

@@ -11,7 +11,6 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.arguments import flags, integer, sizes, word
 from accelnet.errors import UserError
-from accelnet.models.built import remembered
 from accelnet.models.layers import check_activation, check_dropout, check_inputs, check_rngs, make_dropout
 from accelnet.models.normalization import Normalization
 from accelnet.models.sharding import SHARDING_RULES
@@ -50,7 +49,6 @@ class MLP(nnx.Module):
 
     sharding_rules = SHARDING_RULES
 
-    @remembered
     def __init__(
         self,
         in_features: int,

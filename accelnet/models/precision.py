@@ -31,3 +31,13 @@ def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[
         return cast_floats(outputs, jnp.float32), after, *(cast_floats(one, jnp.float32) for one in sown)
 
     return applied
+
+
+def to_inputs_dtype(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
+    """Cast a layer's weights to its inputs' dtype, where Flax would widen the inputs to the weights'.
+
+    It is for `promote_dtype=` of Flax's layers: `arrays` are inputs, kernel and bias, and the others are not read.
+    """
+    del dtype, inexact
+    inputs = arrays[0]
+    return tuple(None if array is None else array.astype(inputs.dtype) for array in arrays)

@@ -12,7 +12,6 @@ from jax.ad_checkpoint import checkpoint_name
 from accelnet import ops
 from accelnet.arguments import flag, integer, sizes, word
 from accelnet.errors import UserError
-from accelnet.models.built import remembered
 from accelnet.models.layers import ConvNorm, Convolve, check_convolution, check_inputs, check_rngs
 from accelnet.models.sharding import SHARDING_RULES
 
@@ -51,7 +50,6 @@ class ResNet(nnx.Module):
 
     sharding_rules = SHARDING_RULES
 
-    @remembered
     def __init__(
         self,
         in_features: int,

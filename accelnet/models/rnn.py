@@ -2,7 +2,7 @@
 
 import math
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -11,8 +11,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from accelnet.arguments import flags, integer, word
 from accelnet.errors import UserError
-from accelnet.models.built import remembered
 from accelnet.models.layers import check_dropout, check_rngs, make_dropout
+from accelnet.models.precision import to_inputs_dtype
 from accelnet.models.recurrent_layer import NUM_GATES, CellName, RecurrentLayer
 from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops.product import dot_general
@@ -63,7 +63,6 @@ class RNN(nnx.Module):
 
     sharding_rules = SHARDING_RULES
 
-    @remembered
     def __init__(
         self,
         in_features: int,
@@ -103,7 +102,7 @@ class RNN(nnx.Module):
         self.tie_embedding = tie_embedding
         if num_symbols is not None:
             self.embedding = nnx.Embed(num_symbols, in_features, rngs=rngs)
-        linear = partial(nnx.Linear, promote_dtype=_to_inputs_dtype, dot_general=dot_general, rngs=rngs)
+        linear = partial(nnx.Linear, promote_dtype=to_inputs_dtype, dot_general=dot_general, rngs=rngs)
         layer_features = hidden_features * (2 if bidirectional else 1)
         self.project_inputs = shared and in_features != layer_features
         if self.project_inputs:
@@ -194,10 +193,3 @@ def _mean(x: Array, lengths: Array | None) -> Array:
         return x.mean(axis=1)
     total = x.sum(axis=1, dtype=jnp.promote_types(x.dtype, jnp.float32))
     return (total / jnp.maximum(lengths, 1)[:, None]).astype(x.dtype)
-
-
-def _to_inputs_dtype(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:
-    """Cast a layer's weights to its inputs' dtype, where Flax would widen the inputs to the weights'."""
-    del dtype, inexact
-    inputs = arrays[0]
-    return tuple(None if array is None else array.astype(inputs.dtype) for array in arrays)

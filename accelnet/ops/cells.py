@@ -169,7 +169,7 @@ class _Forward(NamedTuple):
             return new, (new[0], kept)
 
         steps = projected, valid
-        last, (hiddens, saved) = _scan_steps(step, first, steps, self.reverse, self.unroll)
+        last, (hiddens, saved) = scan_steps(step, first, steps, self.reverse, self.unroll)
         return (hiddens, *last, *saved)
 
 
@@ -208,11 +208,11 @@ class _Backward(NamedTuple):
 
         wide = tuple(d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in dlast)
         steps = dhiddens, before, tuple(saved), valid
-        dfirst, outputs = _scan_steps(step, wide, steps, not self.reverse, self.unroll)
+        dfirst, outputs = scan_steps(step, wide, steps, not self.reverse, self.unroll)
         return (*outputs, *dfirst)
 
 
-def _scan_steps(step: Callable[..., Any], first: Any, steps: Any, reverse: bool, unroll: int) -> Any:
+def scan_steps(step: Callable[..., Any], first: Any, steps: Any, reverse: bool, unroll: int) -> Any:
     """Scan over steps, several in a trip where it is known how many there are."""
     known = isinstance(jax.tree.leaves(steps)[0].shape[0], int)
     return lax.scan(step, first, steps, reverse=reverse, unroll=unroll if known else 1)

@@ -23,7 +23,7 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
         return patches.convolve(lhs, rhs, geometry)
     whole = geometry.of_three_axes()
     kernel = kernels.Kernel("accelnet_convolve", _numbers(whole), kernels.Meaning(patches.convolve, (whole,)))
-    (out,) = kernels.call(kernel, _with_three_axes(lhs, 1), _with_three_axes(rhs, 0))
+    (out,) = kernels.call(kernel, with_three_axes(lhs, 1), with_three_axes(rhs, 0))
     return out.reshape(lhs.shape[0], *geometry.output_sizes(lhs.shape, rhs.shape), rhs.shape[-1])
 
 
@@ -34,7 +34,7 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
     whole = geometry.of_three_axes()
     meaning = kernels.Meaning(patches.kernel_gradient, (_three_axes(rhs_shape, 0), whole))
     kernel = kernels.Kernel("accelnet_kernel_gradient", _numbers(whole), meaning)
-    (out,) = kernels.call(kernel, _with_three_axes(lhs, 1), _with_three_axes(gradient, 1))
+    (out,) = kernels.call(kernel, with_three_axes(lhs, 1), with_three_axes(gradient, 1))
     return out.reshape(rhs_shape)
 
 
@@ -58,5 +58,11 @@ def _three_axes(shape: Shape, first: int) -> Shape:
     return (*shape[:end], *(1,) * (3 + first - end), *shape[end:])
 
 
-def _with_three_axes(array: Array, first: int) -> Array:
+def with_three_axes(array: Array, first: int) -> Array:
+    """Put axes of one pixel behind the spatial axes of an array, which begin at `first`: 1 for images, 0 for kernels.
+
+    Example:
+        >>> with_three_axes(jnp.ones((2, 4, 3)), 1).shape
+        (2, 4, 1, 1, 3)
+    """
     return array.reshape(_three_axes(array.shape, first))

@@ -170,6 +170,20 @@ def _bodies(params: dict[str, Any]) -> Iterator[Jaxpr]:
                 yield element
 
 
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Return how many operands of a scan are constants and how many are carried, of its parameters.
+
+    Example:
+        >>> equation = jax.make_jaxpr(lambda x: jax.lax.scan(lambda a, b: (a + b, a), 0.0, x))(jnp.ones(3)).eqns[-1]
+        >>> scan_counts(equation.params)
+        (0, 1)
+    """
+    if "ft_in" in params:  # jax 0.12 says it by the groups of a tree
+        consts, carried, _ = params["ft_in"].unpack()
+        return len(consts), len(carried)
+    return params["num_consts"], params["num_carry"]
+
+
 def _trips(equation: Any) -> int:
     if equation.primitive.name == "scan":
         return equation.params["length"]

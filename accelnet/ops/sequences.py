@@ -1,6 +1,6 @@
 """What recurrent layers have in common: checks, the valid steps of padded sequences, the products of all inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -95,6 +95,27 @@ def project(
         dtype: dtype of the sums and the projections.
 
     Returns:
+        What `project_by` returns.
+    """
+
+    def multiply(rows: Array) -> Array:
+        return dot_general(rows, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
+
+    return project_by(multiply, inputs, lengths, tokens)
+
+
+def project_by(
+    multiply: Callable[[Array], Array], inputs: Array, lengths: Array | None, tokens: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Project all steps' inputs, or the table that they read, by one call of a function of rows.
+
+    Args:
+        multiply: Function from rows [rows, features] to projections [rows, width].
+        inputs: As in `project`.
+        lengths: As in `project`.
+        tokens: As in `project`.
+
+    Returns:
         The projections [steps, batch, width], or with tokens those of the table [symbols, width]; the tokens int32
         [steps, batch], or None; and bool [steps, batch, 1] that marks the valid steps, or None. What inputs and tokens
         hold at the others changes no gradient.
@@ -110,5 +131,4 @@ def project(
         rows, shape = inputs.swapaxes(0, 1).reshape(-1, inputs.shape[2]), (num_steps, inputs.shape[0], -1)
     else:
         tokens = (tokens if steps is None else jnp.where(steps, tokens, 0)).T.astype(jnp.int32)
-    projected = dot_general(rows, kernel, _PLAIN, preferred_element_type=dtype) + bias.astype(dtype)[None, :]
-    return projected.reshape(shape), tokens, None if steps is None else steps.T[:, :, None]
+    return multiply(rows).reshape(shape), tokens, None if steps is None else steps.T[:, :, None]

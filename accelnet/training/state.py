@@ -37,6 +37,11 @@ class LossScale(flax.struct.PyTreeNode):
     scale: jax.Array
     good_steps: jax.Array
 
+    @classmethod
+    def first(cls) -> "LossScale":
+        """Return the scale before the first step."""
+        return cls(jnp.float32(_FIRST_LOSS_SCALE), jnp.int32(0))
+
     def adjust(self, finite: jax.Array) -> "LossScale":
         """Halve the scale after an overflow (down to 1); double it after 2,000 good steps in a row."""
         grow = finite & (self.good_steps + 1 >= _LOSS_SCALE_GROWTH_STEPS)
@@ -98,7 +103,7 @@ def init_state(experiment: Experiment, seed: Any, initial: Mapping[str, Any] | N
     params, model_state = experiment.pure_model.init(random_key(seed, INIT, 0), experiment.sample_inputs())
     if initial:
         params, model_state = replaced(params, initial), replaced(model_state, initial)
-    scale = LossScale(jnp.float32(_FIRST_LOSS_SCALE), jnp.int32(0)) if experiment.precision == "float16" else None
+    scale = LossScale.first() if experiment.precision == "float16" else None
     params, frozen = separated(params, experiment.frozen)
     return TrainState(
         step=jnp.int32(0),

@@ -9,11 +9,12 @@ from accelnet.exporting.onnx.elementwise import choose
 from accelnet.exporting.onnx.graph import Graph, Value, constant
 from accelnet.exporting.onnx.program import Program, flatten
 from accelnet.exporting.onnx.rules import made, rule, scalar
+from accelnet.ops.flops import scan_counts
 
 
 @rule("scan")
 def _scan(graph: Graph, step: Any, *operands: Value) -> list[Value]:
-    num_consts, num_carry = _counts(step.params)
+    num_consts, num_carry = scan_counts(step.params)
     program, live, wanted = _needed(step)
     carried_avals = [var.aval for var in step.params["jaxpr"].jaxpr.invars[num_consts:]]
     # Laid out before the loop, which would do it in every step.
@@ -47,21 +48,13 @@ def _scan(graph: Graph, step: Any, *operands: Value) -> list[Value]:
     ]
 
 
-def _counts(params: dict[str, Any]) -> tuple[int, int]:
-    """Return how many operands of a scan are constants and how many are carried."""
-    if "ft_in" in params:  # jax 0.12 says it by the groups of a tree
-        consts, carried, _ = params["ft_in"].unpack()
-        return len(consts), len(carried)
-    return params["num_consts"], params["num_carry"]
-
-
 def _needed(step: Any) -> tuple[Program, list[bool], list[bool]]:
     """Flatten the body of a scan without what nothing reads after all steps, keys of unused noise among them.
 
     Returns:
         The body, whether it reads each of the scan's operands, and whether it makes each of the results.
     """
-    closed, (num_consts, num_carry) = step.params["jaxpr"], _counts(step.params)
+    closed, (num_consts, num_carry) = step.params["jaxpr"], scan_counts(step.params)
     wanted = list(step.used)
     while True:
         program = flatten(closed, step.scope, step.line, wanted)

@@ -2,6 +2,7 @@
 #include "depthwise.h"
 #include "matrices.h"
 #include "recurrence.h"
+#include "rounded_convolution.h"
 #include "rows.h"
 #include "winograd.h"
 
@@ -79,6 +80,42 @@ static ffi::Error Multiply(ffi::ThreadPool pool, Arguments arguments, Results re
                   results);
 }
 
+// Weights of 8 or 4 bits [panels, quads, 16, 4], and behind them their scales [columns].
+static Packed packed(const Arguments& arguments, size_t i) {
+  const auto weights = *arguments.get<ffi::AnyBuffer>(i);
+  const bool halves = weights.element_type() == ffi::U8;
+  const int64_t quads = weights.dimensions()[2] * (halves ? 2 : 1);
+  return {reinterpret_cast<const uint8_t*>(weights.untyped_data()), argument(arguments, i + 1),
+          shape(arguments, i + 1)[1], quads, halves};
+}
+
+// Of products of rounded rows: the instructions. Arguments: rows, weights, their scales, bias?.
+static ffi::Error MultiplyRoundedRows(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers x = shape(arguments, 0), out = shape(results, 0);
+  const bool has_bias = arguments.size() > 3;
+  const RoundedProduct product{out[0], out[1], x[2], numbers[0], packed(arguments, 1), member_step(x),
+                               member_step(shape(arguments, 1)), member_step(shape(arguments, 2)),
+                               has_bias ? member_step(shape(arguments, 3)) : 0};
+  multiply_rounded_rows(pool, product, argument(arguments, 0), has_bias ? argument(arguments, 3) : nullptr,
+                        result(results, 0));
+  return ffi::Error::Success();
+}
+
+// Of convolutions of rounded images: the instructions, the taps of each axis, then the geometry of `make_convolution`.
+// Arguments: images, weights, their scales, bias?.
+static ffi::Error ConvolveRounded(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers images = shape(arguments, 0), out = shape(results, 0);
+  const int64_t kernel[6] = {1, numbers[1], numbers[2], numbers[3], images[5], out[5]};
+  const bool has_bias = arguments.size() > 3;
+  const Convolution c = make_convolution(images, {kernel, 6}, out, {numbers.begin() + 4, numbers.size() - 4});
+  const RoundedConvolution convolution{c, out[0], numbers[0], packed(arguments, 1), member_step(images),
+                                       member_step(shape(arguments, 1)), member_step(shape(arguments, 2)),
+                                       has_bias ? member_step(shape(arguments, 3)) : 0};
+  convolve_rounded(pool, convolution, argument(arguments, 0), has_bias ? argument(arguments, 3) : nullptr,
+                   result(results, 0));
+  return ffi::Error::Success();
+}
+
 // Arguments: a table of any type, numbers of rows. Result: the rows.
 static ffi::Error TakeRows(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers) {
   const auto table = *arguments.get<ffi::AnyBuffer>(0);
@@ -126,7 +163,8 @@ static ffi::Error Recur(ffi::ThreadPool pool, Arguments arguments, Results resul
   Reader reader{arguments};
   const Inputs projected = reader.inputs(numbers[3]);
   const Array first = reader.array(), first_memory = layer.cell == kLstm ? reader.array() : Array{};
-  const Array kernel = reader.array(), bias = numbers[4] ? reader.array() : Array{};
+  const FloatKernel kernel(layer, reader.array());
+  const Array bias = numbers[4] ? reader.array() : Array{};
   const Valid valid = numbers[5] ? reader.valid() : Valid{};
   size_t next = 0;
   float *hiddens = result(results, next++), *last = result(results, next++);
@@ -134,6 +172,27 @@ static ffi::Error Recur(ffi::ThreadPool pool, Arguments arguments, Results resul
   float *before = numbers[2] ? result(results, next++) : nullptr, *saved[5] = {};
   for (int64_t i = 0; numbers[2] && i < num_saved(layer.cell); ++i) saved[i] = result(results, next++);
   recur(pool, layer, projected, kernel, bias, first, first_memory, valid, hiddens, last, last_memory, before, saved);
+  return ffi::Error::Success();
+}
+
+// Of recurrence with a kernel of 8 or 4 bits: cell, reverse, the instructions, whether there are tokens, a bias, and
+// lengths. Arguments and results are those of recurrence without what is kept; behind the kernel are its scales.
+static ffi::Error RecurRounded(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
+  const Numbers out = shape(results, 0);
+  const Layer layer{numbers[0], numbers[1], out[0], out[1], out[2], out[3]};
+  Reader reader{arguments};
+  const Inputs projected = reader.inputs(numbers[3]);
+  const Array first = reader.array(), first_memory = layer.cell == kLstm ? reader.array() : Array{};
+  const Numbers of_kernel = shape(arguments, reader.next);
+  const Packed weights = packed(arguments, reader.next);
+  const RoundedKernel kernel{layer.hidden, member_step(of_kernel), member_step(shape(arguments, reader.next + 1)), weights,
+                             rounded_product(numbers[2], weights.halves), multiples(weights.quads, 4)};
+  reader.next += 2;
+  const Array bias = numbers[4] ? reader.array() : Array{};
+  const Valid valid = numbers[5] ? reader.valid() : Valid{};
+  float *hiddens = result(results, 0), *last = result(results, 1);
+  float* last_memory = layer.cell == kLstm ? result(results, 2) : nullptr;
+  recur(pool, layer, projected, kernel, bias, first, first_memory, valid, hiddens, last, last_memory, nullptr, nullptr);
   return ffi::Error::Success();
 }
 
@@ -176,5 +235,8 @@ ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_take_rows, TakeRows);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
+ACCELNET_HANDLER(accelnet_multiply_rounded, MultiplyRoundedRows);
+ACCELNET_HANDLER(accelnet_convolve_rounded, ConvolveRounded);
+ACCELNET_HANDLER(accelnet_recur_rounded, RecurRounded);
 
 extern "C" int64_t accelnet_most_bytes() { return accelnet::usage().total(); }

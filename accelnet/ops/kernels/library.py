@@ -24,6 +24,9 @@ TARGETS = (
     "accelnet_take_rows",
     "accelnet_recur",
     "accelnet_recur_backward",
+    "accelnet_multiply_rounded",
+    "accelnet_convolve_rounded",
+    "accelnet_recur_rounded",
 )
 _SOURCES = Path(__file__).parent
 # Without -ffp-contract, products and sums stay apart; the warnings are those of XLA's own header.

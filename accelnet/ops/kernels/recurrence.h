@@ -1,6 +1,7 @@
 // Simple, LSTM and GRU cells over all steps. Sequences do not meet, so every thread takes some through all steps.
 #pragma once
 
+#include "rounded.h"
 #include "rows.h"
 
 namespace accelnet {
@@ -142,16 +143,56 @@ void over_sequences(Pool& pool, const Layer& layer, const F& function) {
   });
 }
 
+// The product of a few states with the columns [from, from + columns) of a kernel [hidden, gates]: out[row] (+)= it.
+struct FloatKernel {
+  int64_t hidden, gates, step;
+  Memory<float> panels;
+  std::vector<int32_t> offsets;
+
+  FloatKernel(const Layer& layer, Array kernel)
+      : hidden(layer.hidden), gates(layer.gates()),
+        panels(panels_of(kernel, kernel.step ? layer.members : 1, hidden, gates, gates, 1)),
+        offsets(multiples(hidden, 1)) {
+    step = kernel.step ? panels.size() / layer.members : 0;
+  }
+  static constexpr int64_t columns() { return kColumns; }
+  static constexpr int64_t least_shared() { return 128; }
+  void multiply(int64_t member, int64_t count, const float* const* states, int64_t from, int64_t width, float* const* out,
+                bool accumulate) const {
+    accelnet::multiply(count, states, offsets.data(), hidden, panels.data() + member * step + from * hidden, width, out,
+                       accumulate);
+  }
+};
+
+// The same of a kernel of 8 or 4 bits: every state is rounded.
+struct RoundedKernel {
+  int64_t hidden, step, scale_step;
+  Packed weights;
+  MultiplyRounded product;
+  std::vector<int32_t> offsets;
+
+  static constexpr int64_t columns() { return kPanel; }
+  static constexpr int64_t least_shared() { return 384; }
+  void multiply(int64_t member, int64_t count, const float* const* states, int64_t from, int64_t width, float* const* out,
+                bool accumulate) const {
+    RoundedRows rounded(count, weights.quads, 1);
+    for (int64_t row = 0; row < count; ++row) rounded.set(row, states[row], hidden);
+    Packed here = weights;
+    here.data += member * step + from / kPanel * weights.panel_bytes();
+    here.scale += member * scale_step + from;
+    here.columns = width;
+    product(count, rounded.view(), offsets.data(), here, 0, ceil_div(width, kPanel), nullptr, accumulate, out);
+  }
+};
+
 // projected inputs, kernel [hidden, gates], bias [gates] or nothing, first state [batch, hidden];
 // results: hiddens [steps, batch, hidden], the last state, and unless `before` is null the state before each step
 // and what the cell saves.
-template <typename Pool>
-void recur(Pool& pool, const Layer& layer, Inputs projected, Array kernel, Array bias, Array first, Array first_memory,
-           Valid valid, float* hiddens, float* last, float* last_memory, float* before, float* const* saved) {
+template <typename Pool, typename Kernel>
+void recur(Pool& pool, const Layer& layer, Inputs projected, const Kernel& kernel, Array bias, Array first,
+           Array first_memory, Valid valid, float* hiddens, float* last, float* last_memory, float* before,
+           float* const* saved) {
   const int64_t hidden = layer.hidden, gates = layer.gates(), rows_of_all = layer.steps * layer.batch;
-  const auto panels = panels_of(kernel, kernel.step ? layer.members : 1, hidden, gates, gates, 1);
-  const int64_t panels_size = kernel.step ? panels.size() / layer.members : 0;
-  const auto offsets = multiples(hidden, 1);
   if (projected.tokens) projected.nothing.assign(gates, std::nanf(""));
   // A step of some sequences, for the hidden units [from, until): whole panels of every gate, or all.
   const auto advance = [&](int64_t index, int64_t member, int64_t begin, int64_t count, int64_t from, int64_t until) {
@@ -176,8 +217,7 @@ void recur(Pool& pool, const Layer& layer, Inputs projected, Array kernel, Array
     for (int64_t gate = 0; gate < (all ? 1 : gates); gate += hidden) {
       float** into = scratch<float*>(1, count);
       for (int64_t row = 0; row < count; ++row) into[row] = sums[row] + gate + from;
-      multiply(count, state, offsets.data(), hidden, panels.data() + member * panels_size + (gate + from) * hidden,
-               all ? gates : until - from, into, adds);
+      kernel.multiply(member, count, state, gate + from, all ? gates : until - from, into, adds);
     }
     for (int64_t row = 0; row < count; ++row) {
       const int64_t place = step * layer.batch + begin + row;
@@ -222,7 +262,7 @@ void recur(Pool& pool, const Layer& layer, Inputs projected, Array kernel, Array
                   hidden * sizeof(float));
     }
   }
-  if (sequences == 1 && hidden % (threads * kColumns) == 0 && hidden >= 128) {
+  if (sequences == 1 && hidden % (threads * kernel.columns()) == 0 && hidden >= kernel.least_shared()) {
     // There is one sequence: threads share its hidden units, and meet after every step.
     const int64_t share = hidden / threads;
     parallel_rounds(pool, layer.steps, threads,

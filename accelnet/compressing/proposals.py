@@ -1,0 +1,254 @@
+"""What is proposed to the search: networks with so many times fewer FLOPs, by each method."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+
+from accelnet.compressing.activations import Key, Moments, input_moments
+from accelnet.compressing.bits import bit_sensitivity, quantizable, quantize, to_stored, to_training
+from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of
+from accelnet.compressing.elimination import prune
+from accelnet.compressing.measured import Say
+from accelnet.compressing.ranks import factorize, spectra
+from accelnet.compressing.sensitivity import Sensitivity
+from accelnet.compressing.spectrum import choose_ranks, rank_sensitivity
+from accelnet.compressing.teacher import taught
+from accelnet.compressing.ways import Bits, Ways
+from accelnet.compressing.widths import Widths, find_widths
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+from accelnet.models.compressed import Compressed, Compression
+from accelnet.training.run import Run
+
+BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
+_BFLOAT16 = 16
+_ROWS = 4000  # of which the moments of a layer's inputs are taken
+_SHARE_OF_RANKS = 1.5  # of the factor, where widths are smaller too
+_SHARES = 64  # steps between nothing and all of the widths
+_ROUND = 1.05  # a network that costs as much more than a share is taken for that share
+
+
+def smaller(width: int, share: float, step: int = 1) -> int:
+    """Return a share of a width as a number that processors like: a multiple of 16, of smaller widths of 8 or 4.
+
+    Args:
+        width: The width.
+        share: Share of it, above 0 and at most 1.
+        step: Number of which what is taken away has to be a multiple.
+
+    Example:
+        >>> [smaller(width, 0.5) for width in (300, 64, 20, 3)], smaller(192, 0.3, step=12)
+        ([144, 32, 8, 1], 48)
+    """
+    possible = [width - gone for gone in range(0, width, step)]
+    wanted = width * share
+    for nice in (16, 8, 4, 1):
+        # A grid no coarser than a quarter of the width.
+        if nice * 4 <= width or nice == 1:
+            found = [one for one in possible if one % nice == 0 and one <= wanted]
+            if found:
+                return max(found)
+    return min(possible)
+
+
+class WidthLadder:
+    """Networks with smaller widths, all by the same share.
+
+    Args:
+        run: The run.
+        widths: Widths that can be smaller.
+        say: Function that is told what is being done.
+    """
+
+    def __init__(self, run: Run, widths: Widths, say: Say) -> None:
+        self._run, self._widths, self._say = run, widths, say
+        self._total = cost_of(run.experiment)
+        self._costs: dict[tuple[int, ...], tuple[Experiment, Cost]] = {}
+
+    def at_share(self, share: float) -> dict[str, int]:
+        """Return the widths at a share."""
+        return {path: smaller(one.value, share, one.step) for path, one in self._widths.proven.items()}
+
+    def costs(self, values: Mapping[str, int]) -> tuple[Experiment, Cost]:
+        """Return the experiment with these widths, and its cost in closed form."""
+        key = tuple(values.values())
+        if key not in self._costs:
+            made = Compressed(self._run.experiment.model, Compression(widths=self._widths.smaller(values)))
+            experiment = self._run.experiment.replace(model=made, initial=None)
+            self._costs[key] = experiment, cost_of(experiment)
+        return self._costs[key]
+
+    def values(self, factor: float) -> dict[str, int] | None:
+        """Return the largest widths with so many times fewer FLOPs, None where none are small enough."""
+        few, many = 1, _SHARES
+        while few < many:  # the largest share that is small enough
+            middle = (few + many + 1) // 2
+            _, cost = self.costs(self.at_share(middle / _SHARES))
+            few, many = (middle, many) if cost.flops * factor <= self._total.flops * _ROUND else (few, middle - 1)
+        values = self.at_share(few / _SHARES)
+        return values if self.costs(values)[1].flops * factor <= self._total.flops * _ROUND else None
+
+    def propose(self, factor: float) -> Proposal | None:
+        """Return the network with so many times fewer FLOPs."""
+        values = self.values(factor)
+        if values is None:
+            return None
+        experiment, cost = self.costs(values)
+        return Proposal(f"widths 1/{factor:g}", ("widths",), experiment, cost, partial(self._weigh, values))
+
+    def _weigh(self, values: Mapping[str, int]) -> Weighing:
+        run = self._run
+        return prune(run.experiment, run.params, run.model_state, values, found=self._widths, say=self._say)
+
+
+class Inputs:
+    """The moments of the inputs of a network's layers, computed once.
+
+    Args:
+        say: Function that is told what is being done.
+    """
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+        self._known: tuple[list[Any], dict[Key, Moments]] = [], {}
+
+    def moments(self, weighing: Weighing) -> dict[Key, Moments]:
+        """Return the moments of weights that suit an experiment."""
+        experiment, params, model_state = weighing
+        leaves = jax.tree.leaves(params)
+        known, found = self._known
+        if len(known) != len(leaves) or any(a is not b for a, b in zip(known, leaves, strict=True)):
+            paths = [f"{re.escape(path)}\\..*" if path else ".*" for path in quantizable(experiment)]
+            found = input_moments(experiment, params, model_state, rows=_ROWS, paths=paths, say=self.say)
+            self._known = leaves, found  # of one network at a time: they are large
+        return found
+
+
+class RankLadder:
+    """Networks with layers of low rank.
+
+    Args:
+        weighing: Weights that suit an experiment: the original's, or those of a network with smaller widths.
+        total: Cost of the original.
+        inputs: Moments of the layers' inputs.
+    """
+
+    def __init__(self, weighing: Weighing, total: Cost, inputs: Inputs) -> None:
+        self._weighing, self._total, self._say = weighing, total, inputs.say
+        self._whole = cost_of(weighing[0])
+        self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
+
+    def propose(self, factor: float, name: str = "ranks", how: tuple[str, ...] = ("ranks",)) -> Proposal | None:
+        """Return the network with so many times fewer FLOPs than the original, None where there is none."""
+        saving = self._whole.flops - self._total.flops / factor
+        ranks = choose_ranks(self.found, saving)
+        if not ranks:
+            return None
+        experiment = self._weighing[0]
+        made = experiment.replace(model=Compressed(experiment.model, Compression(ranks=ranks)), initial=None)
+        cost = cost_of(made)
+        if cost.flops * factor > self._total.flops * _ROUND:
+            return None
+        weigh = partial(factorize, *self._weighing, ranks, found=self.found, say=self._say)
+        return Proposal(f"{name} 1/{factor:g}", how, made, cost, weigh)
+
+
+def both(widths: WidthLadder, total: Cost, inputs: Inputs, factor: float) -> Proposal | None:
+    """Return a network with smaller widths whose layers have low ranks too.
+
+    Args:
+        widths: Networks with smaller widths.
+        total: Cost of the original.
+        inputs: Moments of the layers' inputs.
+        factor: How many times fewer FLOPs it has than the original.
+    """
+    narrow = widths.propose(factor / _SHARE_OF_RANKS) if factor > _SHARE_OF_RANKS else None
+    if narrow is None:
+        return None
+    ladder = RankLadder(narrow.weigh(), total, inputs)
+    return ladder.propose(factor, "widths and ranks", ("widths", "ranks"))
+
+
+class FewerBits:
+    """Networks whose weights have fewer bits.
+
+    Args:
+        inputs: Moments of the layers' inputs.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+
+    def stored(self, bits: int, run: Run) -> Weighing:
+        """Round the weights of a trained network."""
+        weighing = weighing_of(run)
+        moments = None if bits == _BFLOAT16 else self._inputs.moments(weighing)
+        return quantize(*weighing, bits, moments=moments, say=self._inputs.say)
+
+    def trained(self, bits: int, run: Run) -> Weighing:
+        """Store weights that were rounded while they were trained."""
+        return to_stored(*weighing_of(run), embeddings=bits)
+
+    def sensitivity(self, run: Run) -> Sensitivity:
+        """Return by layer how much its outputs change with 8 and with 4 bits."""
+        weighing = weighing_of(run)
+        return bit_sensitivity(*weighing, self._inputs.moments(weighing))
+
+
+def weighing_of(run: Run) -> Weighing:
+    """Return the experiment of a run, with its weights."""
+    return run.experiment, run.params, run.model_state
+
+
+def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
+    """Return how a run's network is made smaller by methods.
+
+    Args:
+        run: The run.
+        methods: Names of methods.
+        say: Function that is told what is being done.
+
+    Raises:
+        UserError: if the methods find nothing.
+    """
+    structures: dict[str, Callable[[float], Proposal | None]] = {}
+    bits: dict[str, Bits] = {}
+    notes: list[str] = []
+    sensitivity: list[Sensitivity] = []
+    inputs, total = Inputs(say), cost_of(run.experiment)
+    if "widths" in methods:
+        widths = find_widths(run.experiment, say=say)
+        notes += [f"{path} is no width: {reason}" for path, reason in widths.left.items()]
+        if widths.proven:
+            ladder = WidthLadder(run, widths, say)
+            structures["widths"] = ladder.propose
+    try:
+        if "ranks" in methods:
+            low = RankLadder(weighing_of(run), total, inputs)
+            sensitivity.append(rank_sensitivity(low.found))
+            structures["ranks"] = low.propose
+            if "widths" in structures:
+                structures["widths and ranks"] = partial(both, ladder, total, inputs)
+        if "bits" in methods:
+            fewer = FewerBits(inputs)
+            sensitivity.append(fewer.sensitivity(run))
+            for name, number in BITS.items():
+                ways = (None, None) if number == _BFLOAT16 else (partial(to_training, bits=number), fewer.trained)
+                trained = None if ways[1] is None else partial(ways[1], number)
+                bits[name] = Bits(partial(fewer.stored, number), ways[0], trained)
+    except UserError as error:
+        notes.append(str(error))
+    if not structures and not bits:
+        raise UserError(
+            f"{' and '.join(methods)} find nothing to make smaller in the model: "
+            f"{'; '.join(notes) or 'it has no layers'}. Give numbers to its constructor that are widths, or more "
+            "methods"
+        )
+    teacher = None
+    if "teacher" in methods:
+        original, params, model_state = weighing_of(run)
+        teacher = partial(taught, teacher=original, params=params, model_state=model_state, say=say)
+    return Ways(structures, bits, teacher, tuple(notes), tuple(one.as_json() for one in sensitivity))

@@ -1,0 +1,228 @@
+"""Layers as products of low rank, by the principal components of what they put out."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen, nnx
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from accelnet.compressing.activations import Key, Moments, drawn_rows, input_moments
+from accelnet.compressing.spectrum import Spectrum
+from accelnet.compressing.teacher import output_distance
+from accelnet.errors import UserError
+from accelnet.evaluating.predictions import make_forward
+from accelnet.experiment import Experiment
+from accelnet.models.compressed import Compressed, Compression
+from accelnet.models.split import SplitConv, SplitLinear, SplitRecurrence, split_kernel
+from accelnet.parallel.rules import path_names
+
+Say = Callable[[str], None]
+
+_TRIED_ROWS = 512
+_TRIED_ERROR = 0.05
+
+
+def spectra(
+    experiment: Experiment,
+    params: Any,
+    model_state: Any,
+    *,
+    moments: Mapping[Key, Moments] | None = None,
+    rows: int = 4000,
+    seed: int = 0,
+    say: Say = lambda _: None,
+) -> dict[str, Spectrum]:
+    """Find how well each layer that can be split could have a low rank.
+
+    Args:
+        experiment: What was trained, with an nnx model that a function makes.
+        params: Parameters, nested dict.
+        model_state: State of the model.
+        moments: Moments of the inputs, as `input_moments` computes them. None: they are computed.
+        rows: Rows of the training split that they are computed from.
+        seed: Seed of the draw of rows.
+        say: Function that is told what is being done.
+
+    Returns:
+        `Spectrum` by the path of the layer, of those for which some rank is smaller.
+
+    Raises:
+        UserError: if the model is a Linen module.
+
+    Example:
+        >>> import accelnet as an
+        >>> experiment = an.Experiment(
+        ...     data=an.data.xor(),
+        ...     model=lambda rngs: an.models.MLP(2, (8, 8), 1, rngs=rngs),
+        ...     batch_size=4,
+        ...     steps=1,
+        ...     optimizer=an.optim.adam(1e-2),
+        ...     objective=an.objectives.sigmoid_cross_entropy(),
+        ... )
+        >>> found = spectra(experiment, *experiment.pure_model.init(jax.random.key(0)))
+        >>> [(path, one.ranks) for path, one in found.items()]
+        [('layers.0.linear', [1]), ('layers.1.linear', [1, 2, 3])]
+    """
+    layers = _layers(experiment, params, model_state)
+    names = {".".join(part for part in (path, kernel) if part): path for path, (_, kernel) in layers.items()}
+    if moments is None and names:
+        paths = [re.escape(name) for name in names]
+        moments = input_moments(experiment, params, model_state, rows=rows, seed=seed, paths=paths, say=say)
+    values = dict(path_names(params))
+    found = {}
+    for index, (name, path) in enumerate(names.items()):
+        say(f"ranks: {index} of {len(names)} layers")
+        layer, kernel = layers[path]
+        own = [one for (which, _), one in (moments or {}).items() if which == name]
+        # In another form than x' W the kernel is used by somebody else, too.
+        if len(own) != 1 or len(own[0].gram) != 1 or own[0].indices.size != values[name].size:
+            continue
+        spectrum = _spectrum(path, kernel, own[0], values[name], has_bias=getattr(layer, "bias", None) is not None)
+        if spectrum.largest:
+            found[path] = spectrum
+    say("ranks: the layers' weights")
+    weights = _weights(experiment, params, model_state, found, seed)
+    return {path: replace(one, weight=weights[path]) for path, one in found.items()}
+
+
+def _weights(
+    experiment: Experiment, params: Any, model_state: Any, found: Mapping[str, Spectrum], seed: int
+) -> dict[str, float]:
+    """Measure how far the outputs move when one layer alone gets a low rank, for each unit of that layer's error.
+
+    Without weights, errors of layers that the outputs hardly feel would count as much as those of the others.
+    """
+    rows, task = drawn_rows(experiment, _TRIED_ROWS, seed), experiment.objective.task
+    batch = {**experiment.data.take(rows), "mask": np.ones(len(rows), bool)}
+    forward = jax.jit(lambda *given: jax.tree.leaves(make_forward(experiment)(*given)[0]))
+    whole, flat = forward(params, model_state, batch), flatten_dict(params)
+    weights = {}
+    for path, one in found.items():
+        rank = min(one.ranks, key=lambda rank, one=one: abs(one.error(rank) - _TRIED_ERROR))
+        down, up, shift = one.factors(rank)
+        layer = tuple(path.split("."))
+        changed = {(*layer, one.kernel): down @ up}
+        if (bias := (*layer, "bias")) in flat:
+            changed[bias] = np.ravel(flat[bias]) + shift
+        parts = {name: jnp.asarray(part, flat[name].dtype).reshape(flat[name].shape) for name, part in changed.items()}
+        outputs = forward(unflatten_dict({**flat, **parts}), model_state, batch)
+        moved = sum(float(output_distance(task, *both, 1.0).mean()) for both in zip(outputs, whole, strict=True))
+        weights[path] = max(moved, 1e-12) / max(one.error(rank), 1e-12)
+    return weights
+
+
+def _layers(experiment: Experiment, params: Any, model_state: Any) -> dict[str, tuple[Any, str]]:
+    """Return the layers that can be split, with the names of their kernels, by path."""
+    module = experiment.pure_model.module(params, model_state)
+    if isinstance(module, linen.Module):
+        raise UserError(
+            "layers of a Linen module make their parameters themselves and cannot be replaced: ranks are for nnx "
+            "modules; compress the widths of this one"
+        )
+    every = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
+    done = [path for path, layer in every if isinstance(layer, SplitLinear | SplitConv | SplitRecurrence)]
+    named = [(path, layer, split_kernel(layer)) for path, layer in every]
+    return {
+        path: (layer, kernel)
+        for path, layer, kernel in sorted(named, key=lambda one: one[0])
+        if path and kernel is not None and not any(path.startswith(f"{one}.") for one in done)
+    }
+
+
+def _spectrum(path: str, kernel: str, moments: Moments, values: Any, *, has_bias: bool) -> Spectrum:
+    matrix = moments.matrices(values)[0]
+    mean = moments.mean[0] if has_bias else np.zeros(len(matrix))
+    variances, components = np.linalg.eigh(matrix.T @ (moments.second[0] - np.outer(mean, mean)) @ matrix)
+    return Spectrum(
+        path,
+        kernel,
+        matrix,
+        mean,
+        components[:, ::-1],
+        np.maximum(variances[::-1], 0.0),
+        moments.per_example,
+        values.dtype.itemsize,
+    )
+
+
+def factorize(
+    experiment: Experiment,
+    params: Any,
+    model_state: Any,
+    ranks: Mapping[str, int],
+    *,
+    found: Mapping[str, Spectrum] | None = None,
+    rows: int = 4000,
+    seed: int = 0,
+    say: Say = lambda _: None,
+) -> tuple[Experiment, Any, Any]:
+    """Give layers of a trained network low ranks, without training.
+
+    Args:
+        experiment: What was trained.
+        params: Parameters, nested dict.
+        model_state: State of the model.
+        ranks: Rank by the path of a layer, such as `choose_ranks` gives.
+        found: `Spectrum` by layer. None: they are found.
+        rows: As for `spectra`.
+        seed: As for `spectra`.
+        say: Function that is told what is being done.
+
+    Returns:
+        The experiment of the smaller model, and its params and state.
+
+    Raises:
+        UserError: if a layer cannot be split, or a rank is not smaller than the layer is.
+
+    Example:
+        >>> import accelnet as an
+        >>> experiment = an.Experiment(
+        ...     data=an.data.xor(),
+        ...     model=lambda rngs: an.models.MLP(2, (8, 8), 1, rngs=rngs),
+        ...     batch_size=4,
+        ...     steps=1,
+        ...     optimizer=an.optim.adam(1e-2),
+        ...     objective=an.objectives.sigmoid_cross_entropy(),
+        ... )
+        >>> weights = experiment.pure_model.init(jax.random.key(0))
+        >>> smaller, params, _ = factorize(experiment, *weights, {"layers.1.linear": 2})
+        >>> params["layers"]["1"]["linear"]["down"]["kernel"].shape, smaller.model.compression.ranks
+        ((8, 2), {'layers.1.linear': 2})
+    """
+    if found is None:
+        found = spectra(experiment, params, model_state, rows=rows, seed=seed, say=say)
+    for path, rank in ranks.items():
+        if path not in found or not 1 <= rank <= found[path].largest:
+            known = ", ".join(f"{name} (1 to {one.largest})" for name, one in found.items())
+            raise UserError(
+                f"the layer {path!r} cannot have rank {rank}: those that a lower rank makes smaller are "
+                f"{known or 'none'}"
+            )
+    smaller = experiment.replace(model=Compressed(experiment.model, Compression(ranks=ranks)))
+    like, _ = jax.eval_shape(lambda: smaller.pure_model.init(jax.random.key(0), smaller.sample_inputs()))
+    old: dict[Any, Any] = flatten_dict(params)
+    shapes: dict[Any, Any] = flatten_dict(like)
+    made: dict[Any, Any] = {}
+    for path, rank in ranks.items():
+        made |= _parts(tuple(path.split(".")), found[path], rank, old)
+    new = {
+        path: old[path] if path in old else jnp.asarray(made[path], leaf.dtype).reshape(leaf.shape)
+        for path, leaf in shapes.items()
+    }
+    return smaller, unflatten_dict(new), model_state
+
+
+def _parts(layer: tuple[str, ...], spectrum: Spectrum, rank: int, old: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the parameters of a layer of low rank, by path: of `SplitLinear` and `SplitConv`, or `SplitRecurrence`."""
+    down, up, shift = spectrum.factors(rank)
+    second = "up" if spectrum.kernel == "kernel" else "layer"
+    parts = {(*layer, second, *path[len(layer) :]): leaf for path, leaf in old.items() if path[: len(layer)] == layer}
+    parts |= {(*layer, "down", "kernel"): down, (*layer, second, spectrum.kernel): up}
+    if (bias := (*layer, second, "bias")) in parts:
+        parts[bias] = np.asarray(parts[bias], np.float64).ravel() + shift
+    return parts

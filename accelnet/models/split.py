@@ -1,0 +1,233 @@
+"""Layers of low rank: two products in the place of one."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from jax.sharding import PartitionSpec
+
+from accelnet.arguments import integer
+from accelnet.errors import UserError
+from accelnet.models.precision import to_inputs_dtype
+from accelnet.models.recurrent_layer import NUM_GATES, CellName, Recurrence
+from accelnet.ops.product import dot_general
+from accelnet.ops.sequences import valid_steps
+
+_SHARED = ("dtype", "param_dtype", "precision", "promote_dtype", "preferred_element_type")
+
+
+class SplitLinear(nnx.Module):
+    """Multiply features by a matrix of low rank: `y = (x D) U + b`.
+
+    Args:
+        in_features: Number of features of the inputs; a tuple for inputs of several axes.
+        out_features: Number of outputs; a tuple for outputs of several axes.
+        rank: Numbers between the two products.
+        use_bias: Whether there is a bias.
+        rngs: Source of keys (stream `params`).
+        **settings: What both products take of `nnx.Linear`'s: `dtype`, `param_dtype`, `precision`, `dot_general`,
+            `promote_dtype`, `preferred_element_type`.
+
+    Example:
+        >>> layer = SplitLinear(64, 32, 8, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((5, 64))).shape, layer.down.kernel.shape, layer.up.kernel.shape
+        ((5, 32), (64, 8), (8, 32))
+
+    Source: Denil et al., "Predicting parameters in deep learning", 2013, section 2.
+    """
+
+    # Cut by columns and by rows in turn: between the two nothing has to be exchanged.
+    sharding_rules = (
+        (r"down\.kernel", PartitionSpec(None, "model")),
+        (r"up\.kernel", PartitionSpec("model", None)),
+    )
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
+        rank: int,
+        *,
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+        **settings: Any,
+    ) -> None:
+        self.in_features, self.out_features, self.use_bias = in_features, out_features, use_bias
+        self.in_shape, self.out_shape = _shape(in_features), _shape(out_features)
+        self.rank = integer("rank", rank, 1)
+        self.down = nnx.Linear(math.prod(self.in_shape), rank, use_bias=False, rngs=rngs, **settings)
+        self.up = nnx.Linear(rank, math.prod(self.out_shape), use_bias=use_bias, rngs=rngs, **settings)
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """Compute outputs [..., out_features] of inputs [..., in_features]."""
+        outside = inputs.shape[: inputs.ndim - len(self.in_shape)]
+        flat = self.up(self.down(inputs.reshape(*outside, math.prod(self.in_shape))), out_sharding=out_sharding)
+        return flat.reshape(*outside, *self.out_shape)
+
+
+class SplitConv(nnx.Module):
+    """Convolve images with kernels of low rank: to few channels, whose mixtures are the outputs.
+
+    Args:
+        in_features: Channels of the images.
+        out_features: Channels of the outputs.
+        kernel_size: Size of each kernel, in pixels of each spatial axis.
+        rank: Channels between the convolution and the mixing.
+        strides: As of `nnx.Conv`, and so are `padding`, `input_dilation` and `kernel_dilation`.
+        padding: As above.
+        input_dilation: As above.
+        kernel_dilation: As above.
+        use_bias: Whether there is a bias.
+        rngs: Source of keys (stream `params`).
+        **settings: What both convolutions take of `nnx.Conv`'s: `dtype`, `param_dtype`, `precision`,
+            `conv_general_dilated`, `promote_dtype`, `preferred_element_type`.
+
+    Example:
+        >>> layer = SplitConv(16, 32, (3, 3), 8, rngs=nnx.Rngs(0))
+        >>> layer(jnp.ones((2, 6, 6, 16))).shape, layer.down.kernel.shape, layer.up.kernel.shape
+        ((2, 6, 6, 32), (3, 3, 16, 8), (1, 1, 8, 32))
+
+    Source: Zhang et al., "Accelerating very deep convolutional networks for classification and detection", 2015,
+    section 2.1.
+    """
+
+    sharding_rules = (
+        (r"down\.kernel", PartitionSpec(None, None, None, "model")),
+        (r"up\.kernel", PartitionSpec(None, None, "model", None)),
+    )
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        kernel_size: int | Sequence[int],
+        rank: int,
+        strides: Any = 1,
+        *,
+        padding: Any = "SAME",
+        input_dilation: Any = 1,
+        kernel_dilation: Any = 1,
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+        **settings: Any,
+    ) -> None:
+        self.in_features, self.out_features, self.use_bias = in_features, out_features, use_bias
+        self.rank = integer("rank", rank, 1)
+        place = {"padding": padding, "input_dilation": input_dilation, "kernel_dilation": kernel_dilation}
+        self.down = nnx.Conv(in_features, rank, kernel_size, strides, use_bias=False, rngs=rngs, **place, **settings)
+        ones = (1,) * len(self.down.kernel_size)
+        self.up = nnx.Conv(rank, out_features, ones, use_bias=use_bias, rngs=rngs, **settings)
+
+    def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
+        """Compute outputs [..., spatial..., out_features] of images [..., spatial..., in_features]."""
+        return self.up(self.down(inputs), out_sharding=out_sharding)
+
+
+class SplitRecurrence(nnx.Module):
+    """Run one recurrent layer on projected inputs: an input kernel of low rank.
+
+    The recurrent kernel stays whole, since the compiled loops over steps multiply by one matrix.
+
+    Args:
+        in_features: Features per step.
+        hidden_features: Features of the hidden state.
+        rank: Features that the inputs are projected to.
+        cell: "lstm", "gru", "min_gru" or "simple".
+        reverse: Run from each sequence's last valid step to its first.
+        rngs: Source of the initial weights; not kept.
+
+    Example:
+        >>> outputs, hidden = SplitRecurrence(64, 4, 8, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 64)))
+        >>> outputs.shape, hidden.shape
+        ((2, 5, 4), (2, 4))
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        rank: int,
+        *,
+        cell: CellName = "lstm",
+        reverse: bool = False,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.rank = integer("rank", rank, 1)
+        common: Any = {"promote_dtype": to_inputs_dtype, "dot_general": dot_general}
+        self.down = nnx.Linear(in_features, rank, use_bias=False, rngs=rngs, **common)
+        self.layer = Recurrence(rank, hidden_features, cell=cell, reverse=reverse, rngs=rngs)
+
+    def __call__(self, inputs: Array, lengths: Array | None = None, tokens: Array | None = None) -> tuple[Array, Array]:
+        """Return the outputs of all steps and the final hidden state; arguments as in `Recurrence`."""
+        if lengths is not None and tokens is None:
+            # Before the product: NaN in the padding times a zero cotangent is NaN in the kernel's gradient.
+            valid = valid_steps(lengths, inputs.shape[1])[:, :, None]
+            inputs = jnp.where(valid, inputs, jnp.zeros((), inputs.dtype))
+        return self.layer(self.down(inputs), lengths, tokens)
+
+
+def split_kernel(layer: Any) -> str | None:
+    """Return the name of a layer's kernel that can be split; None of a layer that has none.
+
+    Example:
+        >>> split_kernel(nnx.Linear(4, 3, rngs=nnx.Rngs(0))), split_kernel(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
+        ('kernel', None)
+    """
+    call = type(layer).__call__ if callable(layer) else None
+    if isinstance(layer, Recurrence) and call is Recurrence.__call__:
+        return "input_kernel" if layer.input_kernel.ndim == 2 else None
+    if isinstance(layer, nnx.Linear) and call is nnx.Linear.__call__:
+        return "kernel" if layer.kernel.ndim == 2 else None
+    if isinstance(layer, nnx.LinearGeneral) and call is nnx.LinearGeneral.__call__:
+        inner, outer = len(layer.in_features), len(layer.out_features)
+        last = tuple(layer.axis) == tuple(range(-inner, 0)) and not layer.batch_axis
+        return "kernel" if last and layer.kernel.ndim == inner + outer else None
+    if isinstance(layer, nnx.Conv) and call is nnx.Conv.__call__:
+        plain = layer.feature_group_count == 1 and layer.mask is None
+        return "kernel" if plain and layer.kernel.ndim == len(layer.kernel_size) + 2 else None
+    return None
+
+
+def split(layer: Any, rank: int, *, rngs: nnx.Rngs) -> nnx.Module:
+    """Make the layer of low rank that takes the place of one, with new weights.
+
+    Args:
+        layer: `nnx.Linear`, `nnx.LinearGeneral` over the last axes, `nnx.Conv` of one group, or `Recurrence`.
+        rank: Numbers between the two products.
+        rngs: Source of keys (stream `params`).
+
+    Raises:
+        UserError: for another layer.
+
+    Example:
+        >>> rngs = nnx.Rngs(0)
+        >>> type(split(nnx.Conv(8, 8, (3, 3), rngs=rngs), 2, rngs=rngs)).__name__
+        'SplitConv'
+        >>> split(nnx.LayerNorm(3, rngs=rngs), 2, rngs=rngs)
+        Traceback (most recent call last):
+        accelnet.errors.UserError: a LayerNorm cannot be split into two products: ...
+    """
+    if split_kernel(layer) is None:
+        raise UserError(
+            f"a {type(layer).__name__} cannot be split into two products: nnx.Linear, nnx.LinearGeneral over the last "
+            "axes, nnx.Conv of one group of channels and accelnet's recurrent layers can"
+        )
+    if isinstance(layer, Recurrence):
+        cell: Any = layer.cell
+        features, hidden = layer.input_kernel.shape[0], layer.bias.shape[0] // NUM_GATES[cell]
+        return SplitRecurrence(features, hidden, rank, cell=cell, reverse=layer.reverse, rngs=rngs)
+    settings: dict[str, Any] = {name: getattr(layer, name) for name in _SHARED} | {"use_bias": layer.use_bias}
+    if isinstance(layer, nnx.Conv):
+        place = {name: getattr(layer, name) for name in ("strides", "padding", "input_dilation", "kernel_dilation")}
+        settings |= place | {"conv_general_dilated": layer.conv_general_dilated}
+        return SplitConv(layer.in_features, layer.out_features, layer.kernel_size, rank, rngs=rngs, **settings)
+    given = getattr(layer, "dot_general", None)
+    settings |= {} if given is None else {"dot_general": given}
+    return SplitLinear(layer.in_features, layer.out_features, rank, rngs=rngs, **settings)
+
+
+def _shape(features: int | Sequence[int]) -> tuple[int, ...]:
+    return (features,) if isinstance(features, int) else tuple(features)

@@ -1,0 +1,134 @@
+"""Ranks: the least error there is for what they save, from one budget over all layers."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+import accelnet as an
+from accelnet.compressing.ranks import factorize, spectra
+from accelnet.compressing.spectrum import Spectrum, choose_ranks
+
+ROWS = 64
+
+
+def experiment_of(model, inputs):
+    arrays = {"inputs": inputs, "targets": np.arange(ROWS) % 3}
+    return an.Experiment(
+        data=an.data.Data("toy", arrays, {"train": range(ROWS)}),
+        model=model,
+        optimizer=an.optim.adam(1e-2),
+        objective=an.objectives.softmax_cross_entropy(),
+        batch_size=16,
+        steps=3,
+    )
+
+
+def outputs_of(experiment, params, state):
+    inputs = jnp.asarray(experiment.data.arrays["inputs"])
+    return np.asarray(experiment.pure_model.apply(params, state, inputs, key=jax.random.key(0), train=False)[0])
+
+
+def test_a_layer_loses_the_share_of_its_outputs_variance_that_was_said():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(1.0, size=(ROWS, 12)).astype(np.float32) @ rng.normal(size=(12, 12)).astype(np.float32)
+    experiment = experiment_of(lambda rngs: an.models.MLP(12, (10,), 3, rngs=rngs), inputs)
+    params, state = experiment.pure_model.init(jax.random.key(0))
+    found = spectra(experiment, params, state)
+    one = found["layers.0.linear"]
+    kernel = np.asarray(params["layers"]["0"]["linear"]["kernel"], np.float64)
+    for rank in (1, 3, 5):
+        smaller, new, _ = factorize(experiment, params, state, {"layers.0.linear": rank}, found=found)
+        part = jax.tree.map(np.asarray, new["layers"]["0"]["linear"])
+        lost = inputs @ kernel - (inputs @ part["down"]["kernel"] @ part["up"]["kernel"] + part["up"]["bias"])
+        share = (lost**2).sum() / ((inputs @ kernel - (inputs @ kernel).mean(0)) ** 2).sum()
+        np.testing.assert_allclose(share, one.error(rank), rtol=1e-3)
+        # No better than any other of this rank, the plain decomposition with the best bias among them.
+        left, middle, right = np.linalg.svd(kernel, full_matrices=False)
+        plain = inputs @ (kernel - (left[:, :rank] * middle[:rank]) @ right[:rank])
+        assert (lost**2).sum() < ((plain - plain.mean(0)) ** 2).sum()
+        assert smaller.model.compression.ranks == {"layers.0.linear": rank}
+
+
+MODELS = {
+    "images": lambda rngs: an.models.CNN((6, 6, 2), (6, 8), 3, norm="batch", dense_features=(9,), rngs=rngs),
+    "sequences": lambda rngs: an.models.RNN(12, 6, 3, num_layers=2, bidirectional=True, cell="gru", rngs=rngs),
+}
+
+
+LAYERS = {
+    "images": {"stages.0.layers.0.conv", "stages.1.layers.0.conv", "dense.0", "output"},
+    "sequences": {f"layers.{i}.{way}" for i in (0, 1) for way in ("forward", "backward")} | {"output_layer"},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_layers_that_have_a_low_rank_stay_what_they_are_and_can_be_trained(kind):
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(ROWS, 6, 6, 2)).astype(np.float32)  # a sequence of 6 steps of 12 numbers, too
+    experiment = experiment_of(MODELS[kind], inputs)
+    params, state = experiment.pure_model.init(jax.random.key(0))
+    flat, ranks = flatten_dict(params), {}
+    for path in LAYERS[kind]:
+        name = next(
+            (*path.split("."), one) for one in ("kernel", "input_kernel") if (*path.split("."), one) in flat
+        )  # fmt: skip
+        kernel = np.asarray(flat[name])
+        left, middle, right = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), full_matrices=False)
+        features, outputs = len(left), right.shape[1]
+        ranks[path] = rank = max(1, (features * outputs - 1) // (features + outputs) // 2)
+        flat[name] = jnp.asarray((left[:, :rank] * middle[:rank]) @ right[:rank]).reshape(kernel.shape)
+    params = unflatten_dict(flat)
+    found = spectra(experiment, params, state)
+    assert set(found) == LAYERS[kind]
+    assert all(found[path].error(rank) < 1e-6 for path, rank in ranks.items())
+    smaller, *weights = factorize(experiment, params, state, ranks, found=found)
+    # Kernels of float32, one product after the other.
+    np.testing.assert_allclose(outputs_of(smaller, *weights), outputs_of(experiment, params, state), atol=1e-4)
+    run = an.fit(smaller.replace(initial=weights[0]))
+    assert np.isfinite(run.metrics["train"]["loss"])
+    assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, weights[0])
+
+
+def test_one_budget_is_spent_where_it_costs_least():
+    rng = np.random.default_rng(0)
+    found = {}
+    for path, decay, per_example, weight in (("a", 0.5, 1.0, 1.0), ("b", 0.8, 4.0, 1.0), ("c", 0.5, 1.0, 50.0)):
+        eye = np.eye(12)
+        variances = decay ** np.arange(12)
+        found[path] = Spectrum(path, "kernel", eye, eye[0], eye, variances, per_example, 4, weight)
+
+    def totals(ranks):
+        return (
+            sum(found[path].saving(rank, "flops") for path, rank in ranks.items()),
+            sum(found[path].weight * found[path].error(rank) for path, rank in ranks.items()),
+        )
+
+    every = [dict(zip(found, ranks, strict=True)) for ranks in itertools.product(range(6), repeat=3)]
+    every = [totals({path: rank for path, rank in ranks.items() if rank}) for ranks in every]
+    most = max(saving for saving, _ in every)
+    for saving in rng.uniform(0, most, 20):
+        ranks = choose_ranks(found, saving)
+        got, error = totals(ranks)
+        best = min(error for other, error in every if other >= saving)
+        assert got >= saving
+        # On the convex hull the choice is the best one; between two of its corners it may be the next one.
+        beyond = min(error for other, error in every if other >= min(most, saving + 0.25 * most))
+        assert error <= max(beyond, best) + 1e-9
+    assert choose_ranks(found, most * 1.01) is None
+
+
+def test_what_cannot_have_a_lower_rank_is_refused():
+    inputs = np.random.default_rng(0).normal(size=(ROWS, 8)).astype(np.float32)
+    experiment = experiment_of(lambda rngs: an.models.MLP(8, (6,), 3, rngs=rngs), inputs)
+    params, state = experiment.pure_model.init(jax.random.key(0))
+    for ranks in ({"layers.0.linear": 4}, {"layers.1.linear": 1}):  # 8 x 6 numbers are fewer than 4 x 14
+        with pytest.raises(an.UserError, match=r"layers\.0\.linear \(1 to 3\)"):
+            factorize(experiment, params, state, ranks)
+    linear = experiment.replace(model=linen.Dense(3))
+    with pytest.raises(an.UserError, match="Linen"):
+        spectra(linear, *linear.pure_model.init(jax.random.key(0), linear.sample_inputs()))
