@@ -8,6 +8,7 @@ import optax
 from absl.testing import parameterized
 
 from accelnet import objectives, ops, optim
+from accelnet.ops.quantized import pack, quantized_dot
 
 
 def draw(*shape, seed=0):
@@ -26,6 +27,10 @@ OPS = {
     "dot_general": (
         lambda a, b: ops.dot_general(a, b, (((1,), (0,)), ((), ())), precision="highest"),
         (draw(4, 5), draw(5, 3, seed=1)),
+    ),
+    "quantized_dot": (
+        lambda x, scale: quantized_dot(x, pack(np.arange(-7, 8, dtype=np.int8).reshape(5, 3), 4), scale),
+        (draw(4, 5), abs(draw(3, seed=1)) + 1),
     ),
     "take_rows": (ops.take_rows, (draw(6, 3), np.array([1, 5, 0], np.int32))),
     "linear_recurrence": (ops.linear_recurrence, (abs(draw(2, 4, 3)) / 4, draw(2, 4, 3, seed=1))),

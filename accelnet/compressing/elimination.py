@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,18 +11,16 @@ import numpy as np
 from accelnet.arguments import integer, word
 from accelnet.artifact.recipe import flattened, unflattener
 from accelnet.compressing.activations import input_moments
+from accelnet.compressing.batch_statistics import with_batch_statistics
 from accelnet.compressing.probe import Weights
 from accelnet.compressing.spaces import Space, sliced, zeroed
 from accelnet.compressing.units import METHODS, Consumer, Method, consumers_of, kept_units
 from accelnet.compressing.widths import Widths, find_widths
 from accelnet.experiment import Experiment
 from accelnet.models.compressed import Compressed, Compression
-from accelnet.parallel.layout import ONE_DEVICE
-from accelnet.training.step import training_batch
 
 # A matrix of the second moments of more features takes minutes and gigabytes: such a product is only sliced.
 _MOST_FEATURES = 6000
-_STATISTICS_BATCHES = 32
 
 
 def prune(
@@ -110,7 +107,7 @@ def prune(
     new_params, new_state = jax.tree.map(lambda leaf, one: jnp.asarray(leaf, one.dtype), made, like)
     if any(part.name.startswith("state.") for space in targets for part in space.parts):
         say("batch statistics")
-        new_state = _with_statistics(smaller, new_params, new_state)
+        new_state = with_batch_statistics(smaller, new_params, new_state)
     return smaller, new_params, new_state
 
 
@@ -167,34 +164,3 @@ def _refitted(
         flat[one.moments.indices[one.group]] = matrix
         changed[name] = flat.reshape(np.shape(changed[name]))
     return changed
-
-
-def _with_statistics(experiment: Experiment, params: Any, model_state: Any) -> Any:
-    """Return the model's state with batch statistics of its own activations: their mean over training batches."""
-    order, apply = experiment.order, experiment.pure_model.apply
-    rows = experiment.data.splits["train"]
-    size = min(order.batch_size, len(rows))
-    count = min(_STATISTICS_BATCHES, len(rows) // size)
-    chosen = rows.start + np.random.default_rng(experiment.seed).permutation(len(rows))[: count * size]
-
-    @jax.jit
-    def statistics(params: Any, model_state: Any, batch: Any, index: Any) -> Any:
-        part = ONE_DEVICE.parts.index()
-        batch, key = training_batch(
-            experiment, batch, ONE_DEVICE, part, jnp.uint32(experiment.seed), index, jnp.int32(0)
-        )
-        offered = {"step": index, "progress": experiment.progress(index)}
-        settings = {"key": key, "train": True, "batch_statistics": True}
-        return apply(params, model_state, batch["inputs"], **settings, **offered)[1]
-
-    mean = jax.tree.map(np.asarray, model_state)
-    for index in range(count):
-        batch = experiment.data.take(np.sort(chosen[index * size : (index + 1) * size]))
-        new = statistics(params, model_state, {**batch, "mask": np.ones(size, bool)}, jnp.int32(index))
-        mean = jax.tree.map(partial(_mean, index), mean, jax.device_get(new))
-    return jax.tree.map(lambda one, like: jnp.asarray(one, jnp.result_type(like)), mean, model_state)
-
-
-def _mean(index: int, before: Any, new: Any) -> Any:
-    """Add the value of one more batch to the mean; what is no floating-point number stays."""
-    return before + (new - before) / (index + 1) if np.issubdtype(np.asarray(new).dtype, np.floating) else before

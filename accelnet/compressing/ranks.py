@@ -12,6 +12,7 @@ from flax import linen, nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from accelnet.compressing.activations import Key, Moments, drawn_rows, input_moments
+from accelnet.compressing.batch_statistics import with_batch_statistics
 from accelnet.compressing.spectrum import Spectrum
 from accelnet.compressing.teacher import output_distance
 from accelnet.errors import UserError
@@ -174,7 +175,7 @@ def factorize(
         say: Function that is told what is being done.
 
     Returns:
-        The experiment of the smaller model, and its params and state.
+        The experiment of the smaller model, and its params and state, with batch statistics computed anew.
 
     Raises:
         UserError: if a layer cannot be split, or a rank is not smaller than the layer is.
@@ -214,7 +215,12 @@ def factorize(
         path: old[path] if path in old else jnp.asarray(made[path], leaf.dtype).reshape(leaf.shape)
         for path, leaf in shapes.items()
     }
-    return smaller, unflatten_dict(new), model_state
+    new = unflatten_dict(new)
+    module = experiment.pure_model.module(params, model_state)
+    if ranks and any(isinstance(layer, nnx.BatchNorm) for _, layer in nnx.iter_modules(module)):
+        say("batch statistics")
+        model_state = with_batch_statistics(smaller, new, model_state)
+    return smaller, new, model_state
 
 
 def _parts(layer: tuple[str, ...], spectrum: Spectrum, rank: int, old: Mapping[Any, Any]) -> dict[Any, Any]:

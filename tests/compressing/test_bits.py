@@ -199,7 +199,7 @@ def test_a_population_and_replicas_train_what_is_left_to_train():
     assert len(members.members) == 2 and all(
         np.isfinite(leaf).all() for leaf in jax.tree.leaves(members.metrics["validation"]["loss"])
     )
-    replicas = an.fit(made(Config()), mesh="data=2", strategy="pmap", progress=False)
+    replicas = an.fit(made(Config()), mesh="data=8", strategy="pmap", progress=False)
     alone = an.fit(made(Config()), progress=False)
     chex.assert_trees_all_close(replicas.params, alone.params, rtol=1e-4, atol=1e-6)
 

@@ -66,6 +66,7 @@ LAYERS = {
 }
 
 
+@pytest.mark.slow  # each kind compiles the moments, two forward passes, the statistics and a run
 @pytest.mark.parametrize("kind", MODELS)
 def test_layers_that_have_a_low_rank_stay_what_they_are_and_can_be_trained(kind):
     rng = np.random.default_rng(0)

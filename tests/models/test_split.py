@@ -2,7 +2,6 @@
 
 import math
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,13 +75,14 @@ def test_a_recurrent_layer_reads_projected_inputs_and_leaves_padding_alone(cell)
         np.testing.assert_allclose(given, expected, atol=1e-6)
 
 
+@pytest.mark.slow  # a run on four devices, and an artifact
 def test_a_model_of_low_rank_is_trained_cut_and_made_again(tmp_path):
     def small(rngs):
         return an.models.CNN((8, 8, 1), (8, 8), 3, dense_features=(16,), rngs=rngs)
 
     rng = np.random.default_rng(0)
     data = an.data.from_arrays(rng.normal(size=(40, 8, 8, 1)), np.arange(40) % 3, num_classes=3)
-    model = Compressed(small, Compression(ranks={"stages.1.layers.0.conv": 3, "dense.0": 4}))
+    model = Compressed(small, Compression(ranks={"stages.1.layers.0.conv": 4, "dense.0": 4}))
     experiment = an.Experiment(
         data=data,
         model=model,
@@ -91,13 +91,12 @@ def test_a_model_of_low_rank_is_trained_cut_and_made_again(tmp_path):
         batch_size=8,
         steps=4,
     )
-    run = an.fit(experiment)
-    assert run.params["dense"]["0"]["down"]["kernel"].shape == (32, 4)
-    assert run.params["stages"]["1"]["layers"]["0"]["conv"]["up"]["kernel"].shape == (1, 1, 3, 8)
-    cut = an.fit(experiment, mesh=make_mesh({"data": 2, "model": 2}, jax.devices()[:4]))
-    kernel = cut.state.params["dense"]["0"]["down"]["kernel"]
-    assert kernel.sharding.spec == PartitionSpec(None, "model")
-    chex.assert_trees_all_close(cut.params, run.params, atol=1e-4)  # sums in another order, in four steps of Adam
+    run = an.fit(experiment, mesh=make_mesh({"data": 2, "model": 2}, jax.devices()[:4]))
+    conv, dense = run.state.params["stages"]["1"]["layers"]["0"]["conv"], run.state.params["dense"]["0"]
+    assert dense["down"]["kernel"].shape == (32, 4)
+    assert conv["up"]["kernel"].shape == (1, 1, 4, 8)
+    assert dense["down"]["kernel"].sharding.spec == PartitionSpec(None, "model")
+    assert conv["up"]["kernel"].sharding.spec == PartitionSpec(None, None, "model")
     run.save(tmp_path / "model.accelnet")
     loaded = an.load(tmp_path / "model.accelnet")
     inputs = data.arrays["inputs"][:5]
