@@ -13,13 +13,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from accelnet.compressing.activations import Key, Moments, drawn_rows, input_moments
 from accelnet.compressing.batch_statistics import with_batch_statistics
-from accelnet.compressing.spectrum import Spectrum
+from accelnet.compressing.spectrum import SeparatedSpectrum, Spectrum
 from accelnet.compressing.teacher import output_distance
 from accelnet.errors import UserError
 from accelnet.evaluating.predictions import make_forward
 from accelnet.experiment import Experiment
 from accelnet.models.compressed import Compressed, Compression
-from accelnet.models.split import SplitConv, SplitLinear, SplitRecurrence, split_kernel
+from accelnet.models.split import SplitConv, SplitLinear, SplitRecurrence, each, is_separated, split_kernel
 from accelnet.parallel.rules import path_names
 
 Say = Callable[[str], None]
@@ -83,7 +83,7 @@ def spectra(
         # In another form than x' W the kernel is used by somebody else, too.
         if len(own) != 1 or len(own[0].gram) != 1 or own[0].indices.size != values[name].size:
             continue
-        spectrum = _spectrum(path, kernel, own[0], values[name], has_bias=getattr(layer, "bias", None) is not None)
+        spectrum = _spectrum(path, kernel, layer, own[0], values[name])
         if spectrum.largest:
             found[path] = spectrum
     say("ranks: the layers' weights")
@@ -101,15 +101,15 @@ def _weights(
     rows, task = drawn_rows(experiment, _TRIED_ROWS, seed), experiment.objective.task
     batch = {**experiment.data.take(rows), "mask": np.ones(len(rows), bool)}
     forward = jax.jit(lambda *given: jax.tree.leaves(make_forward(experiment)(*given)[0]))
-    whole, flat = forward(params, model_state, batch), flatten_dict(params)
+    whole = forward(params, model_state, batch)
+    flat: dict[Any, Any] = flatten_dict(params)
     weights = {}
     for path, one in found.items():
         rank = min(one.ranks, key=lambda rank, one=one: abs(one.error(rank) - _TRIED_ERROR))
-        down, up, shift = one.factors(rank)
         layer = tuple(path.split("."))
-        changed = {(*layer, one.kernel): down @ up}
+        changed = {(*layer, one.kernel): one.product(rank)}
         if (bias := (*layer, "bias")) in flat:
-            changed[bias] = np.ravel(flat[bias]) + shift
+            changed[bias] = np.ravel(flat[bias]) + one.shift(rank)
         parts = {name: jnp.asarray(part, flat[name].dtype).reshape(flat[name].shape) for name, part in changed.items()}
         outputs = forward(unflatten_dict({**flat, **parts}), model_state, batch)
         moved = sum(float(output_distance(task, *both, 1.0).mean()) for both in zip(outputs, whole, strict=True))
@@ -135,20 +135,14 @@ def _layers(experiment: Experiment, params: Any, model_state: Any) -> dict[str, 
     }
 
 
-def _spectrum(path: str, kernel: str, moments: Moments, values: Any, *, has_bias: bool) -> Spectrum:
+def _spectrum(path: str, kernel: str, layer: Any, moments: Moments, values: Any) -> Spectrum:
     matrix = moments.matrices(values)[0]
-    mean = moments.mean[0] if has_bias else np.zeros(len(matrix))
-    variances, components = np.linalg.eigh(matrix.T @ (moments.second[0] - np.outer(mean, mean)) @ matrix)
-    return Spectrum(
-        path,
-        kernel,
-        matrix,
-        mean,
-        components[:, ::-1],
-        np.maximum(variances[::-1], 0.0),
-        moments.per_example,
-        values.dtype.itemsize,
-    )
+    mean = moments.mean[0] if getattr(layer, "bias", None) is not None else np.zeros(len(matrix))
+    parts = path, kernel, matrix, mean, moments.second[0] - np.outer(mean, mean), moments.per_example
+    if isinstance(layer, nnx.Conv) and is_separated(layer):
+        window: Any = layer.kernel_size
+        return SeparatedSpectrum(*parts, values.dtype.itemsize, window=window, step=each(layer.strides, 2)[1])
+    return Spectrum(*parts, values.dtype.itemsize)
 
 
 def factorize(
@@ -225,10 +219,10 @@ def factorize(
 
 def _parts(layer: tuple[str, ...], spectrum: Spectrum, rank: int, old: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the parameters of a layer of low rank, by path: of `SplitLinear` and `SplitConv`, or `SplitRecurrence`."""
-    down, up, shift = spectrum.factors(rank)
+    down, up = spectrum.factors(rank)
     second = "up" if spectrum.kernel == "kernel" else "layer"
     parts = {(*layer, second, *path[len(layer) :]): leaf for path, leaf in old.items() if path[: len(layer)] == layer}
     parts |= {(*layer, "down", "kernel"): down, (*layer, second, spectrum.kernel): up}
     if (bias := (*layer, second, "bias")) in parts:
-        parts[bias] = np.asarray(parts[bias], np.float64).ravel() + shift
+        parts[bias] = np.asarray(parts[bias], np.float64).ravel() + spectrum.shift(rank)
     return parts

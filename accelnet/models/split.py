@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from flax.nnx.nn.linear import canonicalize_padding
 from jax import Array
 from jax.sharding import PartitionSpec
 
@@ -71,11 +72,14 @@ class SplitLinear(nnx.Module):
 class SplitConv(nnx.Module):
     """Convolve images with kernels of low rank: to few channels, whose mixtures are the outputs.
 
+    Where it costs less for each channel in between, the kernels of images are separated: columns to few channels, then
+    rows of these. Else the first convolution has the whole window, and the second one is of single pixels.
+
     Args:
         in_features: Channels of the images.
         out_features: Channels of the outputs.
         kernel_size: Size of each kernel, in pixels of each spatial axis.
-        rank: Channels between the convolution and the mixing.
+        rank: Channels between the two convolutions.
         strides: As of `nnx.Conv`, and so are `padding`, `input_dilation` and `kernel_dilation`.
         padding: As above.
         input_dilation: As above.
@@ -88,10 +92,13 @@ class SplitConv(nnx.Module):
     Example:
         >>> layer = SplitConv(16, 32, (3, 3), 8, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((2, 6, 6, 16))).shape, layer.down.kernel.shape, layer.up.kernel.shape
-        ((2, 6, 6, 32), (3, 3, 16, 8), (1, 1, 8, 32))
+        ((2, 6, 6, 32), (3, 1, 16, 8), (1, 3, 8, 32))
+        >>> SplitConv(1, 32, (3, 3), 4, rngs=nnx.Rngs(0)).up.kernel.shape
+        (1, 1, 4, 32)
 
-    Source: Zhang et al., "Accelerating very deep convolutional networks for classification and detection", 2015,
-    section 2.1.
+    Source: Jaderberg, Vedaldi and Zisserman, "Speeding up convolutional neural networks with low rank expansions",
+    2014, scheme 2; Zhang et al., "Accelerating very deep convolutional networks for classification and detection",
+    2015, section 2.1, for the other.
     """
 
     sharding_rules = (
@@ -116,14 +123,56 @@ class SplitConv(nnx.Module):
     ) -> None:
         self.in_features, self.out_features, self.use_bias = in_features, out_features, use_bias
         self.rank = integer("rank", rank, 1)
-        place = {"padding": padding, "input_dilation": input_dilation, "kernel_dilation": kernel_dilation}
-        self.down = nnx.Conv(in_features, rank, kernel_size, strides, use_bias=False, rngs=rngs, **place, **settings)
-        ones = (1,) * len(self.down.kernel_size)
-        self.up = nnx.Conv(rank, out_features, ones, use_bias=use_bias, rngs=rngs, **settings)
+        sizes = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
+        down = {"kernel_size": sizes, "strides": strides, "padding": padding, "kernel_dilation": kernel_dilation}
+        up: dict[str, Any] = {"kernel_size": (1,) * len(sizes)}
+        if _is_separated(in_features, out_features, sizes, strides, input_dilation):
+            along = {"kernel_size": sizes, "strides": strides, "kernel_dilation": kernel_dilation}
+            halves = [{name: _along(axis, value) for name, value in along.items()} for axis in (0, 1)]
+            pads = canonicalize_padding(padding, 2)
+            both = (pads, pads) if isinstance(pads, str) else ((pads[0], (0, 0)), ((0, 0), pads[1]))
+            down, up = ({**half, "padding": pad} for half, pad in zip(halves, both, strict=True))
+        down["input_dilation"] = input_dilation
+        self.down = nnx.Conv(in_features, rank, use_bias=False, rngs=rngs, **down, **settings)
+        self.up = nnx.Conv(rank, out_features, use_bias=use_bias, rngs=rngs, **up, **settings)
 
     def __call__(self, inputs: Array, out_sharding: Any = None) -> Array:
         """Compute outputs [..., spatial..., out_features] of images [..., spatial..., in_features]."""
         return self.up(self.down(inputs), out_sharding=out_sharding)
+
+
+def is_separated(layer: nnx.Conv) -> bool:
+    """Say whether the kernels of a convolution become columns and rows when it is split.
+
+    Example:
+        >>> is_separated(nnx.Conv(8, 8, (3, 3), rngs=nnx.Rngs(0))), is_separated(nnx.Conv(8, 8, (3,), rngs=nnx.Rngs(0)))
+        (True, False)
+    """
+    given = layer.in_features, layer.out_features, tuple(layer.kernel_size), layer.strides, layer.input_dilation
+    return _is_separated(*given)
+
+
+def _is_separated(width: int, outputs: int, sizes: tuple[int, ...], strides: Any, dilation: Any) -> bool:
+    if len(sizes) != 2 or 1 in sizes or set(each(dilation, 2)) != {1}:
+        return False
+    height, length = sizes
+    # Columns are computed between the steps along the rows, too.
+    return each(strides, 2)[1] * height * width + length * outputs < height * length * width + outputs
+
+
+def _along(axis: int, value: Any) -> tuple[int, ...]:
+    """Keep the value of one of two axes, and 1 for the other."""
+    return tuple(one if index == axis else 1 for index, one in enumerate(each(value, 2)))
+
+
+def each(value: Any, count: int) -> tuple[int, ...]:
+    """Return a setting of a convolution for each of its spatial axes.
+
+    Example:
+        >>> each(2, 3), each(None, 2), each((1, 2), 2)
+        ((2, 2, 2), (1, 1), (1, 2))
+    """
+    return (value or 1,) * count if value is None or isinstance(value, int) else tuple(value)
 
 
 class SplitRecurrence(nnx.Module):

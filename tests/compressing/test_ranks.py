@@ -54,6 +54,30 @@ def test_a_layer_loses_the_share_of_its_outputs_variance_that_was_said():
         assert smaller.model.compression.ranks == {"layers.0.linear": rank}
 
 
+def test_columns_and_rows_lose_what_was_said_and_less_than_without_the_inputs():
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(ROWS, 6, 6, 4)).cumsum(1).cumsum(2).astype(np.float32)
+    make = lambda rngs: an.models.CNN((6, 6, 4), (8,), 3, pooling=None, dense_features=(), rngs=rngs)  # noqa: E731
+    experiment = experiment_of(make, inputs)
+    params, state = experiment.pure_model.init(jax.random.key(0))
+    path = "stages.0.layers.0.conv"
+    one = spectra(experiment, params, state)[path]
+    module = experiment.pure_model.module(params, state).stages[0].layers[0].conv
+    smaller, *weights = factorize(experiment, params, state, {path: 3}, found={path: one})
+    split = smaller.pure_model.module(*weights).stages[0].layers[0].conv
+    assert split.down.kernel.shape == (3, 1, 4, 3)
+    whole, got = (np.asarray(layer(jnp.asarray(inputs)), np.float64).reshape(-1, 8) for layer in (module, split))
+    variance = ((whole - whole.mean(0)) ** 2).sum()
+    np.testing.assert_allclose(((whole - got) ** 2).sum() / variance, one.error(3), rtol=1e-3)
+    kernel = np.asarray(module.kernel[...]).transpose(0, 2, 1, 3).reshape(12, 24)
+    left, middle, right = np.linalg.svd(kernel, full_matrices=False)
+    plain = ((left[:, :3] * middle[:3]) @ right[:3]).reshape(3, 4, 3, 8).transpose(0, 2, 1, 3)
+    module.kernel[...] = jnp.asarray(plain, jnp.float32)
+    other = np.asarray(module(jnp.asarray(inputs)), np.float64).reshape(-1, 8)
+    lost = whole - other
+    assert ((whole - got) ** 2).sum() < 0.9 * ((lost - lost.mean(0)) ** 2).sum()
+
+
 MODELS = {
     "images": lambda rngs: an.models.CNN((6, 6, 2), (6, 8), 3, norm="batch", dense_features=(9,), rngs=rngs),
     "sequences": lambda rngs: an.models.RNN(12, 6, 3, num_layers=2, bidirectional=True, cell="gru", rngs=rngs),
@@ -79,6 +103,11 @@ def test_layers_that_have_a_low_rank_stay_what_they_are_and_can_be_trained(kind)
             (*path.split("."), one) for one in ("kernel", "input_kernel") if (*path.split("."), one) in flat
         )  # fmt: skip
         kernel = np.asarray(flat[name])
+        if path == "stages.1.layers.0.conv":  # columns, then rows
+            ranks[path] = rank = 3
+            down, up = rng.normal(size=(3, 6, rank)), rng.normal(size=(3, rank, 8))
+            flat[name] = jnp.asarray(np.einsum("hcr,wro->hwco", down, up), jnp.float32)
+            continue
         left, middle, right = np.linalg.svd(kernel.reshape(-1, kernel.shape[-1]), full_matrices=False)
         features, outputs = len(left), right.shape[1]
         ranks[path] = rank = max(1, (features * outputs - 1) // (features + outputs) // 2)
@@ -99,9 +128,8 @@ def test_one_budget_is_spent_where_it_costs_least():
     rng = np.random.default_rng(0)
     found = {}
     for path, decay, per_example, weight in (("a", 0.5, 1.0, 1.0), ("b", 0.8, 4.0, 1.0), ("c", 0.5, 1.0, 50.0)):
-        eye = np.eye(12)
-        variances = decay ** np.arange(12)
-        found[path] = Spectrum(path, "kernel", eye, eye[0], eye, variances, per_example, 4, weight)
+        second = np.diag(decay ** np.arange(12))
+        found[path] = Spectrum(path, "kernel", np.eye(12), np.zeros(12), second, per_example, 4, weight)
 
     def totals(ranks):
         return (

@@ -1,7 +1,5 @@
 """Layers of low rank compute the product of their two matrices, and are trained, cut and copied like any other."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,15 +15,17 @@ from accelnet.models.split import split
 from accelnet.parallel.mesh import make_mesh
 
 
-def full_rank(layer, rank):
-    """Return a split layer whose two products are the layer's own kernel: its rank is the kernel's."""
+def with_product(layer, rank):
+    """Return a split layer, and give the layer the kernel that is the product of its two."""
     new = split(layer, rank, rngs=nnx.Rngs(1))
-    kernel = np.asarray(layer.kernel[...])
-    outputs = math.prod(layer.out_features) if isinstance(layer.out_features, tuple) else layer.out_features
-    left, middle, right = np.linalg.svd(kernel.reshape(-1, outputs), full_matrices=False)
-    new.down.kernel[...] = jnp.asarray(left * middle).reshape(new.down.kernel.shape)
-    new.up.kernel[...] = jnp.asarray(right).reshape(new.up.kernel.shape)
+    down, up = np.asarray(new.down.kernel[...]), np.asarray(new.up.kernel[...])
+    if up.shape[:-2] == (1, 3):  # rows of columns
+        kernel = np.einsum("hcr,wro->hwco", down[:, 0], up[0])
+    else:
+        kernel = down @ up.reshape(up.shape[-2:])
+    layer.kernel[...] = jnp.asarray(kernel).reshape(layer.kernel.shape)
     if layer.bias is not None:
+        layer.bias[...] = jnp.arange(layer.bias.size, dtype=jnp.float32).reshape(layer.bias.shape)
         new.up.bias[...] = layer.bias[...].reshape(-1)
     return new
 
@@ -33,22 +33,25 @@ def full_rank(layer, rank):
 @pytest.mark.parametrize(
     ("make", "shape", "rank"),
     [
-        (lambda rngs: nnx.Linear(6, 4, dot_general=ops.dot_general, rngs=rngs), (2, 5, 6), 4),
-        (lambda rngs: nnx.Linear(6, 4, use_bias=False, dtype=jnp.bfloat16, rngs=rngs), (2, 6), 4),
-        (lambda rngs: nnx.LinearGeneral(6, (2, 3), rngs=rngs), (2, 5, 6), 6),
-        (lambda rngs: nnx.LinearGeneral((2, 3), 4, axis=(-2, -1), rngs=rngs), (5, 2, 3), 4),
-        (lambda rngs: nnx.Conv(3, 4, (3, 3), 2, conv_general_dilated=ops.conv_general_dilated, rngs=rngs),
-         (2, 7, 7, 3), 4),
-        (lambda rngs: nnx.Conv(3, 4, (3,), padding="CAUSAL", kernel_dilation=2, rngs=rngs), (2, 9, 3), 4),
+        (lambda rngs: nnx.Linear(6, 4, dot_general=ops.dot_general, rngs=rngs), (2, 5, 6), 2),
+        (lambda rngs: nnx.Linear(6, 4, use_bias=False, dtype=jnp.bfloat16, rngs=rngs), (2, 6), 2),
+        (lambda rngs: nnx.LinearGeneral(6, (2, 3), rngs=rngs), (2, 5, 6), 2),
+        (lambda rngs: nnx.LinearGeneral((2, 3), 4, axis=(-2, -1), rngs=rngs), (5, 2, 3), 2),
+        (lambda rngs: nnx.Conv(5, 4, (3, 3), 2, conv_general_dilated=ops.conv_general_dilated, rngs=rngs),
+         (2, 7, 7, 5), 2),
+        (lambda rngs: nnx.Conv(5, 6, (3, 3), (2, 1), padding=((1, 2), (0, 1)), kernel_dilation=(1, 2), rngs=rngs),
+         (2, 8, 7, 5), 2),
+        (lambda rngs: nnx.Conv(5, 6, (3, 3), padding="CIRCULAR", use_bias=False, rngs=rngs), (2, 5, 6, 5), 2),
+        (lambda rngs: nnx.Conv(1, 4, (3, 3), rngs=rngs), (2, 5, 5, 1), 2),
+        (lambda rngs: nnx.Conv(3, 4, (3,), padding="CAUSAL", kernel_dilation=2, rngs=rngs), (2, 9, 3), 2),
     ],
-    ids=["linear", "bfloat16", "heads", "joined heads", "convolution", "causal"],
+    ids=["linear", "bfloat16", "heads", "joined heads", "strided", "padded", "circular", "one channel", "causal"],
 )  # fmt: skip
-def test_at_its_full_rank_a_split_layer_is_the_layer(make, shape, rank):
+def test_a_split_layer_is_the_layer_whose_kernel_is_the_product(make, shape, rank):
     layer = make(nnx.Rngs(params=0))
-    if layer.bias is not None:
-        layer.bias[...] = jnp.arange(layer.bias.size, dtype=jnp.float32).reshape(layer.bias.shape)
+    new = with_product(layer, rank)
     inputs = jax.random.normal(jax.random.key(0), shape)
-    expected, got = layer(inputs), full_rank(layer, rank)(inputs)
+    expected, got = layer(inputs), new(inputs)
     assert got.dtype == expected.dtype
     np.testing.assert_allclose(
         np.asarray(got, np.float32), np.asarray(expected, np.float32), atol=5e-2 if got.dtype == jnp.bfloat16 else 1e-5
@@ -94,7 +97,7 @@ def test_a_model_of_low_rank_is_trained_cut_and_made_again(tmp_path):
     run = an.fit(experiment, mesh=make_mesh({"data": 2, "model": 2}, jax.devices()[:4]))
     conv, dense = run.state.params["stages"]["1"]["layers"]["0"]["conv"], run.state.params["dense"]["0"]
     assert dense["down"]["kernel"].shape == (32, 4)
-    assert conv["up"]["kernel"].shape == (1, 1, 4, 8)
+    assert conv["up"]["kernel"].shape == (1, 3, 4, 8)
     assert dense["down"]["kernel"].sharding.spec == PartitionSpec(None, "model")
     assert conv["up"]["kernel"].sharding.spec == PartitionSpec(None, None, "model")
     run.save(tmp_path / "model.accelnet")
