@@ -80,6 +80,18 @@ def cells(found: dict[str, Any]) -> list[str]:
     return [f"{form['largest']:.1e}" + ("" if form["largest"] <= MOST else " (above 1e-5)") for form in forms]
 
 
+def page(rows: list[str], notes: list[str], fixed: list[str]) -> str:
+    """Return the page of rows, of what could not be measured, and of the models that take one number of rows alone."""
+    import onnx
+    import onnxruntime
+
+    head = f"| model | {' | '.join(FORMATS.values())} |\n|---|{'---|' * len(FORMATS)}\n"
+    versions = f"jax {jax.__version__}, onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__}"
+    limits = f", but for {', '.join(fixed)}" if fixed else ""
+    told = "\n".join(["Not measured:", "", *notes]) if notes else ""
+    return PAGE.format(versions=versions, limits=limits, table=head + "\n".join(rows), notes=told).rstrip() + "\n"
+
+
 def main() -> None:
     """Make the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -99,19 +111,8 @@ def main() -> None:
             fixed.append(name)
     if args.only:
         print("\n".join(notes))
-        return
-    import onnx
-    import onnxruntime
-
-    head = f"| model | {' | '.join(FORMATS.values())} |\n|---|{'---|' * len(FORMATS)}\n"
-    versions = f"jax {jax.__version__}, onnx {onnx.__version__} and onnxruntime {onnxruntime.__version__}"
-    limits = f", but for {', '.join(fixed)}" if fixed else ""
-    told = ["Not measured:", "", *notes, ""] if notes else []
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(
-        PAGE.format(versions=versions, limits=limits, table=head + "\n".join(rows), notes="\n".join(told)).rstrip()
-        + "\n"
-    )
+    else:
+        args.out.write_text(page(rows, notes, fixed))
 
 
 if __name__ == "__main__":

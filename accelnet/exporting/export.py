@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from accelnet.arguments import flags, names
 from accelnet.arguments import path as checked_path
 from accelnet.artifact.load import load
@@ -69,6 +71,8 @@ def export(
                 folder,
                 say,
             )
+        if jax.process_count() > 1:
+            raise UserError("a run of several processes is exported by one: save it, and export its work directory")
         if best:
             raise UserError("best=True chooses among the weights of a work directory: of a run, give run.best")
         say("artifact")

@@ -96,8 +96,8 @@ class Source:
         """
         if self.answer is None:
             raise UserError(
-                f"{self.model.path} holds a program and not its layers ({self.reason}): export it to onnx with the "
-                "script that made it, `python script.py export --workdir ...`, or an.export(run, ...)"
+                f"{self.model.path} holds a program and not its layers ({self.reason}): export it with the script that "
+                "made it, `python script.py export --workdir ...`, or an.export(run, ...); stablehlo needs no layers"
             )
         return functools.partial(self.answer, dict(self.model.weights))
 
