@@ -129,7 +129,7 @@ class Model:
             for first in range(0, rows.count, size):
                 index = np.arange(first, min(first + size, rows.count))
                 for taken, inputs in self._encoded(rows, index, skipped if skip_bad else None):
-                    parts.append(self._answers(inputs, size))
+                    parts.append(self.answers(inputs, size))
                     kept += taken.tolist()
                 line(f"{index[-1] + 1:,} of {rows.count:,} rows")
         finally:
@@ -138,10 +138,10 @@ class Model:
             raise UserError(f"none of the {rows.count} rows can be read; the first: {next(iter(skipped.values()))}")
         values = {name: _joined([part[name] for part in parts]) for name in parts[0]}
         ids = rows.ids if len(kept) == rows.count else [rows.ids[row] for row in kept]
-        return Prediction(self.schema["kind"], ids, values, self._names, skipped)
+        return Prediction(self.schema["kind"], ids, values, self.names, skipped)
 
     @property
-    def _names(self) -> dict[str, Any]:
+    def names(self) -> dict[str, Any]:
         """What turns outputs into labels and numbers; of a tokenizer only bytes are known."""
         fitted = {name: one for name, one in self.schema["fitted"].items() if name != "tokenizer"}
         return {**fitted, "tokenizer": "bytes"} if self.schema["tokenizer"] == "bytes" else fitted
@@ -194,7 +194,16 @@ class Model:
                 bad = middle
         return bad - 1
 
-    def _answers(self, inputs: Any, size: int) -> dict[str, np.ndarray]:
+    def answers(self, inputs: Any, size: int) -> dict[str, np.ndarray]:
+        """Compute the outputs of encoded inputs, and what follows from them.
+
+        Args:
+            inputs: Arrays [B, ...] as `schema.encode` makes them.
+            size: Rows that the program computes, at least B; the last row is repeated until there are so many.
+
+        Returns:
+            Arrays [B, ...] by name, as of `outputs.answered`.
+        """
         count = len(jax.tree.leaves(inputs)[0])
         padded = jax.tree.map(lambda one: _padded(one, size), inputs)
         found = jax.device_get(self._call[0](self._on_device, padded))

@@ -12,6 +12,7 @@ from accelnet.cli.entry import guarded, path_rules
 from accelnet.cli.new import new
 from accelnet.cli.output import Output
 from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.cli.serve import ServerOptions, limits_of, serve_model
 from accelnet.cli.track import track
 from accelnet.terminal import show
 
@@ -47,6 +48,16 @@ def predict(model: ModelOptions, options: ResultOptions, output: Output) -> None
     write_predictions(load(model.model, best=model.best), options, output)
 
 
+def serve(model: ModelOptions, options: ServerOptions) -> None:
+    """Answer requests over HTTP by a model in a file."""
+    from accelnet.artifact.load import load
+    from accelnet.cli.devices import start_platform
+
+    limits_of(options)
+    start_platform()
+    serve_model(load(model.model, best=model.best), options)
+
+
 def refresh(options: RefreshOptions) -> None:
     """Make a model's program anew with this version of jax, which reads those of the last six months."""
     from accelnet.artifact.load import refresh
@@ -55,7 +66,7 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
-VERBS = (new, doctor, predict, refresh, track)
+VERBS = (new, doctor, predict, serve, refresh, track)
 
 
 def tool(args: Sequence[str] | None = None) -> None:

@@ -78,17 +78,41 @@ def read_picture(path: str, form: PictureForm, *, refuse_colour: bool = False) -
         Traceback (most recent call last):
         accelnet.errors.UserError: picture /not/there.png cannot be read: No such file or directory
     """
-    content = _content(path)
+    return decode_picture(_content(path), form, path, refuse_colour=refuse_colour)
+
+
+def decode_picture(
+    content: bytes, form: PictureForm, where: str, *, refuse_colour: bool = False, most_pixels: int | None = None
+) -> np.ndarray:
+    """Read the picture of a file's content, as `read_picture` does.
+
+    Args:
+        content: Bytes of the file.
+        form: Size and channels that it gets.
+        where: What the picture is called in messages.
+        refuse_colour: Whether a picture in colour is an error where `form` has one channel.
+        most_pixels: Pixels that it may have before it is scaled. None: as many as Pillow allows.
+
+    Raises:
+        UserError: as of `read_picture`.
+
+    Example:
+        >>> decode_picture(b"GIF8", PictureForm(8, 8, 3, "crop"), "picture 0")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: picture 0 is no picture that can be read (no known format): remove it or get it again
+    """
     try:
-        image = _plain_png(content)
+        image = _plain_png(content) if most_pixels is None else None
         if image is None:
             with _opened(content) as image:
-                return _formed(_upright(image, form), form, path, refuse_colour)
-        return _formed(image, form, path, refuse_colour)
+                if most_pixels is not None and image.size[0] * image.size[1] > most_pixels:
+                    raise UserError(f"{where} has {image.size[0]} x {image.size[1]} pixels, expected {most_pixels:,} at most")
+                return _formed(_upright(image, form), form, where, refuse_colour)
+        return _formed(image, form, where, refuse_colour)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001, damaged files make decoders fail in any way
-        raise _damaged(path, error) from None
+        raise _damaged(where, error) from None
 
 
 def look_at(path: str) -> tuple[int, int, bool]:
