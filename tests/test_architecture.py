@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "report": _GROUND,
     "tracking": _GROUND,
     "artifact": _CORE | {"report"},
+    "serving": _CORE | {"artifact", "report"},
     "experiment": _TRAINING,
     "training": _TRAINING | {"cluster", "report", "tracking"},
     "planning": _TRAINING | {"report"},
@@ -50,7 +51,7 @@ MAY_IMPORT = {
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
+    "cli": _TRAINING | {"serving", "cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING
     | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }

@@ -15,6 +15,6 @@ from accelnet.cli.tune import tune
 from accelnet.cli.verify import verify
 
 VERBS = (
-    train, evaluate, predict, serve, tune, find_batch, compare_runs, compare, cross_validate, data, summary, plan, targets,
-    verify,
+    train, evaluate, predict, serve, tune, find_batch, compare_runs, compare, cross_validate, data, summary, plan,
+    targets, verify,
 )  # fmt: skip

@@ -52,7 +52,8 @@ def _columns(prediction: Prediction) -> Mapping[str, Any]:
         shares = values["probabilities"]
         found = {"label": prediction.labels, "probability": shares.max(axis=-1)}
         if shares.ndim == 2:
-            names = prediction.class_names or tuple(map(str, range(shares.shape[1])))
+            names = prediction.class_names
+            names = names if len(names) == shares.shape[1] else tuple(map(str, range(shares.shape[1])))
             found["probabilities"] = [dict(zip(names, row, strict=True)) for row in shares]
         return found
     if kind == "labels":

@@ -15,7 +15,7 @@ from accelnet.serving.openapi import ROUTES
 _STYLE = """
 form{display:grid;gap:.9rem;max-width:38rem}.fields{display:grid;gap:.9rem;
 grid-template-columns:repeat(auto-fit,minmax(min(100%,14rem),1fr))}label{display:grid;gap:.25rem;font-weight:600}
-input,select,textarea,button{font:inherit;padding:.5em .65em;color:var(--ink);background:var(--card);
+input,select,textarea,button{font:inherit;font-weight:400;padding:.5em .65em;color:var(--ink);background:var(--card);
 border:1px solid var(--line);border-radius:.4rem;min-width:0;max-width:100%}textarea{min-height:9rem;
 font:.9rem/1.4 ui-monospace,monospace}button{justify-self:start;background:#0072b2;color:#fff;border-color:#0072b2;
 font-weight:600;cursor:pointer}button:disabled{opacity:.6}#preview{max-width:16rem;image-rendering:auto}
@@ -108,7 +108,8 @@ def documentation(model: Model, name: str) -> bytes:
         section("Routes", table("What there is", ["route", "what it does"], routes, words=[1])),
         section(
             "Predict",
-            tag("p", "One row gives one object, a list of rows an object with the list “predictions”."),
+            tag("p", "One row gives one object, a list of rows an object with the list “predictions”. SERVER stands for the "
+                "address, such as http://127.0.0.1:8000."),
             *calls,
             tag("p", "An error is an object with one message: 400 what cannot be read, 422 what the model does not take, "
                 "413 too large, 503 too much at once, 504 too late."),
@@ -120,7 +121,7 @@ def documentation(model: Model, name: str) -> bytes:
 
 
 def _call(arguments: str) -> Markup:
-    return tag("pre", f"curl http://127.0.0.1:8000/predict {arguments}")
+    return tag("pre", f"curl $SERVER/predict {arguments}")
 
 
 def _quoted(text: str) -> str:
