@@ -105,8 +105,9 @@ def decode_picture(
         image = _plain_png(content) if most_pixels is None else None
         if image is None:
             with _opened(content) as image:
-                if most_pixels is not None and image.size[0] * image.size[1] > most_pixels:
-                    raise UserError(f"{where} has {image.size[0]} x {image.size[1]} pixels, expected {most_pixels:,} at most")
+                width, height = image.size
+                if most_pixels is not None and width * height > most_pixels:
+                    raise UserError(f"{where} has {width} x {height} pixels, expected {most_pixels:,} at most")
                 return _formed(_upright(image, form), form, where, refuse_colour)
         return _formed(image, form, where, refuse_colour)
     except UserError:

@@ -8,6 +8,7 @@ import numpy as np
 from accelnet.artifact.outputs import OUTPUTS
 from accelnet.artifact.prediction import Prediction
 
+
 def told(prediction: Prediction) -> list[dict[str, Any]]:
     """Return each row's prediction as values for `written`.
 

@@ -71,11 +71,19 @@ class Batches:
                     return await pieces[0].answers
                 found = await asyncio.gather(*(piece.answers for piece in pieces))
         except TimeoutError:
+            self._give_up(pieces)
             raise Refused(504, f"there was no answer within {self._limits.seconds:g} seconds: try again") from None
-        finally:
-            for piece in pieces:
-                piece.answers.cancel()  # those that are computed already do not mind
+        except BaseException:
+            self._give_up(pieces)
+            raise
         return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+    def _give_up(self, pieces: list[_Piece]) -> None:
+        for piece in pieces:
+            piece.answers.cancel()
+            if piece in self._queue:
+                self._queue.remove(piece)
+                self.waiting_rows -= len(piece.rows)
 
     def _start(self) -> None:
         batch = self._take()
@@ -88,14 +96,12 @@ class Batches:
             )
 
     def _take(self) -> list[_Piece]:
-        """Take the first piece that somebody waits for, and those that can be computed with it."""
+        """Take the first piece, and those that can be computed with it."""
         batch: list[_Piece] = []
         rest: deque[_Piece] = deque()
         free = self._sizes.rows[-1]
         for piece in self._queue:
-            if piece.answers.done():
-                self.waiting_rows -= len(piece.rows)
-            elif len(piece.rows) <= free and (not batch or piece.rows.padded == batch[0].rows.padded):
+            if len(piece.rows) <= free and (not batch or piece.rows.padded == batch[0].rows.padded):
                 batch.append(piece)
                 free -= len(piece.rows)
                 self.waiting_rows -= len(piece.rows)

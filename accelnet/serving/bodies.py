@@ -20,6 +20,7 @@ from accelnet.serving.limits import Refused
 from accelnet.wording import listed, shown
 
 _NPY = b"\x93NUMPY"
+_JSON = b'[{"-0123456789tfn \n\r\t'  # one of these begins a value
 _MOST_PIXELS = 1 << 26  # of a picture before it is scaled: 200 MB as it is decoded
 
 
@@ -64,7 +65,7 @@ class Bodies:
                 return self._of_files(parts_of(body, content_type))
             if body.startswith(_NPY):
                 return self._of_array(read_npy(body))
-            if content_type.startswith("image/") or (self._form is not None and body[:1] not in b"[{\" \n\r\t"):
+            if content_type.startswith("image/") or (self._form is not None and body[:1] not in _JSON):
                 return Rows(self._encoded([self._picture(body, "the picture")]), True)
             return self._of_json(parse(body))
         except UserError as error:
@@ -120,7 +121,8 @@ class Bodies:
         elif len(row) == len(self._columns):
             values = dict(zip(self._columns, row, strict=True))
         else:
-            raise UserError(f"row {index} has {len(row)} values, expected {len(self._columns)}: {listed(self._columns)}")
+            names = listed(self._columns)
+            raise UserError(f"row {index} has {len(row)} values, expected {len(self._columns)}: {names}")
         for name, value in values.items():
             if not isinstance(value, str | int | float | None):
                 raise UserError(f"row {index}: column {shown(name)} is {shown(value)}, expected a number or text")
@@ -191,10 +193,11 @@ def parts_of(body: bytes, content_type: str) -> list[tuple[str, bytes]]:
     found = []
     for part in parts[:-1]:
         head, gap, content = part.partition(b"\r\n\r\n")
-        lines = [line for line in head.decode("latin-1").split("\r\n") if line.lower().startswith("content-disposition")]
-        if not gap or not lines:
+        lines = head.decode("latin-1").split("\r\n")
+        named = [line for line in lines if line.lower().startswith("content-disposition")]
+        if not gap or not named:
             raise Refused(400, "the form is damaged: one of its parts has no name")
-        found.append((_parameter(lines[0], "name"), content))
+        found.append((_parameter(named[0], "name"), content))
     return found
 
 
@@ -210,7 +213,11 @@ def _first(value: Any) -> Any:
 
 def _listed(value: Any, kind: type) -> tuple[list[Any], bool]:
     """Return rows of one kind as a list, and whether there was but one row, not a list of them."""
-    words = {dict: "an object, or a list of objects", list: "a list of values, or a list of such", str: "text or a list"}
+    words = {
+        dict: "an object, or a list of objects",
+        list: "a list of values, or a list of such",
+        str: "text or a list",
+    }
     alone = isinstance(value, kind) and not (kind is list and isinstance(_first(value), list))
     rows = [value] if alone else value
     if not isinstance(rows, list) or not rows:

@@ -36,8 +36,8 @@ def connection_type(limits: Limits) -> Any:
 
         def send_400_response(self, msg: str) -> None:
             body = written({"error": "this is no request of HTTP/1.1"})
-            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: "
-            self.transport.write(head + b"%d\r\n\r\n" % len(body) + body)
+            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
             self.transport.close()
 
         def check(self, now: float) -> None:

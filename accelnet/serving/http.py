@@ -48,6 +48,7 @@ class Answer:
 
 
 Handler = Callable[[Request], Awaitable[Answer]]
+Receive = Callable[[], Awaitable[Any]]
 
 
 class _GoneError(Exception):
@@ -73,7 +74,7 @@ class Application:
     async def __call__(
         self,
         scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[Any]],
+        receive: Receive,
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
         began = time.perf_counter()
@@ -100,7 +101,7 @@ class Application:
     def _route(self, scope: Mapping[str, Any]) -> str:
         return scope["path"] if scope["path"] in self._methods else "other"
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], held: list[bytes]) -> Answer:
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive, held: list[bytes]) -> Answer:
         path = scope["path"]
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self._routes.get((method, path))
@@ -113,7 +114,7 @@ class Application:
         body = b"" if method == "GET" else await self._body(headers, receive, held)
         return await handler(Request(headers, body))
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Callable[[], Awaitable[Any]], held: list[bytes]) -> bytes:
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, held: list[bytes]) -> bytes:
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise Refused(415, "the body is compressed, expected it as it is: leave out content-encoding")
         self._admit(int(headers.get(b"content-length", b"0")), 0)

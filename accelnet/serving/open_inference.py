@@ -66,12 +66,17 @@ def told_tensors(prediction: Prediction, request: Mapping[str, Any], name: str) 
     if prediction.kind == "classes" and prediction.class_names and prediction.labels is not None:
         found["labels"] = prediction.labels
     asked = request.get("outputs") or [{"name": one} for one in found]
-    names = [one.get("name") if isinstance(one, Mapping) else one for one in asked] if isinstance(asked, list) else []
-    if not names or not all(isinstance(one, str) and one in found for one in names):
+    names = [str(one["name"]) for one in asked if isinstance(one, Mapping) and one.get("name") in found]
+    if not isinstance(asked, list) or len(names) != len(asked):
         raise UserError(f"outputs are {shown(asked)}, expected of {listed(found)}")
     kinds = {one: "BYTES" if found[one].dtype.kind == "U" else _TYPES[found[one].dtype.name] for one in names}
     outputs = [
-        {"name": one, "datatype": kinds[one], "shape": list(found[one].shape), "data": np.ascontiguousarray(found[one]).reshape(-1)}
+        {
+            "name": one,
+            "datatype": kinds[one],
+            "shape": list(found[one].shape),
+            "data": np.ascontiguousarray(found[one]).reshape(-1),
+        }
         for one in names
     ]
     identity = {"id": request["id"]} if isinstance(request.get("id"), str) else {}

@@ -80,9 +80,14 @@ def _responses(route: Route) -> dict[str, Any]:
     found: dict[str, Any] = {"200": {"description": "Done", "content": {route.kind: {"schema": _ANY}}}}
     if route.method == "post":
         texts = {
-            "400": "It cannot be read", "408": "It came too slowly", "413": "It is too large", "415": "It is compressed",
-            "422": "The model does not take it", "503": "Too much at once, or not ready yet", "504": "Too late",
-        }  # fmt: skip
+            "400": "It cannot be read",
+            "408": "It came too slowly",
+            "413": "It is too large",
+            "415": "It is compressed",
+            "422": "The model does not take it",
+            "503": "Too much at once, or not ready yet",
+            "504": "Too late",
+        }
         error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
         content = {"application/json": {"schema": error}}
         found |= {status: {"description": text, "content": content} for status, text in texts.items()}

@@ -25,6 +25,14 @@ grid-template-columns:minmax(5rem,max-content) 1fr max-content;align-items:cente
 background:var(--card);border-radius:.5rem}a{color:inherit}
 """
 _MOST_CHOICES = 200
+_ASKED = (
+    "One row gives one object, a list of rows an object with the list “predictions”. SERVER stands for the address, "
+    "such as http://127.0.0.1:8000."
+)
+_ERRORS = (
+    "An error is an object with one message: 400 what cannot be read, 422 what the model does not take, 413 too large, "
+    "503 too much at once, 504 too late."
+)
 
 
 def trying(model: Model) -> bytes:
@@ -99,20 +107,16 @@ def documentation(model: Model, name: str) -> bytes:
         calls.append(_call("--data-binary @rows.npy"))
     if kind_of_rows(schema) == "arrays":
         calls.append(_call(" ".join(f"-F {key}=@{key}.npy" for key in schema["inputs"])))
-    shapes = [
-        (key, one["dtype"], f"[{', '.join(map(str, one['shape']))}]") for key, one in schema["outputs"].items()
-    ]
+    shapes = [(key, one["dtype"], f"[{', '.join(map(str, one['shape']))}]") for key, one in schema["outputs"].items()]
     body = [
         tag("h1", f"Asking {model.config['experiment']}"),
         tag("p", f"Takes {input_words(schema)}; gives {schema['kind']}."),
         section("Routes", table("What there is", ["route", "what it does"], routes, words=[1])),
         section(
             "Predict",
-            tag("p", "One row gives one object, a list of rows an object with the list “predictions”. SERVER stands for the "
-                "address, such as http://127.0.0.1:8000."),
+            tag("p", _ASKED),
             *calls,
-            tag("p", "An error is an object with one message: 400 what cannot be read, 422 what the model does not take, "
-                "413 too large, 503 too much at once, 504 too late."),
+            tag("p", _ERRORS),
         ),
         section("The model's own outputs", table("By the protocol", ["name", "type", "shape"], shapes)),
         tag("p", joined(tag("a", "openapi.json", href="/openapi.json"), " ", tag("a", "Try it", href="/"))),

@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from typing import Any
 
 from accelnet.artifact.model import Model
@@ -65,14 +66,14 @@ class Service:
         v2 = f"/v2/models/{self.name}"
         facts = described(self._model, self.name)
         pages = trying(self._model), documentation(self._model, self.name)
-        alive = written({"live": True})
+        alive, made_by = written({"live": True}), {"name": "accelnet", "version": metadata.version("accelnet")}
         fixed = {
             "/health": Answer(alive),
             "/v2/health/live": Answer(alive),
             "/": Answer(pages[0], HTML),
             "/docs": Answer(pages[1], HTML),
             "/openapi.json": Answer(written(documented(self._model, self.name))),
-            "/v2": Answer(written({"name": "accelnet", "version": self._model.config["versions"]["accelnet"], "extensions": []})),
+            "/v2": Answer(written({**made_by, "extensions": []})),
             v2: Answer(written(facts)),
         }
         ready = self._answer_ready

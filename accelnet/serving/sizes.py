@@ -55,12 +55,15 @@ class Sizes:
 
     def __init__(self, model: Model, limits: Limits) -> None:
         self._model = model
-        self._held, self._tree = jax.tree.flatten(held_of(model.schema["inputs"]), is_leaf=lambda x: isinstance(x, Held))
+        held = held_of(model.schema["inputs"])
+        self._held, self._tree = jax.tree.flatten(held, is_leaf=lambda one: isinstance(one, Held))
         self._is_sequence = [len(one.shape) > 1 and one.shape[1] == STEPS for one in self._held]
         self._has_lengths = isinstance(model.schema["inputs"].get("lengths"), Mapping)
         fixed = model.schema["batch"]
         self.rows = (fixed,) if fixed else _powers(1, limits.batch_rows)
-        self.steps = _powers(min(_LEAST_STEPS, limits.steps), limits.steps) if any(self._is_sequence) else ()
+        self.steps: tuple[int, ...] = (
+            _powers(min(_LEAST_STEPS, limits.steps), limits.steps) if any(self._is_sequence) else ()
+        )
         self._outputs_with_steps = [
             name for name, one in model.schema["outputs"].items() if one["shape"][1:2] == [STEPS]
         ]
@@ -141,15 +144,16 @@ class Sizes:
 
     def _ignores_what_follows(self) -> bool:
         """Say whether the outputs of the first steps stay the same with more behind them."""
-        if len(self.steps) == 1:
+        first_steps, *more = self.steps
+        if not more:
             return True
-        short, long = self._example(self.rows[0], self.steps[0]), self._example(self.rows[0], self.steps[1])
+        short, long = self._example(self.rows[0], first_steps), self._example(self.rows[0], more[0])
         rng = np.random.default_rng(0)
         for one, whole in zip(jax.tree.leaves(short), jax.tree.leaves(long), strict=True):
             if one.ndim > 1:  # small numbers, which symbols may be too
                 whole[:, : one.shape[1]] = one[...] = rng.integers(0, 2, one.shape)
         first, second = (self._model.answers(inputs, self.rows[0]) for inputs in (short, long))
-        pairs = ((first[name], second[name][:, : self.steps[0]]) for name in self._outputs_with_steps)
+        pairs = ((first[name], second[name][:, :first_steps]) for name in self._outputs_with_steps)
         close = (np.allclose(a, b, rtol=_SAME, atol=_SAME * np.abs(a).max()) for a, b in pairs if a.dtype.kind == "f")
         return set(first) == set(self._outputs_with_steps) and all(close)
 

@@ -16,7 +16,7 @@ from accelnet.serving.server import listening, make_server, run
 from accelnet.serving.service import Service
 from tests.artifact.conftest import images, series, trained
 
-LIMITS = Limits(batch_rows=8, steps=16, body_bytes=1 << 16, queue_rows=40, seconds=1.0)
+LIMITS = Limits(batch_rows=8, steps=16, body_bytes=1 << 16, queue_rows=40, seconds=2.0)
 
 
 class Served:

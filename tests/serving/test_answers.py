@@ -40,9 +40,9 @@ def form(**files):
 
 IN_FORM = {"kind": "multipart/form-data; boundary=x"}
 FORMS = {
-    "a row": (1, lambda: IMAGES[0].tolist(), {}),
-    "rows": (3, lambda: IMAGES[:3].tolist(), {}),
-    "more rows than a batch": (20, lambda: IMAGES[:20].tolist(), {}),
+    "a row": (1, IMAGES[0].tolist, {}),
+    "rows": (3, IMAGES[:3].tolist, {}),
+    "more rows than a batch": (20, IMAGES[:20].tolist, {}),
     "npy": (3, lambda: npy(IMAGES[:3]), {"kind": "application/octet-stream"}),
     "npy of columns": (3, lambda: npy(np.asfortranarray(IMAGES[:3])), {}),
     "PNG": (1, lambda: png(IMAGES[0]), {"kind": "image/png"}),
@@ -58,7 +58,7 @@ def test_every_form_of_arrays_and_pictures_gives_what_predict_gives(name, pictur
     count, body, options = FORMS[name]
     expected = pictures.model.predict(IMAGES[:count])
     found = pictures.predict(body(), **options)
-    rows = found["predictions"] if "predictions" in found else [found]
+    rows = found.get("predictions", [found])
     assert [row["label"] for row in rows] == expected.labels.tolist()
     close([[row["probabilities"][name] for name in ("cat", "dog", "owl")] for row in rows], expected.probabilities)
     close([row["probability"] for row in rows], expected.probabilities.max(axis=1))
@@ -108,7 +108,7 @@ def test_rows_of_a_table_give_numbers_in_the_units_of_the_file(serving):
     for body, text in (
         ({"size": 4, "hue": "pink"}, "hue is 'pink', expected one of"),
         ({"size": 4}, "no column 'hue'"),
-        ({"size": "much", "hue": "red"}, "size is 'much', expected a number"),
+        ({"size": "much", "hue": "red"}, "size is 'much', expected a finite number"),
         ({"size": [4], "hue": "red"}, "column 'size' is [4], expected a number or text"),
         ([4], "row 0 has 1 values, expected 2"),
         ("/etc/passwd", "the body is '/etc/passwd', expected a list"),
@@ -137,12 +137,12 @@ def test_sequences_of_any_length_share_batches(sequences):
     for body, text in (
         ({"inputs": np.zeros((17, 4)).tolist()}, "inputs have 17 steps, expected 1 to 16"),
         ({"inputs": np.zeros((3, 4)).tolist(), "lengths": 4}, "lengths are [4], expected 1 to 3"),
-        ({"inputs": np.zeros((3, 5)).tolist()}, "expected [['batch', 'steps', 4]"),
+        ({"inputs": np.zeros((3, 5)).tolist()}, "expected {'inputs': ['batch', 'steps', 4]"),
         ({"input": []}, "a row has 'input', expected 'inputs', 'lengths'"),
         ([{"lengths": 3}], "row 0 lacks 'inputs'"),
     ):
         status, found = sequences.ask("POST", "/predict", body)
-        assert status == 422 and text.replace("[[", "{'inputs': [") in found["error"] or text in found["error"], found
+        assert status == 422 and text in found["error"], found
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])

