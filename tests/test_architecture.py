@@ -60,7 +60,8 @@ FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
 HEAVY = (
     "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
-    "onnx", "onnxruntime", "wandb", "mlflow", "trackio",
+    "onnx", "onnxruntime", "wandb", "mlflow", "trackio", "uvicorn", "uvloop", "httptools",
+    "orjson",
 )  # fmt: skip
 
 

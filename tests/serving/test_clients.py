@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import socket
 import threading
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.artifact.conftest import IMAGES
 
@@ -57,6 +59,13 @@ def test_a_npy_file_that_claims_more_than_it_holds_asks_for_no_memory(pictures):
     body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"1" * 10
     status, found = pictures.ask("POST", "/predict", body)
     assert status == 422 and "the .npy file cannot be read" in found["error"]
+
+
+def test_a_small_file_of_a_huge_picture_is_not_decoded(pictures):
+    buffer = io.BytesIO()
+    Image.new("1", (9000, 9000)).save(buffer, "png")
+    status, found = pictures.ask("POST", "/predict", buffer.getvalue(), "image/png")
+    assert status == 422 and "9000 x 9000 pixels, expected 67,108,864 at most" in found["error"]
 
 
 def answer_to(port, *parts):
