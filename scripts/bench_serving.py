@@ -168,6 +168,9 @@ class _Client:
         if not gap or len(body) < int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]):
             return None
         self._buffer = b""
+        if head[9:12] == b"413":  # the rest of the body was not sent, so that nothing can follow on this connection
+            self.close()
+            self._open()
         label = body[10:].partition(b'"')[0].decode() if body.startswith(b'{"label":"') else ""
         return int(head[9:12]), label
 
