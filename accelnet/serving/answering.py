@@ -51,12 +51,15 @@ def _columns(prediction: Prediction) -> Mapping[str, Any]:
     kind, values = prediction.kind, prediction.values
     if kind == "classes":
         shares = values["probabilities"]
-        found = {"label": prediction.labels, "probability": shares.max(axis=-1)}
-        if shares.ndim == 2:
-            names = prediction.class_names
-            names = names if len(names) == shares.shape[1] else tuple(map(str, range(shares.shape[1])))
-            found["probabilities"] = [dict(zip(names, row, strict=True)) for row in shares]
-        return found
+        if shares.ndim > 2:
+            return {"label": prediction.labels, "probability": shares.max(axis=-1)}
+        names = prediction.class_names
+        names = names if len(names) == shares.shape[1] else tuple(map(str, range(shares.shape[1])))
+        return {
+            "label": prediction.labels,
+            "probability": [row[number] for row, number in zip(shares, values["classes"], strict=True)],
+            "probabilities": [dict(zip(names, row, strict=True)) for row in shares],
+        }
     if kind == "labels":
         return {"label": prediction.labels, "probability": values["probabilities"]}
     if kind == "tokens":

@@ -8,6 +8,39 @@ from accelnet.serving.limits import Limits
 _READ_BYTES = 1 << 16  # that a client reads of a large answer at least, in the time that it has
 
 
+class _Whole:
+    """Write the head of an answer together with its body: one call of the system, and the client wakes once.
+
+    Args:
+        transport: The transport of a connection.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self._transport, self._head = transport, b""
+
+    def write(self, data: bytes) -> None:
+        """Write, or keep what is the head of an answer."""
+        if data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n") and not data.startswith(b"HTTP/1.1 100"):
+            self._head += data
+        else:
+            self._transport.write(self._head + data)
+            self._head = b""
+
+    def flush(self) -> None:
+        """Write what is kept: the answer has no body."""
+        if self._head:
+            self._transport.write(self._head)
+            self._head = b""
+
+    def close(self) -> None:
+        """Close the connection after what is written."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
 def connection_type(limits: Limits) -> Any:
     """Return uvicorn's protocol of a connection, with `check`, to be called every second with the loop's time.
 
@@ -23,7 +56,7 @@ def connection_type(limits: Limits) -> Any:
         _unread, _stood = 0, 0.0  # bytes of the answer that the client had not read, and since when there are as many
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
+            super().connection_made(_Whole(transport))  # pyright: ignore[reportArgumentType]
             self._began = self.loop.time()
 
         def on_message_begin(self) -> None:
@@ -33,6 +66,10 @@ def connection_type(limits: Limits) -> Any:
         def on_message_complete(self) -> None:
             super().on_message_complete()
             self._began = None
+
+        def on_response_complete(self) -> None:
+            self.transport.flush()
+            super().on_response_complete()
 
         def send_400_response(self, msg: str) -> None:
             body = written({"error": "this is no request of HTTP/1.1"})
