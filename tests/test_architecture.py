@@ -51,7 +51,8 @@ MAY_IMPORT = {
     "choosing": _TRAINING | {"report", "planning", "evaluating", "populations"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING | {"serving", "cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
+    "cli": _TRAINING
+    | {"serving", "cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing"},
     "__init__": _TRAINING
     | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "choosing", "cli"},
 }
