@@ -18,6 +18,7 @@ _GROUND = {
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"artifact", "training", "experiment"}
+_VERBS = {"planning", "evaluating", "populations", "exporting", "choosing", "compressing"}
 MAY_IMPORT = {
     "interruption": set(),
     "errors": {"terminal"},
@@ -52,11 +53,8 @@ MAY_IMPORT = {
     "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING
-    | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "exporting", "serving"},
-    "__init__": _TRAINING
-    | {"version", "interruption", "tracking", "cluster", "planning", "evaluating", "populations", "exporting"}
-    | {"choosing", "cli"},
+    "cli": _TRAINING | _VERBS | {"cluster", "report", "tracking", "serving"},
+    "__init__": _TRAINING | _VERBS | {"version", "interruption", "tracking", "cluster", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
