@@ -219,6 +219,7 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
     notes: list[str] = []
     sensitivity: list[Sensitivity] = []
     inputs, total = Inputs(say), cost_of(run.experiment)
+    ladder: WidthLadder | None = None
     if "widths" in methods:
         widths = find_widths(run.experiment, say=say)
         notes += [f"{path} is no width: {reason}" for path, reason in widths.left.items()]
@@ -230,7 +231,7 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
             low = RankLadder(weighing_of(run), total, inputs)
             sensitivity.append(rank_sensitivity(low.found))
             structures["ranks"] = low.propose
-            if "widths" in structures:
+            if ladder is not None:
                 structures["widths and ranks"] = partial(both, ladder, total, inputs)
         if "bits" in methods:
             fewer = FewerBits(inputs)
