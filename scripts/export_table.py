@@ -34,8 +34,10 @@ PAGE = """# Exported models
 
 Largest difference of any output, as a share of the largest number in it, between a model and its exports, each in its
 own runtime: on up to 2,048 rows of the validation split in batches, on one row alone, and where the model has steps on
-half of them. Made by `python scripts/export_table.py`, which trains each model for one step, with {versions}. Every
-file takes any number of rows{limits}.
+half of them. Made by `python scripts/export_table.py`, which trains each model for one step, with
+{versions}.
+Every file takes any number of rows{limits}. An artifact computes by what the model computes by, accelnet's kernels
+where they are, and StableHLO by XLA alone.
 
 {table}
 
