@@ -56,7 +56,8 @@ def connection_type(limits: Limits) -> Any:
         _unread, _stood = 0, 0.0  # bytes of the answer that the client had not read, and since when there are as many
 
         def connection_made(self, transport: Any) -> None:
-            super().connection_made(_Whole(transport))  # pyright: ignore[reportArgumentType]
+            self._whole: Any = _Whole(transport)
+            super().connection_made(self._whole)
             self._began = self.loop.time()
 
         def on_message_begin(self) -> None:
@@ -68,7 +69,7 @@ def connection_type(limits: Limits) -> Any:
             self._began = None
 
         def on_response_complete(self) -> None:
-            self.transport.flush()
+            self._whole.flush()
             super().on_response_complete()
 
         def send_400_response(self, msg: str) -> None:
