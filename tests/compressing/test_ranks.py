@@ -10,6 +10,7 @@ from flax import linen
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 import accelnet as an
+from accelnet.compressing.batch_statistics import with_batch_statistics
 from accelnet.compressing.ranks import factorize, spectra
 from accelnet.compressing.spectrum import Spectrum, choose_ranks
 
@@ -113,6 +114,7 @@ def test_layers_that_have_a_low_rank_stay_what_they_are_and_can_be_trained(kind)
         ranks[path] = rank = max(1, (features * outputs - 1) // (features + outputs) // 2)
         flat[name] = jnp.asarray((left[:, :rank] * middle[:rank]) @ right[:rank]).reshape(kernel.shape)
     params = unflatten_dict(flat)
+    state = with_batch_statistics(experiment, params, state)  # as trained ones are: those of these weights
     found = spectra(experiment, params, state)
     assert set(found) == LAYERS[kind]
     assert all(found[path].error(rank) < 1e-6 for path, rank in ranks.items())
