@@ -86,12 +86,15 @@ class _Teller:
         tuned, twins = ([x.lost for x in same if ("scratch" in x.candidate.how) == new] for new in (False, True))
         if not tuned or not twins:
             return ""
-        losses = [drop_number(min(found), self.metric) for found in (tuned, twins)]
-        points = " points" if self.metric["is_share"] else ""
         return (
-            f"Fine-tuned from the original's weights this network loses {losses[0]}{points}, trained from new weights, "
-            f"with as many epochs in all, {losses[1]}{points}."
+            f"Fine-tuned from the original's weights this network {self._change(min(tuned))}; trained from new "
+            f"weights, with as many epochs in all, it {self._change(min(twins))}."
         )
+
+    def _change(self, lost: float) -> str:
+        if not math.isfinite(lost):
+            return "gives no numbers"
+        return f"{'loses' if lost >= 0 else 'gains'} {self._amount(abs(lost))}"
 
     def of_test(self, test: Mapping[str, Any]) -> str:
         if not test:
