@@ -34,8 +34,8 @@ def test_every_fold_is_the_run_that_fit_makes_and_all_share_one_program(data, on
     assert result.compiles == {"train": 1, "eval": 1}
     assert [(one["train_rows"], one["validation_rows"]) for one in result.folds] == folds.sizes
     assert len({one["validation_rows"] for one in result.folds}) == 2
-    for fold, found in zip(folds, result.folds, strict=True):
-        alone = an.fit(experiment.replace(data=fold), progress=False)
+    for number in (0, 3):  # one of each size
+        found, alone = result.folds[number], an.fit(experiment.replace(data=folds[number]), progress=False)
         assert set(found["metrics"]) == {"train", "validation"}
         for split, values in found["metrics"].items():
             for name, value in values.items():
@@ -68,8 +68,8 @@ def test_a_loss_of_a_whole_batch_evaluates_the_rest_of_each_fold(data):
     experiment = experiment_of(data, objective=an.objectives.Objective(loss), eval_batch_size=10)
     folds = data.folds(4)
     result = an.cross_validate(experiment, folds, progress=False)
-    for fold, found in zip(folds, result.folds, strict=True):
-        alone = an.fit(experiment.replace(data=fold), progress=False)
+    for number in (0, 3):  # one of each size
+        found, alone = result.folds[number], an.fit(experiment.replace(data=folds[number]), progress=False)
         assert found["metrics"]["validation"]["loss"] == pytest.approx(alone.metrics["validation"]["loss"], abs=1e-5)
 
 

@@ -64,7 +64,7 @@ def shell(text, **variables):
 TRAIN = "$RUN train --steps 3 --workdir"
 
 
-@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "2>/dev/full"])
 def test_a_training_whose_streams_are_gone_trains(tmp_path, streams):
     code, _, said = shell(f"{TRAIN} {tmp_path}/run {streams}")
     assert code == 0, said

@@ -9,8 +9,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -29,7 +27,6 @@ from tests.training.conftest import toy_experiment
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
 
-ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "examples_per_second")
 STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step
 
@@ -123,9 +120,7 @@ import sys
 import accelnet as an
 from tests.training.test_resume import long_experiment
 from accelnet.training.rhythm import Pace
-print("started", flush=True)
-for workdir in sys.argv[1:]:
-    an.fit(long_experiment(), workdir=workdir, resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
+an.fit(long_experiment(), workdir=sys.argv[1], resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
 """
 
 
@@ -135,33 +130,35 @@ def long_experiment():
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(tmp_path):
-    # Compiled as users do, with LLVM's optimization.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(forks, tmp_path):
+    script, run, whole = tmp_path / "script.py", tmp_path / "run", tmp_path / "whole"
+    script.write_text(_SCRIPT)
+
+    def start(workdir):
+        # Compiled as users do, with LLVM's optimization.
+        return forks.start(script, str(workdir), output=tmp_path / "said.txt", XLA_FLAGS="")
+
     rng = random.Random(0)
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    command = [sys.executable, "-c", _SCRIPT, str(run)]
     kills, seen = 0, set()
     for _ in range(3):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        assert process.stdout.readline() == "started\n"
+        process = start(run)
         deadline = time.monotonic() + 120
         wanted = len(seen) + rng.randint(1, 3)
         while process.poll() is None and time.monotonic() < deadline:
             seen |= set(Checkpoints(run).steps())
             if len(seen) >= wanted:
                 time.sleep(rng.uniform(0, 0.1))
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.002)
-        code = process.wait()
-        process.stdout.close()
+        code = process.wait(60)
         if code == 0:
             break
-        assert code == -signal.SIGKILL
+        assert code == -signal.SIGKILL, process.said()
         kills += 1
     assert kills >= 2
-    subprocess.run([*command, str(whole)], env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = start(whole)
+    assert process.wait(120) == 0, process.said()
     ended, expected = (fit(long_experiment(), workdir=workdir, resume=True) for workdir in (run, whole))
     same(ended, expected)
 
