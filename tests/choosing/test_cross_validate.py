@@ -11,6 +11,8 @@ from accelnet.choosing.cross_validation import CrossValidation
 from accelnet.choosing.statistics import corrected_interval
 from accelnet.training import fit
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -11,6 +11,8 @@ from accelnet.artifact.load import LAST
 from accelnet.cli.tool import tool
 from tests.cli.conftest import Done, small
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 
 

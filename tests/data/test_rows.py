@@ -13,6 +13,8 @@ from accelnet.data.stored import StoredRows
 from accelnet.errors import UserCodeError, UserError
 from tests.data.conftest import experiment, params
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 Y = np.arange(60) % 3
 

@@ -10,6 +10,8 @@ import accelnet as an
 from accelnet.data.order import Order, draw
 from accelnet.data.sampling import make_tickets
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def experiment_of(data, **settings):
     settings = {"batch_size": 16, "steps": 30, "optimizer": an.optim.adam(0.01)} | settings

@@ -137,14 +137,14 @@ def test_a_process_that_was_killed_between_reads_is_one_message(rows):
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_process_that_does_not_answer_is_one_message_with_the_time(importable, stopped):
-    rows = InProcesses(importable.Numbers(), 1, timeout_seconds=8)
+    rows = InProcesses(importable.Numbers(), 1, timeout_seconds=2)  # starting may take longer
     reader = int(rows.read(np.arange(1))["process"][0])
     if stopped:
         os.kill(reader, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(UserError, match=re.escape("gave no answer within 8 s: does the disk answer?")):
+    with pytest.raises(UserError, match=re.escape("gave no answer within 2 s: does the disk answer?")):
         rows.read(np.array([1 if stopped else 93]))
-    assert 7 < time.monotonic() - start < 20
+    assert 1.5 < time.monotonic() - start < 20
     assert not Path(f"/proc/{reader}").exists()
 
 

@@ -12,6 +12,8 @@ from flax import nnx
 import accelnet as an
 from tests.users import toy
 
+pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+
 
 class Net(nnx.Module):
     def __init__(self, rngs, width=2):
