@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen, nnx
+from jax.sharding import PartitionSpec
 
 import accelnet as an
 from accelnet.parallel.layout import SAME, Layout, abstract_layout
