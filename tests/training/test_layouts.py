@@ -139,6 +139,7 @@ def test_a_linen_module_has_global_batch_statistics_and_the_noise_of_one_device(
     np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment):
     class Largest(an.objectives.Metric):
         def empty(self):
@@ -192,6 +193,7 @@ def die(moment):
     raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(busy, one, tmp_path, seed):
     rng = np.random.default_rng(seed)
@@ -219,6 +221,7 @@ def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, tmp_path, layout
     assert again.metrics == whole.metrics and losses(again).tolist() == losses(whole).tolist()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_mesh_is_evaluated_on_one_device(busy, tmp_path):
     run = fit(busy, "data=2,fsdp=2", workdir=tmp_path)
     metrics = an.evaluate(busy, tmp_path).metrics
@@ -327,6 +330,7 @@ def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain
         np.testing.assert_allclose(train(mesh), alone, rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_experiment):
     experiment = make_experiment(
         model=lambda rngs: an.models.MLP(16, (256, 256), 3, rngs=rngs), optimizer=an.optim.adam(1e-3), batch_size=8

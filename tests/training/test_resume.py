@@ -167,12 +167,14 @@ def test_resuming_where_there_is_nothing_starts_from_the_beginning(full, whole, 
     same(fit(full, workdir=tmp_path / "run", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_more_steps_are_a_harmless_change_and_continue_the_same_run(full, whole, tmp_path):
     fit(full.replace(epochs=1), workdir=tmp_path / "run")
     longer = fit(full, workdir=tmp_path / "run", resume=True)
     chex.assert_trees_all_equal(longer.state.params, whole.state.params)
 
 
+@pytest.mark.slow
 def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_path):
     fit(make_experiment(steps=3, config={"rate": 0.1}), workdir=tmp_path / "run")
     changed = make_experiment(steps=6, batch_size=10, config={"rate": 0.2})
@@ -181,6 +183,7 @@ def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_pa
     assert fit(changed, workdir=tmp_path / "run", resume=True, allow_change=True).step == 6
 
 
+@pytest.mark.slow
 def test_an_allowed_new_learning_rate_counts(make_experiment, tmp_path):
     def made(rate, steps):
         return make_experiment(optimizer=an.optim.adam(rate), steps=steps, config={"rate": rate})
@@ -286,6 +289,7 @@ def test_no_flipped_bit_of_any_file_of_a_checkpoint_is_accepted(dead, copied):
     assert checkpoints.read_record(int(newest.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["metrics.jsonl", "checkpoints/rows.jsonl", "config.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("[[[\n")])
 def test_files_beside_the_checkpoints_are_mended_from_others(full, whole, dead, copied, capsys, file, damage):
@@ -298,6 +302,7 @@ def test_files_beside_the_checkpoints_are_mended_from_others(full, whole, dead, 
     assert rows[0] == rows[1] and len(rows[0]) == len(whole.rows)
 
 
+@pytest.mark.slow
 def test_rows_that_are_lost_cost_no_weights(full, whole, dead, copied, capsys):
     workdir = copied(dead)
     for path in row_files(workdir):
@@ -308,6 +313,7 @@ def test_rows_that_are_lost_cost_no_weights(full, whole, dead, copied, capsys):
     assert "rows after step" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_written_is_removed(full, whole, dead, copied):
     workdir = copied(dead)
     left = [workdir / "checkpoints" / ".saving-21" / "state", workdir / "checkpoints" / ".deleting-4-1"]
@@ -336,6 +342,7 @@ def _replace(workdir):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_move, _delete, _replace])
 def test_a_work_directory_that_is_taken_away_ends_the_run(full, whole, tmp_path, change):
     said = []
@@ -355,6 +362,7 @@ def test_a_work_directory_that_is_taken_away_ends_the_run(full, whole, tmp_path,
         same(fit(full, workdir=tmp_path / "elsewhere", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
     experiment = full.replace(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(steps=3))
     run = fit(experiment, workdir=tmp_path / "run")
@@ -378,6 +386,7 @@ def test_evaluating_changes_nothing_in_the_directory(full, dead, copied, capsys)
     assert sorted(path.name for path in checkpoints.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experiment, tmp_path):
     big = make_experiment(
         model=lambda rngs: an.models.MLP(16, (400, 400), 3, rngs=rngs), optimizer=optax.sgd(0.01), steps=3
