@@ -1,5 +1,6 @@
 """What every test and doctest runs under. It stands at the root, so that it holds for accelnet/ too."""
 
+import gc
 import importlib.metadata
 import os
 import platform
@@ -44,6 +45,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--once", action="store_true", help="of a test with several sets of parameters, run the first only"
     )
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's collector leave alone what stays until the end: thousands of tests, and all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
