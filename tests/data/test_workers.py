@@ -229,22 +229,24 @@ def test_nobody_is_left_behind_by_a_process_that_was_killed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_group_leave_the_readers_at_work(tmp_path, number):
+def test_signals_to_the_group_leave_the_readers_at_work(tmp_path):
     ending = """
-        signal.signal(signal.SIGINT, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        print("ready", flush=True)
-        signal.pause()
+        seen = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            print("ready", flush=True)
+            while number not in seen:
+                time.sleep(0.01)
         print(*np.unique(rows.read(np.arange(10))["process"]), flush=True)
     """
     process = started(tmp_path, ending, start_new_session=True)
     readers = process.stdout.readline().split()
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    for reader in readers:
-        os.kill(int(reader), number)
-    os.killpg(process.pid, number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert process.stdout.readline() == "ready\n"
+        for reader in readers:
+            os.kill(int(reader), number)
+        os.killpg(process.pid, number)
     output, errors = process.communicate(timeout=60)
     assert (output.split(), process.returncode, errors) == (readers, 0, "")
     assert gone(readers)

@@ -105,17 +105,21 @@ def test_kernels_fit_into_nested_maps():
 CELLS = {"simple": cells.SIMPLE, "lstm": cells.LSTM, "gru": cells.GRU}
 
 
-@pytest.mark.parametrize("name", CELLS)
+# Each cell with and without lengths, in both directions, for one sequence and for several.
 @pytest.mark.parametrize(
-    ("steps", "batch", "hidden", "lengths", "reverse"),
+    ("name", "steps", "batch", "hidden", "lengths", "reverse"),
     [
-        (6, 1, 128, False, False),  # threads share the units
-        (5, 1, 160, True, True),
-        (5, 3, 4, False, False),
-        (4, 33, 20, True, True),
-        (6, 8, 16, True, False),
-        (2, 130, 9, False, True),
-        (1, 1, 8, False, False),
+        ("lstm", 6, 1, 128, False, False),  # threads share the units
+        ("simple", 6, 1, 128, False, True),
+        ("gru", 5, 1, 160, True, True),
+        ("simple", 5, 3, 4, True, False),
+        ("gru", 5, 3, 4, False, False),
+        ("lstm", 4, 33, 20, True, True),
+        ("gru", 6, 8, 16, True, False),
+        ("lstm", 6, 8, 16, True, False),
+        ("lstm", 2, 130, 9, False, True),
+        ("simple", 2, 130, 9, True, True),
+        ("gru", 1, 1, 8, False, True),
     ],
 )
 def test_a_recurrence_and_its_gradients_are_those_of_the_plain_scan(name, steps, batch, hidden, lengths, reverse):

@@ -377,7 +377,7 @@ def test_a_row_that_fits_never_has_a_negative_margin():
         data=an.data.from_arrays(
             inputs, np.arange(1024) % 10, num_classes=10, validation=0.0, test=0.0, normalize=False
         ),
-        model=lambda rngs: an.models.RNN(1000, 1000, 10, cell="lstm", num_layers=4, rngs=rngs),
+        model=lambda rngs: an.models.RNN(1000, 2000, 10, cell="lstm", num_layers=2, rngs=rngs),
         batch_size=1024,
         on_device=False,
     )

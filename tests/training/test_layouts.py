@@ -72,7 +72,7 @@ def one(busy, shared_programs):
 
 
 # Every test of `busy` takes of these, whose programs are compiled once.
-LAYOUTS = (None, "data=1", "data=4", "fsdp=4", "model=2", "data=2,fsdp=2", "data=2,fsdp=2,model=2", "pmap")
+LAYOUTS = (None, "data=4", "model=2", "data=2,fsdp=2", "data=2,fsdp=2,model=2", "pmap")
 
 
 def on(layout):
