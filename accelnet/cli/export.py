@@ -39,18 +39,15 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     from accelnet.exporting.export import check_folder, check_formats, export_source
     from accelnet.exporting.source import source_of_run
     from accelnet.training.fit import evaluate
-    from accelnet.training.stored import read_stored
 
     wanted = check_formats(options.to)
     check_folder(options.out)
     start_cpu()
-    model, config = (
-        load_model(script, options.workdir, options.best, DeviceOptions()),
-        read_stored(options.workdir).config,
-    )
-    if config is None:
+    model, known = load_model(script, options.workdir, options.best, DeviceOptions()), script.of_run(options.workdir)
+    if known is None:
         raise UserError(f"{options.workdir} holds a model and no run: `accelnet export {model.path}` needs none")
-    run = evaluate(script.experiment(script.config_from_json(config)), options.workdir, best=options.best, splits=[])
+    script, config = known
+    run = evaluate(script.experiment(config), options.workdir, best=options.best, splits=[])
     with contextlib.closing(StatusLine(not output.quiet)) as say:
         found = export_source(source_of_run(run, model), wanted, options.out, say)
     finish(output, found, found.values, None)
