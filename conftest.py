@@ -1,5 +1,6 @@
 """What every test and doctest runs under. It stands at the root, so that it holds for accelnet/ too."""
 
+import gc
 import importlib.metadata
 import os
 import platform
@@ -9,12 +10,15 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = os.environ.get("ACCELNET_TEST_PLATFORMS", "cpu")
 # Nearly all of the time is compilation. Without LLVM's optimization that takes half, and without XLA's newer emitters
 # of fusions, which go through more passes, another fifth less; later versions of XLA do not know that flag any more.
+# Nor is a module cut into parts for threads, of which the tests' processes have none to spare.
 # `XLA_FLAGS= bash scripts/test.sh` compiles as users do; .ci/run does so for the tests of resuming.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=0"
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
     + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
+# Nothing here asks a program which line of Python an operation came from, and lowering without that takes less.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # Programs and kernels that earlier runs compiled are used again: a warm run takes a fraction of a cold one. The key is
 # what they depend on; $ACCELNET_TEST_CACHE names another directory.
 os.environ["XDG_CACHE_HOME"] = str(
@@ -40,6 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--once", action="store_true", help="of a test with several sets of parameters, run the first only"
     )
+
+
+def pytest_collection_finish() -> None:
+    """Let Python's collector leave alone what stays until the end: thousands of tests, and all modules."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

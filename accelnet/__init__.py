@@ -26,6 +26,8 @@ with _ending_at_once():
     from accelnet.errors import UserError as UserError
     from accelnet.evaluating.assess import assess as assess
     from accelnet.experiment import Experiment as Experiment
+    from accelnet.exporting.export import export as export
+    from accelnet.exporting.exported import Exported as Exported
     from accelnet.planning.plan import plan as plan
     from accelnet.training.events import EarlyStopping as EarlyStopping
     from accelnet.training.events import Event as Event

@@ -87,5 +87,5 @@ def raise_unwritable(path: Path, error: OSError) -> NoReturn:
     culprit = f"{error.filename}: " if error.filename and Path(error.filename) in path.parents else ""
     raise UserError(
         f"cannot write {path}: {culprit}{error.strerror or error}. The files that were there are untouched. "
-        f"Free space, get permission to write there, or choose another --workdir"
+        "Free space, get permission to write there, or choose another place"
     ) from error

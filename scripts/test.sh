@@ -8,4 +8,6 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/venv.sh"
 make_venv test
 cd -- "$root"
+# Collecting the tests takes 20 s of a core, 8 where pytest may keep the modules that it has compiled.
+unset PYTHONDONTWRITEBYTECODE
 exec "$venv/bin/python" -m pytest --numprocesses "${WORKERS:-2}" --dist worksteal "$@"

@@ -1,4 +1,4 @@
-"""A real browser, for the tests of pages; programs that the tests of a module share."""
+"""A real browser, for the tests of pages; programs and imports that tests share."""
 
 import dataclasses
 import html
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from accelnet.parallel import rules
 from accelnet.training import program, workdir
+from tests.forks import Forks
 
 # What happens on the host between two calls of a program, and what is recorded there.
 _ON_THE_HOST = {
@@ -33,7 +33,7 @@ def shared_programs():
 
     def shared(experiment, feed, layout, shapes):
         settings = {name: getattr(experiment, name) for name in fields}
-        place = layout.mesh, layout.strategy, str(layout.rules), rules.MIN_FSDP_SIZE
+        place = layout.mesh, layout.strategy, str(layout.rules)
         key = (*map(plain, settings.values()), experiment.total_steps, *place)
         if key not in made:
             made[key] = make(experiment, feed, layout, shapes), settings  # the settings are kept, and so their ids
@@ -51,6 +51,14 @@ def no_pictures():
         patch.setattr(workdir, "to_png", lambda figure: b"")
         patch.setattr(workdir, "curves", lambda *args: None)
         yield
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory):
+    """Return what starts scripts as processes that have imported what they need already."""
+    made = Forks(tmp_path_factory.mktemp("forks"))
+    yield made
+    made.close()
 
 
 class Shown(NamedTuple):

@@ -18,6 +18,7 @@ _GROUND = {
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"artifact", "training", "experiment"}
+_VERBS = {"planning", "evaluating", "populations", "exporting", "choosing", "compressing"}
 MAY_IMPORT = {
     "interruption": set(),
     "errors": {"terminal"},
@@ -41,6 +42,7 @@ MAY_IMPORT = {
     "report": _GROUND,
     "tracking": _GROUND,
     "artifact": _CORE | {"report"},
+    "serving": _CORE | {"artifact", "report"},
     "experiment": _TRAINING,
     "training": _TRAINING | {"cluster", "report", "tracking"},
     "planning": _TRAINING | {"report"},
@@ -51,28 +53,16 @@ MAY_IMPORT = {
     "compressing": _TRAINING | {"report", "planning", "evaluating", "populations", "choosing"},
     "__main__": {"cli"},
     "version": set(),
-    "cli": _TRAINING
-    | {"cluster", "report", "tracking", "planning", "evaluating", "populations", "choosing", "compressing"},
-    "__init__": _TRAINING
-    | {
-        "version",
-        "interruption",
-        "tracking",
-        "cluster",
-        "planning",
-        "evaluating",
-        "populations",
-        "choosing",
-        "compressing",
-        "cli",
-    },
+    "cli": _TRAINING | _VERBS | {"cluster", "report", "tracking", "serving"},
+    "__init__": _TRAINING | _VERBS | {"version", "interruption", "tracking", "cluster", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
 # Costly to import, and needed by some runs only: modules import them inside functions.
 HEAVY = (
     "orbax", "grain", "matplotlib", "sklearn", "tensorboardX", "tyro", "tqdm", "pooch", "pandas", "pyarrow", "PIL",
-    "onnx", "onnxruntime", "wandb", "mlflow", "trackio",
+    "onnx", "onnxruntime", "tensorflow", "ai_edge_litert", "wandb", "mlflow", "trackio", "uvicorn", "uvloop",
+    "httptools", "orjson",
 )  # fmt: skip
 
 

@@ -129,7 +129,7 @@ class Model:
             for first in range(0, rows.count, size):
                 index = np.arange(first, min(first + size, rows.count))
                 for taken, inputs in self._encoded(rows, index, skipped if skip_bad else None):
-                    parts.append(self._answers(inputs, size))
+                    parts.append(self.answers(inputs, size))
                     kept += taken.tolist()
                 line(f"{index[-1] + 1:,} of {rows.count:,} rows")
         finally:
@@ -138,10 +138,10 @@ class Model:
             raise UserError(f"none of the {rows.count} rows can be read; the first: {next(iter(skipped.values()))}")
         values = {name: _joined([part[name] for part in parts]) for name in parts[0]}
         ids = rows.ids if len(kept) == rows.count else [rows.ids[row] for row in kept]
-        return Prediction(self.schema["kind"], ids, values, self._names, skipped)
+        return Prediction(self.schema["kind"], ids, values, self.names, skipped)
 
     @property
-    def _names(self) -> dict[str, Any]:
+    def names(self) -> dict[str, Any]:
         """What turns outputs into labels and numbers; of a tokenizer only bytes are known."""
         fitted = {name: one for name, one in self.schema["fitted"].items() if name != "tokenizer"}
         return {**fitted, "tokenizer": "bytes"} if self.schema["tokenizer"] == "bytes" else fitted
@@ -194,9 +194,18 @@ class Model:
                 bad = middle
         return bad - 1
 
-    def _answers(self, inputs: Any, size: int) -> dict[str, np.ndarray]:
+    def answers(self, inputs: Any, size: int | None = None) -> dict[str, np.ndarray]:
+        """Compute the answers for inputs that are encoded already, as one batch.
+
+        Args:
+            inputs: Arrays [B, ...] as `schema["inputs"]` tells.
+            size: Rows that the program computes, at least B; the last row is repeated until there are so many. None: B.
+
+        Returns:
+            Arrays [B, ...] as `schema["outputs"]` tells.
+        """
         count = len(jax.tree.leaves(inputs)[0])
-        padded = jax.tree.map(lambda one: _padded(one, size), inputs)
+        padded = jax.tree.map(lambda one: _padded(one, size or count), inputs)
         found = jax.device_get(self._call[0](self._on_device, padded))
         return {name: np.asarray(one)[:count] for name, one in found.items()}
 

@@ -45,7 +45,7 @@ def answered(kind: str, outputs: Any, target: Mapping[str, Any] | None) -> dict[
         (['classes', 'outputs', 'probabilities'], [1])
     """
     if kind == "other":
-        return dict(_named(outputs, OUTPUTS))
+        return {name: jnp.asarray(one) for name, one in named_outputs(outputs).items()}
     found = {OUTPUTS: outputs}
     if kind == "classes":
         found["probabilities"] = jax.nn.softmax(outputs, axis=-1)
@@ -60,7 +60,16 @@ def answered(kind: str, outputs: Any, target: Mapping[str, Any] | None) -> dict[
     return found
 
 
-def _named(tree: Any, name: str) -> list[tuple[str, jax.Array]]:
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+def named_outputs(outputs: Any) -> dict[str, Any]:
+    """Name the arrays of outputs by their place: "outputs", or "outputs.x" for each of a dict.
+
+    Args:
+        outputs: Outputs of the model, a pytree of arrays or of their shapes.
+
+    Example:
+        >>> named_outputs({"mean": 1, "parts": [2]})
+        {'outputs.mean': 1, 'outputs.parts.0': 2}
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(outputs)[0]
     words = ((jax.tree_util.keystr(keys, simple=True, separator="."), leaf) for keys, leaf in leaves)
-    return [(f"{name}.{word}" if word else name, jnp.asarray(leaf)) for word, leaf in words]
+    return {f"{OUTPUTS}.{word}" if word else OUTPUTS: leaf for word, leaf in words}

@@ -55,14 +55,14 @@ def open_rows(raw: Any, schema: Mapping[str, Any]) -> RawRows:
         return _table(paths or [raw], fitted["columns"])
     if paths is None:
         return _of_values(raw, schema)
-    form = _form(schema)
+    form = picture_form(schema)
     if form is not None and _suffix(paths[0]) not in _ARRAYS:
         return _pictures(_found_pictures(paths), form)
     if len(paths) > 1:
         raise UserError(f"inputs are {len(paths)} files, {listed(map(str, paths))}, expected one")
     if _suffix(paths[0]) in _ARRAYS:
         return _arrays(_read_arrays(paths[0], held_of(schema["inputs"])))
-    if _takes_text(schema):
+    if takes_text(schema):
         return _listed([read_text(paths[0], "text file").replace("\r\n", "\n").replace("\r", "\n")], [str(paths[0])])
     raise UserError(f"{paths[0]} is no .npy or .npz file, which is what this model takes")
 
@@ -70,13 +70,14 @@ def open_rows(raw: Any, schema: Mapping[str, Any]) -> RawRows:
 def _paths(raw: Any, schema: Mapping[str, Any]) -> list[Path] | None:
     """Return the paths that inputs are; text of a model of texts is none."""
     several = raw if isinstance(raw, list | tuple) else [raw]
-    kinds = os.PathLike if _takes_text(schema) else str | os.PathLike
+    kinds = os.PathLike if takes_text(schema) else str | os.PathLike
     if not several or not all(isinstance(one, kinds) for one in several):
         return None
     return [Path(os.fspath(one)) for one in several]
 
 
-def _takes_text(schema: Mapping[str, Any]) -> bool:
+def takes_text(schema: Mapping[str, Any]) -> bool:
+    """Say whether inputs may be text: of known characters, or of bytes."""
     return "vocabulary" in schema["fitted"] or schema["tokenizer"] == BYTES
 
 
@@ -88,8 +89,14 @@ def _is_array(raw: Any) -> bool:
     return hasattr(raw, "shape") and hasattr(raw, "dtype")
 
 
-def _form(schema: Mapping[str, Any]) -> PictureForm | None:
-    """Return what pictures become; None where inputs are none: bytes [H, W, 1 or 3] are pictures of that very size."""
+def picture_form(schema: Mapping[str, Any]) -> PictureForm | None:
+    """Return what pictures become; None where inputs are none: bytes [H, W, 1 or 3] are pictures of that very size.
+
+    Example:
+        >>> schema = {"inputs": {"dtype": "uint8", "shape": ["batch", 8, 6, 1]}, "fitted": {}}
+        >>> picture_form(schema)
+        PictureForm(height=8, width=6, channels=1, resize='none')
+    """
     if "picture" in schema["fitted"]:
         return PictureForm(**schema["fitted"]["picture"])
     held = held_of(schema["inputs"])

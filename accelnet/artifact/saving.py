@@ -62,9 +62,7 @@ def save_model(
     if path.suffix != SUFFIX:
         raise UserError(f"path is {str(path)!r}, expected a file that ends in {SUFFIX}, as model{SUFFIX}")
     named = {name: np.asarray(one) for name, one in flattened(jax.device_get(weights)).items()}
-    others = {name: one for name, one in data.arrays.items() if name not in ("inputs", "weights")}
-    given = unflattener(weights), data.prepare, jax.tree.map(_shape, others)
-    forward = Forward(model.apply, *given, precision, metrics["step"], progress)
+    forward = forward_in(model, weights, data, precision, metrics["step"], progress)
     held = jax.tree.map(_shape, data.arrays["inputs"])
     answer = forward.answer(task, data.fitted.get("target"))
     exported = export_answer(answer, named, held, with_steps_in(held, task))
@@ -77,6 +75,24 @@ def save_model(
     config = {**config, "versions": versions()}
     write_entries(path, pack(named), bytes(exported.serialize(vjp_order=0)), schema, metrics, config, recipe)
     return path
+
+
+def forward_in(
+    model: PureModel, weights: tuple[Any, Any], data: Data, precision: Precision, step: int, progress: float
+) -> Forward:
+    """Return the way from encoded inputs to outputs in a run: that of its model, its data and its weights' structure.
+
+    Args:
+        model: The model.
+        weights: Its params and its state.
+        data: Data that it was trained on.
+        precision: That of the run.
+        step: Updates made.
+        progress: Share of the run that is done.
+    """
+    others = {name: one for name, one in data.arrays.items() if name not in ("inputs", "weights")}
+    shapes = jax.tree.map(_shape, others)
+    return Forward(model.apply, unflattener(weights), data.prepare, shapes, precision, step, progress)
 
 
 def versions() -> dict[str, str]:

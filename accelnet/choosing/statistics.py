@@ -1,5 +1,6 @@
 """Which of several settings may be the best, given a few seeds of each."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -121,6 +122,7 @@ def corrected_interval(values: Sequence[float], ratio: float) -> tuple[float, fl
     return float(mean), float(error), float(mean - half), float(mean + half)
 
 
+@functools.cache
 def dunnett(num_comparisons: int, freedom: int) -> float:
     """Return the 95 % point of the largest of several t statistics against one common control, by simulation.
 

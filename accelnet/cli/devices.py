@@ -93,6 +93,22 @@ def start_platform(cpu_devices: int | None = None, *, population: bool = False) 
     check_platform()
 
 
+def start_cpu() -> None:
+    """Start the CPU, as one device: what is exported there is compared with runtimes of the CPU.
+
+    A process that computes already goes on with its devices.
+
+    Raises:
+        UserError: if the platform is missing.
+    """
+    import jax
+
+    with contextlib.suppress(RuntimeError):  # after the first computation
+        jax.config.update("jax_num_cpu_devices", 1)
+        jax.config.update("jax_platforms", "cpu")
+    check_platform()
+
+
 def check_platform() -> None:
     """Start the platform on which everything is computed.
 

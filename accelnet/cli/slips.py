@@ -12,8 +12,8 @@ from typing import Any
 from accelnet.errors import UserError
 
 Flags = Mapping[str, Any]
-_FLAG = re.compile(r"--[A-Za-z]|-[A-Za-z](?!nf|an)")
-_ALWAYS = ("-h", "--help")
+_FLAG = re.compile("--[A-Za-z]")  # those of one letter have other names: the parser knows them
+_ALWAYS = ("--help",)
 _MOST = 3  # suggestions
 
 
@@ -57,6 +57,7 @@ def corrected(args: Sequence[str], verbs: Mapping[str, Flags], command: str) -> 
             takes_list = _is_list(flags.get(plain))
             found += [name, *_items(value)] if equals and takes_list else [part]
         else:
+            takes_list &= not part.startswith("-")
             found += _items(part) if takes_list else [part]
     return found
 

@@ -9,16 +9,18 @@ import tyro
 
 from accelnet.cli.doctor import doctor
 from accelnet.cli.entry import guarded, path_rules
+from accelnet.cli.export import ExportOptions
 from accelnet.cli.new import new
-from accelnet.cli.output import Output
+from accelnet.cli.output import Output, finish
 from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.cli.serve import ServerOptions, limits_of, serve_model
 from accelnet.cli.track import track
 from accelnet.terminal import show
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Model that predicts."""
+    """Model that is used."""
 
     model: tyro.conf.Positional[Path]
     """File that `run.save` wrote, or the work directory of a run."""
@@ -47,6 +49,28 @@ def predict(model: ModelOptions, options: ResultOptions, output: Output) -> None
     write_predictions(load(model.model, best=model.best), options, output)
 
 
+def export(model: ModelOptions, options: ExportOptions, output: Output) -> None:
+    """Write a model in formats of other runtimes, and check each file there before it is kept."""
+    from accelnet.cli.devices import start_cpu
+    from accelnet.exporting.export import check_folder, check_formats, export
+
+    check_formats(options.to)
+    check_folder(options.out)
+    start_cpu()
+    found = export(model.model, to=options.to, out=options.out, best=model.best, progress=not output.quiet)
+    finish(output, found, found.values, None)
+
+
+def serve(model: ModelOptions, options: ServerOptions) -> None:
+    """Answer requests over HTTP by a model in a file."""
+    from accelnet.artifact.load import load
+    from accelnet.cli.devices import start_platform
+
+    limits_of(options)
+    start_platform()
+    serve_model(load(model.model, best=model.best), options)
+
+
 def refresh(options: RefreshOptions) -> None:
     """Make a model's program anew with this version of jax, which reads those of the last six months."""
     from accelnet.artifact.load import refresh
@@ -55,7 +79,7 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
-VERBS = (new, doctor, predict, refresh, track)
+VERBS = (new, doctor, predict, export, serve, refresh, track)
 
 
 def tool(args: Sequence[str] | None = None) -> None:

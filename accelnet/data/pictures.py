@@ -2,8 +2,6 @@
 
 import io
 import os
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from accelnet.data.png import plain_png
 from accelnet.errors import UserError
 from accelnet.wording import shown
 
@@ -24,11 +23,6 @@ EXTENSIONS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm",
     ".avif", ".jp2",
 ))  # fmt: skip
-_PNG = b"\x89PNG\r\n\x1a\n"
-_PNG_MODES = {0: "L", 2: "RGB"}
-_HEADER, _CHUNK, _SUM = struct.Struct(">IIBBBBB"), struct.Struct(">I4s"), struct.Struct(">I")
-# What may stand in a PNG file that is read without Pillow's own parser, beside its pixels: it changes none of them.
-_PNG_NOTES = frozenset((b"gAMA", b"cHRM", b"sRGB", b"pHYs", b"tIME", b"tEXt", b"bKGD", b"sBIT", b"iCCP", b"hIST"))
 
 
 @dataclass(frozen=True)
@@ -78,17 +72,40 @@ def read_picture(path: str, form: PictureForm, *, refuse_colour: bool = False) -
         Traceback (most recent call last):
         accelnet.errors.UserError: picture /not/there.png cannot be read: No such file or directory
     """
-    content = _content(path)
+    return decode_picture(_content(path), form, path, refuse_colour=refuse_colour)
+
+
+def decode_picture(
+    content: bytes, form: PictureForm, where: str, *, refuse_colour: bool = False, most_pixels: int | None = None
+) -> np.ndarray:
+    """Read the picture of a file's content, as `read_picture` does.
+
+    Args:
+        content: Bytes of the file.
+        form: Size and channels that it gets.
+        where: What the picture is called in messages.
+        refuse_colour: Whether a picture in colour is an error where `form` has one channel.
+        most_pixels: Pixels that it may have before it is scaled. None: as many as Pillow allows.
+
+    Raises:
+        UserError: as of `read_picture`.
+
+    Example:
+        >>> decode_picture(b"GIF8", PictureForm(8, 8, 3, "crop"), "picture 0")
+        Traceback (most recent call last):
+        accelnet.errors.UserError: picture 0 is no picture that can be read (no known format): remove it or get it again
+    """
     try:
-        image = _plain_png(content)
-        if image is None:
-            with _opened(content) as image:
-                return _formed(_upright(image, form), form, path, refuse_colour)
-        return _formed(image, form, path, refuse_colour)
+        plain = plain_png(content)
+        with _opened(content) if plain is None else plain as image:
+            width, height = image.size
+            if most_pixels is not None and width * height > most_pixels:
+                raise UserError(f"{where} has {width} x {height} pixels, expected {most_pixels:,} at most")
+            return _formed(_upright(image, form) if plain is None else image, form, where, refuse_colour)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001, damaged files make decoders fail in any way
-        raise _damaged(path, error) from None
+        raise _damaged(where, error) from None
 
 
 def look_at(path: str) -> tuple[int, int, bool]:
@@ -190,35 +207,6 @@ def _damaged(where: str, error: Exception) -> UserError:
         return UserError(f"{where} has more pixels than PIL.Image.MAX_IMAGE_PIXELS={most} allows: make it smaller")
     reason = "no known format" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
     return UserError(f"{where} is no picture that can be read ({reason}): remove it or get it again")
-
-
-def _plain_png(content: bytes) -> "Image | None":
-    """Decode a PNG file of 8 bits, grey or in colour, by Pillow's decoder alone; None for any other file.
-
-    Small files take a third of the time so: Pillow's parser is Python.
-    """
-    if content[:8] != _PNG or len(content) < 45:
-        return None
-    width, height, bits, kind, compression, filters, interlaced = _HEADER.unpack_from(content, 16)
-    mode = _PNG_MODES.get(kind)
-    if mode is None or bits != 8 or compression or filters or interlaced or not 0 < width * height <= 1 << 24:
-        return None
-    pixels, position, view, last = [], 8, memoryview(content), len(content) - 12
-    while position <= last:
-        length, name = _CHUNK.unpack_from(content, position)
-        end = position + 8 + length
-        if end > last + 8 or zlib.crc32(view[position + 4 : end]) != _SUM.unpack_from(content, end)[0]:
-            return None  # Pillow says what is wrong
-        if name == b"IEND":
-            from PIL import Image
-
-            return Image.frombytes(mode, (width, height), b"".join(pixels), "zip", mode, 0) if pixels else None
-        if name == b"IDAT":
-            pixels.append(view[position + 8 : end])
-        elif name != b"IHDR" and name not in _PNG_NOTES:
-            return None
-        position = end + 4
-    return None
 
 
 def _upright(image: "Image", form: PictureForm) -> "Image":

@@ -26,6 +26,7 @@ _START = (
     "import json, sys; start = json.loads(sys.argv[1]); sys.path[:] = start['path']; "
     "from accelnet.data.workers import serve; serve(**start['serve'])"
 )
+_START_SECONDS = 60.0
 _importing = threading.Event()  # while this process, which reads rows, imports the script
 _SCRIPT = "__mp_main__"  # as multiprocessing calls the script in its processes, so that its main part does not run
 
@@ -44,7 +45,8 @@ class InProcesses(Rows):
         rows: Rows to read. A class of the script that is run is imported from it again, so the script must not start to
             train when it is imported.
         workers: Processes, at least 1.
-        timeout_seconds: Seconds that a process may take for its part of a read, above 0.
+        timeout_seconds: Seconds that a process may take for its part of a read, above 0; for its first, a minute more,
+            since a process that starts imports what it needs.
 
     Raises:
         UserError: at the first read, if the rows cannot be sent; at any, if a process died or took too long.
@@ -125,12 +127,10 @@ class _Worker:
 
     def __init__(self, script: str | None, timeout_seconds: float) -> None:
         self.lock, self.content, self._timeout = threading.Lock(), b"", timeout_seconds
+        self._allowed = timeout_seconds + _START_SECONDS
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            # A read of the socket that takes longer raises BlockingIOError, wherever in a message the process stopped.
-            limit = struct.pack("ll", int(timeout_seconds), int(timeout_seconds % 1 * 1e6))
-            for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-                ours.setsockopt(socket.SOL_SOCKET, option, limit)
+            _limit(ours, self._allowed)
             serve = {"descriptor": theirs.fileno(), "parent": os.getpid(), "script": script}
             self.process = subprocess.Popen(  # noqa: S603, our own module
                 [sys.executable, "-c", _START, json.dumps({"path": sys.path, "serve": serve})],
@@ -150,7 +150,13 @@ class _Worker:
 
     def answer(self) -> tuple[str, Any]:
         with self._told():
-            return self._connection.recv()
+            answer = self._connection.recv()
+        if self._allowed != self._timeout:  # it has started
+            self._allowed = self._timeout
+            connection = socket.socket(fileno=self._connection.fileno())
+            _limit(connection, self._allowed)
+            connection.detach()
+        return answer
 
     @contextlib.contextmanager
     def _told(self) -> Any:
@@ -158,7 +164,7 @@ class _Worker:
             yield
         except BlockingIOError:
             raise _LostError(
-                f"a process that reads rows gave no answer within {self._timeout:g} s: does the disk answer? With "
+                f"a process that reads rows gave no answer within {self._allowed:g} s: does the disk answer? With "
                 f"workers=0 this process reads"
             ) from None
         except (EOFError, OSError):
@@ -177,6 +183,13 @@ class _Worker:
         self.process.kill()
         self.process.wait()
         self._connection.close()
+
+
+def _limit(connection: socket.socket, seconds: float) -> None:
+    """Let a read that takes longer raise BlockingIOError, wherever in a message the process stopped."""
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def _end(pool: list[_Worker]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from accelnet.terminal import visible
 
 _SHAPES = frozenset({"circle", "image", "path", "rect"})  # that HTML lets close themselves
-_VOID = frozenset({"img"})  # that have no end
+_VOID = frozenset({"img", "input"})  # that have no end
 
 
 class Markup(str):

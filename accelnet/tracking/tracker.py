@@ -94,8 +94,9 @@ class Tracking:
         if len(set(names)) < len(names):
             raise UserError(f"trackers are {', '.join(names)}: give each once")
         self._path = None if directory is None else directory / FILE
-        found = self._path and trackers and read_json(self._path, "identities of trackers", _SHAPE, "remove it")
-        self._known: dict[str, dict[str, Any]] = found or {}
+        self._known: dict[str, dict[str, Any]] = {}
+        if self._path is not None and trackers:
+            self._known = read_json(self._path, "identities of trackers", _SHAPE, "remove it") or {}
         self._live: dict[str, Tracker] = {}
         self._pending: dict[str, tuple[int, dict[str, float]]] = {}
         for tracker in trackers:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 import accelnet as an
 from accelnet.training.events import Moment
@@ -120,7 +121,9 @@ KINDS: dict[str, Callable[[], dict[str, Any]]] = {
     # Of three processes each holds a third of every batch, and of the second also a third of the weights.
     "three": lambda: _of_images(optimizer=an.optim.momentum(0.02)),
     "three-fsdp": lambda: _of_images(
-        optimizer=optax.chain(an.optim.adamw(1e-2), an.optim.average_params(0.9)), on_device=False
+        optimizer=optax.chain(an.optim.adamw(1e-2), an.optim.average_params(0.9)),
+        on_device=False,
+        sharding_rules=[(".*kernel", PartitionSpec(None, "fsdp")), (".*", PartitionSpec("fsdp"))],
     ),
 }
 MESHES = {"three": "data=3", "three-fsdp": "fsdp=3"}
@@ -173,8 +176,5 @@ def _trace(moment: Moment) -> None:
 
 def run(args: list[str]) -> None:
     """Run the command line in this process."""
-    from accelnet.parallel import rules
-
-    rules.MIN_FSDP_SIZE = 8  # the weights are small
     jax.monitoring.register_event_duration_secs_listener(_add_compiling)
     an.main(experiment, args)

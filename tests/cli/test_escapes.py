@@ -43,6 +43,7 @@ def assert_harmless(text):
     assert not set("\x1b\x07\x9b\x9d") & set(text), text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [from_csv, from_npz, from_ts])
 def test_labels_and_names_of_a_file_reach_terminal_and_page_escaped(command, tmp_path, source):
     data, width = source(tmp_path)
@@ -97,6 +98,7 @@ def test_messages_about_a_file_escape_what_they_quote(command, tmp_path):
     assert_harmless(done.out + done.err)
 
 
+@pytest.mark.slow
 def test_the_arguments_and_the_settings_of_a_run_reach_the_terminal_escaped(command, tmp_path):
     for args in (("train", f"--a{OWNED}"), ("train", "--width", f"4{OWNED}"), ("evaluate", "--workdir", f"no{OWNED}")):
         done = command(small, *args)

@@ -11,6 +11,8 @@ from accelnet.artifact.load import LAST
 from accelnet.cli.tool import tool
 from tests.cli.conftest import Done, small
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 
 
@@ -73,6 +75,7 @@ def test_the_script_predicts_too_and_from_the_best_weights(run, command, tmp_pat
     assert "40 predictions of classes in" in done.out and labels(out) == expected(run, best=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_not_finished_predicts_by_its_newest_checkpoint(command, tmp_path):
     from tests.cli.conftest import Config
 
@@ -90,6 +93,7 @@ def test_a_run_that_is_not_finished_predicts_by_its_newest_checkpoint(command, t
     assert an.load(workdir, best=True).metrics["step"] == an.evaluate(experiment, workdir, best=True, splits=[]).step
 
 
+@pytest.mark.slow
 def test_an_old_model_gives_way_to_a_newer_checkpoint(command, tmp_path):
     workdir, out = tmp_path / "run", tmp_path / "out.csv"
     assert command(small, "train", "--workdir", str(workdir), "--quiet").code == 0

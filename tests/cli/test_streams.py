@@ -64,7 +64,8 @@ def shell(text, **variables):
 TRAIN = "$RUN train --steps 3 --workdir"
 
 
-@pytest.mark.parametrize("streams", ["2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", "2>/dev/full"])
 def test_a_training_whose_streams_are_gone_trains(tmp_path, streams):
     code, _, said = shell(f"{TRAIN} {tmp_path}/run {streams}")
     assert code == 0, said
@@ -74,6 +75,7 @@ def test_a_training_whose_streams_are_gone_trains(tmp_path, streams):
     assert np.isfinite(run.metrics["train"]["loss"])
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_early_is_no_error(tmp_path):
     code, out, said = shell("set -o pipefail; $RUN targets | head -1")
     assert (code, said) == (0, "") and len(out.splitlines()) == 1
@@ -81,12 +83,14 @@ def test_a_reader_who_leaves_early_is_no_error(tmp_path):
     assert (code, said) == (0, "") and (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_results_that_do_not_fit_on_the_disk_are_missed():
     code, _, said = shell("$RUN targets >/dev/full")
     assert code == 2
     assert said == "error: the results could not be written to standard output: No space left on device\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("platform", "verb"), [("cuda", "train --steps 3"), ("cdua", "plan --abstract")])
 def test_a_platform_that_is_missing_is_one_message(platform, verb):
     code, out, said = shell(f"$RUN {verb}", JAX_PLATFORMS=platform)

@@ -139,6 +139,7 @@ def test_a_rate_is_tuned_and_the_hardware_chosen_for_it(command, tmp_path):
     assert result_of(chosen) == json.loads((tmp_path / "choice/plan.json").read_text())
 
 
+@pytest.mark.slow
 def test_where_every_rate_diverges_the_exit_code_is_two(command):
     args = ("tune", "learning_rate", "--range", "1e28:1e30", "--points", "3", "--steps", "400")
     done = command(xor_mlp.experiment, *args)
@@ -156,6 +157,7 @@ def test_a_diverging_run_has_exit_code_three(command, tmp_path):
     assert "Traceback" not in done.err
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_what_is_saved_and_how_to_go_on(tmp_path):
     args = ("train", "--steps", "100000000", "--workdir", str(tmp_path / "run"))
     process = subprocess.Popen(

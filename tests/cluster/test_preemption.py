@@ -77,6 +77,15 @@ except PreemptedError:
     assert subprocess.run([sys.executable, "-c", script], timeout=120).returncode == 4
 
 
+@pytest.fixture
+def interruptible():
+    """Whoever runs the tests in the background has interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_inside_a_callback_whose_exceptions_are_lost_comes_at_the_next_occasion():
     def _xla_gc_callback():  # as jax's, by its name
         signal.raise_signal(signal.SIGINT)

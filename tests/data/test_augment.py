@@ -103,7 +103,7 @@ def test_an_example_depends_on_the_key_and_its_position_only(augment):
     # Not compiled, so that this is also jit against eager.
     part = augment(jax.random.key(5), jax.tree.map(lambda x: x[:3], batch))["inputs"]
     # Products and sums are fused, or not: rounding of the largest numbers.
-    np.testing.assert_allclose(whole[:3], part, rtol=1e-6, atol=1e-6 * float(jnp.abs(batch["inputs"][:3]).max()))
+    np.testing.assert_allclose(whole[:3], part, rtol=1e-6, atol=1e-6 * float(np.abs(batch["inputs"][:3]).max()))
     changed = {**batch, "inputs": batch["inputs"].at[1:].set(7.0)}
     assert jnp.array_equal(compiled(jax.random.key(5), changed)["inputs"][0], whole[0])
     assert not jnp.array_equal(compiled(jax.random.key(6), batch)["inputs"], whole)

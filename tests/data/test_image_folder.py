@@ -174,8 +174,8 @@ def test_the_short_way_through_a_png_file_gives_the_pixels_of_pillow(tmp_path, m
     paths = [save(tmp_path / f"{c}{k}.png", picture(k, 9, 11, c), compress_level=k) for c in (1, 3) for k in range(3)]
     forms = [PictureForm(9, 11, channels, "none") for channels in (1, 3)]
     short = [read_picture(str(path), form) for path in paths for form in forms]
-    assert pictures._plain_png(paths[0].read_bytes()) is not None
-    monkeypatch.setattr(pictures, "_plain_png", lambda content: None)
+    assert pictures.plain_png(paths[0].read_bytes()) is not None
+    monkeypatch.setattr(pictures, "plain_png", lambda content: None)
     whole = [read_picture(str(path), form) for path in paths for form in forms]
     assert all(np.array_equal(one, other) for one, other in zip(short, whole, strict=True))
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from accelnet.ops.kernels import share
 from accelnet.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.slow
@@ -80,7 +81,10 @@ def started(folder, tmp_path, *arguments):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT).format(folder=str(folder)))
     tmp_path.chmod(0o700)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    cache = tmp_path / "cache"
+    if not cache.exists():
+        share(cache)  # the compiled kernels are for all
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(cache)}
     return subprocess.Popen(
         [sys.executable, script, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

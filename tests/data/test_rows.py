@@ -13,6 +13,8 @@ from accelnet.data.stored import StoredRows
 from accelnet.errors import UserCodeError, UserError
 from tests.data.conftest import experiment, params
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 Y = np.arange(60) % 3
 
@@ -99,6 +101,7 @@ def test_rows_of_the_disk_are_those_of_memory_with_the_same_statistics(tmp_path,
     assert disk.fingerprint() == memory.fingerprint()
 
 
+@pytest.mark.slow
 def test_training_from_the_disk_and_from_a_source_is_that_from_memory_to_the_bit(tmp_path):
     stored = an.data.from_arrays(mapped(tmp_path, X), mapped(tmp_path, Y, "y"), num_classes=3)
     memory = an.data.from_arrays(X, Y, num_classes=3)
@@ -426,6 +429,7 @@ def lazy(kind, tmp_path):
     return source()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory map", "source"])
 def test_eight_devices_read_what_one_reads(kind, tmp_path):
     one, eight = (

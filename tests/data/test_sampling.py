@@ -10,6 +10,8 @@ import accelnet as an
 from accelnet.data.order import Order, draw
 from accelnet.data.sampling import make_tickets
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def experiment_of(data, **settings):
     settings = {"batch_size": 16, "steps": 30, "optimizer": an.optim.adam(0.01)} | settings
@@ -128,6 +130,7 @@ def params_of(run):
     return jax.tree.map(np.asarray, run.params)
 
 
+@pytest.mark.slow
 def test_a_stream_resuming_and_other_devices_draw_as_one_device_does(tmp_path):
     data = imbalanced().sampled("balanced")
     whole = an.fit(experiment_of(data), progress=False)
@@ -151,6 +154,7 @@ def test_a_run_that_was_sampled_is_not_gone_on_with_without(tmp_path):
         an.fit(experiment_of(data), workdir=tmp_path, resume=True, progress=False)
 
 
+@pytest.mark.slow
 def test_balanced_sampling_finds_the_rare_class_where_plain_training_does_not():
     found = {}
     for name, data in (("plain", imbalanced()), ("balanced", imbalanced().sampled("balanced"))):
@@ -178,6 +182,7 @@ def test_sampling_weights_are_no_weights_of_the_loss():
     assert len(set(rows.tolist())) < 40
 
 
+@pytest.mark.slow
 def test_example_weights_count_the_same_streamed_and_grouped():
     rng = np.random.default_rng(0)
     labels, groups = np.arange(80) % 2, np.arange(80) // 4

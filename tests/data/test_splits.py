@@ -10,6 +10,8 @@ from accelnet.data.row_order import random_order
 from accelnet.data.splits import split_rows
 from accelnet.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def stratified_order(labels, seed):
     parts = {"train": {"targets": labels, "row": np.arange(len(labels))}}

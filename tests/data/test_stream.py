@@ -15,6 +15,8 @@ from accelnet.populations.population import Population
 from tests.data.conftest import die_at, params, same
 from tests.data.conftest import experiment as experiment_of
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(80, 3)).astype(np.float32), np.arange(80) % 3
 
@@ -70,8 +72,8 @@ def test_the_splits_that_are_held_out_are_evaluated_and_the_stream_is_not():
         stream().take(np.array([70]))
 
 
-@pytest.mark.parametrize("make", [batches, from_step])
-@pytest.mark.parametrize("step", [1, 10, 17])
+@pytest.mark.slow
+@pytest.mark.parametrize(("make", "step"), [(batches, 1), (from_step, 10), (batches, 17), (from_step, 17)])
 def test_a_run_that_died_goes_on_to_the_same_bits(make, step, tmp_path, capsys):
     settings = {"save_every": an.Every(steps=1)}
     whole = an.fit(experiment(stream(make), **settings))
@@ -83,6 +85,7 @@ def test_a_run_that_died_goes_on_to_the_same_bits(make, step, tmp_path, capsys):
     assert read_again == (make is batches and step == 17)
 
 
+@pytest.mark.slow
 def test_chunks_microbatches_and_devices_see_the_same_batches():
     plain = an.fit(experiment(stream()))
     one_step = an.fit(experiment(stream()), events=[an.Event(an.Every(steps=1), lambda moment: None)])

@@ -79,6 +79,7 @@ def test_left_out_windows_are_those_before_another_split():
                 assert set(later.tolist()) <= {-1, kind[place]}
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_a_token_file_as_from_the_same_text(tmp_path):
     content = "the cat sat on the mat " * 60
     (tmp_path / "a.txt").write_text(content)

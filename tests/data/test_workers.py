@@ -137,14 +137,14 @@ def test_a_process_that_was_killed_between_reads_is_one_message(rows):
 
 @pytest.mark.parametrize("stopped", [False, True])
 def test_a_process_that_does_not_answer_is_one_message_with_the_time(importable, stopped):
-    rows = InProcesses(importable.Numbers(), 1, timeout_seconds=8)
+    rows = InProcesses(importable.Numbers(), 1, timeout_seconds=2)  # starting may take longer
     reader = int(rows.read(np.arange(1))["process"][0])
     if stopped:
         os.kill(reader, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(UserError, match=re.escape("gave no answer within 8 s: does the disk answer?")):
+    with pytest.raises(UserError, match=re.escape("gave no answer within 2 s: does the disk answer?")):
         rows.read(np.array([1 if stopped else 93]))
-    assert 7 < time.monotonic() - start < 20
+    assert 1.5 < time.monotonic() - start < 20
     assert not Path(f"/proc/{reader}").exists()
 
 
@@ -229,22 +229,24 @@ def test_nobody_is_left_behind_by_a_process_that_was_killed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_to_the_group_leave_the_readers_at_work(tmp_path, number):
+def test_signals_to_the_group_leave_the_readers_at_work(tmp_path):
     ending = """
-        signal.signal(signal.SIGINT, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: None)
-        print("ready", flush=True)
-        signal.pause()
+        seen = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            print("ready", flush=True)
+            while number not in seen:
+                time.sleep(0.01)
         print(*np.unique(rows.read(np.arange(10))["process"]), flush=True)
     """
     process = started(tmp_path, ending, start_new_session=True)
     readers = process.stdout.readline().split()
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.3)
-    for reader in readers:
-        os.kill(int(reader), number)
-    os.killpg(process.pid, number)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        assert process.stdout.readline() == "ready\n"
+        for reader in readers:
+            os.kill(int(reader), number)
+        os.killpg(process.pid, number)
     output, errors = process.communicate(timeout=60)
     assert (output.split(), process.returncode, errors) == (readers, 0, "")
     assert gone(readers)

@@ -16,7 +16,18 @@ def build(depth=8, seed=0, **options):
 
 
 def images(shape=(8, 8, 3), dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(0), (4, *shape), dtype)
+    return jnp.asarray(np.random.default_rng(0).normal(size=(4, *shape)).astype(dtype))
+
+
+def abstract(model, *inputs):
+    """Return shape and type of a module's outputs, for which nothing needs to be compiled."""
+    return nnx.eval_shape(lambda model: model(*inputs), model)
+
+
+@nnx.jit
+def call(model, inputs):
+    """Return a module's outputs, from one program: op by op, each is dozens of small ones."""
+    return model(inputs)
 
 
 def num_parameters(model):
@@ -32,7 +43,7 @@ def loss_and_gradients(model, inputs):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
-@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (56, 0.85), (110, 1.7)])
 def test_the_number_of_parameters_is_that_of_the_papers_table_6(depth, millions):
     shapes = nnx.eval_shape(lambda: ResNet(3, depth, 10, rngs=nnx.Rngs(0)))
     digits = 1 if depth == 110 else 2
@@ -66,7 +77,7 @@ def test_a_block_equals_the_same_layers_written_out(shortcut):
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 13), (32, 32), (1, 1)])
 def test_any_image_size_fits(size):
-    assert build()(images((*size, 3))).shape == (4, 5)
+    assert abstract(build(), images((*size, 3))).shape == (4, 5)
 
 
 def test_the_gradient_of_a_shared_block_is_the_sum_over_its_uses():
@@ -110,14 +121,16 @@ def test_running_statistics_of_a_shared_block_move_with_every_use():
 def test_bfloat16_gives_bfloat16(norm, shortcut):
     model = build(norm=norm, shortcut=shortcut)
     nnx.update(model, jax.tree.map(lambda p: p.astype(jnp.bfloat16), nnx.state(model, nnx.Param)))
-    assert model(images(dtype=jnp.bfloat16)).dtype == jnp.bfloat16
+    assert abstract(model, images(dtype=jnp.bfloat16)).dtype == jnp.bfloat16
     model.eval()
-    assert model(images(dtype=jnp.bfloat16)).dtype == jnp.bfloat16
+    assert abstract(model, images(dtype=jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_a_replaced_convolution_gives_the_same_outputs():
     plain = build(conv_general_dilated=lax.conv_general_dilated)
-    np.testing.assert_allclose(build()(images()), plain(images()), atol=1e-4)  # seven batch norms enlarge rounding
+    np.testing.assert_allclose(
+        call(build(), images()), call(plain, images()), atol=1e-4
+    )  # seven batch norms enlarge rounding
 
 
 def test_rematerialization_changes_no_gradient():

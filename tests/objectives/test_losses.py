@@ -21,7 +21,12 @@ def log_softmax(logits):
 
 
 def mean_of(objective, outputs, targets, **batch):
-    return float(objective.evaluate(jnp.asarray(outputs), {"targets": jnp.asarray(targets), **batch})[0])
+    return float(evaluated(objective, outputs, {"targets": jnp.asarray(targets), **batch})[0])
+
+
+def evaluated(objective, outputs, batch):
+    """Return what the objective says of a batch, as one program: op by op, each is dozens of small ones."""
+    return jax.jit(objective.evaluate)(jnp.asarray(outputs), batch)
 
 
 def test_softmax_cross_entropy_is_scikit_learns_log_loss():
@@ -41,7 +46,7 @@ def test_class_weights_multiply_the_batchs_own_and_leave_the_accuracy_alone():
     expected = log_loss(CLASSES, np.exp(log_softmax(LOGITS)), labels=range(5), sample_weight=own * table[CLASSES])
     objective = objectives.softmax_cross_entropy(class_weights=tuple(table))
     batch = {"targets": jnp.asarray(CLASSES), "weights": jnp.asarray(own)}
-    mean, states = objective.evaluate(jnp.asarray(LOGITS), batch)
+    mean, states = evaluated(objective, LOGITS, batch)
     assert float(mean) == pytest.approx(expected, rel=1e-6)
     right = np.mean(LOGITS.argmax(-1) == CLASSES)
     assert float(objective.compute(states)["accuracy"]) == pytest.approx(right, rel=1e-6)
@@ -61,7 +66,7 @@ def test_an_example_of_soft_targets_counts_as_one_of_each_class_in_parts(smoothi
     objective = objectives.softmax_cross_entropy(label_smoothing=smoothing, class_weights=table, focal=focal)
     # The same as 5 examples with the weights of the shares, one of each class.
     batch = {"targets": np.tile(np.arange(5), len(CLASSES)), "weights": shares.ravel()}
-    expected, _ = objective.evaluate(np.repeat(LOGITS, 5, axis=0), batch)
+    expected, _ = evaluated(objective, np.repeat(LOGITS, 5, axis=0), batch)
     assert mean_of(objective, LOGITS, shares) == pytest.approx(float(expected), rel=1e-5)
     assert mean_of(objective, LOGITS, np.eye(5, dtype=np.float32)[CLASSES]) == pytest.approx(
         mean_of(objective, LOGITS, CLASSES), rel=1e-5
@@ -110,7 +115,7 @@ def test_sigmoid_cross_entropy_takes_one_binary_label_in_a_column_or_a_vector():
 @pytest.mark.parametrize("targets", [NUMBERS, NUMBERS[:, None]], ids=["vector", "column"])
 def test_regression_metrics_are_scikit_learns(outputs, targets):
     objective = objectives.squared_error()
-    mean, states = objective.evaluate(jnp.asarray(outputs), {"targets": jnp.asarray(targets)})
+    mean, states = evaluated(objective, outputs, {"targets": jnp.asarray(targets)})
     metrics = objective.compute(states)
     true, predicted = np.ravel(targets), np.ravel(outputs)
     assert float(mean) == float(metrics["loss"]) == pytest.approx(mean_squared_error(true, predicted), rel=1e-6)
@@ -122,7 +127,7 @@ def test_regression_metrics_are_scikit_learns(outputs, targets):
 def test_several_outputs_are_averaged_as_in_scikit_learn():
     targets = GENERATOR.normal(size=(12, 5))
     objective = objectives.squared_error(num_outputs=5)
-    _, states = objective.evaluate(jnp.asarray(LOGITS), {"targets": jnp.asarray(targets)})
+    _, states = evaluated(objective, LOGITS, {"targets": jnp.asarray(targets)})
     metrics = objective.compute(states)
     assert float(metrics["loss"]) == pytest.approx(mean_squared_error(targets, LOGITS), rel=1e-6)
     assert float(metrics["r2"]) == pytest.approx(r2_score(targets, LOGITS), rel=1e-5)
@@ -141,7 +146,7 @@ def test_token_cross_entropy_averages_over_tokens_that_count():
     expected = log_loss(tokens[counts], np.exp(log_softmax(logits))[counts], labels=range(6))
     objective = objectives.token_cross_entropy()
     batch = {"targets": jnp.asarray(tokens), "weights": jnp.asarray(counts)}
-    mean, states = objective.evaluate(jnp.asarray(logits), batch)
+    mean, states = evaluated(objective, logits, batch)
     metrics = objective.compute(states)
     assert float(mean) == pytest.approx(expected, rel=1e-6)
     assert float(metrics["perplexity"]) == pytest.approx(np.exp(expected), rel=1e-6)
@@ -161,7 +166,7 @@ def test_weights_of_whole_series_count_for_each_of_their_tokens():
 def test_xor_reports_rounded_accuracy_by_the_name_of_accuracy():
     objective = objectives.squared_error(metrics={"accuracy": objectives.RoundedAccuracy(), "r2": None})
     outputs = jnp.array([[0.2], [0.9], [0.7], [0.6]])
-    _, states = objective.evaluate(outputs, {"targets": jnp.array([0, 1, 1, 0])})
+    _, states = evaluated(objective, outputs, {"targets": jnp.array([0, 1, 1, 0])})
     metrics = objective.compute(states)
     assert set(metrics) == {"loss", "mean_absolute_error", "accuracy"}
     assert metrics["accuracy"] == 0.75
@@ -177,8 +182,8 @@ def test_narrow_outputs_are_computed_in_float32(objective):
     if "perplexity" not in objective.metrics:
         logits, targets = logits[0], targets[0]
     narrow = jnp.asarray(logits, jnp.bfloat16)
-    mean, states = objective.evaluate(narrow, {"targets": jnp.asarray(targets)})
-    wide, _ = objective.evaluate(narrow.astype(jnp.float32), {"targets": jnp.asarray(targets)})
+    mean, states = evaluated(objective, narrow, {"targets": jnp.asarray(targets)})
+    wide, _ = evaluated(objective, narrow.astype(jnp.float32), {"targets": jnp.asarray(targets)})
     assert mean == wide
     assert {leaf.dtype for leaf in jax.tree.leaves((mean, states, objective.compute(states)))} == {jnp.dtype("float32")}
 

@@ -14,12 +14,12 @@ PLAIN, TRANSPOSED = (((1,), (0,)), ((), ())), (((1,), (1,)), ((), ()))
 
 
 def random(*shape):
-    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
 def assert_close(actual, expected):
     for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, e, atol=1e-5 * (float(jnp.abs(e).max()) + 1e-6), rtol=0)
+        np.testing.assert_allclose(a, e, atol=1e-5 * (float(np.abs(e).max()) + 1e-6), rtol=0)
 
 
 def total(dot, numbers):
@@ -55,7 +55,7 @@ def test_values_and_gradients_are_those_of_lax(m, n, k, numbers):
 @pytest.mark.parametrize("numbers", [PLAIN, TRANSPOSED])
 def test_members_are_multiplied_in_one_call(axes, numbers):
     lhs, rhs = random(15, 17), random(9, 17) if numbers is TRANSPOSED else random(17, 9)
-    lhs, rhs = (jnp.stack([a, 2 * a, -a]) if axis == 0 else a for a, axis in zip((lhs, rhs), axes, strict=True))
+    lhs, rhs = (np.stack([a, 2 * a, -a]) if axis == 0 else a for a, axis in zip((lhs, rhs), axes, strict=True))
 
     def of_members(dot, position):
         alone = jax.vmap(jax.grad(total(dot, numbers), position), axes)
@@ -75,9 +75,15 @@ def test_second_derivatives_and_tangents():
     lhs, rhs = random(14, 13), random(13, 7)
     for derivative in (jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))):
         assert_close(
-            *(derivative(lambda w, d=dot: total(d, PLAIN)(lhs, w))(rhs) for dot in (ops.dot_general, lax.dot_general))
+            *(
+                jax.jit(derivative(lambda w, d=dot: total(d, PLAIN)(lhs, w)))(rhs)
+                for dot in (ops.dot_general, lax.dot_general)
+            )
         )
-    tangents = [jax.jvp(total(dot, PLAIN), (lhs, rhs), (lhs, 3 * rhs)) for dot in (ops.dot_general, lax.dot_general)]
+    tangents = [
+        jax.jit(lambda *by, d=dot: jax.jvp(total(d, PLAIN), (lhs, rhs), by))(lhs, 3 * rhs)
+        for dot in (ops.dot_general, lax.dot_general)
+    ]
     assert_close(*tangents)
 
 

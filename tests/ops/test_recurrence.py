@@ -107,10 +107,15 @@ def assert_close(left, right, **tolerance):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **(tolerance or CLOSE)), left, right)
 
 
-@cells
-@directions
-@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
-def test_values_and_every_gradient_equal_a_loop_over_steps(cell, reverse, lengths):
+@pytest.mark.parametrize(
+    ("cell", "reverse", "ragged"),
+    [
+        ("simple", False, True), ("simple", True, False), ("lstm", False, False), ("lstm", True, True),
+        ("gru", False, True), ("gru", True, False), ("gru", True, True),
+    ],
+)  # fmt: skip
+def test_values_and_every_gradient_equal_a_loop_over_steps(cell, reverse, ragged):
+    lengths = LENGTHS if ragged else None
     arrays = make_arrays(cell)
     results, ours = run_with_gradient(cell, arrays, lengths, reverse)
     expected, theirs = run_with_gradient(cell, arrays, lengths, reverse, function=oracle)

@@ -41,6 +41,7 @@ def test_nothing_is_kept_if_not_asked_for(experiment, quick, monkeypatch):
     assert load_calibration("cpu") is None
 
 
+@pytest.mark.slow
 def test_a_plan_that_measures_gives_the_time_of_this_machines_own_step(experiment, quick):
     made = plan(experiment, "here,h100", compile=False, measure=True, progress=False)
     here, other = made.rows

@@ -87,12 +87,12 @@ MEMBERS = (
 )
 
 
-@pytest.mark.parametrize("kind", ["mlp", pytest.param("net", marks=pytest.mark.slow)])
-def test_a_member_is_its_solo_run(kind):
+@pytest.mark.parametrize(("kind", "alone"), [("mlp", (0, 1, 2)), pytest.param("net", (1,), marks=pytest.mark.slow)])
+def test_a_member_is_its_solo_run(kind, alone):
     config = Config(kind=kind)
     run = Population(experiment, config, MEMBERS).train(progress=False)
     assert run.compiles == {"init": 1, "train": 1, "eval": 1}
-    for index in range(len(MEMBERS)):
+    for index in alone:
         assert_is_solo(run, experiment, config, index)
 
 
@@ -206,6 +206,7 @@ def test_a_field_that_decides_what_python_does_is_named():
         Population(branching, Config(), grid((0,), momentum=(0.1, 0.9))).train(progress=False)
 
 
+@pytest.mark.slow
 def test_an_interrupted_population_goes_on_and_a_finished_one_is_read(tmp_path, monkeypatch):
     members = grid((0, 1), learning_rate=(0.01, 0.1, 1e30))
     population = Population(experiment, Config(), members, evaluations=5)
@@ -231,6 +232,7 @@ def test_an_interrupted_population_goes_on_and_a_finished_one_is_read(tmp_path, 
         Population(experiment, Config(), members[:2], evaluations=5).train(progress=False, workdir=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_wave_is_saved_by_the_clock_where_every_chunk_ends_with_an_evaluation(tmp_path, monkeypatch):
     monkeypatch.setattr(population_module, "SAVE_SECONDS", 1e-9)
 

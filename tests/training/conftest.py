@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import PartitionSpec
 
 import accelnet as an
 
@@ -78,6 +79,10 @@ def toy_experiment(**changes):
     if "steps" in changes:
         settings["epochs"] = None
     return an.Experiment(**(settings | changes))
+
+
+# The toys' weights are too small to be cut on "fsdp" unasked.
+CUT = [("first.kernel", PartitionSpec("fsdp", "model")), (".*", PartitionSpec("fsdp"))]
 
 
 @pytest.fixture(scope="session")

@@ -29,18 +29,29 @@ CHANGES = an.data.compose(
 )
 
 
-def experiment(augment, **changes):
-    info = {"num_classes": 3}
-    settings = {
-        "data": an.data.Data("mixed", {"inputs": IMAGES, "targets": LABELS}, SPLITS, augment=augment, info=info),
-        "model": lambda rngs: an.models.CNN((6, 6, 3), (4,), 3, norm="batch", rngs=rngs),
-        "optimizer": an.optim.momentum(0.02),
-        "objective": an.objectives.softmax_cross_entropy(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5)),
-        "batch_size": 8,  # the last of an epoch has two examples
-        "steps": 10,
-        "log_every": an.Every(steps=1),
-    }
-    return an.Experiment(**(settings | changes))
+AUGMENTS = {
+    "mixup": an.data.compose(CHANGES, an.data.mixup(0.4)),
+    "cutmix": an.data.compose(CHANGES, an.data.cutmix()),
+    None: CHANGES,
+}
+ARRAYS = {"inputs": IMAGES, "targets": LABELS}
+# The same objects make the same programs: see `shared_programs`.
+DATA = {
+    name: an.data.Data("mixed", ARRAYS, SPLITS, augment=augment, info={"num_classes": 3})
+    for name, augment in AUGMENTS.items()
+}
+SETTINGS = {
+    "model": lambda rngs: an.models.CNN((6, 6, 3), (4,), 3, norm="batch", rngs=rngs),
+    "optimizer": an.optim.momentum(0.02),
+    "objective": an.objectives.softmax_cross_entropy(label_smoothing=0.1, class_weights=(1.0, 2.0, 0.5)),
+    "batch_size": 8,  # the last of an epoch has two examples
+    "steps": 10,
+    "log_every": an.Every(steps=1),
+}
+
+
+def experiment(name=None, **changes):
+    return an.Experiment(**(SETTINGS | {"data": DATA[name]} | changes))
 
 
 def fit(experiment, mesh=None, **options):
@@ -54,28 +65,28 @@ def losses(run):
     return [row["loss"] for row in run.rows if row["split"] == "train"]
 
 
-AUGMENTS = {
-    "mixup": an.data.compose(CHANGES, an.data.mixup(0.4)),
-    "cutmix": an.data.compose(CHANGES, an.data.cutmix()),
-}
-
-
-@pytest.mark.parametrize("name", AUGMENTS)
-def test_mixed_batches_are_the_same_on_several_devices_and_compile_once(name):
-    made = experiment(AUGMENTS[name])
+# Of ways to mix and layouts, each of the one with two of the other.
+@pytest.mark.parametrize(
+    ("name", "layouts"),
+    [
+        ("mixup", [("data=4", "jit"), ("data=4", "pmap")]),
+        ("cutmix", [("data=2,fsdp=2", "jit"), ("data=4", "pmap")]),
+    ],
+)
+def test_mixed_batches_are_the_same_on_several_devices_and_compile_once(name, layouts):
+    made = experiment(name)
     one = fit(made)
     assert one.result["compiles"] == {"train": 1, "eval": 1}
-    for mesh, strategy in (("data=4", "jit"), ("data=2,fsdp=2", "jit"), ("data=4", "pmap")):
+    for mesh, strategy in layouts:
         many = fit(made, mesh=mesh, strategy=strategy)
         # Sums over a batch are taken in another order.
         np.testing.assert_allclose(losses(many), losses(one), rtol=2e-5)
         assert many.metrics["test"] == pytest.approx(one.metrics["test"], rel=1e-4)
-    plain = fit(experiment(CHANGES))
-    assert not np.allclose(losses(plain), losses(one), rtol=1e-2)
+    assert not np.allclose(losses(fit(experiment())), losses(one), rtol=1e-2)
 
 
 def test_steps_one_by_one_and_a_run_that_was_broken_off_give_the_same_bits(tmp_path):
-    made = experiment(AUGMENTS["mixup"], microbatch_size=4, save_every=an.Every(steps=2))
+    made = experiment("mixup", microbatch_size=4, save_every=an.Every(steps=2))
     whole = fit(made)
     chex.assert_trees_all_equal(fit(made, pace=Pace(chunk_seconds=1e-9)).state, whole.state)
 
@@ -95,7 +106,7 @@ def test_evaluation_sees_the_rows_as_they_are():
         def __call__(self, x):
             return x.mean((1, 2)) + 0.0 * self.bias[...][None]
 
-    run = fit(experiment(AUGMENTS["mixup"], model=Same, steps=2))
+    run = fit(experiment("mixup", model=Same, steps=2))
     for split in ("validation", "test"):
         rows = SPLITS[split]
         right = IMAGES[rows.start : rows.stop].mean((1, 2)).argmax(1) == LABELS[rows.start : rows.stop]
@@ -104,9 +115,9 @@ def test_evaluation_sees_the_rows_as_they_are():
 
 def test_a_batch_that_cannot_be_paired_is_refused_before_the_first_step():
     with pytest.raises(an.UserError, match="has 3 examples, and neighbours are mixed: expected an even number"):
-        fit(experiment(AUGMENTS["mixup"], batch_size=12), mesh="data=4")
+        fit(experiment("mixup", batch_size=12), mesh="data=4")
 
 
 def test_mixed_batches_train_in_bfloat16():
-    low, full = fit(experiment(AUGMENTS["cutmix"], precision="bfloat16")), fit(experiment(AUGMENTS["cutmix"]))
+    low, full = fit(experiment("cutmix", precision="bfloat16")), fit(experiment("cutmix"))
     np.testing.assert_allclose(losses(low)[:5], losses(full)[:5], rtol=3e-2)  # 8 bits of mantissa

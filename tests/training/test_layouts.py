@@ -20,6 +20,7 @@ from accelnet.training.program import prepare
 from accelnet.training.state import init_state
 from accelnet.training.step import make_train_step
 from accelnet.training.table import placement_table
+from tests.training.conftest import CUT
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
 
@@ -61,7 +62,7 @@ def busy(make_experiment):
         steps=20,
         log_every=an.Every(steps=1),
         optimizer=SGD,
-        sharding_rules=[("first.kernel", PartitionSpec(None, "model"))],
+        sharding_rules=CUT,
     )
 
 
@@ -70,13 +71,8 @@ def one(busy, shared_programs):
     return fit(busy)
 
 
-@pytest.fixture
-def small_weights_are_cut(monkeypatch):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 8)
-
-
 # Every test of `busy` takes of these, whose programs are compiled once.
-LAYOUTS = (None, "data=1", "data=4", "fsdp=4", "model=2", "data=2,fsdp=2", "data=2,fsdp=2,model=2", "pmap")
+LAYOUTS = (None, "data=4", "model=2", "data=2,fsdp=2", "data=2,fsdp=2,model=2", "pmap")
 
 
 def on(layout):
@@ -84,7 +80,6 @@ def on(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
-@pytest.mark.usefixtures("small_weights_are_cut")
 def test_the_loss_curve_is_that_of_one_device(busy, one, layout):
     many = fit(busy, **on(layout))
     np.testing.assert_allclose(losses(many), losses(one), rtol=RTOL)
@@ -109,7 +104,6 @@ def one_of_parts(parts, shared_programs):
 
 # With the test above: every two of layout, accumulation and streaming together.
 @pytest.mark.parametrize(("layout", "on_device"), [("data=4", False), ("data=2,fsdp=2", True), ("pmap", False)])
-@pytest.mark.usefixtures("small_weights_are_cut")
 def test_accumulation_and_streaming_keep_the_loss_curve(parts, one_of_parts, layout, on_device):
     many = fit(parts.replace(on_device=on_device), **on(layout))
     np.testing.assert_allclose(losses(many), losses(one_of_parts), rtol=RTOL)
@@ -145,6 +139,7 @@ def test_a_linen_module_has_global_batch_statistics_and_the_noise_of_one_device(
     np.testing.assert_allclose(trained(experiment, "data=2")[0], trained(experiment)[0], rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment):
     class Largest(an.objectives.Metric):
         def empty(self):
@@ -173,14 +168,13 @@ def test_a_metric_that_does_not_add_up_is_merged_over_devices(make_experiment):
 @pytest.mark.parametrize(
     "model",
     [
-        lambda rngs: an.models.MLP(16, (32, 32, 32), 3, norm="batch", dropout=0.1, rngs=rngs),
-        lambda rngs: an.models.CNN((4, 4, 1), (8,), 3, norm="batch", rngs=rngs),
-        lambda rngs: an.models.RNN(4, 16, 3, cell="gru", rngs=rngs),
+        lambda rngs: an.models.MLP(16, (64, 64), 3, norm="batch", dropout=0.1, rngs=rngs),
+        lambda rngs: an.models.CNN((4, 4, 1), (24, 24), 3, norm="batch", rngs=rngs),
+        lambda rngs: an.models.RNN(4, 40, 3, cell="gru", rngs=rngs),
     ],
     ids=["mlp", "cnn", "rnn"],
 )
-def test_the_default_rules_cut_accelnets_models_and_change_no_number(make_experiment, monkeypatch, model):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 64)
+def test_the_default_rules_cut_accelnets_models_and_change_no_number(make_experiment, model):
     experiment = make_experiment(model=model, steps=5, optimizer=an.optim.adam(1e-3))
     (one, _), (many, state) = trained(experiment), trained(experiment, "fsdp=2,model=2")
     np.testing.assert_allclose(many, one, rtol=RTOL)
@@ -199,8 +193,8 @@ def die(moment):
     raise Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.usefixtures("small_weights_are_cut")
 def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(busy, one, tmp_path, seed):
     rng = np.random.default_rng(seed)
     for step in np.sort(rng.choice(np.arange(1, 20), 2, replace=False)):
@@ -218,7 +212,6 @@ def test_a_run_wanders_over_random_layouts_and_keeps_its_loss_curve(busy, one, t
 
 
 @pytest.mark.parametrize("layout", ["data=4", "data=2,fsdp=2", "pmap"])
-@pytest.mark.usefixtures("small_weights_are_cut")
 def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, tmp_path, layout):
     whole = fit(busy, **on(layout))
     with pytest.raises(Killed):
@@ -228,7 +221,7 @@ def test_on_its_own_layout_a_run_goes_on_to_the_same_bits(busy, tmp_path, layout
     assert again.metrics == whole.metrics and losses(again).tolist() == losses(whole).tolist()
 
 
-@pytest.mark.usefixtures("small_weights_are_cut")
+@pytest.mark.slow
 def test_a_run_on_a_mesh_is_evaluated_on_one_device(busy, tmp_path):
     run = fit(busy, "data=2,fsdp=2", workdir=tmp_path)
     metrics = an.evaluate(busy, tmp_path).metrics
@@ -278,10 +271,9 @@ def test_data_parallelism_reduces_the_gradients_once_a_step_and_gathers_nothing(
     assert {depth for _, size, depth in found if size >= grads // 2} == {1}
 
 
-def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(make_experiment, monkeypatch):
-    monkeypatch.setattr("accelnet.parallel.rules.MIN_FSDP_SIZE", 1024)
+def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(make_experiment):
     experiment = make_experiment(
-        model=lambda rngs: an.models.MLP(16, (64, 64), 3, rngs=rngs),
+        model=lambda rngs: an.models.MLP(16, (64, 64, 64), 3, rngs=rngs),
         batch_size=16,
         microbatch_size=8,
         optimizer=an.optim.adam(1e-3),
@@ -297,7 +289,7 @@ def test_fsdp_gathers_every_cut_parameter_once_and_scatters_its_gradient_once(ma
     assert {depth for operation, _, depth in found if operation != "all-reduce"} == {1}
 
 
-def test_a_mesh_of_one_device_costs_nothing(busy, small_weights_are_cut):
+def test_a_mesh_of_one_device_costs_nothing(busy):
     def instructions(mesh):
         _, programs = prepare(busy, mesh)
         lines = (
@@ -309,12 +301,11 @@ def test_a_mesh_of_one_device_costs_nothing(busy, small_weights_are_cut):
     assert instructions(mesh_of("data=1")) == instructions(None)
 
 
-@pytest.mark.usefixtures("small_weights_are_cut")
 def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain_model):
-    experiment = make_experiment(model=plain_model, optimizer=an.optim.momentum(0.05))
+    experiment = make_experiment(model=plain_model, optimizer=an.optim.momentum(0.05), sharding_rules=CUT)
 
     def train(mesh):
-        layout = Layout() if mesh is None else Layout(mesh_of(mesh))
+        layout = Layout() if mesh is None else Layout(mesh_of(mesh), rules=tuple(CUT))
         feed, _ = prepare(experiment, None if mesh is None else mesh_of(mesh))
         step, operand = make_train_step(experiment, layout), feed.train_operand(0, 1)
 
@@ -339,6 +330,7 @@ def test_members_of_a_population_train_on_a_mesh_as_alone(make_experiment, plain
         np.testing.assert_allclose(train(mesh), alone, rtol=RTOL)
 
 
+@pytest.mark.slow
 def test_with_fsdp_a_devices_share_of_the_state_falls_with_their_number(make_experiment):
     experiment = make_experiment(
         model=lambda rngs: an.models.MLP(16, (256, 256), 3, rngs=rngs), optimizer=an.optim.adam(1e-3), batch_size=8

@@ -17,6 +17,8 @@ from accelnet.training.loop import Loop
 from accelnet.training.program import prepare
 from accelnet.training.rhythm import Pace
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 TIMES = ("seconds", "examples_per_second")
 STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step
 

@@ -9,8 +9,6 @@ import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from functools import partial
@@ -29,7 +27,6 @@ from tests.training.conftest import toy_experiment
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
 
-ROOT = Path(__file__).parents[2]
 TIMES = ("seconds", "examples_per_second")
 STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step
 
@@ -123,9 +120,7 @@ import sys
 import accelnet as an
 from tests.training.test_resume import long_experiment
 from accelnet.training.rhythm import Pace
-print("started", flush=True)
-for workdir in sys.argv[1:]:
-    an.fit(long_experiment(), workdir=workdir, resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
+an.fit(long_experiment(), workdir=sys.argv[1], resume=True, progress=False, pace=Pace(chunk_seconds=1e-3))
 """
 
 
@@ -135,33 +130,35 @@ def long_experiment():
 
 
 @pytest.mark.slow
-def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(tmp_path):
-    # Compiled as users do, with LLVM's optimization.
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(forks, tmp_path):
+    script, run, whole = tmp_path / "script.py", tmp_path / "run", tmp_path / "whole"
+    script.write_text(_SCRIPT)
+
+    def start(workdir):
+        # Compiled as users do, with LLVM's optimization.
+        return forks.start(script, str(workdir), output=tmp_path / "said.txt", XLA_FLAGS="")
+
     rng = random.Random(0)
-    run, whole = tmp_path / "run", tmp_path / "whole"
-    command = [sys.executable, "-c", _SCRIPT, str(run)]
     kills, seen = 0, set()
     for _ in range(3):
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-        assert process.stdout.readline() == "started\n"
+        process = start(run)
         deadline = time.monotonic() + 120
         wanted = len(seen) + rng.randint(1, 3)
         while process.poll() is None and time.monotonic() < deadline:
             seen |= set(Checkpoints(run).steps())
             if len(seen) >= wanted:
                 time.sleep(rng.uniform(0, 0.1))
-                process.send_signal(signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.002)
-        code = process.wait()
-        process.stdout.close()
+        code = process.wait(60)
         if code == 0:
             break
-        assert code == -signal.SIGKILL
+        assert code == -signal.SIGKILL, process.said()
         kills += 1
     assert kills >= 2
-    subprocess.run([*command, str(whole)], env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    process = start(whole)
+    assert process.wait(120) == 0, process.said()
     ended, expected = (fit(long_experiment(), workdir=workdir, resume=True) for workdir in (run, whole))
     same(ended, expected)
 
@@ -170,12 +167,14 @@ def test_resuming_where_there_is_nothing_starts_from_the_beginning(full, whole, 
     same(fit(full, workdir=tmp_path / "run", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_more_steps_are_a_harmless_change_and_continue_the_same_run(full, whole, tmp_path):
     fit(full.replace(epochs=1), workdir=tmp_path / "run")
     longer = fit(full, workdir=tmp_path / "run", resume=True)
     chex.assert_trees_all_equal(longer.state.params, whole.state.params)
 
 
+@pytest.mark.slow
 def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_path):
     fit(make_experiment(steps=3, config={"rate": 0.1}), workdir=tmp_path / "run")
     changed = make_experiment(steps=6, batch_size=10, config={"rate": 0.2})
@@ -184,6 +183,7 @@ def test_a_changed_setting_is_named_and_needs_permission(make_experiment, tmp_pa
     assert fit(changed, workdir=tmp_path / "run", resume=True, allow_change=True).step == 6
 
 
+@pytest.mark.slow
 def test_an_allowed_new_learning_rate_counts(make_experiment, tmp_path):
     def made(rate, steps):
         return make_experiment(optimizer=an.optim.adam(rate), steps=steps, config={"rate": rate})
@@ -289,6 +289,7 @@ def test_no_flipped_bit_of_any_file_of_a_checkpoint_is_accepted(dead, copied):
     assert checkpoints.read_record(int(newest.name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", ["metrics.jsonl", "checkpoints/rows.jsonl", "config.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("[[[\n")])
 def test_files_beside_the_checkpoints_are_mended_from_others(full, whole, dead, copied, capsys, file, damage):
@@ -301,6 +302,7 @@ def test_files_beside_the_checkpoints_are_mended_from_others(full, whole, dead, 
     assert rows[0] == rows[1] and len(rows[0]) == len(whole.rows)
 
 
+@pytest.mark.slow
 def test_rows_that_are_lost_cost_no_weights(full, whole, dead, copied, capsys):
     workdir = copied(dead)
     for path in row_files(workdir):
@@ -311,6 +313,7 @@ def test_rows_that_are_lost_cost_no_weights(full, whole, dead, copied, capsys):
     assert "rows after step" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_half_written_is_removed(full, whole, dead, copied):
     workdir = copied(dead)
     left = [workdir / "checkpoints" / ".saving-21" / "state", workdir / "checkpoints" / ".deleting-4-1"]
@@ -339,6 +342,7 @@ def _replace(workdir):
     return said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [_move, _delete, _replace])
 def test_a_work_directory_that_is_taken_away_ends_the_run(full, whole, tmp_path, change):
     said = []
@@ -358,6 +362,7 @@ def test_a_work_directory_that_is_taken_away_ends_the_run(full, whole, tmp_path,
         same(fit(full, workdir=tmp_path / "elsewhere", resume=True), whole)
 
 
+@pytest.mark.slow
 def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
     experiment = full.replace(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(steps=3))
     run = fit(experiment, workdir=tmp_path / "run")
@@ -381,6 +386,7 @@ def test_evaluating_changes_nothing_in_the_directory(full, dead, copied, capsys)
     assert sorted(path.name for path in checkpoints.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_a_save_is_one_message_and_harms_nothing(make_experiment, tmp_path):
     big = make_experiment(
         model=lambda rngs: an.models.MLP(16, (400, 400), 3, rngs=rngs), optimizer=optax.sgd(0.01), steps=3

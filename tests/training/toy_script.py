@@ -12,8 +12,7 @@ import optax
 import accelnet as an
 from accelnet.data.rows import lazy_arrays
 from accelnet.data.stored import StoredRows
-from accelnet.parallel import rules
-from tests.training.conftest import toy_data, toy_experiment
+from tests.training.conftest import CUT, toy_data, toy_experiment
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ def experiment(config: Config) -> an.Experiment:
         optimizer=optax.chain(an.optim.momentum(0.02), an.optim.average_params(0.9)),
         eval_batch_size=12,
         save_every=an.Every(steps=10),
+        sharding_rules=CUT,
     )
     if config.reads:
         data = made.data
@@ -76,5 +76,4 @@ def _after(seconds: float, array):
 
 
 if __name__ == "__main__":
-    rules.MIN_FSDP_SIZE = 8  # the toy's weights are small
     an.main(experiment)

@@ -7,6 +7,8 @@ from flax import nnx
 import accelnet as an
 from tests.users import toy
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SLIPS = [
     ({"data": [1, 2]}, "data is .*, expected a Data"),
     ({"data": None}, "data is None, expected a Data"),

@@ -45,6 +45,7 @@ def test_the_rate_is_logged_per_group_and_is_none_where_no_state_shows_it():
     assert rates(toy.fit(linear, optimizer=optax.adam(1e-2)))[-1] is None
 
 
+@pytest.mark.slow
 def test_other_steps_under_a_schedule_of_progress_are_a_named_change(tmp_path):
     def experiment(steps, schedule):
         return toy.experiment(linear, optimizer=adam(schedule=schedule), steps=steps)
@@ -70,6 +71,7 @@ def test_another_loss_or_rate_is_named_when_a_run_resumes(tmp_path):
     assert an.fit(experiment.replace(steps=5), workdir=tmp_path, resume=True, progress=False).step == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_device", [True, False])
 def test_a_changed_seed_counts_on_both_feeds(on_device, tmp_path):
     experiment = toy.experiment(linear, on_device=on_device, optimizer=optax.sgd(0.1))
@@ -79,15 +81,17 @@ def test_a_changed_seed_counts_on_both_feeds(on_device, tmp_path):
     assert int(run.state.seed) == 5
     # By hand: the last three steps on the batches of the new seed.
     params = an.fit(experiment, progress=False).params
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, x, y):
+        logits = x @ params["kernel"] + params["bias"][None]
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+
     for step in (3, 4, 5):
         rows, mask = changed.order.rows(step, 0, seed=5)
         assert mask.all()
-
-        def loss(params, rows=rows):
-            logits = toy.X[rows] @ params["kernel"] + params["bias"][None]
-            return optax.softmax_cross_entropy_with_integer_labels(logits, toy.Y[rows]).mean()
-
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(loss)(params))
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params, toy.X[rows], toy.Y[rows]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, params)
 
 
@@ -100,6 +104,7 @@ class Falling(an.objectives.Mean):
         return losses, weights
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_follows_the_metrics_own_direction(tmp_path):
     objective = an.objectives.softmax_cross_entropy(metrics={"orbits_found": Falling()})
     experiment = toy.experiment(
@@ -213,6 +218,7 @@ def test_an_event_that_fails_or_takes_a_field_of_the_rows_is_named():
         toy.fit(linear, events=[an.Event(an.Every(steps=1), lambda moment: moment.log(step=1))])
 
 
+@pytest.mark.slow
 def test_early_stopping_can_end_with_the_best_weights(tmp_path):
     experiment = toy.experiment(
         linear, steps=60, optimizer=an.optim.sgd(30.0), eval_every=an.Every(steps=1),
@@ -251,6 +257,7 @@ def test_inputs_that_do_not_fit_are_refused_by_predict():
             run.predict(inputs)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_with_statistics_of_their_own():
     class Net(nnx.Module):
         def __init__(self, rngs):

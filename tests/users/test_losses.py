@@ -14,6 +14,8 @@ from accelnet.errors import UserCodeError
 from accelnet.objectives import Objective
 from tests.users import toy
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def linear(rngs):
     return nnx.Linear(8, 2, rngs=rngs)
@@ -93,11 +95,12 @@ def contrastive(outputs, batch, mask):
 
 
 def test_a_contrastive_loss_with_its_mask_is_that_of_the_real_rows_alone():
-    outputs = jax.random.normal(jax.random.key(0), (8, 4))
-    outputs = outputs / jnp.linalg.norm(outputs, axis=-1, keepdims=True)
+    outputs = np.asarray(jax.random.normal(jax.random.key(0), (8, 4)))
+    outputs = outputs / np.linalg.norm(outputs, axis=-1, keepdims=True)
     objective = Objective(contrastive)
-    real, _ = objective.evaluate(outputs[:5], {"mask": jnp.ones(5, bool)})
-    padded, _ = objective.evaluate(outputs, {"mask": jnp.arange(8) < 5})
+    evaluate = jax.jit(objective.evaluate)
+    real, _ = evaluate(outputs[:5], {"mask": np.ones(5, bool)})
+    padded, _ = evaluate(outputs, {"mask": np.arange(8) < 5})
     assert float(padded) == pytest.approx(float(real), rel=1e-6)
     assert float(real) == pytest.approx(2.08, abs=0.01)  # 2.52 with the padding among the negatives
 
@@ -200,7 +203,7 @@ def test_a_loss_can_differentiate_the_model_by_its_inputs():
     pure = run.experiment.pure_model
     from accelnet.training.state import init_state
 
-    params = init_state(run.experiment, np.uint32(0)).params
+    params = jax.jit(lambda: init_state(run.experiment, np.uint32(0)).params)()
 
     def by_hand(params):
         def u(t):
@@ -212,8 +215,9 @@ def test_a_loss_can_differentiate_the_model_by_its_inputs():
         slope = jax.vmap(jax.grad(lambda t: u(t[None])[0, 0]))(jnp.asarray(x))
         return jnp.mean((slope + u(x))[:, 0] ** 2 + (u(x) - jnp.exp(-x))[:, 0] ** 2)
 
+    gradient = jax.jit(jax.grad(by_hand))
     for _ in range(3):
-        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, jax.grad(by_hand)(params))
+        params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), run.params, params)
     assert pure is run.experiment.pure_model
 
@@ -269,19 +273,24 @@ def test_soft_one_hot_and_pixel_targets_and_the_focal_loss():
     whole = toy.fit(linear, toy.data(toy.X, one_hot.astype(np.int32))).metrics["test"]
     assert soft == pytest.approx(hard, rel=1e-5) and whole == pytest.approx(hard, rel=1e-5)
 
-    logits, targets = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)), jnp.zeros((2, 4, 4), int)
-    mean, states = an.objectives.softmax_cross_entropy().evaluate(logits, {"targets": targets})
-    expected = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
+    def evaluated(objective, outputs, targets):  # as one program: op by op, it is dozens of small ones
+        return jax.jit(objective.evaluate)(outputs, {"targets": targets})
+
+    logits = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
+    targets = np.zeros((2, 4, 4), np.int32)
+    mean, states = evaluated(an.objectives.softmax_cross_entropy(), logits, targets)
+    expected = jax.jit(optax.softmax_cross_entropy_with_integer_labels)(logits, targets).mean()
     assert float(mean) == pytest.approx(float(expected), rel=1e-6)
     accuracy = an.objectives.softmax_cross_entropy().compute(states)["accuracy"]
     assert float(accuracy) == pytest.approx(float((logits.argmax(-1) == 0).mean()))
 
-    flat, labels = logits.reshape(-1, 3), jnp.arange(32) % 3
-    p = jax.nn.softmax(flat)[jnp.arange(32), labels]
-    focal, _ = an.objectives.softmax_cross_entropy(focal=2.0).evaluate(flat, {"targets": labels})
-    assert float(focal) == pytest.approx(float((-((1 - p) ** 2) * jnp.log(p)).mean()), rel=1e-5)
-    binary, _ = an.objectives.sigmoid_cross_entropy(focal=2.0).evaluate(flat[:, 0], {"targets": labels % 2})
-    reference = optax.sigmoid_focal_loss(flat[:, 0], (labels % 2).astype(jnp.float32), gamma=2.0).mean()
+    flat, labels = logits.reshape(-1, 3), np.arange(32) % 3
+    p = (np.exp(flat) / np.exp(flat).sum(-1, keepdims=True))[np.arange(32), labels]
+    focal, _ = evaluated(an.objectives.softmax_cross_entropy(focal=2.0), flat, labels)
+    assert float(focal) == pytest.approx(float((-((1 - p) ** 2) * np.log(p)).mean()), rel=1e-5)
+    binary, _ = evaluated(an.objectives.sigmoid_cross_entropy(focal=2.0), flat[:, 0], labels % 2)
+    focal_loss = jax.jit(lambda outputs, labels: optax.sigmoid_focal_loss(outputs, labels, gamma=2.0))
+    reference = focal_loss(flat[:, 0], (labels % 2).astype(np.float32)).mean()
     assert float(binary) == pytest.approx(float(reference), rel=1e-5)
 
 
@@ -357,7 +366,7 @@ def test_a_parts_metric_of_its_loss_is_of_its_own_loss_and_not_of_the_sum():
     objective = an.objectives.combine({"a": part, "b": (an.objectives.squared_error(), 10.0)})
     outputs = {"a": jnp.zeros((4, 5)), "b": jnp.full((4,), 3.0)}
     batch = {"targets": {"a": jnp.arange(4), "b": jnp.zeros(4)}, "mask": jnp.array([True, True, True, False])}
-    _, states = objective.evaluate(outputs, batch)
+    _, states = jax.jit(objective.evaluate)(outputs, batch)
     values = objective.compute(states)
     assert float(values["a_perplexity"]) == pytest.approx(5.0, rel=1e-6)
     assert float(values["a_loss"]) == pytest.approx(np.log(5.0), rel=1e-6)

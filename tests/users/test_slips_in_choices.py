@@ -33,6 +33,8 @@ from tests.users.slips import (
     without,
 )
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 CONFIG = Config()
 
 

@@ -27,6 +27,8 @@ from tests.users.slips import (
     without,
 )
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 EXPERIMENT = toy.experiment(lambda rngs: nnx.Linear(8, 2, rngs=rngs))
 
 

@@ -12,6 +12,8 @@ from flax import nnx
 import accelnet as an
 from tests.users import toy
 
+pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+
 
 class Net(nnx.Module):
     def __init__(self, rngs, width=2):
@@ -42,6 +44,7 @@ def trained(tmp_path_factory):
     return run, workdir
 
 
+@pytest.mark.slow
 def test_a_run_a_work_directory_and_a_tree_give_the_same_start(trained):
     run, workdir = trained
     for source in (run, workdir, str(workdir), run.params, an.Initial(workdir, best=True)):
@@ -90,6 +93,7 @@ def test_what_does_not_fit_is_named(initial, message):
         toy.fit(Net, initial=initial, **STILL)
 
 
+@pytest.mark.slow
 def test_averaged_weights_of_a_directory_are_asked_for_as_a_run(tmp_path):
     chain = optax.chain(optax.sgd(0.1), an.optim.average_params(0.5))
     experiment = toy.experiment(Net, optimizer=chain)
@@ -141,6 +145,7 @@ def test_patterns_that_freeze_nothing_or_everything_are_refused(frozen, message)
         toy.fit(Net, frozen=frozen)
 
 
+@pytest.mark.slow
 def test_a_frozen_run_resumes_and_goes_on_in_another_layout(tmp_path):
     experiment = toy.experiment(Net, frozen=["backbone.*"], steps=6)
     whole = an.fit(experiment, progress=False)

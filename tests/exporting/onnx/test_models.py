@@ -52,8 +52,17 @@ def test_a_resnet(shortcut, agrees, tools):
 OPERATORS = {"lstm": "LSTM", "gru": "GRU", "simple": "RNN", "min_gru": "Scan"}
 
 
-@pytest.mark.parametrize("output", ["last", "mean", "steps"])
-@pytest.mark.parametrize("cell", OPERATORS)
+@pytest.mark.parametrize(
+    ("cell", "output"),
+    [
+        ("lstm", "last"),
+        ("lstm", "steps"),
+        ("gru", "mean"),
+        ("simple", "steps"),
+        ("simple", "last"),
+        ("min_gru", "mean"),
+    ],
+)
 def test_a_recurrent_network_of_both_directions_with_lengths(cell, output, agrees, tools):
     model = an.models.RNN(5, 7, 4, cell=cell, num_layers=2, bidirectional=True, output=output, rngs=rngs())
     inputs = {"inputs": tools.shape("b", "t", 5), "lengths": tools.shape("b", dtype=jnp.int32)}

@@ -81,6 +81,7 @@ def test_a_plans_run_and_its_price_are_of_the_whole(experiment):
     assert row.to_dict()["run_parts"] == row.run.to_dict()
 
 
+@pytest.mark.slow
 def test_a_compiled_plan_counts_compiling_and_says_what_it_leaves_out(experiment):
     made = plan(experiment, "cpu", progress=False)
     (row,) = made.rows
