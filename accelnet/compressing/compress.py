@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from accelnet import runtime
 from accelnet.arguments import flags, instance, integer, number, path, word
 from accelnet.arguments import names as names_of
@@ -33,7 +35,7 @@ USUAL_METHODS = ("widths", "ranks", "bits")
 DIRECTORY = "compress"  # in the directory of the answer
 _USUAL_DROP = 0.005
 _ROOM = 1.25  # of what the split resolves, where nobody says how large a drop may be
-_SECONDS = 0.5
+_SECONDS = 0.3
 _FEW_CALLS = 0.1  # seconds for a latency that decides what is trained
 
 
@@ -113,6 +115,8 @@ def compress(
         if value is not None:
             number(name, value, above=0)
     runtime.prepare()
+    if jax.process_count() > 1:
+        raise UserError("smaller networks are looked for in one process, on its devices: start one")
     name = (
         usual_metric(run.experiment.objective, run.experiment.best_metric) if metric is None else word("metric", metric)
     )
@@ -192,8 +196,8 @@ def _most_compared(methods: Sequence[str], budget: int) -> int:
     """Return the largest number of networks that a search compares."""
     structures = bool({"widths", "ranks"} & set(methods))
     trained = budget if structures and budget else len(LADDER) if structures else 0
-    bases = 1 + (2 if structures else 0)
-    return max(1, trained + (bases * len(BITS) if "bits" in methods else 0))
+    bits = len(BITS) + (2 * (len(BITS) - 1) if structures else 0)
+    return max(1, trained + (bits if "bits" in methods else 0))
 
 
 def _is_fast(original: Run, wanted: Wanted, one: Run) -> bool:

@@ -43,15 +43,28 @@ def smaller(width: int, share: float, step: int = 1) -> int:
         >>> [smaller(width, 0.5) for width in (300, 64, 20, 3)], smaller(192, 0.3, step=12)
         ([144, 32, 8, 1], 48)
     """
+    wanted, possible = width * share, nice_numbers(width, step)
+    return max((one for one in possible if one <= wanted), default=possible[0])
+
+
+def nice_numbers(width: int, step: int = 1) -> list[int]:
+    """Return the numbers that a width may have: ascending, the width itself last.
+
+    Args:
+        width: The width.
+        step: Number of which what is taken away has to be a multiple.
+
+    Example:
+        >>> nice_numbers(32), nice_numbers(20)
+        ([1, 2, 4, 8, 16, 24, 32], [1, 2, 4, 8, 12, 16, 20])
+    """
     possible = [width - gone for gone in range(0, width, step)]
-    wanted = width * share
-    for nice in (16, 8, 4, 1):
-        # A grid no coarser than a quarter of the width.
-        if nice * 4 <= width or nice == 1:
-            found = [one for one in possible if one % nice == 0 and one <= wanted]
-            if found:
-                return max(found)
-    return min(possible)
+    found, nice = {width, min(possible)}, next((one for one in (16, 8, 4) if one * 4 <= width), 1)
+    found |= {one for one in possible if one % nice == 0}
+    while nice > 1:  # below the grid, halves of it
+        nice //= 2
+        found |= {one for one in possible if one == nice}
+    return sorted(found)
 
 
 class WidthLadder:
@@ -86,10 +99,26 @@ class WidthLadder:
         few, many = 1, _SHARES
         while few < many:  # the largest share that is small enough
             middle = (few + many + 1) // 2
-            _, cost = self.costs(self.at_share(middle / _SHARES))
-            few, many = (middle, many) if cost.flops * factor <= self._total.flops * _ROUND else (few, middle - 1)
+            fits = self._fits(self.at_share(middle / _SHARES), factor)
+            few, many = (middle, many) if fits else (few, middle - 1)
         values = self.at_share(few / _SHARES)
-        return values if self.costs(values)[1].flops * factor <= self._total.flops * _ROUND else None
+        return self._filled(values, factor) if self._fits(values, factor) else None
+
+    def _filled(self, values: dict[str, int], factor: float) -> dict[str, int]:
+        """Return the widths with those made larger for which there is room, the smallest shares first."""
+        grown = True
+        while grown:
+            grown = False
+            for path in sorted(values, key=lambda path: values[path] / self._widths.proven[path].value):
+                one = self._widths.proven[path]
+                more = next((n for n in nice_numbers(one.value, one.step) if n > values[path]), None)
+                if more is not None and self._fits({**values, path: more}, factor):
+                    values, grown = {**values, path: more}, True
+                    break
+        return values
+
+    def _fits(self, values: Mapping[str, int], factor: float) -> bool:
+        return self.costs(values)[1].flops * factor <= self._total.flops * _ROUND
 
     def propose(self, factor: float) -> Proposal | None:
         """Return the network with so many times fewer FLOPs."""

@@ -224,9 +224,11 @@ class Search:
         promising = good or sorted(made, key=lambda one: self.comparison.cost(one.run))[:1]
         found, lost = [], []
         for base in (first, *promising):
-            for name in self.ways.bits:
+            for name, way in self.ways.bits.items():
+                if way.rounding is None and base is not first:
+                    continue  # a mere form of storage is a row, beside those with fewer bits
                 self.say(f"{base.name}, {name}")
-                one = self._rounded(base, name, self.ways.bits[name].stored(base.run))
+                one = self._rounded(base, name, way.stored(base.run))
                 found.append(one)
                 if not self.is_good(one) and (base is first or base in good):
                     lost.append((base, name))

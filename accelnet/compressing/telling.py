@@ -30,9 +30,8 @@ def told(
     teller = _Teller(measured, wanted, comparison)
     if recommended is None:
         return teller.of_none(nearest)
-    return " ".join(
-        filter(None, (teller.of_recommended(recommended), teller.of_twin(recommended), teller.of_test(test)))
-    )
+    parts = teller.of_recommended(recommended), teller.of_twin(recommended), teller.of_test(test), teller.of_original()
+    return " ".join(filter(None, parts))
 
 
 class _Teller:
@@ -104,6 +103,13 @@ class _Teller:
         if self.wanted.max_drop is not None and drop["low"] is not None and drop["low"] > self.wanted.max_drop:
             words += " That is more than was asked for: do not trust the validation split."
         return words
+
+    def of_original(self) -> str:
+        """Say so where the original is as fast as was asked for, and nothing else was."""
+        first, wanted = self.measured[0], self.wanted
+        if wanted.latency is None or wanted.max_drop is not None or not wanted.keeps_latency(first):
+            return ""
+        return f"The original is as fast, too: {duration(first.seconds(wanted.batch_size))}."
 
     def of_none(self, nearest: Measured | None) -> str:
         wanted = self.wanted
