@@ -53,7 +53,9 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what only the CPU can show, where the tests run elsewhere, and further parameters with --once."""
+    """Put first what waits; leave out what only the CPU can show, elsewhere, and further parameters with --once."""
+    # The first worker begins with those that wait, and leaves the cores to the others.
+    items.sort(key=lambda item: item.get_closest_marker("waits") is None)
     if os.environ["JAX_PLATFORMS"] != "cpu":
         for item in items:
             if item.get_closest_marker("cpu"):

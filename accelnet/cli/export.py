@@ -6,12 +6,13 @@ from pathlib import Path
 
 import tyro
 
+from accelnet.artifact.model import Model
 from accelnet.cli.devices import DeviceOptions, start_cpu
 from accelnet.cli.models import load_model
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
-from accelnet.terminal import StatusLine
+from accelnet.terminal import StatusLine, show
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class ExportOptions:
     """Formats, separated by commas or blanks: artifact, onnx, stablehlo, safetensors, litert."""
     out: Path = Path("dist")
     """Directory for the files and export.json; made if needed."""
+    docker: bool = False
+    """Write docker/ there, too: what `docker build` makes an image of that serves the model."""
 
 
 @dataclass(frozen=True)
@@ -50,4 +53,19 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     run = evaluate(script.experiment(config), options.workdir, best=options.best, splits=[])
     with contextlib.closing(StatusLine(not output.quiet)) as say:
         found = export_source(source_of_run(run, model), wanted, options.out, say)
+    write_image(model, options)
     finish(output, found, found.values, None)
+
+
+def write_image(model: Model, options: ExportOptions) -> None:
+    """Write what an image that serves a model is made of, where that is asked for.
+
+    Raises:
+        UserError: if it cannot be written, or the model is of another accelnet.
+    """
+    if options.docker:
+        from accelnet.serving.docker import write_docker
+
+        folder = options.out / "docker"
+        write_docker(model, folder)
+        show(f"an image that serves it: docker build --tag model {folder}")

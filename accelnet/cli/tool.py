@@ -9,7 +9,7 @@ import tyro
 
 from accelnet.cli.doctor import doctor
 from accelnet.cli.entry import guarded, path_rules
-from accelnet.cli.export import ExportOptions
+from accelnet.cli.export import ExportOptions, write_image
 from accelnet.cli.new import new
 from accelnet.cli.output import Output, finish
 from accelnet.cli.predict import ResultOptions, write_predictions
@@ -51,13 +51,16 @@ def predict(model: ModelOptions, options: ResultOptions, output: Output) -> None
 
 def export(model: ModelOptions, options: ExportOptions, output: Output) -> None:
     """Write a model in formats of other runtimes, and check each file there before it is kept."""
+    from accelnet.artifact.load import load
     from accelnet.cli.devices import start_cpu
     from accelnet.exporting.export import check_folder, check_formats, export
 
     check_formats(options.to)
     check_folder(options.out)
     start_cpu()
-    found = export(model.model, to=options.to, out=options.out, best=model.best, progress=not output.quiet)
+    loaded = load(model.model, best=model.best)
+    found = export(loaded, to=options.to, out=options.out, progress=not output.quiet)
+    write_image(loaded, options)
     finish(output, found, found.values, None)
 
 

@@ -168,7 +168,7 @@ def test_one_progress_counts_the_steps_of_all_folds(data, capsys):
     result = an.cross_validate(experiment_of(data, epochs=2), data.folds(2), progress=True)
     shown = capsys.readouterr().err
     steps = 2 * 2 * -(-result.folds[0]["train_rows"] // 16)
-    assert f"step {steps} of {steps} (100 %)" in shown
+    assert f"100 % · step {steps}/{steps}" in shown
 
 
 def test_a_fold_that_diverges_is_named(data):

@@ -44,7 +44,9 @@ def test_the_script_exports_and_so_does_the_command_without_it(command, tmp_path
     x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     restored = an.evaluate(small(Config()), workdir, splits=[])
     np.testing.assert_allclose(an.load(out / "model.accelnet").predict(x).outputs, restored.predict(x), atol=1e-6)
-    tool(["export", str(out / "model.accelnet"), "--to", "onnx", "--out", str(tmp_path / "again"), "--quiet"])
+    again = ("--to", "onnx", "--docker", "--out", str(tmp_path / "again"), "--quiet")
+    tool(["export", str(out / "model.accelnet"), *again])
+    assert "COPY model.accelnet" in (tmp_path / "again" / "docker" / "Dockerfile").read_text()
     assert (tmp_path / "again" / "model.onnx").read_bytes() == (out / "model.onnx").read_bytes()
     assert "onnxruntime" in capsys.readouterr().out
 

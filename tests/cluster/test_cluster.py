@@ -15,7 +15,7 @@ from accelnet.cluster.rendezvous import meet
 from accelnet.cluster.store import Ending, Store, endings, tell_ending
 from accelnet.errors import LostProcessError, UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 HOST = socket.gethostname()
 SLURM = {

@@ -12,7 +12,7 @@ from accelnet.cluster import meeting, rendezvous, sealed
 from accelnet.cluster.rendezvous import bind_address, meet
 from accelnet.errors import LostProcessError, UserError
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 HOST = socket.gethostname()
 

@@ -12,7 +12,7 @@ import pytest
 from accelnet.cluster.verdict import Beat, lost, stalled
 from accelnet.cluster.watch import Watch
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 HOST = socket.gethostname()
 

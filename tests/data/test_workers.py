@@ -16,6 +16,8 @@ from accelnet.data.rows import Rows
 from accelnet.data.workers import InProcesses
 from accelnet.errors import UserCodeError, UserError
 
+pytestmark = pytest.mark.waits
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

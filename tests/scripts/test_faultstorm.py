@@ -14,7 +14,7 @@ from scripts.faultstorm.judge import misnamed, misnamed_resume
 from scripts.faultstorm.outcome import Outcome, Reference, differences, shown_by_tensorboard
 from scripts.faultstorm.processes import Ended
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "faultstorm.py"

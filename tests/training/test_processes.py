@@ -13,7 +13,7 @@ import accelnet as an
 from scripts.launch_local import free_port
 from tests.training import toy_script
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
 SCRIPT = Path(__file__).with_name("toy_script.py")
 RTOL = 1e-5  # as in test_layouts.py

@@ -126,7 +126,7 @@ an.fit(long_experiment(), workdir=sys.argv[1], resume=True, progress=False, pace
 
 def long_experiment():
     rhythms = {"log_every": an.Every(steps=5), "save_every": an.Every(steps=3), "eval_every": an.Every(steps=12)}
-    return toy_experiment(microbatch_size=3, epochs=12, **rhythms)
+    return toy_experiment(microbatch_size=3, epochs=20, **rhythms)
 
 
 @pytest.mark.slow
@@ -139,8 +139,8 @@ def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(forks, tmp
         return forks.start(script, str(workdir), output=tmp_path / "said.txt", XLA_FLAGS="")
 
     rng = random.Random(0)
-    kills, seen = 0, set()
-    for _ in range(3):
+    seen = set()
+    for _ in range(2):
         process = start(run)
         deadline = time.monotonic() + 120
         wanted = len(seen) + rng.randint(1, 3)
@@ -151,14 +151,10 @@ def test_a_process_killed_at_random_instants_goes_on_to_the_same_bits(forks, tmp
                 process.kill()
                 break
             time.sleep(0.002)
-        code = process.wait(60)
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL, process.said()
-        kills += 1
-    assert kills >= 2
-    process = start(whole)
-    assert process.wait(120) == 0, process.said()
+        assert process.wait(60) == -signal.SIGKILL, process.said()
+    for workdir in (run, whole):  # to the end, in programs that are compiled alike
+        process = start(workdir)
+        assert process.wait(120) == 0, process.said()
     ended, expected = (fit(long_experiment(), workdir=workdir, resume=True) for workdir in (run, whole))
     same(ended, expected)
 
