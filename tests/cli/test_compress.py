@@ -51,7 +51,7 @@ def test_what_compress_makes_is_evaluated_predicts_and_is_trained_on(command, tm
     assert found["test"]["accuracy"] == pytest.approx(values["test"]["value"], abs=1e-6)
     np.save(tmp_path / "new.npy", np.zeros((3, 4), np.float32))
     predicted = command(
-        script, "predict", "--workdir", str(small), str(tmp_path / "new.npy"), "--out", str(tmp_path / "p.csv")
+        script, "predict", "--workdir", str(small), str(tmp_path / "new.npy"), "-o", str(tmp_path / "p.csv")
     )
     assert predicted.code == 0 and "3 predictions" in predicted.out, predicted.err
     again = command(script, "train", "--resume", "--workdir", str(small), "--quiet", "--json")
