@@ -11,6 +11,7 @@ import pytest
 from accelnet import terminal
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
 from accelnet.terminal import StatusLine, Stream, encodable, guarded_streams, rendered, say, show, visible
+from accelnet.training.position import Position
 from accelnet.training.progress import BarProgress, LineProgress
 
 
@@ -53,7 +54,7 @@ def test_nothing_that_is_written_fails_where_a_stream_is_gone(monkeypatch, make)
     progress("x")
     progress.close()
     for kind in (LineProgress, BarProgress):
-        with kind("digits", 3) as progress:
+        with kind("digits", Position(3)) as progress:
             progress.update(1, loss=0.5)
             progress.note("x")
     with guarded_streams() as output:
@@ -141,7 +142,7 @@ def test_an_error_steers_no_terminal_wherever_it_is_printed(capsys):
 def test_no_name_steers_the_terminal_of_a_progress_display(monkeypatch):
     for make in (LineProgress, BarProgress):
         stream = io.StringIO()
-        with make("di\x1b]0;git\x07", 10, stream=stream) as progress:
+        with make("di\x1b]0;git\x07", Position(10), stream=stream) as progress:
             progress.update(10)
             progress.note("\x1b[2J")
         assert "\x1b]" not in stream.getvalue() and "\x1b[2J" not in stream.getvalue()
