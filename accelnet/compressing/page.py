@@ -225,4 +225,4 @@ def _sensitivities(values: Mapping[str, Any]) -> Iterable[Markup]:
         hardest = worst[0]["name"] if worst else "none"
         left = f" The {len(worst)} that bear it least of {len(layers)} are drawn." if len(layers) > len(worst) else ""
         caption = f"{hardest} bears it least.{left}"
-        yield figure(one["title"], names, lines(one["title"], x, y, drawn), caption=caption)
+        yield figure("", names, lines(one["title"], x, y, drawn), caption=caption)

@@ -93,6 +93,8 @@ class _Teller:
     def _change(self, lost: float) -> str:
         if not math.isfinite(lost):
             return "gives no numbers"
+        if lost == 0:
+            return "loses nothing"
         return f"{'loses' if lost >= 0 else 'gains'} {self._amount(abs(lost))}"
 
     def of_test(self, test: Mapping[str, Any]) -> str:
