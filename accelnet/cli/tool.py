@@ -1,5 +1,6 @@
 """The command `accelnet`, which needs no script: `accelnet predict model.accelnet new.csv -o predictions.csv`."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from accelnet.cli.new import new
 from accelnet.cli.output import Output, finish
 from accelnet.cli.predict import ResultOptions, write_predictions
 from accelnet.cli.serve import ServerOptions, limits_of, serve_model
+from accelnet.cli.slips import corrected, flags_of
 from accelnet.cli.track import track
 from accelnet.terminal import show
 
@@ -94,16 +96,17 @@ def tool(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit codes of `accelnet.main`.
     """
-    guarded(lambda: _run(None if args is None else list(args)), lambda: "nothing was written")
+    guarded(lambda: _run(list(sys.argv[1:] if args is None else args)), lambda: "nothing was written")
 
 
-def _run(args: list[str] | None) -> None:
+def _run(args: list[str]) -> None:
     import tyro.extras
 
+    flags = {verb.__name__: flags_of(verb, {}) for verb in VERBS}
     with path_rules():
         call = tyro.extras.subcommand_cli_from_dict(
             {verb.__name__: _parser(verb) for verb in VERBS},
-            args=args,
+            args=corrected(args, flags, "accelnet"),
             prog="accelnet",
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )

@@ -22,6 +22,7 @@ from accelnet.exporting.source import Answers, Source
 from accelnet.exporting.stablehlo import BYTECODE, FILES, PROGRAM, to_stablehlo
 from accelnet.exporting.turns import timer
 from accelnet.json_file import plain_value
+from accelnet.packages import imported
 
 # What writes ONNX and LiteRT is imported where it is needed, so that `import accelnet` stays fast.
 ARTIFACT, ONNX, LITERT = "model.accelnet", "model.onnx", "model.tflite"
@@ -177,11 +178,8 @@ def _in_process(run: Callable[[Any], Answers], source: Source) -> Running:
 
 
 def _onnx_runtime() -> str:
-    from accelnet.exporting.onnx.check import import_onnxruntime
-    from accelnet.exporting.onnx.model import import_onnx
-
-    import_onnx()
-    return f"onnxruntime {import_onnxruntime().__version__}"
+    imported("onnx", "onnx")
+    return f"onnxruntime {imported('onnxruntime', 'onnx').__version__}"
 
 
 def _litert_runtime() -> str:

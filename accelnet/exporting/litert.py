@@ -11,8 +11,8 @@ import numpy as np
 
 from accelnet.errors import UserError
 from accelnet.exporting.onnx.export import named
+from accelnet.packages import imported
 
-_EXTRA = "pip install 'accelnet[litert]'"
 _SIGNATURE = "serving_default"
 
 
@@ -78,12 +78,8 @@ def import_tensorflow() -> Any:
         UserError: if it is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    try:
-        with _silence():
-            import tensorflow as tf  # pyright: ignore[reportMissingModuleSource, reportMissingImports]
-    except ImportError as error:
-        raise UserError(f"LiteRT files need the package tensorflow ({error}): {_EXTRA}") from error
-    return tf
+    with _silence():
+        return imported("tensorflow", "litert")
 
 
 def import_litert() -> Any:
@@ -92,11 +88,7 @@ def import_litert() -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        from ai_edge_litert.interpreter import Interpreter  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(f"LiteRT files need the package ai-edge-litert ({error}): {_EXTRA}") from error
-    return Interpreter
+    return imported("ai_edge_litert.interpreter", "litert").Interpreter
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from accelnet.arguments import integer, word
 from accelnet.artifact.model import Model
 from accelnet.errors import UserError
+from accelnet.packages import imported
 from accelnet.serving.connections import connection_type
 from accelnet.serving.limits import Limits
 from accelnet.serving.service import Service
@@ -36,13 +37,9 @@ def serve(model: Model, host: str, port: int, limits: Limits, *, progress: bool 
     Raises:
         UserError: if the extra `serve` is not installed, or the port cannot be had.
     """
-    try:
-        import httptools  # noqa: F401
-        import orjson  # noqa: F401
-        import uvicorn  # noqa: F401
-        import uvloop
-    except ImportError as error:
-        raise UserError(f"{error.name} is not installed, which serving needs: pip install 'accelnet[serve]'") from None
+    for package in ("httptools", "orjson", "uvicorn"):
+        imported(package, "serve")
+    uvloop = imported("uvloop", "serve")
     with contextlib.closing(listening(host, port)) as listener:
         service = Service(model, limits)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

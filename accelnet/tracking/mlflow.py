@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from accelnet.tracking.packages import imported
+from accelnet.packages import imported
 
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "preempted": "KILLED"}
 

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
@@ -57,7 +58,7 @@ class Progress:
         self.close()
 
 
-class _Shown(Progress):
+class _Shown(Progress, ABC):
     """What all displays share: a name, a position, and how it is told."""
 
     def __init__(self, description: str, position: Position) -> None:
@@ -70,8 +71,9 @@ class _Shown(Progress):
     def evaluated(self, step: int, values: Mapping[str, Any]) -> None:
         self._position.evaluated(step, values)
 
+    @abstractmethod
     def _draw(self) -> None:
-        raise NotImplementedError
+        """Show the position."""
 
 
 class LineProgress(_Shown):

@@ -73,8 +73,13 @@ def paired_ratio(peer: Sequence[float], ours: Sequence[float]) -> float:
 
 
 def summary(cases: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Return the smallest ratio and the geometric mean over the cases that have one."""
+    """Return the smallest ratio and the geometric mean over the cases that have one, with and without the largest."""
     ratios = [case["ratio"] for case in cases if case["ratio"] is not None]
     if not ratios:
-        return {"min_ratio": None, "geomean_ratio": None}
-    return {"min_ratio": min(ratios), "geomean_ratio": statistics.geometric_mean(ratios)}
+        return {"min_ratio": None, "geomean_ratio": None, "geomean_but_largest": None}
+    others = sorted(ratios)[:-1] or ratios
+    return {
+        "min_ratio": min(ratios),
+        "geomean_ratio": statistics.geometric_mean(ratios),
+        "geomean_but_largest": statistics.geometric_mean(others),
+    }

@@ -58,3 +58,13 @@ def test_what_cannot_be_written_is_refused(args, words):
     rest = [Path(rest[0]) if rest and rest[0] else None, *rest[1:]]
     with pytest.raises(UserError, match=words):
         starter(kind, name, *rest)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["exprt"], "did you mean export"), (["new", "mlp", "a", "--traget", "b"], "did you mean --target")],
+)
+def test_slips_of_the_command_are_guessed(args, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        tool(args)
+    assert end.value.code == 2 and words in capsys.readouterr().err

@@ -65,9 +65,15 @@ def test_a_ratio_is_the_median_of_the_ratios_within_rounds():
 
 
 def test_the_summary_leaves_out_cases_without_a_ratio():
-    summary = comparison.summary([{"ratio": 2.0}, {"ratio": 8.0}, {"ratio": None}])
-    assert summary == {"min_ratio": 2.0, "geomean_ratio": pytest.approx(4.0)}
-    assert comparison.summary([{"ratio": None}]) == {"min_ratio": None, "geomean_ratio": None}
+    summary = comparison.summary([{"ratio": 2.0}, {"ratio": 8.0}, {"ratio": None}, {"ratio": 32.0}])
+    assert summary["min_ratio"] == 2.0 and summary["geomean_ratio"] == pytest.approx(8.0)
+    assert summary["geomean_but_largest"] == pytest.approx(4.0)
+    assert set(comparison.summary([{"ratio": None}]).values()) == {None}
+
+
+def test_the_record_says_what_the_readme_says_of_it():
+    cases = json.loads((ROOT / "benchmarks" / "bench.json").read_text())["cases"]
+    assert f"{comparison.summary(cases)['geomean_but_largest']:.2f} times as fast" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("option", ["--cases", "--systems"])

@@ -14,6 +14,7 @@ from accelnet.exporting.onnx.graph import Value
 from accelnet.exporting.onnx.model import serialize
 from accelnet.exporting.onnx.program import Step, evaluate
 from accelnet.exporting.onnx.writer import write
+from accelnet.packages import imported
 
 TOLERANCE = TOLERANCES["float32"]
 
@@ -54,7 +55,7 @@ def session_of(data: bytes) -> Callable[[Any], dict[str, np.ndarray]]:
     Raises:
         UserError: If onnxruntime is missing or refuses the file; the function, if it refuses the rows.
     """
-    onnxruntime = import_onnxruntime()
+    onnxruntime = imported("onnxruntime", "onnx")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     with _refusals():
@@ -67,19 +68,6 @@ def session_of(data: bytes) -> Callable[[Any], dict[str, np.ndarray]]:
             return dict(zip(names, session.run(names, given), strict=True))
 
     return run
-
-
-def import_onnxruntime() -> Any:
-    """Import the package onnxruntime.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError(f"checking needs the package onnxruntime ({error}): pip install 'accelnet[onnx]'") from error
-    return onnxruntime
 
 
 @contextlib.contextmanager

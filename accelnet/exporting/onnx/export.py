@@ -8,10 +8,11 @@ import jax
 from accelnet.errors import UserError, user_code
 from accelnet.exporting.onnx.folding import fold
 from accelnet.exporting.onnx.graph import Graph, Node, Value
-from accelnet.exporting.onnx.model import import_onnx, serialize
+from accelnet.exporting.onnx.model import serialize
 from accelnet.exporting.onnx.program import Program, trace
 from accelnet.exporting.onnx.sizes import is_known, symbols
 from accelnet.exporting.onnx.writer import write
+from accelnet.packages import imported
 
 
 def to_onnx(function: Callable[[Any], Any], inputs: Any, *, metadata: Mapping[str, str] | None = None) -> bytes:
@@ -40,7 +41,7 @@ def to_onnx(function: Callable[[Any], Any], inputs: Any, *, metadata: Mapping[st
 
     Source: the specification of ONNX, https://onnx.ai/onnx/operators.
     """
-    import_onnx()
+    imported("onnx", "onnx")
     graph, program, names = traced(function, inputs)
     results = write(program, input_values(graph), graph)
     finish(graph, names, results)

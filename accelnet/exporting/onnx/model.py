@@ -8,6 +8,7 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.exporting.onnx.graph import Graph, Node
 from accelnet.exporting.onnx.sizes import is_known
+from accelnet.packages import imported
 
 # The oldest set that has all operators used here, for runtimes of any age.
 OPSET = 18
@@ -15,22 +16,9 @@ _IR_VERSION = 8
 _MOST_BYTES = 2**31 - 1
 
 
-def import_onnx() -> Any:
-    """Import the package onnx.
-
-    Raises:
-        UserError: If it is not installed.
-    """
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError(f"ONNX files need the package onnx ({error}): pip install 'accelnet[onnx]'") from error
-    return onnx
-
-
 def serialize(graph: Graph, metadata: Mapping[str, str]) -> bytes:
     """Return the bytes of an ONNX file of a graph, checked by onnx itself."""
-    onnx = import_onnx()
+    onnx = imported("onnx", "onnx")
     held = sum(array.nbytes for array in graph.constants.values())
     if held > _MOST_BYTES:
         raise UserError(f"the model holds {held / 1e9:.1f} GB of weights: one file of ONNX holds 2.1 GB at most")

@@ -36,7 +36,7 @@ _FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-shared",
 def load() -> bool:
     """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
 
-    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for about 15 seconds, once
+    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for about 17 seconds, once
     per version of accelnet, of jaxlib and of the compiler and per kind of processor.
 
     Returns:
@@ -137,7 +137,7 @@ def _kept(directory: Path, key: str) -> ctypes.CDLL | None:
 
 def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     """Compile the library into a private directory, and load it."""
-    say("accelnet: compiling the CPU kernels, once (about 15 seconds)")
+    say("accelnet: compiling the CPU kernels, once (about 17 seconds)")
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as unfinished:
         output = Path(unfinished) / "kernels.so"
         command = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", str(_SOURCES / "kernels.cc"), "-o", str(output)]
