@@ -172,8 +172,9 @@ class _Study:
     ) -> PopulationRun:
         """Train a candidate; the test split is in its data only where it is to be evaluated."""
         function = one.function if "test" in splits else without_test(one.function)
-        # A name may be a path, or settings.
-        folder = None if self.workdir is None else Path(self.workdir) / quote(one.name, safe="=,+ ") / part
+        # A name may be a path, or settings. Checkpoints cannot lie in a folder with % in its name.
+        name = quote(one.name, safe="=,+ ").replace("%", "@")
+        folder = None if self.workdir is None else Path(self.workdir) / name / part
         population = Population(function, one.config, members, splits=splits, evaluations=evaluations)
         return population.train(workdir=folder, progress=self.progress)
 

@@ -30,8 +30,8 @@ from accelnet.training.stored import CONFIG, changed_fields
 Row = dict[str, Any]
 Tree = Any
 
-# TensorStore takes them for a pattern, and for a separator.
-_UNREADABLE = "[]\\"
+# TensorStore takes them for a pattern, a separator, and parts of an address.
+_UNREADABLE = "[]\\%#?"
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,8 @@ SMALL_MISTAKES = [
     (("train", "--num-processes", "2"), "no coordinator"),
     (("train", "--workdir", ""), "the path is empty"),
     (("train", "--workdir="), "the path is empty"),
+    (("train", "--workdir", "a%2Fb"), "has '%' in its path"),
+    (("train", "--workdir", "a#b?c"), "has '#' and '?' in its path"),
     (("tune", "learning_rate", "--workdir", " "), "the path is empty"),
     (("compare-runs", ""), "Could not find valid parse"),
     (("tune", "width"), "width is a whole number"),
