@@ -150,7 +150,7 @@ def test_a_format_that_is_not_there_is_refused_first(to, message, tmp_path):
 
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(an.UserError, match=r"pip install 'accelnet\[onnx\]'"):
+    with pytest.raises(an.UserError, match=r'pip install "accelnet\[onnx\]"'):
         an.export("/not/there.accelnet", to="onnx", out=tmp_path / "dist")
 
 
