@@ -342,7 +342,7 @@ def test_no_page_scrolls_sideways(browser, width):
     }
     values["targets"][2] |= {"reason": 300 * "y"}
     values["experiment"] = 120 * "e"
-    assert browser(plan_page(values), width, False, "--dump-dom").title == f"{width} wide, asks for nothing"
+    assert browser(plan_page(values), (width,), False, "--dump-dom").title == f"{width} wide, asks for nothing"
 
 
 def test_time_stands_against_cost_within_the_limits_and_beyond():
