@@ -22,17 +22,17 @@ PICTURES = {
         "digits_cnn.py",
         ("train --workdir {out} --quiet", "evaluate --workdir {out} --quiet"),
         "report.html",
-        660,
+        790,
     ),
-    "tune": ("digits_mlp.py", ("tune learning_rate --epochs 20 --workdir {out} --quiet",), "report.html", 700),
+    "tune": ("digits_mlp.py", ("tune learning_rate --epochs 20 --workdir {out} --quiet",), "report.html", 790),
     "plan": (
         "digits_cnn.py",
         ("plan --batch-size 1024 --targets v5e,v5e:2x2,a100,h100 --workdir {out} --quiet",),
         "plan.html",
-        600,
+        690,
     ),
 }
-WIDTH = 1000  # pixels
+WIDTH = 1100  # pixels
 
 
 def photograph(page: Path, out: Path, height: int, *, dark: bool) -> None:
