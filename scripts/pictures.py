@@ -22,7 +22,7 @@ PICTURES = {
         "digits_cnn.py",
         ("train --workdir {out} --quiet", "evaluate --workdir {out} --quiet"),
         "report.html",
-        790,
+        815,
     ),
     "tune": ("digits_mlp.py", ("tune learning_rate --epochs 20 --workdir {out} --quiet",), "report.html", 790),
     "plan": (
