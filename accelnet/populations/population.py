@@ -218,6 +218,8 @@ class _Waves:
         """Train the members of some numbers, and return their results."""
         restored = work.open(self.abstract)
         timing = Timing() if restored is None else restored.timing()
+        start, done = (self.programs.init, 0) if restored is None else (None, int(restored.state.step))
+        timing.measure("compile", self.programs.begin_compiling, self.sweep.example, start, done)
         if restored is None:
             values = {name: self._put(column[numbers]) for name, column in self.sweep.values().items()}
             wave = timing.measure("compile", self.programs.init, self._put(self.sweep.seeds()[numbers]), values)
