@@ -211,8 +211,10 @@ CASES = {
         char_rnn("char_gru", 256, 32, cell="gru"),
         sequence_rnn("bidirectional_lstm", (50, 32), 128, 64, num_layers=2, bidirectional=True, shortest=10),
         cnn("cnn_inference_1", (28, 28, 1), (32, 64), 1, "inference"),
+        cnn("cnn_inference_16", (28, 28, 1), (32, 64), 16, "inference"),
         cnn("cnn_inference_256", (28, 28, 1), (32, 64), 256, "inference"),
         char_rnn("lstm_inference_1", 256, 1, kind="inference"),
+        char_rnn("lstm_inference_16", 256, 16, kind="inference"),
         char_rnn("lstm_inference_256", 256, 256, kind="inference"),
         mlp("digits_population", (64, 128, 10), 64, kind="population", members=32),
     )
@@ -227,12 +229,14 @@ class Arrays(NamedTuple):
         inputs: in accelnet's order.
         targets: the labels.
         lengths: of sequences, or None.
+        onnx: of inference, the network as accelnet's ONNX file, uint8 [size].
     """
 
     weights: dict[str, np.ndarray]
     inputs: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray | None
+    onnx: np.ndarray | None = None
 
 
 def save_arrays(path: str, arrays: Arrays) -> None:
@@ -246,7 +250,7 @@ def load_arrays(path: str) -> Arrays:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     weights = {name.removeprefix("weights/"): a for name, a in arrays.items() if name.startswith("weights/")}
-    return Arrays(weights, arrays["inputs"], arrays["targets"], arrays.get("lengths"))
+    return Arrays(weights, *[arrays.get(name) for name in Arrays._fields[1:]])
 
 
 def forward_loss(case: Case, outputs: np.ndarray, targets: np.ndarray) -> float:

@@ -12,7 +12,12 @@ from typing import Any
 
 from bench_systems import comparison
 
-_PACKAGES = ("accelnet", "jax", "jaxlib", "flax", "optax", "keras", "torch", "numpy")
+_PACKAGES = (
+    "accelnet", "jax", "jaxlib", "flax", "optax", "keras", "torch", "numpy", "onnxruntime", "openvino",
+)  # fmt: skip
+# Those that decide which products a program uses.
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "bf16", "sve")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS")
 
 
 def result(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -27,12 +32,19 @@ def result(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _machine() -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {"cpu": model, "num_cores": os.cpu_count(), "system": platform.platform()}
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    said = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    flags = {*said.get("flags", said.get("Features", "")).split()}
+    return {
+        "cpu": said.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "num_cores": os.cpu_count(),
+        # Which of them this process, and so its systems' threads, may use.
+        "num_usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "environment": {name: os.environ[name] for name in _THREADS if name in os.environ},
+        "system": platform.platform(),
+    }
 
 
 def _versions() -> dict[str, str]:
