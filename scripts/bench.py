@@ -1,5 +1,4 @@
-"""Measure accelnet against PyTorch, torch.compile, Keras 3 on JAX and on PyTorch, and plain Flax, on a CPU; where
-networks are only run, also against onnxruntime and OpenVINO on the ONNX file that accelnet writes.
+"""Measure accelnet against PyTorch, torch.compile, Keras 3 on JAX and on PyTorch, and plain Flax, on a CPU.
 
 python scripts/bench.py [--cases fashion_cnn char_lstm] [--systems torch flax] [--rounds 5] [--out DIR]
 
@@ -8,10 +7,12 @@ runs/bench/ for a part of it. The peers are installed into an environment of the
 Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu in front of the command gets PyTorch for CPUs
 (200 MB), where PyPI's comes with CUDA (several GB).
 
+Where networks are only run, onnxruntime and OpenVINO are peers too, on the ONNX file that accelnet writes of them.
+
 All systems start from the same weights and see the same batches. Those whose losses of the first 20 steps are not
-accelnet's, to rounding, do other work: they are not timed, and the exit status is 1. Then systems take turns of half a second, and
-ratios are medians over the rounds of the best peer's time over accelnet's. Every peer is run as it comes and with
-glibc's allocator tuned, and the better counts; accelnet runs as it comes. "limit" is the time of the case's dense
+accelnet's, to rounding, do other work: they are not timed, and the exit status is 1. Then systems take turns of half a
+second, and ratios are medians over the rounds of the best peer's time over accelnet's. Every peer is run as it comes
+and with glibc's allocator tuned, and the better counts; accelnet runs as it comes. "limit" is the time of the case's dense
 products alone. Leave the machine alone meanwhile: threads of PyTorch that wait for a core for a moment take ten times
 as long.
 """
