@@ -12,9 +12,9 @@ Where networks are only run, onnxruntime and OpenVINO are peers too, on the ONNX
 All systems start from the same weights and see the same batches. Those whose losses of the first 20 steps are not
 accelnet's, to rounding, do other work: they are not timed, and the exit status is 1. Then systems take turns of half a
 second, and ratios are medians over the rounds of the best peer's time over accelnet's. Every peer is run as it comes
-and with glibc's allocator tuned, and the better counts; accelnet runs as it comes. "limit" is the time of the case's dense
-products alone. Leave the machine alone meanwhile: threads of PyTorch that wait for a core for a moment take ten times
-as long.
+and with glibc's allocator tuned, and the better counts; accelnet runs as it comes. "limit" is the time of the case's
+dense products alone. Leave the machine alone meanwhile: threads of PyTorch that wait for a core for a moment take ten
+times as long.
 """
 
 import argparse

@@ -147,6 +147,8 @@ def make_programs(
     display.note(f"compiling {len(sweep.members)} members …")
     while True:
         feed, programs = programs_of_size(sweep, batches, devices, size * len(devices))
+        programs.train.begin_compiling()
+        programs.evaluate.begin_compiling()
         needed = max(programs.train.num_bytes, programs.evaluate.num_bytes)
         if needed <= limit:
             return feed, programs

@@ -25,13 +25,14 @@ def result(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "cases": list(cases),
         **comparison.summary(cases),
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {"python": platform.python_version()} | _versions(),
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what the processor is, what it can, and what of it the systems may use."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     said = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
@@ -126,12 +127,13 @@ def write(cases: Sequence[dict[str, Any]], systems: Sequence[str], folder: Path)
     """Write bench.json and bench.png, each complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result(cases), indent=2) + "\n"
-    _replace(folder / "bench.json", lambda path: path.write_text(text))
-    _replace(folder / "bench.png", lambda path: plot(cases, systems, path))
+    replace(folder / "bench.json", lambda path: path.write_text(text))
+    replace(folder / "bench.png", lambda path: plot(cases, systems, path))
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let a function write a file under another name, and give it its own when it is whole."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=f".partial{path.suffix}")
     os.close(handle)
     temporary = Path(name)
     try:
