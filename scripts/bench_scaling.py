@@ -201,6 +201,7 @@ def plot(axes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     columns = min(4, len(axes))
     rows = -(-len(axes) // columns)
@@ -215,6 +216,8 @@ def plot(axes: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         panel.loglog(values, found["compile_seconds"], "s--", color="tab:orange", label="compiling, s")
         panel.set_xticks(values, [f"{value:,}" for value in values], fontsize="x-small", rotation=30)
         panel.minorticks_off()
+        panel.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 3)))
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.set_title(axis, fontsize="medium")
     grid.flat[0].legend(fontsize="x-small")
     figure.savefig(path, dpi=150)
