@@ -123,12 +123,12 @@ def plot(cases: Sequence[dict[str, Any]], systems: Sequence[str], path: Path) ->
     plt.close(figure)
 
 
-def write(cases: Sequence[dict[str, Any]], systems: Sequence[str], folder: Path) -> None:
-    """Write bench.json and bench.png, each complete or not at all."""
+def write(cases: Sequence[dict[str, Any]], systems: Sequence[str], folder: Path, name: str = "bench") -> None:
+    """Write the record and the picture, each complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result(cases), indent=2) + "\n"
-    replace(folder / "bench.json", lambda path: path.write_text(text))
-    replace(folder / "bench.png", lambda path: plot(cases, systems, path))
+    replace(folder / f"{name}.json", lambda path: path.write_text(text))
+    replace(folder / f"{name}.png", lambda path: plot(cases, systems, path))
 
 
 def replace(path: Path, write: Callable[[Path], Any]) -> None:
