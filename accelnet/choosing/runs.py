@@ -209,7 +209,7 @@ def runs_table(values: Mapping[str, Any]) -> str:
         own = run["metrics"].get(split, {})
         metrics = (shown(own[name]) if name in own else "" for name in names)
         table.add_row(run["name"] + ("" if run["finished"] else ", unfinished"), f"{run['step']:,}", time, *metrics)
-    lines = rendered(table).splitlines()
+    lines = rendered(table, drop=("steps", "time")).splitlines()
     differing = ", ".join(values["differing"]) or "nothing"
     lines += ["", f"They differ in: {differing}."]
     if values["left_out"]:

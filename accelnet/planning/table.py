@@ -8,12 +8,12 @@ import rich.box
 import rich.table
 
 from accelnet.report.numbers import amount, duration
-from accelnet.terminal import rendered
+from accelnet.terminal import columns, rendered
 from accelnet.wording import size
 
 
 def plan_table(plan: Mapping[str, Any]) -> str:
-    """Return a plan as text, at most 100 columns wide.
+    """Return a plan as text, as wide as the terminal and at most 100 columns.
 
     Args:
         plan: Values of `Plan.to_dict`, as plan.json holds them.
@@ -45,7 +45,7 @@ def plan_table(plan: Mapping[str, Any]) -> str:
         f"{amount(sum(parts.values()))}FLOP a step "
         f"({', '.join(f'{name} {amount(flops)}' for name, flops in parts.items())})"
     )
-    lines = rendered(table).splitlines()
+    lines = rendered(table, drop=("MFU", "limited by", "memory")).splitlines()
     return "\n".join(_wrapped([head, "", *lines, "", *_notes(plan)]))
 
 
@@ -93,7 +93,8 @@ def _remedies(row: Mapping[str, Any]) -> Iterator[str]:
         yield "  nothing that was tried makes it fit: fewer parameters, or larger devices"
 
 
-def _wrapped(lines: list[str], width: int = 100) -> Iterator[str]:
+def _wrapped(lines: list[str]) -> Iterator[str]:
+    width = columns()
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if len(line) <= width:

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from accelnet.characters import visible
 from accelnet.report.charts import ACROSS, Line, linear_axis, lines, value_axis
 from accelnet.report.document import piece
 from accelnet.report.markup import Markup, tag
 from accelnet.report.numbers import short
-from accelnet.terminal import Stream, visible
+from accelnet.terminal import Stream
 from accelnet.training.position import Position
 
 # A log is read afterwards, by people who do not want a line per chunk.

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.characters import visible
 from accelnet.data.arrays import leaves
 from accelnet.data.rows import LazyArray
-from accelnet.terminal import visible
 from accelnet.wording import size
 
 Values = Mapping[str, Any]  # of JSON

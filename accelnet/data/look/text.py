@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from accelnet.characters import visible
 from accelnet.data.glance.outline import outline_text
-from accelnet.terminal import visible
 
 _WIDTH = 100
 

@@ -60,7 +60,7 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
             price,
             known.price_note.rsplit(", ", 1)[-1],
         )
-    lines = rendered(table).splitlines()
+    lines = rendered(table, drop=("price of", "sizes sold")).splitlines()
     note = "GiB, TFLOP/s and GB/s are of a JAX device, prices of a chip"
     double = [known.name for known in shown if known.devices_per_chip == 2]
     return "\n".join([*lines, note + (f"; a chip is 2 devices in {', '.join(double)}" if double else "")])
