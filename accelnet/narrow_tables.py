@@ -32,11 +32,17 @@ def narrowed(table: Any, console: Any, drop: Sequence[str] = ()) -> tuple[Any, l
     last_first = sorted(range(1, len(headers)), reverse=True)
     order = sorted(last_first, key=lambda place: drop.index(headers[place]) if headers[place] in drop else len(drop))
     unlimited, gone = console.options.update(width=100_000), []
-    made = _without(table, gone)
-    while len(gone) < len(order) and Measurement.get(console, unlimited, made).maximum > console.width:
+
+    def fits(left_out: Collection[int]) -> bool:
+        return Measurement.get(console, unlimited, _without(table, left_out)).maximum <= console.width
+
+    while len(gone) < len(order) and not fits(gone):
         gone.append(order[len(gone)])
-        made = _without(table, gone)
-    return made, [headers[place] for place in sorted(gone)]
+    for place in reversed(gone[:-1]):  # a narrow one may still find room
+        others = [one for one in gone if one != place]
+        if fits(others):
+            gone = others
+    return _without(table, gone), [headers[place] for place in sorted(gone)]
 
 
 def _without(table: Any, gone: Collection[int]) -> Any:

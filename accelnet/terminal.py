@@ -14,6 +14,7 @@ import functools
 import os
 import shutil
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -134,19 +135,28 @@ def show(text: object = "") -> None:
     _OUTPUT.write(visible(str(text)) + "\n")
 
 
-def columns(most: int = 100) -> int:
+def columns(elsewhere: int = 100) -> int:
     """Return the width of what is shown: $COLUMNS, or else the terminal's.
 
     Args:
-        most: Largest width, and that of a file or a pipe.
+        elsewhere: Width of a file or a pipe.
 
     Example:
-        >>> 40 <= columns() <= 100
+        >>> columns() >= 40
         True
     """
     asked = os.environ.get("COLUMNS", "")
-    found = int(asked) if asked.isdecimal() else _OUTPUT.columns if _OUTPUT.isatty() else most
-    return min(max(found, 40), most)
+    return max(int(asked) if asked.isdecimal() else _OUTPUT.columns if _OUTPUT.isatty() else elsewhere, 40)
+
+
+def folded(text: str) -> str:
+    """Return prose in lines as wide as the terminal, and of at most 100 characters.
+
+    Example:
+        >>> folded("a b")
+        'a b'
+    """
+    return "\n".join(textwrap.fill(line, min(columns(), 100), break_on_hyphens=False) for line in text.splitlines())
 
 
 def rendered(renderable: Any, width: int = 100, *, drop: Sequence[str] = (), folds: bool = False) -> str:
@@ -156,7 +166,7 @@ def rendered(renderable: Any, width: int = 100, *, drop: Sequence[str] = (), fol
 
     Args:
         renderable: Object that rich can draw.
-        width: Largest width, and that of a file or a pipe.
+        width: Width in a file or a pipe, where there is no terminal.
         drop: Headers of the columns that go first. After these the last goes first, and the first column stays.
         folds: Whether long cells are folded instead: for prose.
 
@@ -182,7 +192,8 @@ def rendered(renderable: Any, width: int = 100, *, drop: Sequence[str] = (), fol
     with console.capture() as capture:
         console.print(renderable)
     lines = [line.rstrip() for line in visible(capture.get()).splitlines() if line.strip()]
-    return "\n".join([*lines, *([f"too narrow for: {', '.join(filter(None, gone))}"] if gone else [])])
+    note = [f"left out at {console.width} columns: {', '.join(filter(None, gone))}"] if gone else []
+    return "\n".join([*lines, *note])
 
 
 class StatusLine:

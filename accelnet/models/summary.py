@@ -63,7 +63,7 @@ class Summary:
             size = _amount(layer.bytes, "B") if layer.bytes else ""
             flops = _amount(layer.flops, "") if layer.flops else ""
             table.add_row(layer.path or "(model)", layer.type + calls, output, numbers, size, flops)
-        text = rendered(table, drop=("bytes", "type"))
+        text = rendered(table, drop=("bytes", "type", "output", "FLOPs"))
         notes = f"\n{self.parameters:,} trainable, {self.state:,} in other state; FLOPs of one forward pass"
         if self.unknown_loops:
             notes += f", at least: {self.unknown_loops} loop(s) of unknown length counted once"
