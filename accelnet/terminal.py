@@ -192,8 +192,8 @@ def rendered(renderable: Any, width: int = 100, *, drop: Sequence[str] = (), fol
     with console.capture() as capture:
         console.print(renderable)
     lines = [line.rstrip() for line in visible(capture.get()).splitlines() if line.strip()]
-    note = [f"left out at {console.width} columns: {', '.join(filter(None, gone))}"] if gone else []
-    return "\n".join([*lines, *note])
+    note = f"left out at {console.width} columns: {', '.join(filter(None, gone))}" if gone else ""
+    return "\n".join([*lines, *textwrap.wrap(note, console.width, subsequent_indent="  ")])
 
 
 class StatusLine:

@@ -4,6 +4,7 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -68,7 +69,8 @@ def tune(script: Script, config: Config, options: TuneOptions, output: Output) -
     kept = "" if options.workdir else "; nothing was kept: --workdir names a place"
     take, _, why = tuning.reason.partition(". ")
     text = f"{take}.\n\n{tuning.table()}\n\n{folded(why)}\n{cost}{kept}"
-    best = dataclasses.replace(config, **tuning.recommended)
+    given: Any = config  # stands in the signature for the script's own
+    best = dataclasses.replace(given, **tuning.recommended)
     then = command("train", *flags(best, script.default_config(), fields), "--workdir", f"runs/{script.name}-tuned")
     files = ("tune.json", "tune.png", "report.html")
     finish(output, text, tuning.to_dict(), options.workdir, *files, next_command=then)
