@@ -56,5 +56,5 @@ def placement_table(layout: Layout, state: Any) -> str:
                 cut = ", ".join("·" if name is None else str(name) for name in where.spec) or "nothing"
                 table.add_row(path, ",".join(map(str, leaf.shape)), cut, f"{size:,}", where.reason)
         totals.append(f"{title}: {share:,} of {whole:,} bytes on each of {layout.num_devices} devices")
-    lines = rendered(table, drop=("why", "shape")).splitlines()
+    lines = rendered(table, drop=("shape", "why")).splitlines()
     return "\n".join([f"mesh {layout.described}, a batch in {layout.num_parts} parts", *lines, *totals])
