@@ -1,5 +1,6 @@
 """The flags of a verb on one screen: a line each, those of daily use first."""
 
+import contextlib
 import dataclasses
 import inspect
 import re
@@ -60,7 +61,7 @@ def short_help(verb: Callable[..., Any], command: str, width: int) -> str:
         What is trained
           --rate 0.1
         <BLANKLINE>
-        Values are the defaults. --help-all says all of every flag.
+        Values are the defaults, the first of several. --help-all says all of every flag.
     """
     parameters = inspect.signature(verb).parameters.values()
     # A verb's own options before the settings of the script.
@@ -70,24 +71,26 @@ def short_help(verb: Callable[..., Any], command: str, width: int) -> str:
     everything = [flag for _, flags in shown for flag in flags]
     column = min(max((len(flag.shown) for flag in everything), default=0), _WIDEST)
     places = [flag.name for flag in everything if flag.positional]
-    lines = [" ".join(["usage:", command, *places, "[FLAGS]"]), "", *(inspect.getdoc(verb) or "").splitlines()[:1]]
+    about = (inspect.getdoc(verb) or "").partition("\n")[0]
+    usage = " ".join(["usage:", command, *places, "[FLAGS]"])
+    lines = [*_wrapped(usage, width), "", *_wrapped(about, width), ""]
     for one, flags in shown:
-        lines += ["", _title(one.annotation)]
+        lines += _wrapped(_title(one.annotation), width)
         for flag in flags:
             start = f"  {flag.shown:{column}}"
             lines.append(f"{start}  {_fitting(flag.said, width - len(start) - 2)}".rstrip()[:width])
     also = f" There are also {', '.join(named)}." if named else ""
-    note = f"Values are the defaults. --help-all says all of every flag.{also}"
-    return "\n".join([*lines, "", *textwrap.wrap(note, width, break_on_hyphens=False)])
+    note = f"Values are the defaults, the first of several. --help-all says all of every flag.{also}"
+    return "\n".join([*lines, "", *_wrapped(note, width)])
 
 
 def _flags(parameter: inspect.Parameter) -> Iterator[_Flag]:
-    kind = parameter.annotation
-    if not dataclasses.is_dataclass(kind):
+    options = parameter.annotation
+    if not dataclasses.is_dataclass(options):
         return
-    hints = typing.get_type_hints(kind, include_extras=True)
-    said = _said(typing.cast(type, kind))
-    for field in dataclasses.fields(kind):
+    hints = typing.get_type_hints(options, include_extras=True)
+    said = _said(typing.cast(type, options))
+    for field in dataclasses.fields(options):
         if not field.init:
             continue
         hint, default = hints[field.name], field.default
@@ -96,19 +99,26 @@ def _flags(parameter: inspect.Parameter) -> Iterator[_Flag]:
         elif field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         positional = tyro.conf.Positional in typing.get_args(hint)[1:]
-        value = _word(hint) if typing.get_origin(hint) is typing.Literal else _default(default) or _word(hint)
-        text = said.get(field.name, "")
+        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        value = _default(default) or _word(hint)
+        choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+        if choices:
+            value = "|".join(map(str, sorted(choices, key=lambda one: one != default)))
+        required = default in (dataclasses.MISSING, tyro.MISSING) and not positional
+        text = ("Required. " if required else "") + said.get(field.name, "")
         if positional:
-            yield _Flag(field.name.upper(), "", text, True)
+            yield _Flag(field.name.upper(), value if choices else "", text, True)
         else:
             yield _Flag(f"--{field.name.replace('_', '-')}", value, text, False)
 
 
 def _said(kind: type) -> dict[str, str]:
-    """Return the docstrings of the fields."""
-    found = {}
+    """Return the docstrings of the fields, as far as there is source to read."""
+    found: dict[str, str] = {}
     for one in reversed(kind.__mro__[:-1]):
-        found |= {part.arg_name: part.description or "" for part in docstring_parser.parse_from_object(one).params}
+        with contextlib.suppress(OSError, TypeError, docstring_parser.ParseError):
+            parts = docstring_parser.parse_from_object(one).params
+            found |= {part.arg_name: part.description or "" for part in parts}
     return {name: " ".join(text.split()) for name, text in found.items()}
 
 
@@ -141,11 +151,15 @@ def _word(hint: Any) -> str:
 
 
 def _fitting(text: str, room: int) -> str:
-    """Return as much of a text as fits: all, or the first sentence, or what comes before a stop, or its beginning."""
+    """Return as much of a text as fits: all, or what comes before a stop, or its beginning."""
     text = text.rstrip(".")
     if len(text) <= room:
         return text
     ends = [found.start() for found in re.finditer(r"[.;:] ", text[: room + 1])]
     if ends:
-        return text[: ends[0]]
+        return text[: ends[-1]]
     return f"{text[: max(0, room - 3)].rsplit(' ', 1)[0]}..."
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
