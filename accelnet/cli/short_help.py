@@ -69,7 +69,7 @@ def short_help(verb: Callable[..., Any], command: str, width: int) -> str:
     named = [flag.name for one in groups if one.annotation in _NAMED_ONLY for flag in _flags(one)]
     shown = [(one, list(_flags(one))) for one in groups if one.annotation not in _NAMED_ONLY]
     everything = [flag for _, flags in shown for flag in flags]
-    column = min(max((len(flag.shown) for flag in everything), default=0), _WIDEST)
+    column = max((len(flag.shown) for flag in everything if len(flag.shown) <= _WIDEST), default=0)
     places = [flag.name for flag in everything if flag.positional]
     about = (inspect.getdoc(verb) or "").partition("\n")[0]
     usage = " ".join(["usage:", command, *places, "[FLAGS]"])
@@ -158,7 +158,7 @@ def _fitting(text: str, room: int) -> str:
     ends = [found.start() for found in re.finditer(r"[.;:] ", text[: room + 1])]
     if ends:
         return text[: ends[-1]]
-    return f"{text[: max(0, room - 3)].rsplit(' ', 1)[0]}..."
+    return text[: max(0, room - 3) + 1].rsplit(" ", 1)[0].rstrip(",") + "..."
 
 
 def _wrapped(text: str, width: int) -> list[str]:
