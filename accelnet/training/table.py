@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.rules import path_names
-from accelnet.terminal import rendered
+from accelnet.terminal import folded, rendered
 from accelnet.training.state import state_placements
 
 _PARTS = (("params", "weights"), ("model_state", "model's state"), ("opt_state", "optimizer's state"))
@@ -57,4 +57,4 @@ def placement_table(layout: Layout, state: Any) -> str:
                 table.add_row(path, ",".join(map(str, leaf.shape)), cut, f"{size:,}", where.reason)
         totals.append(f"{title}: {share:,} of {whole:,} bytes on each of {layout.num_devices} devices")
     lines = rendered(table, 140, drop=("shape", "why")).splitlines()
-    return "\n".join([f"mesh {layout.described}, a batch in {layout.num_parts} parts", *lines, *totals])
+    return "\n".join([f"mesh {layout.described}, a batch in {layout.num_parts} parts", *lines, *map(folded, totals)])

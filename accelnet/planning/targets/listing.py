@@ -10,7 +10,7 @@ from accelnet.arguments import word
 from accelnet.errors import UserError
 from accelnet.planning.targets.accelerators import Accelerator, load_accelerators
 from accelnet.planning.targets.target import slices
-from accelnet.terminal import columns, rendered
+from accelnet.terminal import columns, folded, rendered
 
 
 def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family: str | None = None) -> str:
@@ -68,4 +68,6 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
     lines = rendered(table, drop=("price of", "sizes sold")).splitlines()
     note = "GiB, TFLOP/s and GB/s are of a JAX device, prices of a chip"
     double = [known.name for known in shown if known.devices_per_chip == 2]
-    return "\n".join([*lines, *every, note + (f"; a chip is 2 devices in {', '.join(double)}" if double else "")])
+    if double:
+        note += f"; a chip is 2 devices in {', '.join(double)}"
+    return "\n".join([*lines, *every, folded(note)])
