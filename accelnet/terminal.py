@@ -146,7 +146,8 @@ def columns(elsewhere: int = 100) -> int:
         True
     """
     asked = os.environ.get("COLUMNS", "")
-    return max(int(asked) if asked.isdecimal() else _OUTPUT.columns if _OUTPUT.isatty() else elsewhere, 40)
+    known = int(asked) if asked.isdecimal() else 0
+    return max(known or (_OUTPUT.columns if _OUTPUT.isatty() else elsewhere), 40)
 
 
 def folded(text: str) -> str:
@@ -192,7 +193,7 @@ def rendered(renderable: Any, width: int = 100, *, drop: Sequence[str] = (), fol
     with console.capture() as capture:
         console.print(renderable)
     lines = [line.rstrip() for line in visible(capture.get()).splitlines() if line.strip()]
-    note = f"left out at {console.width} columns: {', '.join(filter(None, gone))}" if gone else ""
+    note = f"left out at {console.width} columns: {'; '.join(filter(None, gone))}" if gone else ""
     return "\n".join([*lines, *textwrap.wrap(note, console.width, subsequent_indent="  ")])
 
 

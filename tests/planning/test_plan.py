@@ -82,7 +82,7 @@ def test_without_a_compiler_shapes_answer(experiment, tmp_path, monkeypatch):
     assert "<html" in (tmp_path / "plan.html").read_text()
     assert "limited by" in str(made) and max(map(len, str(made).splitlines())) <= 120
     monkeypatch.setenv("COLUMNS", "60")
-    assert max(map(len, str(made).splitlines())) <= 60 and "left out at 60 columns: memory, limited by" in str(made)
+    assert max(map(len, str(made).splitlines())) <= 60 and "left out at 60 columns: memory; limited by" in str(made)
 
 
 def test_data_parallelism_exchanges_the_gradients(experiment):
