@@ -54,8 +54,8 @@ pre{white-space:pre-wrap;margin:.3em 0;font-size:.85rem}mark{color:inherit;backg
 :focus-visible{outline:2px solid #0072b2}
 details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius:.5rem}
 summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}
-@media print{body{max-width:none;padding:0;font-size:.8rem;print-color-adjust:exact}figure,tr,.row{break-inside:avoid}
-h2,.caption{break-after:avoid}.scroll{overflow:visible}}
+@media print{html{font-size:65%}body{max-width:none;padding:0;print-color-adjust:exact}
+figure,tr,.row{break-inside:avoid}h2,.caption{break-after:avoid}.scroll{overflow:visible}}
 """
 
 
