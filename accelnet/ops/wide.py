@@ -19,13 +19,15 @@ from accelnet.ops import kernels
 
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 # Operations that give in float32 what they give in bfloat16, but for rounding, and whose settings name no type.
-_SAME = frozenset(
-    "abs add add_any and broadcast_in_dim clamp concatenate copy cos div dynamic_slice dynamic_update_slice eq erf exp "
-    "exp2 expand_dims expm1 gather ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg "
-    "optimization_barrier pad pow reduce_max reduce_min reduce_prod reduce_sum reduce_window_max reshape rev rsqrt "
-    "select_and_gather_add select_and_scatter_add select_n sign sin slice sqrt square squeeze sub "
-    "tanh transpose reduce_window_sum".split()
-)  # fmt: skip
+_SAME = frozenset({
+    "abs", "add", "add_any", "and", "broadcast_in_dim", "clamp", "concatenate", "copy", "cos", "div",
+    "dynamic_slice", "dynamic_update_slice", "eq", "erf", "exp", "exp2", "expand_dims", "expm1", "gather", "ge",
+    "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg",
+    "optimization_barrier", "pad", "pow", "reduce_max", "reduce_min", "reduce_prod", "reduce_sum",
+    "reduce_window_max", "reduce_window_sum", "reshape", "rev", "rsqrt", "select_and_gather_add",
+    "select_and_scatter_add", "select_n", "sign", "sin", "slice", "sqrt", "square", "squeeze", "sub", "tanh",
+    "transpose",
+})  # fmt: skip
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,9 +95,8 @@ def _evaluate(closed: ClosedJaxpr, operands: Sequence[Array]) -> list[Array]:
 def _equation(equation: JaxprEqn, operands: list[Any]) -> list[Any]:
     name, params = equation.primitive.name, equation.params
     avals = [atom.aval for atom in (*equation.invars, *equation.outvars)]
-    if not any(map(_is_narrow, avals)):
-        if name not in _CALLS and name != "cond":
-            return _bound(equation, operands)
+    if not any(map(_is_narrow, avals)) and name not in _CALLS and name != "cond":
+        return _bound(equation, operands)
     if name in _CALLS:
         body = params[_CALLS[name]]
         return _evaluate(body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ()), operands)
@@ -103,7 +104,11 @@ def _equation(equation: JaxprEqn, operands: list[Any]) -> list[Any]:
         index, *rest = operands
         platforms = params.get("branches_platforms")
         if platforms is not None:  # this is the CPU's program
-            own = [branch for branch, names in zip(params["branches"], platforms, strict=True) if "cpu" in (names or ("cpu",))]
+            own = [
+                branch
+                for branch, names in zip(params["branches"], platforms, strict=True)
+                if "cpu" in (names or ("cpu",))
+            ]
             return _evaluate(own[0], rest)
         branches = [lambda *given, branch=branch: _evaluate(branch, given) for branch in params["branches"]]
         return list(lax.switch(index, branches, *rest))
