@@ -24,25 +24,32 @@ struct Pairs {
   }
 };
 
-inline __mmask16 first_lanes(int64_t count) { return _cvtu32_mask16((1u << count) - 1); }
-
-// The first `count` <= 16 numbers, rounded; zeros behind them.
-inline __m256i rounded(const float* from, int64_t count) {
-  return reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(first_lanes(count), from)));
+// The first `count` <= 16 numbers, zeros behind them.
+inline __m512 numbers(const float* from, int64_t count) {
+  return _mm512_maskz_loadu_ps(_cvtu32_mask16((1u << count) - 1), from);
+}
+// Thirty-two numbers, rounded.
+inline __m512i rounded(__m512 first, __m512 second) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+}
+// The first `count` <= 32 numbers as pairs, zeros behind them.
+inline __m512i row_pairs(const float* from, int64_t count) {
+  return rounded(numbers(from, std::min<int64_t>(16, count)), numbers(from + 16, std::max<int64_t>(0, count - 16)));
 }
 
 // Sixteen pairs of numbers that lie `step` apart, or of a number and a zero: `count` of them, zeros behind.
 inline void store_pairs(const float* from, int64_t step, bool has_second, int64_t count, float* to) {
-  const __m512i low = _mm512_cvtepu16_epi32(rounded(from, count));
-  const __m512i high = has_second ? _mm512_cvtepu16_epi32(rounded(from + step, count)) : _mm512_setzero_si512();
-  _mm512_storeu_si512(to, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  const __m512i from_both = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                             21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512 second = has_second ? numbers(from + step, count) : _mm512_setzero_ps();
+  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(from_both, rounded(numbers(from, count), second)));
 }
 
 // A row as pairs, with a zero behind it where there is one number too few.
 inline void store_row(const float* from, int64_t depth, float* to) {
-  for (int64_t k = 0; k < depth; k += 16) {
-    const int64_t count = std::min<int64_t>(16, depth - k);
-    _mm256_mask_storeu_epi32(to + k / 2, _cvtu32_mask8((1u << ceil_div(count, 2)) - 1), rounded(from + k, count));
+  for (int64_t k = 0; k < depth; k += 32) {
+    const int64_t count = std::min<int64_t>(32, depth - k);
+    _mm512_mask_storeu_epi32(to + k / 2, _cvtu32_mask16((1u << ceil_div(count, 2)) - 1), row_pairs(from + k, count));
   }
 }
 
@@ -100,10 +107,7 @@ struct Right {
       const int64_t k = 2 * (first + q), pairs = std::min<int64_t>(kLanes, count - q);
       __m512i block[kLanes] = {};
       for (int64_t i = 0; i < rows; ++i) {
-        const float* from = data + (row + i) * depth + k;
-        const __m256i low = rounded(from, std::min<int64_t>(16, depth - k));
-        const __m256i high = rounded(from + 16, std::clamp<int64_t>(depth - k - 16, 0, 16));
-        block[i] = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        block[i] = row_pairs(data + (row + i) * depth + k, std::min<int64_t>(32, depth - k));
       }
       transpose(block);
       for (int64_t i = 0; i < pairs; ++i) _mm512_storeu_si512(to + (q + i) * kColumns, block[i]);
@@ -131,7 +135,7 @@ void multiply_pairs(Pool& pool, const Matrices& s, const float* a, int64_t a_ste
   const int64_t panels = ceil_div(s.n, kColumns), blocks = ceil_div(s.m, kTaskRows);
   const int64_t block = round_up(ceil_div(s.m, blocks), kRows), pitch = round_up(block, kLanes);
   const bool alone = s.members * s.m * s.n * s.k < kAlone;
-  const int64_t wanted = alone ? 1 : ceil_div(4 * pool.num_threads(), s.members * blocks);
+  const int64_t wanted = alone ? 1 : ceil_div(2 * pool.num_threads(), s.members * blocks);
   const int64_t share = ceil_div(panels, std::min(panels, wanted)), shares = ceil_div(panels, share);
   const std::vector<int32_t> offsets = multiples(pairs, s.a_transposed ? pitch : 1);
   const auto task = [&](int64_t number) {
