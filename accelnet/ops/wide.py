@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, jaxpr_as_fun
 
 from accelnet.ops import kernels
 
@@ -54,7 +54,7 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
             return _run(closed, operands)
 
         def elsewhere(*operands: Array) -> list[Array]:
-            return jax.core.eval_jaxpr(closed.jaxpr, closed.consts, *operands)
+            return list(jaxpr_as_fun(closed)(*operands))
 
         out = lax.platform_dependent(*jax.tree.leaves(args), cpu=on_cpu, default=elsewhere)
         return jax.tree.unflatten(jax.tree.structure(shape), out)
@@ -66,8 +66,12 @@ def _wide(array: Any) -> Any:
     return array.astype(jnp.float32) if _is_narrow(array) else array
 
 
+def _dtype(value: Any) -> Any:
+    return getattr(value, "dtype", None)
+
+
 def _is_narrow(value: Any) -> bool:
-    return getattr(value, "dtype", None) == jnp.bfloat16
+    return _dtype(value) == jnp.bfloat16
 
 
 def _run(closed: ClosedJaxpr, operands: Sequence[Array]) -> list[Array]:
@@ -117,7 +121,7 @@ def _equation(equation: JaxprEqn, operands: list[Any]) -> list[Any]:
         return [lax.convert_element_type(operands[0], to)]
     if name == kernels.NAME:
         kernel = params["kernel"]
-        meaning = kernels.Rounding(kernel.meaning, tuple(atom.aval.dtype for atom in equation.invars))
+        meaning = kernels.Rounding(kernel.meaning, tuple(_dtype(atom.aval) for atom in equation.invars))
         return equation.primitive.bind(*operands, kernel=kernel._replace(meaning=meaning))
     if name == "scatter-add":  # whose own function of two numbers names their type
         names = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")

@@ -3,8 +3,8 @@
 `call` makes a kernel an operation of JAX with a plain meaning beside it: a function of JAX that computes the same. The
 kernel is taken where a program is lowered for CPUs, one device at a time, and the library is there; everywhere else
 (exports, which must run elsewhere; programs that XLA partitions, which it can partition; derivatives; machines without
-a compiler) the meaning is. Kernels compute in float32, some with products of bfloat16 (`bfloat16.h`), and round like no other program: see
-`product.h`.
+a compiler) the meaning is. Kernels compute in float32, some with products of bfloat16 (`bfloat16.h`), and round like no
+other program: see `product.h`.
 
 Every operand and result has a leading axis of members, 1 where members share it, so that vmap is one more of them.
 """
