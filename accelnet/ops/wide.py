@@ -106,14 +106,9 @@ def _equation(equation: JaxprEqn, operands: list[Any]) -> list[Any]:
         return _evaluate(body if isinstance(body, ClosedJaxpr) else ClosedJaxpr(body, ()), operands)
     if name == "cond":
         index, *rest = operands
-        platforms = params.get("branches_platforms")
-        if platforms is not None:  # this is the CPU's program
-            own = [
-                branch
-                for branch, names in zip(params["branches"], platforms, strict=True)
-                if "cpu" in (names or ("cpu",))
-            ]
-            return _evaluate(own[0], rest)
+        if (platforms := params.get("branches_platforms")) is not None:
+            own = [names is None or "cpu" in names for names in platforms].index(True)
+            return _evaluate(params["branches"][own], rest)
         branches = [lambda *given, branch=branch: _evaluate(branch, given) for branch in params["branches"]]
         return list(lax.switch(index, branches, *rest))
     if name == "convert_element_type":

@@ -161,10 +161,12 @@ def train_to_end(
     restored = work.open(programs.abstract_state)
     if restored is None:
         start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+        timing.measure("compile", programs.begin_compiling, experiment, start)
         state = timing.measure("compile", start, np.uint32(experiment.seed))
     else:
-        state = _changed(restored, programs, experiment)
         timing = restored.timing()
+        timing.measure("compile", programs.begin_compiling, experiment, None, int(restored.state.step))
+        state = _changed(restored, programs, experiment)
     if experiment.order.whole_batches:
         left = experiment.order.num_examples % experiment.order.batch_size
         display.note(
