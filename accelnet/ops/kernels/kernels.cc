@@ -249,16 +249,21 @@ static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Resul
                                     .RemainingRets()                              \
                                     .Attr<xla::ffi::Span<const int64_t>>("numbers"))
 
+// Compilers work on the parts side by side; what no handler of a part calls costs it nothing.
+#if ACCELNET_PART == 1
 ACCELNET_HANDLER(accelnet_convolve, Convolve);
 ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
 ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_take_rows, TakeRows);
+#else
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
 ACCELNET_HANDLER(accelnet_multiply_rounded, MultiplyRoundedRows);
 ACCELNET_HANDLER(accelnet_convolve_rounded, ConvolveRounded);
 ACCELNET_HANDLER(accelnet_recur_rounded, RecurRounded);
+#endif
 
+#if ACCELNET_PART == 1
 extern "C" int64_t accelnet_most_bytes() { return accelnet::usage().total(); }
 
 // Whether this library multiplies numbers of bfloat16.
@@ -269,3 +274,4 @@ extern "C" bool accelnet_has_bfloat16() {
   return false;
 #endif
 }
+#endif
