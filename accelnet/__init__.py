@@ -35,6 +35,8 @@ with _ending_at_once():
     from accelnet.training.fit import evaluate as evaluate
     from accelnet.training.fit import fit as fit
     from accelnet.training.initial import Initial as Initial
+    from accelnet.training.replay import replay as replay
+    from accelnet.training.replayed import Replay as Replay
     from accelnet.training.run import Run as Run
     from accelnet.training.verify import verify as verify
     from accelnet.version import __version__ as __version__

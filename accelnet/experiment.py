@@ -79,6 +79,7 @@ class Experiment:
             `sharding_rules` of an nnx module). Without a mesh they have no effect.
         name: Name of the experiment, in results.
         config: Settings of the script, recorded with the results and compared on resuming.
+        script: File of the script, recorded with the results, by which the run can be made again; "" without one.
 
     Raises:
         UserError: if a value is out of its range.
@@ -125,6 +126,7 @@ class Experiment:
     sharding_rules: Sequence[Rule] = ()
     name: str = "experiment"
     config: Mapping[str, Any] = field(default_factory=dict)
+    script: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.objective, Objective) and callable(self.objective):

@@ -14,6 +14,7 @@ from accelnet.cli.export import ExportOptions, write_image
 from accelnet.cli.new import new
 from accelnet.cli.output import Output, finish
 from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.cli.replay import StoredRunOptions, replay_stored
 from accelnet.cli.serve import ServerOptions, limits_of, serve_model
 from accelnet.cli.slips import corrected, flags_of
 from accelnet.cli.track import track
@@ -84,7 +85,12 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
-VERBS = (new, doctor, predict, export, serve, refresh, track)
+def replay(options: StoredRunOptions) -> None:
+    """Repeat the step in which a run diverged, by the script that made it, and find what made the NaN."""
+    replay_stored(options)
+
+
+VERBS = (new, doctor, predict, export, serve, refresh, track, replay)
 
 
 def tool(args: Sequence[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from flax import linen, nnx
 
 from accelnet.errors import UserError
-from accelnet.scopes import scope
+from accelnet.scopes import layer_scope
 
 Interceptor = Callable[[Any, Callable[[], Any], Any, Any], Any]
 
@@ -86,6 +86,7 @@ def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
     layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
     intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
     for path, layer in layers:
+        setattr(layer, _PATH, path)
         # A class that does something when it gets a subclass must not get one here.
         if callable(layer) and type(layer).__init_subclass__.__func__ is nnx.Module.__init_subclass__.__func__:
             intercept_calls(layer, _name)
@@ -95,7 +96,6 @@ def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
         if isinstance(layer, nnx.BatchNorm) and is_frozen(path, frozen):
             continue
         intercept_calls(layer, _report)
-        setattr(layer, _PATH, path or "the model")
 
 
 def intercept_calls(module: nnx.Module, interceptor: Interceptor) -> None:
@@ -127,13 +127,13 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
 
 
 def _name(layer: Any, run: Callable[[], Any], _args: Any, _kwargs: Any) -> Any:
-    with scope(type(layer).__name__):
+    with layer_scope(layer, getattr(layer, _PATH, "")):
         return run()
 
 
 def _report(layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
     watch = _watch.get()
-    return run() if watch is None else _see(watch, getattr(layer, _PATH), layer, run, args, kwargs)
+    return run() if watch is None else _see(watch, getattr(layer, _PATH) or "the model", layer, run, args, kwargs)
 
 
 def _see(watch: Watch, path: str, layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
@@ -170,7 +170,7 @@ def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
     """Return an interceptor, as of `flax.linen.intercept_methods`, that names and reports what layers do."""
 
     def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        with scope(type(context.module).__name__):
+        with layer_scope(context.module, ".".join(context.module.path)):
             return reported(next_call, args, kwargs, context)
 
     def reported(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:

@@ -12,9 +12,8 @@ from jax.sharding import Mesh
 from accelnet import runtime
 from accelnet.arguments import flags, instance, names, number, path, sequence, word
 from accelnet.data.feed import AbstractFeed
-from accelnet.errors import UserError
+from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment, check_experiment
-from accelnet.json_file import plain_value
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
@@ -28,13 +27,14 @@ from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
+from accelnet.training.replay import explained
 from accelnet.training.result import Timing, make_result
 from accelnet.training.rhythm import Pace
 from accelnet.training.rhythms import rhythms_of
 from accelnet.training.rows import best_step, with_rows
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
-from accelnet.training.stored import read_stored
+from accelnet.training.stored import refitted
 from accelnet.training.waiting import waited_for_data
 from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
 
@@ -109,7 +109,7 @@ def fit(
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
     with supervised(workdir, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
         if workdir is not None and resume:
-            experiment = _refitted(experiment, workdir, hosts)
+            experiment = refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
         check_fits(programs, feed)
@@ -125,7 +125,10 @@ def fit(
         stack.enter_context(tracking)
         display = display_of(experiment, show=progress and hosts.is_first)
         stack.callback(display.close)
-        run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking)
+        try:
+            run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking)
+        except DivergenceError as error:
+            raise explained(error, experiment, feed, programs, work, display.note) from error
         tracking.files(workdir)
         return run
 
@@ -232,7 +235,7 @@ def evaluate(
             word("a split to evaluate", split, tuple(experiment.data.splits)) for split in names("splits", splits)
         ]
     with supervised(None, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
-        experiment = _refitted(experiment, workdir, hosts)
+        experiment = refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
         check_fits(programs, feed)
@@ -247,14 +250,6 @@ def evaluate(
         wanted = experiment.data.splits if splits is None else splits
         metrics = {split: loop.evaluate(state, split) for split in wanted}
         return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
-
-
-def _refitted(experiment: Experiment, workdir: str | Path, hosts: Hosts) -> Experiment:
-    """Return the experiment with what an earlier run fitted to its training rows."""
-    fitted = hosts.on_first(lambda: read_stored(workdir).fitted)
-    if not fitted or fitted == plain_value(experiment.data.fitted):
-        return experiment
-    return experiment.replace(data=experiment.data.refitted(fitted))
 
 
 def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:

@@ -204,7 +204,7 @@ class DiskWorkdir(Workdir):
 
     def _content(self) -> dict[str, Any]:
         experiment = self.experiment
-        content = {"description": experiment.description(), "config": experiment.config}
+        content = {"description": experiment.description(), "config": experiment.config, "script": experiment.script}
         content |= {"fitted": experiment.data.fitted, "objective": fingerprint(experiment.objective)}
         return plain_value(content | {"directions": experiment.objective.directions})
 

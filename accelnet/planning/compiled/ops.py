@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from accelnet.hlo import SMALL_CALL, Computation, HloModule, Instruction
 from accelnet.ops import rows
 from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call
-from accelnet.planning.compiled.hlo import SMALL_CALL, Computation, HloModule, Instruction
 from accelnet.planning.compiled.traffic import (
     DTYPES,
     collective_bytes,
