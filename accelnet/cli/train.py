@@ -44,6 +44,7 @@ def train(
     from accelnet.planning.utilization import utilization
     from accelnet.training.fit import evaluate, fit
     from accelnet.training.result import result_line
+    from accelnet.training.timing import account_line
     from accelnet.training.trial import overfitting, rehearse
 
     if options.fast_dev_run and (options.workdir, options.resume, options.overfit_batches) != (None, False, None):
@@ -72,9 +73,10 @@ def train(
     timing = run.result["timing"]
     show_metrics(run.metrics)
     show(
-        f"{run.step} steps in {timing['total_seconds']:.1f} s, {timing['examples_per_second']:,.0f} examples/s; "
+        f"{run.step} steps, {timing['examples_per_second']:,.0f} examples/s; "
         + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
     )
+    show(account_line(timing))
     used = utilization(experiment, timing["examples_per_second"])
     if used is not None:
         show(used)

@@ -28,13 +28,14 @@ from accelnet.training.loop import Loop
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
 from accelnet.training.replay import explained
-from accelnet.training.result import Timing, make_result
+from accelnet.training.result import make_result
 from accelnet.training.rhythm import Pace
 from accelnet.training.rhythms import rhythms_of
 from accelnet.training.rows import best_step, with_rows
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
 from accelnet.training.stored import refitted
+from accelnet.training.timing import Timing
 from accelnet.training.waiting import waited_for_data
 from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
 
@@ -166,7 +167,7 @@ def train_to_end(
         state = timing.measure("compile", start, np.uint32(experiment.seed))
     else:
         state = _changed(restored, programs, experiment)
-        timing = restored.timing()
+    timing.go_on({} if restored is None else restored.seconds, work.lost_seconds)
     if experiment.order.whole_batches:
         left = experiment.order.num_examples % experiment.order.batch_size
         display.note(

@@ -21,9 +21,9 @@ from accelnet.training.hosts import Hosts
 from accelnet.training.program import Programs
 from accelnet.training.progress import Progress
 from accelnet.training.record import ROW_FIELDS
-from accelnet.training.result import Timing
 from accelnet.training.rhythm import Agenda, Every, Pace, Rhythm
 from accelnet.training.run import Run
+from accelnet.training.timing import Timing
 from accelnet.training.workdir import Workdir
 
 State = Any

@@ -25,6 +25,7 @@ from accelnet.training.evaluation import Weights
 from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
+from accelnet.training.timing import account_line
 from accelnet.wording import shown, size
 
 
@@ -59,6 +60,8 @@ class Run:
             lines += [f"{split:<11.11} {told}"] if told else []
         weights = sum(leaf.size for leaf in arrays), size(sum(leaf.nbytes for leaf in arrays))
         lines.append(f"weights     {weights[0]:,} numbers, {weights[1]}")
+        if "timing" in self.result:
+            lines.append("time        " + account_line(self.result["timing"]).removeprefix("time "))
         lines.append("what next   run.plot(), run.predict(inputs), run.model, run.best, run.save('model.accelnet')")
         return "\n".join(line if len(line) <= 118 else line[:115] + "..." for line in lines)
 

@@ -22,8 +22,8 @@ from accelnet.training.evaluation import keeps_average
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import RowLog, TensorBoardLog, remove_temporary
-from accelnet.training.result import Timing, write_result
-from accelnet.training.rows import RowFile, best_of, ranks, row_files, with_rows
+from accelnet.training.result import write_result
+from accelnet.training.rows import RowFile, best_of, ranks, recorded_seconds, row_files, with_rows
 from accelnet.training.saving import Saver
 from accelnet.training.stored import CONFIG, changed_fields
 
@@ -48,16 +48,15 @@ class Restored:
     seconds: dict[str, float]
     changed: Sequence[str]
 
-    def timing(self) -> Timing:
-        """Return where the time went so far, going on."""
-        return Timing({name: value for name, value in self.seconds.items() if name != "total"}, self.seconds["total"])
-
 
 class Workdir:
     """Keep a run's rows and its best state in memory, and nothing on the disk.
 
     Args:
         experiment: Experiment whose best state is kept, where it asks for that and one process has it all.
+
+    Attributes:
+        lost_seconds: Time of the run that an earlier process recorded after what `open` goes on from.
     """
 
     path: Path | None = None
@@ -66,6 +65,7 @@ class Workdir:
         self.rows: list[Row] = []
         self._watched = experiment if experiment and experiment.keep_best and jax.process_count() == 1 else None
         self._best: tuple[float, Tree] | None = None
+        self.lost_seconds = 0.0
 
     def open(self, abstract_state: Tree) -> Restored | None:
         """Begin, or go on: return what was restored, None at the start.
@@ -190,6 +190,8 @@ class DiskWorkdir(Workdir):
                 f"asked for: give at least {step} steps, or another --workdir"
             )
         self._saved = step or None
+        recorded = self.hosts.on_first(lambda: recorded_seconds(self.directory))
+        self.lost_seconds = max(0.0, recorded - record["seconds"].get("total", 0.0))
         self.rows = record["rows"]
         self._ranks = self._ranked(self.rows)
         self._averaged = keeps_average(abstract_state)

@@ -19,8 +19,9 @@ from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
 from accelnet.training.record import TensorBoardLog
-from accelnet.training.result import RESULT_FIELDS, TIMING_FIELDS, result_line, versions, write_result
+from accelnet.training.result import RESULT_FIELDS, result_line, versions, write_result
 from accelnet.training.rows import RowFile
+from accelnet.training.timing import TIMING_FIELDS
 
 ROWS = [{"step": step, "epoch": step / 10, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]
 
