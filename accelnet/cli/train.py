@@ -28,6 +28,8 @@ class TrainOptions:
     Nothing is kept."""
     overfit_batches: int | None = None
     """Train on this many batches alone, again and again, without augmentation: can the model learn them?"""
+    profile: bool = False
+    """Trace ten steps into --workdir/profile, for TensorBoard and Perfetto, and show which layers take most time."""
     track: tuple[TrackerName, ...] = ()
     """Tools that are told what is recorded, as far as they are installed. csv writes curves.csv in --workdir."""
 
@@ -49,6 +51,8 @@ def train(
 
     if options.fast_dev_run and (options.workdir, options.resume, options.overfit_batches) != (None, False, None):
         raise UserError("--fast-dev-run keeps nothing: leave out --workdir, --resume and --overfit-batches")
+    if options.profile and options.workdir is None:
+        raise UserError("--profile writes into --workdir, which was not given")
     experiment = script.experiment(config)
     where: dict[str, Any] = {
         "mesh": devices.mesh, "strategy": devices.strategy, "hang_timeout": processes.hang_timeout
@@ -67,6 +71,7 @@ def train(
         resume=options.resume,
         allow_change=options.allow_change,
         progress=not output.quiet,
+        profile=options.profile,
         trackers=make_trackers(options.track, experiment.name, options.workdir),
         **where,
     )
@@ -77,6 +82,9 @@ def train(
         + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
     )
     show(account_line(timing))
+    if options.profile and options.workdir and (options.workdir / "profile").exists():
+        show(run.profile)
+        show(f"kept in {options.workdir / 'profile'}, for TensorBoard and Perfetto")
     used = utilization(experiment, timing["examples_per_second"])
     if used is not None:
         show(used)

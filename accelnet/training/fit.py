@@ -25,6 +25,7 @@ from accelnet.training.events import Event
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
+from accelnet.training.profile import Recorder
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
 from accelnet.training.replay import explained
@@ -52,6 +53,7 @@ def fit(
     events: Sequence[Event] = (),
     trackers: Sequence[Tracker] = (),
     progress: bool = True,
+    profile: bool = False,
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
     hang_timeout: float = HANG_SECONDS,
@@ -67,6 +69,8 @@ def fit(
         events: Events beside those of the experiment.
         trackers: Tools that are told what is recorded, such as `an.tracking.WandBTracker()`.
         progress: Show a progress display on standard error.
+        profile: Trace ten steps after the first ones into `workdir`/profile, and say which layers they spend their time
+            in: `run.profile`. It changes no number.
         mesh: Devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
             accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
         strategy: "jit" for one partitioned program, "pmap" for a replicated one.
@@ -103,7 +107,7 @@ def fit(
     check_experiment(experiment)
     if events := sequence("events", events):
         experiment = experiment.replace(events=(*experiment.events, *events))
-    flags(resume=resume, allow_change=allow_change, progress=progress)
+    flags(resume=resume, allow_change=allow_change, progress=progress, profile=profile)
     number("hang_timeout", hang_timeout, above=0)
     instance("pace", pace, Pace, "a Pace")
     if workdir is not None:
@@ -117,8 +121,9 @@ def fit(
         hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
-        elif resume:
-            raise UserError("resume=True needs a workdir, the directory of the run to go on with")
+        elif resume or profile:
+            why = "resume=True needs a workdir, the directory of the run to go on with"
+            raise UserError(why if resume else "profile=True needs a workdir, where the trace is written")
         else:
             work = Workdir(experiment)
         stack.callback(work.close)
@@ -126,8 +131,11 @@ def fit(
         stack.enter_context(tracking)
         display = display_of(experiment, show=progress and hosts.is_first)
         stack.callback(display.close)
+        recorder = Recorder(workdir) if profile and workdir is not None and hosts.is_first else None
+        if recorder is not None:
+            stack.callback(recorder.close)
         try:
-            run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking)
+            run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking, recorder)
         except DivergenceError as error:
             raise explained(error, experiment, feed, programs, work, display.note) from error
         tracking.files(workdir)
@@ -144,6 +152,7 @@ def train_to_end(
     timing: Timing,
     pace: Pace = Pace(),  # noqa: B008, it is frozen
     tracking: Tracking | None = None,
+    recorder: Recorder | None = None,
 ) -> Run:
     """Train an experiment to its end with programs that are there, and evaluate it; go on from what `work` holds.
 
@@ -157,6 +166,7 @@ def train_to_end(
         timing: Where the time went so far.
         pace: How much one call does.
         tracking: What else is told what is recorded.
+        recorder: What traces some steps, if any.
     """
     tracking = tracking or Tracking()
     hosts.finishes.append(work.settle)
@@ -178,9 +188,12 @@ def train_to_end(
         tracking.log(row)
         if row["split"] == "validation":
             display.evaluated(row["step"], row)
+    rhythms = rhythms_of(experiment)
+    if recorder is not None:
+        programs, rhythms = recorder.attached(programs, rhythms, int(state.step), experiment.total_steps)
     loop = Loop(
         experiment, feed, programs, work, hosts, display, timing,
-        rhythms=rhythms_of(experiment), events=experiment.events, pace=pace, tracking=tracking,
+        rhythms=rhythms, events=experiment.events, pace=pace, tracking=tracking,
     )  # fmt: skip
     state = loop.train(state)
     metrics = _evaluate_at_end(loop, state)

@@ -22,6 +22,7 @@ from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
+from accelnet.training.profile import Profile, read_profile
 from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
@@ -86,6 +87,14 @@ class Run:
     def model_state(self) -> Any:
         """The model's state that belongs to `params`: batch statistics and whatever else the model keeps."""
         return to_addressable(self._weights.model_state)
+
+    @property
+    def profile(self) -> Profile:
+        """Where the time of a step went, of a run with `profile=True`."""
+        workdir = self.result.get("workdir")
+        if workdir is None:
+            raise UserError("the run has no work directory and no profile: train with workdir= and profile=True")
+        return read_profile(Path(workdir))
 
     @cached_property
     def model(self) -> Any:
