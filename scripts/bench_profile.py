@@ -3,8 +3,9 @@
 python scripts/bench_profile.py char_lstm [--steps 20] [--top 25]
 
 Takes a case of scripts/bench.py, traces compiled steps with JAX's profiler, and prints milliseconds per step by kind of
-operation and for the longest ones; `train --profile` shares it out by layer. What two threads do at a time counts twice, so the sum is more than the step.
-Some products are shown from call to return, which is before they are done: "waiting" has a part of the rest.
+operation and for the longest ones; `train --profile` shares it out by layer. What two threads do at a time counts
+twice, so the sum is more than the step. Some products are shown from call to return, which is before they are done:
+"waiting" has a part of the rest.
 """
 
 import argparse

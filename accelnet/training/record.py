@@ -16,7 +16,7 @@ from accelnet.json_file import plain_value
 _OURS = ".accelnet"
 _TEMPORARY = r"\..+\.[0-9a-f]{8}\.tmp"
 # What a row says beside its metrics.
-ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second")
+ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second", "spike")
 
 
 def remove_temporary(directory: str | os.PathLike[str]) -> None:
