@@ -273,6 +273,12 @@ class Experiment:
             **small,
         } | {name: value for name, value in self.config.items() if name not in ("batch_size", "steps", "seed")}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Settings that every experiment has, for other tools' tables."""
+        own = {"batch_size": self.order.batch_size, "steps": self.total_steps}
+        return {**own, "seed": self.seed, "precision": self.precision}
+
     def replace(self, **changes: Any) -> "Experiment":
         """Return a copy with other values, validated anew."""
         return dataclasses.replace(self, **changes)

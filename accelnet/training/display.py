@@ -41,9 +41,5 @@ def display_of(experiment: Experiment, *, show: bool) -> Progress:
 
 def tracking_of(experiment: Experiment, trackers: Sequence[Tracker], workdir: Path | None) -> Tracking:
     """Begin the tracking of a run under its name, or that of its work directory, with its settings."""
-    settings = {
-        "batch_size": experiment.order.batch_size, "steps": experiment.total_steps, "seed": experiment.seed,
-        "precision": experiment.precision,
-    }  # fmt: skip
     name = experiment.name if workdir is None else f"{experiment.name}-{workdir.name}"
-    return Tracking(trackers, {**settings, **experiment.config}, name, workdir)
+    return Tracking(trackers, {**experiment.settings, **experiment.config}, name, workdir)

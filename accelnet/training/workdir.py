@@ -163,6 +163,7 @@ class DiskWorkdir(Workdir):
         self._ranks: dict[int, float] = {}
         self._row_files: list[RowFile] = []
         self._logs: list[RowLog] = []
+        self._board: TensorBoardLog | None = None
         self._claim: Claim | None = None
         self.hosts = hosts
 
@@ -201,7 +202,8 @@ class DiskWorkdir(Workdir):
                 remove_temporary(directory)
             write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
             self._row_files = [RowFile(path, self.rows) for path in row_files(self.directory)]
-            self._logs = [*self._row_files, TensorBoardLog(self.directory / "tensorboard", self.rows)]
+            self._board = TensorBoardLog(self.directory / "tensorboard", self.rows, *_hyperparameters(self.experiment))
+            self._logs = [*self._row_files, self._board]
         return None if state is None else Restored(state, record["seconds"], self.changed)
 
     def _content(self) -> dict[str, Any]:
@@ -269,6 +271,8 @@ class DiskWorkdir(Workdir):
         if not self.hosts.is_first:
             return
         self._check_claim()
+        if self._board is not None:
+            self._board.finish()
         drawn = curves(self.rows, self.experiment.name, self.experiment.objective.directions)
         write_atomically(self.directory / "curves.png", to_png(drawn))
         write_result(self.directory, result)
@@ -279,3 +283,10 @@ class DiskWorkdir(Workdir):
             log.close()
         if self._claim is not None:
             self._claim.release()
+
+
+def _hyperparameters(experiment: Experiment) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a run, and the tags of the metrics that it is judged by."""
+    splits = [split for split in experiment.data.splits if split != "train" and experiment.data.num_examples(split)]
+    tags = [f"{name}/{split}" for name in experiment.objective.metrics for split in splits or ("train",)]
+    return {**experiment.settings, **experiment.config}, tags
