@@ -52,6 +52,8 @@ class Profile:
     def __repr__(self) -> str:
         from rich.table import Table
 
+        if not self.op_ms:
+            return f"{self.steps} steps of {self.step_ms:.3g} ms; the trace tells no operations of the step apart"
         table = Table("layer", box=None, pad_edge=False)
         for name in ("ms a step", "share", "backward"):
             table.add_column(name, justify="right")

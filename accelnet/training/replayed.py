@@ -36,6 +36,11 @@ class Replay:
         rows: Rows of the data whose numbers are not finite, as they were given; None where that cannot be told.
         examples: Examples of the batch.
         batch: File of the batch, as the feed gave it, with its rows. None: not kept.
+
+    Example:
+        >>> found = Replay("toy", 0, 7, "loss", "log", "-inf", "float32[8]", where="the loss", rows=(17,), examples=8)
+        >>> found.sentence
+        'log of the loss gave -inf, float32[8], for row 17 of the data (1 of 8 in the batch)'
     """
 
     experiment: str
