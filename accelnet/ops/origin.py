@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from accelnet.ops.flops import scan_counts
 from accelnet.ops.program import Constant, Program, Step, flatten
@@ -140,7 +141,7 @@ def _inside(step: Step, given: list[Any]) -> Origin | None:
 def _trips_of_scan(step: Step, given: list[Any]) -> Iterator[tuple[int | None, Any, list[Any]]]:
     consts, carried = scan_counts(step.params)
     body, length = step.params["jaxpr"], step.params["length"]
-    run = jax.jit(lambda *operands: jax.core.eval_jaxpr(body.jaxpr, body.consts, *operands))
+    run = jax.jit(jaxpr_as_fun(body))
     carry, rest = given[consts : consts + carried], given[consts + carried :]
     for trip in range(length)[:: -1 if step.params["reverse"] else 1]:
         operands = [*given[:consts], *carry, *(array[trip] for array in rest)]
@@ -154,10 +155,7 @@ def _trips_of_while(step: Step, given: list[Any]) -> Iterator[tuple[int | None, 
     params = step.params
     first, second = params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"]
     condition, body = params["cond_jaxpr"], params["body_jaxpr"]
-    goes_on, run = (
-        jax.jit(lambda *operands, one=one: jax.core.eval_jaxpr(one.jaxpr, one.consts, *operands))
-        for one in (condition, body)
-    )
+    goes_on, run = jax.jit(jaxpr_as_fun(condition)), jax.jit(jaxpr_as_fun(body))
     carry, trip = given[second:], 0
     while bool(goes_on(*given[:first], *carry)[0]):
         operands = [*given[first:second], *carry]

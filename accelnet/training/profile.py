@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -219,8 +219,8 @@ def profile_of(times: Mapping[str, float], text: str, steps: int, seconds: float
     """
     module = HloModule(text)
     known = {i.name: i for computation in module.computations.values() for i in computation.instructions.values()}
-    total: Counter[str] = Counter()
-    backward: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
+    backward: defaultdict[str, float] = defaultdict(float)
     scale = max(steps, 1) * 1e6
     for name, nanoseconds in times.items():
         instruction = known.get(name)
@@ -231,5 +231,6 @@ def profile_of(times: Mapping[str, float], text: str, steps: int, seconds: float
         total[layer_of(op_name)] += nanoseconds / scale
         backward[layer_of(op_name)] += nanoseconds / scale if "transpose(" in op_name else 0.0
     unnamed = sum(total.pop(name, 0.0) for name in ("", "loop"))
-    layers = [{"layer": name, "ms": ms, "backward_ms": backward[name]} for name, ms in total.most_common()]
+    longest = sorted(total.items(), key=lambda item: -item[1])
+    layers = [{"layer": name, "ms": ms, "backward_ms": backward[name]} for name, ms in longest]
     return Profile(steps, 1e3 * seconds / max(steps, 1), sum(total.values()) + unnamed, layers, unnamed)

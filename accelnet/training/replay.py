@@ -6,6 +6,8 @@ import json
 import linecache
 import math
 import time
+import typing
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -208,9 +210,9 @@ def _examine(
     operand, where = one.train_operand(step, 1, seed), (np.int32(0), np.int32(step))
     numbers = [np.int32(number) for number in range(order.num_microbatches)]
     batches = [jax.device_get(fetch(operand, *where, number, np.uint32(seed))) for number in numbers]
-    rows = None
+    rows, splits = None, typing.cast(Any, experiment.data.splits)
     if experiment.data.stream is None:
-        rows = experiment.data.splits.origin[order.block(range(step, step + 1), seed=seed)[0][0]]
+        rows = splits.origin[order.block(range(step, step + 1), seed=seed)[0][0]]
     if workdir is not None:
         told = replace(told, batch=workdir / BATCH)
         _keep(workdir / BATCH, batches, rows)
@@ -281,7 +283,10 @@ def _keep(path: Path, batches: list[Tree], rows: np.ndarray | None) -> None:
     whole = jax.tree.map(lambda *parts: np.concatenate([_plain(part) for part in parts]), *batches)
     arrays = dict(path_names(whole)) | ({} if rows is None else {"rows": rows.reshape(-1)})
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    with zipfile.ZipFile(file, "w") as archive:  # as np.savez, which takes some names for arguments of its own
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
     write_atomically(path, file.getvalue())
 
 
