@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -192,19 +193,22 @@ def op_times(directory: Path, text: str, others: Collection[str] = ()) -> tuple[
     times: Counter[str] = Counter()
     calls: Counter[str] = Counter()
     module = text.split(None, 2)[1].rstrip(",")
-    for path in directory.rglob("*.xplane.pb"):
-        planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
-        # The host's events of a program on an accelerator are its launches.
-        devices = [plane for plane in planes if plane.name.startswith("/device:")]
-        for plane in devices or planes:
-            for line in plane.lines:
-                for event in line.events:
-                    told = dict(event.stats)
-                    name = str(told.get("hlo_op", "")) if told.get("hlo_module") == module else ""
-                    name = event.name if event.name in others else name
-                    if name:
-                        times[name] += event.duration_ns
-                        calls[name] += 1
+    with warnings.catch_warnings():
+        # Made an error, jaxlib's own warning about its types ends the process.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for path in directory.rglob("*.xplane.pb"):
+            planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+            # The host's events of a program on an accelerator are its launches.
+            devices = [plane for plane in planes if plane.name.startswith("/device:")]
+            for plane in devices or planes:
+                for line in plane.lines:
+                    for event in line.events:
+                        told = dict(event.stats)
+                        name = str(told.get("hlo_op", "")) if told.get("hlo_module") == module else ""
+                        name = event.name if event.name in others else name
+                        if name:
+                            times[name] += event.duration_ns
+                            calls[name] += 1
     return times, calls
 
 
