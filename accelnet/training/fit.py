@@ -14,7 +14,6 @@ from accelnet.arguments import flags, instance, names, number, path, sequence, w
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment, check_experiment
-from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
@@ -26,7 +25,7 @@ from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
 from accelnet.training.profile import Recorder
-from accelnet.training.program import Programs, check_fits, prepare
+from accelnet.training.program import Programs, check_fits, going_on, prepare
 from accelnet.training.progress import Progress
 from accelnet.training.replay import explained
 from accelnet.training.result import make_result
@@ -38,7 +37,7 @@ from accelnet.training.state import TrainState
 from accelnet.training.stored import refitted
 from accelnet.training.timing import Timing
 from accelnet.training.waiting import waited_for_data
-from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
+from accelnet.training.workdir import DiskWorkdir, Workdir
 
 # Between two signs of life of a process there are a chunk of steps, some batches of evaluation, a save.
 HANG_SECONDS = 300.0
@@ -176,7 +175,7 @@ def train_to_end(
         start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
         state = timing.measure("compile", start, np.uint32(experiment.seed))
     else:
-        state = _changed(restored, programs, experiment)
+        state = going_on(restored.state, restored.changed, programs, experiment)
     timing.go_on({} if restored is None else restored.seconds, work.lost_seconds)
     if experiment.order.whole_batches:
         left = experiment.order.num_examples % experiment.order.batch_size
@@ -264,15 +263,6 @@ def evaluate(
         wanted = experiment.data.splits if splits is None else splits
         metrics = {split: loop.evaluate(state, split) for split in wanted}
         return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
-
-
-def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:
-    """Let a changed seed and learning rate (or decay, or momentum) count: the old ones are in the state."""
-    if not set(restored.changed) - {"steps", "epochs"}:
-        return restored.state
-    fresh = programs.init(np.uint32(experiment.seed))
-    opt_state = with_hyperparams(restored.state.opt_state, **hyperparams(fresh.opt_state))
-    return restored.state.replace(opt_state=opt_state, seed=fresh.seed)
 
 
 def _evaluate_at_end(loop: Loop, state: TrainState) -> dict[str, dict[str, Any]]:

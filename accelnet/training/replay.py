@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import linecache
 import math
 import time
 import typing
@@ -25,30 +24,25 @@ from accelnet.data.feed import AbstractFeed, make_feed
 from accelnet.disk import write_atomically
 from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment, check_experiment
-from accelnet.ops.origin import Origin, find_origin
+from accelnet.ops.origin import find_origin
 from accelnet.parallel.layout import ONE_DEVICE, Strategy
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.parallel.rules import path_names
-from accelnet.scopes import layer_of
 from accelnet.terminal import StatusLine, say
 from accelnet.training.checkpoint import Checkpoints, first_line
 from accelnet.training.initial import initial_arrays
-from accelnet.training.program import Programs, prepare
-from accelnet.training.replayed import Replay
+from accelnet.training.program import Programs, going_on, prepare
+from accelnet.training.replayed import Replay, described
 from accelnet.training.rows import with_rows
 from accelnet.training.state import TrainState
 from accelnet.training.step import make_train_step
-from accelnet.training.stored import read_stored, refitted
+from accelnet.training.stored import changed_fields, read_stored, refitted
 from accelnet.training.workdir import Workdir
 
 Tree = Any
 Say = Callable[[str], None]
 
 BATCH, FOUND = "replay.npz", "replay.json"
-_PARTS = {
-    "": "the step", "loss": "the loss", "model": "the model", "input": "the preparation of the data",
-    "augmentation": "the augmentation", "optimizer": "the update", "gradient": "the gradient", "loop": "the step",
-}  # fmt: skip
 _KINDS = ("loss", "gradient", "weights", "norm")
 # Of a message that has to wait for it.
 _MOST_SECONDS, _MOST_COMPILE_SECONDS = 20.0, 30.0
@@ -152,8 +146,9 @@ def search(
 
     def begin() -> TrainState:
         found = None if checkpoints is None else checkpoints.restore(programs.abstract_state)
-        if found is not None:
-            return found[0]
+        if checkpoints is not None and found is not None:
+            changed = changed_fields(Path(checkpoints.workdir), experiment, resume=True, allow_change=True)
+            return going_on(found[0], changed, programs, experiment)
         start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
         return start(np.uint32(experiment.seed))
 
@@ -245,37 +240,7 @@ def _examine(
         return told
     weights = {leaf.shape for leaf in jax.tree.leaves(state.params)}
     names = [f"{'batch' if name[0] == '1' else 'state'} {name[2:]}" for name, _ in path_names(operands)]
-    return _described(replace(told, kind=_KINDS[found[0]]), found[1], names, rows, weights)
-
-
-def _described(told: Replay, origin: Origin, names: list[str], rows: np.ndarray | None, weights: set[Any]) -> Replay:
-    shape = f"{origin.value.dtype}{list(origin.value.shape)}"
-    num_microbatches, size = (1, 0) if rows is None else rows.shape
-    microbatch = origin.trips[0] if num_microbatches > 1 and origin.trips else 0
-    bad = None
-    if origin.operand is not None:
-        if rows is not None and names[origin.operand].startswith("batch"):
-            bad = rows[tuple(origin.positions[:, :2].T)]
-        told = replace(told, made=origin.made, shape=shape, where=names[origin.operand])
-    else:
-        axis = next((axis for axis, length in enumerate(origin.value.shape[:2]) if length == size), None)
-        # Gradients have the shapes of weights, which may be as long as the batch.
-        has_rows = told.kind == "loss" or (told.kind == "gradient" and origin.value.shape not in weights)
-        if rows is not None and axis is not None and has_rows:
-            bad = rows[microbatch, origin.positions[:, axis]]
-        layer = layer_of(origin.scope)
-        told = replace(
-            told, operation=origin.operation, made=origin.made, shape=shape, line=origin.line,
-            source=_source(origin.line), where=_PARTS.get(layer, f"the layer {layer}"),
-            trips=origin.trips[1:] if num_microbatches > 1 else origin.trips,
-            then=origin.then.operation if origin.then else None,
-        )  # fmt: skip
-    return told if bad is None else replace(told, rows=tuple(np.unique(bad).tolist()))
-
-
-def _source(line: str) -> str:
-    file, _, number = line.partition(" (")[0].rpartition(":")
-    return linecache.getline(file, int(number)).strip() if number.isdecimal() else ""
+    return described(replace(told, kind=_KINDS[found[0]]), found[1], names, rows, weights)
 
 
 def _keep(path: Path, batches: list[Tree], rows: np.ndarray | None) -> None:

@@ -1,12 +1,22 @@
 """What the repetition of a failed step showed, in words."""
 
-from dataclasses import asdict, dataclass
+import linecache
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from accelnet.json_file import plain_value
+from accelnet.ops.origin import Origin
+from accelnet.scopes import layer_of
 
 _MOST_ROWS = 10  # in a message
+_PARTS = {
+    "": "the step", "loss": "the loss", "model": "the model", "input": "the preparation of the data",
+    "augmentation": "the augmentation", "optimizer": "the update", "gradient": "the gradient", "loop": "the step",
+}  # fmt: skip
 _BEGINNINGS = {
     "loss": "",
     "gradient": "the loss is finite, and its gradient is not: ",
@@ -107,3 +117,44 @@ class Replay:
         lines += [f"rows       {self._rows}"] if self.rows else []
         lines += [f"batch      {self.batch}"] if self.batch else []
         return "\n".join(lines)
+
+
+def described(
+    told: Replay, origin: Origin, names: Sequence[str], rows: np.ndarray | None, weights: Collection[tuple[int, ...]]
+) -> Replay:
+    """Return what is told of a replay with what was found.
+
+    Args:
+        told: What is known.
+        origin: What made the first number that is not finite.
+        names: Names of the step's operands.
+        rows: Rows of the batch, int [microbatches, examples]; None where they have no numbers.
+        weights: Shapes of the weights.
+    """
+    shape = f"{origin.value.dtype}{list(origin.value.shape)}"
+    num_microbatches, size = (1, 0) if rows is None else rows.shape
+    microbatch = origin.trips[0] if num_microbatches > 1 and origin.trips else 0
+    bad = None
+    if origin.operand is not None:
+        if rows is not None and names[origin.operand].startswith("batch"):
+            bad = rows[tuple(origin.positions[:, :2].T)]
+        told = replace(told, made=origin.made, shape=shape, where=names[origin.operand])
+    else:
+        axis = next((axis for axis, length in enumerate(origin.value.shape[:2]) if length == size), None)
+        # Gradients have the shapes of weights, which may be as long as the batch.
+        has_rows = told.kind == "loss" or (told.kind == "gradient" and origin.value.shape not in weights)
+        if rows is not None and axis is not None and has_rows:
+            bad = rows[microbatch, origin.positions[:, axis]]
+        layer = layer_of(origin.scope)
+        told = replace(
+            told, operation=origin.operation, made=origin.made, shape=shape, line=origin.line,
+            source=_source(origin.line), where=_PARTS.get(layer, f"the layer {layer}"),
+            trips=origin.trips[1:] if num_microbatches > 1 else origin.trips,
+            then=origin.then.operation if origin.then else None,
+        )  # fmt: skip
+    return told if bad is None else replace(told, rows=tuple(np.unique(bad).tolist()))
+
+
+def _source(line: str) -> str:
+    file, _, number = line.partition(" (")[0].rpartition(":")
+    return linecache.getline(file, int(number)).strip() if number.isdecimal() else ""

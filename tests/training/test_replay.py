@@ -131,6 +131,21 @@ def test_a_replay_begins_at_the_last_checkpoint_and_says_where_nothing_goes_wron
     assert "no operation gave a number that is not finite" in repr(healed)
 
 
+def test_a_run_that_goes_on_with_another_rate_is_repeated_with_that_one(tmp_path):
+    an.fit(experiment(steps=7), workdir=tmp_path / "run", progress=False)
+    changed = experiment(optimizer=an.optim.sgd(1e25))
+    with pytest.raises(an.DivergenceError, match=r"at step 8 .*It began here: .* gave -?inf"):
+        an.fit(changed, workdir=tmp_path / "run", resume=True, allow_change=True, progress=False)
+
+
+def test_a_replay_that_takes_long_is_left_to_the_user(tmp_path, monkeypatch):
+    monkeypatch.setattr("accelnet.training.replay._MOST_SECONDS", 0.0)
+    one = experiment(objective=OWN_LOSS, script="toy.py")
+    with pytest.raises(an.DivergenceError, match=r"finds the operation .*, as does `accelnet replay /.*run`$"):
+        an.fit(one, workdir=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "replay.json").exists()
+
+
 SCRIPT = """
 from dataclasses import dataclass
 import jax.numpy as jnp
