@@ -5,7 +5,7 @@ layers themselves are looked at while they are called: what came out, not what w
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -37,10 +37,12 @@ class Watch:
     Attributes:
         train: Whether the call is one of training.
         found: Sentences, each with the path of a layer.
+        paths: Path in the model by a layer's identity; a copy that nnx.scan or its like makes has none.
     """
 
     train: bool
     found: list[str] = field(default_factory=list)
+    paths: Mapping[int, str] = field(default_factory=dict)
 
     def see_dropout(self, path: str, kind: str, rate: Any, dropped: bool) -> None:
         """Note a dropout layer that did not do what its mode asks for."""
@@ -59,13 +61,17 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
-def watched(train: bool) -> Iterator[None]:
+def watched(train: bool, paths: Mapping[int, str] | None = None) -> Iterator[None]:
     """Look at the layers that are called inside.
+
+    Args:
+        train: Whether the call is one of training.
+        paths: Path in the model by a layer's identity, as `watch_layers` returns them.
 
     Raises:
         UserError: at the end, if a layer did not do what its mode asks for.
     """
-    watch = Watch(train)
+    watch = Watch(train, paths=paths or {})
     token = _watch.set(watch)
     try:
         yield
@@ -77,16 +83,18 @@ def watched(train: bool) -> Iterator[None]:
         raise UserError(f"{'; '.join(found[:3])}{more}: {_REMEDY}")
 
 
-def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
+def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> dict[int, str]:
     """Let the layers of an nnx module name their operations, and those with effects report what they do.
 
     These are dropout, attention and batch normalization. Statistics of layers among the frozen parameters may stay. The
     module must be a copy that is thrown away.
+
+    Returns:
+        The path of each layer by its identity; not every class takes an attribute that is not its own.
     """
     layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
     intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
     for path, layer in layers:
-        setattr(layer, _PATH, path)
         # A class that does something when it gets a subclass must not get one here.
         if callable(layer) and type(layer).__init_subclass__.__func__ is nnx.Module.__init_subclass__.__func__:
             intercept_calls(layer, _name)
@@ -96,6 +104,8 @@ def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
         if isinstance(layer, nnx.BatchNorm) and is_frozen(path, frozen):
             continue
         intercept_calls(layer, _report)
+        setattr(layer, _PATH, path or "the model")
+    return {id(layer): path for path, layer in layers}
 
 
 def intercept_calls(module: nnx.Module, interceptor: Interceptor) -> None:
@@ -127,13 +137,14 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
 
 
 def _name(layer: Any, run: Callable[[], Any], _args: Any, _kwargs: Any) -> Any:
-    with layer_scope(layer, getattr(layer, _PATH, "")):
+    watch = _watch.get()
+    with layer_scope(layer, "" if watch is None else watch.paths.get(id(layer), "")):
         return run()
 
 
 def _report(layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
     watch = _watch.get()
-    return run() if watch is None else _see(watch, getattr(layer, _PATH) or "the model", layer, run, args, kwargs)
+    return run() if watch is None else _see(watch, getattr(layer, _PATH), layer, run, args, kwargs)
 
 
 def _see(watch: Watch, path: str, layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
