@@ -1,8 +1,10 @@
 """accelnet: train Flax models on whatever XLA compiles for, and know what they will do before you rent it."""
 
-from accelnet.interruption import ending_at_once as _ending_at_once
+from typing import TYPE_CHECKING
 
-with _ending_at_once():
+from accelnet.lazy import lazy_names as _lazy_names
+
+if TYPE_CHECKING:
     from accelnet import cluster as cluster
     from accelnet import data as data
     from accelnet import models as models
@@ -16,7 +18,7 @@ with _ending_at_once():
     from accelnet.artifact.model import Model as Model
     from accelnet.artifact.prediction import Prediction as Prediction
     from accelnet.choosing.cross_validate import cross_validate as cross_validate
-    from accelnet.cli import main as main
+    from accelnet.cli.entry import main as main
     from accelnet.compressing.compress import compress as compress
     from accelnet.errors import DivergenceError as DivergenceError
     from accelnet.errors import Interrupted as Interrupted
@@ -40,3 +42,31 @@ with _ending_at_once():
     from accelnet.training.run import Run as Run
     from accelnet.training.verify import verify as verify
     from accelnet.version import __version__ as __version__
+
+# The same once more for who runs and does not check: importing all of it takes jax, Flax and over a second.
+_HOMES = {
+    "accelnet": ("cluster", "data", "models", "objectives", "ops", "optim", "runtime", "tracking"),
+    "accelnet.artifact.load": ("load", "refresh"),
+    "accelnet.artifact.model": ("Model",),
+    "accelnet.artifact.prediction": ("Prediction",),
+    "accelnet.choosing.cross_validate": ("cross_validate",),
+    "accelnet.cli.entry": ("main",),
+    "accelnet.compressing.compress": ("compress",),
+    "accelnet.errors": (
+        "DivergenceError", "Interrupted", "LostProcessError", "PreemptedError", "UserCodeError", "UserError",
+    ),
+    "accelnet.evaluating.assess": ("assess",),
+    "accelnet.experiment": ("Experiment",),
+    "accelnet.exporting.export": ("export",),
+    "accelnet.exporting.exported": ("Exported",),
+    "accelnet.planning.plan": ("plan",),
+    "accelnet.training.events": ("EarlyStopping", "Event", "Every"),
+    "accelnet.training.fit": ("evaluate", "fit"),
+    "accelnet.training.initial": ("Initial",),
+    "accelnet.training.replay": ("replay",),
+    "accelnet.training.replayed": ("Replay",),
+    "accelnet.training.run": ("Run",),
+    "accelnet.training.verify": ("verify",),
+    "accelnet.version": ("__version__",),
+}  # fmt: skip
+__getattr__, __dir__, __all__ = _lazy_names(__name__, _HOMES)

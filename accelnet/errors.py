@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from accelnet.terminal import visible
+from accelnet.characters import visible
 
 # Their frames do not help to find a mistake in a user's function.
 _LIBRARIES = frozenset((

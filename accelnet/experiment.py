@@ -1,34 +1,28 @@
 """Experiment: what is trained, on what, with what, for how long."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import jax
-import jax.numpy as jnp
-import optax
-
-from accelnet import objectives
-from accelnet.arguments import instance, integer, sequence
-from accelnet.data.dataset import Data
-from accelnet.data.order import Order
 from accelnet.errors import UserError
-from accelnet.fingerprint import fingerprint
-from accelnet.models.adapter import adapt, check_model
-from accelnet.models.compressed import Compressed
-from accelnet.models.precision import Precision
-from accelnet.models.pure import PureModel
-from accelnet.objectives.checks import check_outputs
-from accelnet.objectives.objective import Objective
-from accelnet.optim import adapt_optimizer, uses_progress
-from accelnet.parallel.rules import ModelRule, Rule
-from accelnet.signature import name_of
-from accelnet.training.events import EarlyStopping, Event, Every
-from accelnet.training.padding import couples_padding, sample_batch
-from accelnet.training.settings import MOST_STEPS, Remat, check_settings
+
+# Every script's annotation names the class, for `--help` too: what it needs is imported when one is made.
+if TYPE_CHECKING:
+    import jax
+    import optax
+
+    from accelnet.data.dataset import Data
+    from accelnet.data.order import Order
+    from accelnet.models.precision import Precision
+    from accelnet.models.pure import PureModel
+    from accelnet.parallel.rules import Rule
+    from accelnet.training.events import EarlyStopping, Event, Every
+    from accelnet.training.settings import Remat
 
 # Evaluation keeps no activations for a backward pass, so small training batches may be evaluated in larger ones.
 _MIN_EVAL_BATCH_SIZE = 256
@@ -129,6 +123,12 @@ class Experiment:
     script: str = ""
 
     def __post_init__(self) -> None:
+        from accelnet import objectives
+        from accelnet.arguments import integer, sequence
+        from accelnet.models.adapter import check_model
+        from accelnet.objectives.objective import Objective
+        from accelnet.training.settings import MOST_STEPS, check_settings
+
         if not isinstance(self.objective, Objective) and callable(self.objective):
             if self.objective in vars(objectives).values():
                 name = self.objective.__name__
@@ -144,6 +144,8 @@ class Experiment:
             integer(f"the number of steps of {self.epochs:g} epochs", steps, high=MOST_STEPS)
 
     def __repr__(self) -> str:
+        from accelnet.signature import name_of
+
         rows = ", ".join(f"{split} {self.data.num_examples(split):,}" for split in self.data.splits)
         metrics = [name for name in self.objective.metrics if name != "loss"]
         lines = [
@@ -164,27 +166,27 @@ class Experiment:
 
     @cached_property
     def _padded_order(self) -> Order:
-        rows = self.data.splits["train"]
-        full = self.batch_size == "full"
-        batch_size = len(rows) if isinstance(self.batch_size, str) else self.batch_size
-        microbatch_size = self.microbatch_size or (min(batch_size, 1024) if full else batch_size)
-        if microbatch_size > batch_size:
-            raise UserError(
-                f"microbatch_size {microbatch_size} is larger than batch_size {batch_size}: take at most the batch size"
-            )
-        return Order(len(rows), batch_size, microbatch_size, rows.start, tickets=self.data.tickets)
+        from accelnet.data.order import order_of
+
+        return order_of(self.data.splits["train"], self.batch_size, self.microbatch_size, self.data.tickets)
 
     @cached_property
     def couples_padding(self) -> bool:
         """Whether padding cannot be taken out of the loss, as `accelnet.training.padding` finds it."""
+        from accelnet.training.padding import couples_padding
+
         return couples_padding(self.data, self.objective, lambda: self.pure_model)
 
     def sample_inputs(self) -> Any:
         """Return one example of prepared inputs, zeros [1, ...]; only shapes and dtypes matter."""
+        from accelnet.training.padding import sample_batch
+
         return sample_batch(self.data, 1)["inputs"]
 
     def check_outputs(self, outputs: Any, batch: Any) -> None:
         """Refuse outputs and targets that do not suit the task, by their shapes and the data's ranges."""
+        from accelnet.objectives.checks import check_outputs
+
         check_outputs(
             self.objective,
             outputs,
@@ -201,11 +203,15 @@ class Experiment:
     @cached_property
     def pure_model(self) -> PureModel:
         """The model as pure functions."""
+        from accelnet.models.adapter import adapt
+
         return adapt(self.model, frozen=self.frozen)
 
     @cached_property
     def transformation(self) -> optax.GradientTransformationExtraArgs:
         """The optimizer as the step calls it."""
+        from accelnet.optim import adapt_optimizer
+
         return adapt_optimizer(self.optimizer)
 
     @property
@@ -216,6 +222,10 @@ class Experiment:
     @cached_property
     def follows_progress(self) -> bool:
         """Whether the optimizer's updates depend on the length of the run."""
+        import jax
+
+        from accelnet.optim import uses_progress
+
         key = jax.random.key(0)
         params, _ = jax.eval_shape(lambda: self.pure_model.init(key, self.sample_inputs()))
         return uses_progress(self.optimizer, params)
@@ -223,11 +233,15 @@ class Experiment:
     @cached_property
     def placement_rules(self) -> tuple[Rule, ...]:
         """The user's sharding rules, and then those that the model brings along."""
+        from accelnet.parallel.rules import ModelRule
+
         own = self.pure_model.rules(self.sample_inputs())
         return (*self.sharding_rules, *(ModelRule(pattern, spec) for pattern, spec in own))
 
     def progress(self, step: Any) -> jax.Array:
         """Return the share of the run that is done after a number of updates, float32."""
+        import jax.numpy as jnp
+
         return jnp.asarray(step, jnp.float32) / self.total_steps
 
     @cached_property
@@ -244,10 +258,8 @@ class Experiment:
     @property
     def total_steps(self) -> int:
         """Updates of the whole run."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return max(1, math.ceil(self.epochs * self.order.steps_per_epoch))
+        epochs = self.epochs or 0.0  # one of both is given
+        return self.steps or max(1, math.ceil(epochs * self.order.steps_per_epoch))
 
     @property
     def resolved_eval_batch_size(self) -> int:
@@ -259,6 +271,9 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """Return what makes this run this run, as JSON values: compared when a run is resumed."""
+        from accelnet.fingerprint import fingerprint
+        from accelnet.models.compressed import Compressed
+
         small = {"compression": self.model.compression.as_json()} if isinstance(self.model, Compressed) else {}
         parts = {"model": self.model, "optimizer": self.optimizer, "objective": self.objective, "frozen": self.frozen}
         return {
@@ -273,17 +288,13 @@ class Experiment:
             **small,
         } | {name: value for name, value in self.config.items() if name not in ("batch_size", "steps", "seed")}
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Settings that every experiment has, for other tools' tables."""
-        own = {"batch_size": self.order.batch_size, "steps": self.total_steps}
-        return {**own, "seed": self.seed, "precision": self.precision}
-
-    def replace(self, **changes: Any) -> "Experiment":
+    def replace(self, **changes: Any) -> Experiment:
         """Return a copy with other values, validated anew."""
         return dataclasses.replace(self, **changes)
 
 
 def check_experiment(value: Any) -> Experiment:
     """Return an `Experiment`; another thing, such as the function that makes it, raises `UserError`."""
+    from accelnet.arguments import instance
+
     return instance("experiment", value, Experiment, "an Experiment, which a script's function makes of its Config")

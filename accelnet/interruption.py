@@ -8,13 +8,16 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from accelnet.runtime import prepare
+
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
     """End the process at SIGTERM with code 4 and at Ctrl-C with code 130, while a script imports what it needs.
 
     An exception would not do: it is lost, or made into another one, where it meets a C extension that is just loaded.
-    Nothing is changed in a notebook, outside the main thread, and where somebody else handles these signals.
+    Nothing is changed in a notebook, outside the main thread, where somebody else handles these signals, and once this
+    process has begun to train.
 
     Example:
         >>> with ending_at_once():
@@ -22,7 +25,8 @@ def ending_at_once() -> Iterator[None]:
     """
     # A notebook or a prompt goes on after an interrupt.
     is_script = hasattr(sys.modules.get("__main__"), "__file__") and not sys.flags.interactive
-    if not is_script or threading.current_thread() is not threading.main_thread():
+    began = prepare.cache_info().currsize > 0
+    if not is_script or began or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {}

@@ -12,55 +12,21 @@ import contextlib
 import errno
 import functools
 import os
-import re
 import shutil
 import sys
+import textwrap
 import time
 import traceback
-import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
+
+from accelnet.characters import drawn, encodable, visible
+from accelnet.narrow_tables import narrowed
 
 # There is no reader: the pipe's other end, the terminal or the descriptor is gone.
 _UNREAD = (errno.EPIPE, errno.EIO, errno.EBADF)
 _RENEW = "\r\033[K"  # back to the start of the line, and wipe it
-# Control characters but for lines and tabs, halves of characters, separators of lines and paragraphs; embeddings and
-# overrides of the writing direction, which make text read as another one.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2028-\u202e\u2066-\u2069]")
-# What draws colours and progress bars: a colour, a move, a wiped line, the cursor hidden and shown.
-_DRAWING = re.compile(r"(\x1b\[(?:[0-9;]*[ABCDGKm]|\?25[hl])|[\r\b])")
-_PLAIN = {
-    "─": "-", "━": "-", "═": "=", "│": "|", "┃": "|", "║": "|", "╭": "+", "╮": "+", "╯": "+", "╰": "+", "┌": "+",
-    "┐": "+", "└": "+", "┘": "+", "├": "+", "┤": "+", "╸": "-", "╺": "-", "█": "#", "•": "*", "·": "*", "×": "x",
-    "µ": "u", "μ": "u", "–": "-", "—": "-", "−": "-", "→": "->", "≤": "<=", "≥": ">=", "±": "+-", "≈": "~",
-    "√": "sqrt", "‘": "'", "’": "'", "“": '"', "”": '"', "✓": "*", "ß": "ss", "€": "EUR",
-}  # fmt: skip
-
-
-def visible(text: str) -> str:
-    r"""Escape every character that could steer a terminal; lines and tabs stay.
-
-    Example:
-        >>> print(visible("loss \x1b[31mred\r \u202e"))
-        loss \x1b[31mred\r \u202e
-    """
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
-def encodable(text: str, encoding: str | None) -> str:
-    """Return text with plain replacements for the characters that an encoding lacks.
-
-    Example:
-        >>> encodable("3 × 4 µs ─ é ☃", "ascii"), encodable("3 × 4 µs ─ é ☃", "latin-1")
-        ('3 x 4 us - e ?', '3 × 4 µs - é ?')
-    """
-    encoding = encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return "".join(_encodable_character(character, encoding) for character in text)
-    return text
 
 
 class Stream:
@@ -108,7 +74,7 @@ class Stream:
 
     def write(self, text: str) -> int:
         """Write text, with plain replacements for the characters that the encoding lacks; return its length."""
-        self._guarded("write", encodable(_drawn(text), self.encoding))
+        self._guarded("write", encodable(drawn(text), self.encoding))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -169,12 +135,41 @@ def show(text: object = "") -> None:
     _OUTPUT.write(visible(str(text)) + "\n")
 
 
-def rendered(renderable: Any, width: int = 100) -> str:
+def columns(elsewhere: int = 100) -> int:
+    """Return the width of what is shown: $COLUMNS, or else the terminal's.
+
+    Args:
+        elsewhere: Width of a file or a pipe.
+
+    Example:
+        >>> columns() >= 40
+        True
+    """
+    asked = os.environ.get("COLUMNS", "")
+    known = int(asked) if asked.isdecimal() else 0
+    return max(known or (_OUTPUT.columns if _OUTPUT.isatty() else elsewhere), 40)
+
+
+def folded(text: str) -> str:
+    """Return prose in lines as wide as the terminal, and of at most 100 characters.
+
+    Example:
+        >>> folded("a b")
+        'a b'
+    """
+    return "\n".join(textwrap.fill(line, min(columns(), 100), break_on_hyphens=False) for line in text.splitlines())
+
+
+def rendered(renderable: Any, width: int = 100, *, drop: Sequence[str] = (), folds: bool = False) -> str:
     """Return a table of rich as text without empty lines. What looks like markup in it is text.
+
+    A table that is wider than the terminal loses columns, and its last line names them; no row is folded.
 
     Args:
         renderable: Object that rich can draw.
-        width: Width in characters.
+        width: Width in a file or a pipe, where there is no terminal.
+        drop: Headers of the columns that go first. After these the last goes first, and the first column stays.
+        folds: Whether long cells are folded instead: for prose.
 
     Example:
         >>> from rich.table import Table
@@ -186,14 +181,20 @@ def rendered(renderable: Any, width: int = 100) -> str:
     import io
 
     from rich.console import Console
+    from rich.table import Table
 
     console = Console(
-        file=io.StringIO(), width=width, color_system=None, legacy_windows=False, markup=False, emoji=False,
+        file=io.StringIO(), width=columns(width), color_system=None, legacy_windows=False, markup=False, emoji=False,
         highlight=False,
     )  # fmt: skip
+    gone: list[str] = []
+    if isinstance(renderable, Table) and not folds:
+        renderable, gone = narrowed(renderable, console, drop)
     with console.capture() as capture:
         console.print(renderable)
-    return "\n".join(line.rstrip() for line in visible(capture.get()).splitlines() if line.strip())
+    lines = [line.rstrip() for line in visible(capture.get()).splitlines() if line.strip()]
+    note = f"left out at {console.width} columns: {'; '.join(filter(None, gone))}" if gone else ""
+    return "\n".join([*lines, *textwrap.wrap(note, console.width, subsequent_indent="  ")])
 
 
 class StatusLine:
@@ -264,17 +265,6 @@ def say_uncaught(kind: type[BaseException], error: BaseException, trace: Traceba
         >>> say_uncaught(KeyError, KeyError("a"), None)
     """
     say("".join(traceback.format_exception(kind, error, trace)), end="")
-
-
-def _drawn(text: str) -> str:
-    """Escape what could steer a terminal, but for what draws."""
-    return "".join(part if number % 2 else visible(part) for number, part in enumerate(_DRAWING.split(text)))
-
-
-def _encodable_character(character: str, encoding: str) -> str:
-    candidates = (character, _PLAIN.get(character, ""), unicodedata.normalize("NFKD", character))
-    found = (candidate.encode(encoding, "ignore").decode(encoding) for candidate in candidates)
-    return next(filter(None, found), "?")
 
 
 def _drop(stream: Any) -> None:

@@ -14,7 +14,6 @@ from typing import Literal
 import optax
 
 import accelnet as an
-from accelnet.evaluating.text import continuation
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,10 @@ def experiment(config: Config) -> an.Experiment:
     )
 
 
-def sample(run: an.Run) -> str:
+def sample(run: "an.Run") -> str:
     """Let the model go on from the beginning of the test text."""
+    from accelnet.evaluating.text import continuation
+
     drawn = continuation(run, 400, seed=run.experiment.seed)
     return f"{drawn['beginning']}|{drawn['text']}"
 

@@ -3,9 +3,10 @@
 python scripts/bench_core.py [--rounds 7]
 
 Prints a table: the overhead of a training step against a hand-written jitted loop of the same step (they take
-turns; the median of paired ratios and its range), the XOR experiment's microseconds per step, what `import accelnet`
-adds to importing jax and flax, the time to the first step of a first and of a second run, and the share of the time
-and the memory that streaming takes on Fashion-MNIST.
+turns; the median of paired ratios and its range), the XOR experiment's microseconds per step, what importing all of
+accelnet that a training needs adds to importing jax and flax, the time to the first step of a first and of a second
+run, that to the first prediction of a model that is loaded from its file, and the share of the time and the memory that
+streaming takes on Fashion-MNIST.
 """
 
 import argparse
@@ -107,15 +108,16 @@ def xor_step(rounds: int, steps: int = 200_000) -> str:
 
 
 def import_time(rounds: int) -> str:
-    """Time what `import accelnet` adds."""
+    """Time what importing accelnet, with all that a training needs, adds."""
 
     def run(code: str) -> float:
         return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=ROOT).stdout)
 
     clock = "import time; start = time.perf_counter();"
     say = "print(time.perf_counter() - start)"
-    run(f"{clock} import accelnet; {say}")  # compiles the bytecode
-    added = [run(f"import jax, flax, flax.linen, flax.nnx; {clock} import accelnet; {say}") for _ in range(rounds)]
+    used = "import accelnet as an; an.fit, an.main, an.Experiment, an.data, an.models, an.objectives, an.optim;"
+    run(f"{clock} {used} {say}")  # compiles the bytecode
+    added = [run(f"import jax, flax, flax.linen, flax.nnx; {clock} {used} {say}") for _ in range(rounds)]
     return f"{statistics.median(added):.2f} s ({min(added):.2f} to {max(added):.2f})"
 
 
@@ -144,6 +146,25 @@ def first_step(rounds: int) -> str:
             pairs.append([float(run.stdout.split()[-1]) for run in runs])
     first, second = (statistics.median(times) for times in zip(*pairs, strict=True))
     return f"first run {first:.1f} s, second {second:.1f} s: {second / first:.0%}"
+
+
+def first_prediction(rounds: int) -> str:
+    """Time from the start of a process to the first prediction of a CNN in an artifact."""
+    module = importlib.import_module("digits_cnn")
+    made = module.experiment(module.Config()).replace(epochs=None, steps=1)
+    code = (
+        "import time; start = time.perf_counter(); import sys, numpy, accelnet as an;"
+        "an.load(sys.argv[1]).predict(numpy.zeros((1, 8, 8, 1), numpy.float32)); print(time.perf_counter() - start)"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "model.accelnet")
+        an.fit(made, progress=False).save(path)
+        command = [sys.executable, "-c", code, path]
+        times = [
+            float(subprocess.run(command, capture_output=True, check=True, cwd=ROOT).stdout) for _ in range(rounds + 1)
+        ]
+    # The first one fills the cache of compiled programs.
+    return f"{statistics.median(times[1:]):.2f} s ({min(times[1:]):.2f} to {max(times[1:]):.2f})"
 
 
 def streaming(epochs: float = 1.0) -> str:
@@ -181,12 +202,13 @@ def main() -> None:
     measurements = (
         ("overhead of a step", lambda: overhead(rounds)),
         ("XOR step", lambda: xor_step(rounds)),
-        ("import accelnet", lambda: import_time(rounds)),
+        ("importing accelnet", lambda: import_time(rounds)),
         ("first step of digits_cnn", lambda: first_step(rounds)),
+        ("first prediction of a file", lambda: first_prediction(rounds)),
         ("streaming Fashion-MNIST", streaming),
     )
     for name, measure in measurements:
-        print(f"{name:26}{measure()}", flush=True)
+        print(f"{name:28}{measure()}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,9 @@ import pytest
 
 from accelnet.training import program, workdir
 from tests.forks import Forks
+
+# A process of pytest-xdist has the width of the terminal that started it; tests that want one say which.
+os.environ.pop("COLUMNS", None)
 
 # What happens on the host between two calls of a program, and what is recorded there.
 _ON_THE_HOST = {

@@ -19,7 +19,8 @@ import jax
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 # What a training imports on its way.
 MODULES = (
-    "accelnet.cli.entry", "accelnet.cli.verbs", "accelnet.cluster", "accelnet.planning.utilization",
+    "accelnet.cli.entry", "accelnet.cli.verbs", "accelnet.cluster.agreement", "accelnet.cluster.join",
+    "accelnet.planning.utilization",
     "accelnet.training.fit", "matplotlib.backends.backend_agg", "matplotlib.figure", "orbax.checkpoint",
     "tensorboardX.event_file_writer", "tests.training.conftest", "tyro.extras",
 )  # fmt: skip

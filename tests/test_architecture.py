@@ -1,6 +1,7 @@
 """Rules of the house that hold between modules: who may import whom, and what nobody may use."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,20 +14,23 @@ PACKAGE = ROOT / "accelnet"
 
 # A room may import itself and the rooms named here.
 _GROUND = {
-    "errors", "wording", "arguments", "signature", "fingerprint", "terminal", "disk", "cache", "json_file", "runtime",
-    "scopes", "hlo", "packages",
+    "characters", "narrow_tables", "errors", "wording", "arguments", "signature", "fingerprint", "terminal", "disk",
+    "cache", "json_file", "runtime", "scopes", "hlo", "packages", "interruption", "lazy",
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"artifact", "training", "experiment"}
 _VERBS = {"planning", "evaluating", "populations", "exporting", "choosing", "compressing"}
 MAY_IMPORT = {
-    "interruption": set(),
-    "errors": {"terminal"},
+    "characters": set(),
+    "narrow_tables": set(),
+    "interruption": {"runtime"},
+    "lazy": {"interruption"},
+    "errors": {"characters"},
     "wording": set(),
     "arguments": {"errors", "wording"},
     "signature": {"errors"},
     "fingerprint": set(),
-    "terminal": set(),
+    "terminal": {"characters", "narrow_tables"},
     "disk": {"errors"},
     "cache": {"disk", "terminal"},
     "json_file": {"errors", "wording"},
@@ -56,7 +60,7 @@ MAY_IMPORT = {
     "__main__": {"cli"},
     "version": set(),
     "cli": _TRAINING | _VERBS | {"cluster", "report", "tracking", "serving"},
-    "__init__": _TRAINING | _VERBS | {"version", "interruption", "tracking", "cluster", "cli"},
+    "__init__": _TRAINING | _VERBS | {"version", "lazy", "tracking", "cluster", "cli"},
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 FORBIDDEN_IMPORTS = {"pickle", "cloudpickle", "dill", "marshal", "shelve"}
@@ -211,18 +215,41 @@ def test_a_safe_use_is_not_called_unsafe():
     assert unsafe_uses("model.eval()\nnp.load(path, allow_pickle=False)\n") == []
 
 
-def test_the_package_itself_holds_public_names_and_nothing_else():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    # All other imports stand in a block in which signals end the process in a line.
-    docstring, guard, block = tree.body
-    assert isinstance(docstring, ast.Expr) and isinstance(block, ast.With)
-    assert ast.unparse(guard) == "from accelnet.interruption import ending_at_once as _ending_at_once"
-    assert ast.unparse(block).startswith("with _ending_at_once():")
+@pytest.mark.parametrize("package", ["accelnet", "accelnet.cluster"])
+def test_a_lazy_package_holds_public_names_and_nothing_else_and_both_lists_of_them_agree(package):
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text())
+    (block,) = (one for one in tree.body if isinstance(one, ast.If))
+    assert ast.unparse(block.test) == "TYPE_CHECKING"
+    told: dict[str, list[str]] = {}
     for statement in block.body:
-        assert isinstance(statement, ast.Import | ast.ImportFrom | ast.Assign), ast.unparse(statement)
-        if isinstance(statement, ast.ImportFrom):
-            unexported = [alias.name for alias in statement.names if alias.asname != alias.name]
-            assert unexported == [], f"line {statement.lineno}: write `import X as X`"
+        assert isinstance(statement, ast.ImportFrom), ast.unparse(statement)
+        for alias in statement.names:
+            assert alias.asname == alias.name, f"line {statement.lineno}: write `import X as X`"
+            told.setdefault(statement.module, []).append(alias.name)
+    assert {home: sorted(names) for home, names in module._HOMES.items()} == {
+        home: sorted(names) for home, names in told.items()
+    }
+    imported = {name for one in tree.body if isinstance(one, ast.ImportFrom) for name, _ in imported_names(one)}
+    assert imported == {"typing.TYPE_CHECKING", "accelnet.lazy.lazy_names"}, "all others belong into the block"
+    names = [name for each in told.values() for name in each]
+    assert set(names) <= set(dir(module)) and sorted(names) == sorted(module.__all__)
+    assert all(getattr(module, name) is not None for name in names)
+    with pytest.raises(AttributeError, match=rf"module '{package}' has no attribute 'no_such_name'"):
+        _ = module.no_such_name
+
+
+@pytest.mark.parametrize(
+    "args", [["-m", "accelnet"], ["-m", "accelnet", "launch"], ["experiments/digits_cnn.py", "tune"]]
+)
+def test_help_imports_no_library_that_computes_and_fits_a_screen(args):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *args, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "usage: " in done.stdout and len(done.stdout.splitlines()) <= 40
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "accelnet.cli.entry" in imported
+    assert imported & ({"jax", "flax", "optax", "numpy", "scipy", *HEAVY} - {"tyro"}) == set()
 
 
 def test_importing_touches_no_device_and_nothing_heavy():
@@ -231,6 +258,8 @@ import sys
 import jax, flax.linen, flax.nnx, optax
 before = set(sys.modules)
 import accelnet
+for name in dir(accelnet):
+    getattr(accelnet, name)
 from jax._src import xla_bridge
 heavy = [name for name in {HEAVY!r} if name in set(sys.modules) - before]
 print(heavy, xla_bridge.backends_are_initialized())

@@ -20,6 +20,7 @@ class Finder(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Finder())
 before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
 import accelnet
+accelnet.data
 assert kept and [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
 """
 

@@ -8,9 +8,10 @@ import unicodedata
 
 import pytest
 
-from accelnet import terminal
+from accelnet import characters, terminal
+from accelnet.characters import encodable, visible
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserCodeError, UserError
-from accelnet.terminal import StatusLine, Stream, encodable, guarded_streams, rendered, say, show, visible
+from accelnet.terminal import StatusLine, Stream, guarded_streams, rendered, say, show
 from accelnet.training.position import Position
 from accelnet.training.progress import BarProgress, LineProgress
 
@@ -112,7 +113,7 @@ def test_every_character_that_steers_is_known_and_no_other():
         return character not in "\n\t" and (special or unicodedata.bidirectional(character) in directions)
 
     every = [chr(number) for number in range(sys.maxunicode + 1)]
-    assert [c for c in every if terminal._STEERING.match(c)] == [c for c in every if steers(c)]
+    assert [c for c in every if characters._STEERING.match(c)] == [c for c in every if steers(c)]
 
 
 def test_of_what_a_library_or_a_script_prints_only_what_draws_reaches_the_terminal(monkeypatch):

@@ -5,7 +5,7 @@ from typing import Any
 
 from accelnet.artifact.outputs import OUTPUTS
 from accelnet.artifact.schema import input_words
-from accelnet.terminal import visible
+from accelnet.characters import visible
 
 _GIVEN = {
     "classes": "logits of classes, their probabilities, and the likeliest class",

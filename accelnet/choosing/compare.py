@@ -24,8 +24,8 @@ from accelnet.ops.flops import count_jaxpr_flops
 from accelnet.populations.members import Member, check_field, grid
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
-from accelnet.terminal import StatusLine
 from accelnet.training.flops import trace_step
+from accelnet.training.progress import Part, Progress, make_progress
 from accelnet.training.record import write_report
 from accelnet.training.writable import check_workdir
 
@@ -79,29 +79,28 @@ def compare(
     examples = {one.name: without_test(one.function)(one.config) for one in candidates}
     first = examples[candidates[0].name]
     metric = first.best_metric if metric is None else metric
-    lower, say = _direction(examples, metric), StatusLine(progress)
+    lower = _direction(examples, metric)
     split = "validation" if first.data.num_examples("validation") else "train"
-    study = _Study(metric, split, lower, workdir, progress)
+    total = sum(one.total_steps for one in examples.values()) * (len(rates) * tuning_seeds + seeds)
+    if candidates[0].function(candidates[0].config).data.num_examples("test"):
+        total += first.total_steps * seeds  # of the winner, who is not known yet
     tuned: dict[str, dict[str, Any]] = {}
     runs: dict[str, PopulationRun] = {}
-    for one in candidates:
-        say(f"{one.name}: {len(rates)} learning rates, {tuning_seeds} seeds each")
-        tuned[one.name] = study.tune(one, rates, tuning_seeds)
-        rate = tuned[one.name]["learning_rate"]
-        say(f"{one.name}: {seeds} seeds at a learning rate of {rate:g}")
-        runs[one.name] = study.train(_at(one, rate), "seeds", grid(range(seeds)))
-    finals = study.finals(runs)
-    comparisons = compare_paired(finals, lower_is_better=lower, alpha=alpha)
-    winner = (min if lower else max)(finals, key=lambda name: finals[name].mean())
-    goal = common_target(runs, metric, lower) if target is None else target
-    described = []
-    for one in candidates:
-        say(f"{one.name}: parameters, FLOPs, latency and time of a step")
-        described.append(study.describe(one, tuned[one.name], runs[one.name], finals[one.name], goal))
-    say(f"{winner}: the test split")
-    best = next(one for one in candidates if one.name == winner)
-    test = study.test(_at(best, tuned[winner]["learning_rate"]), seeds)
-    say.close()
+    with make_progress(f"compare {', '.join(examples)}", total, show=progress) as display:
+        study = _Study(metric, split, lower, workdir, display, total)
+        for one in candidates:
+            tuned[one.name] = study.tune(one, rates, tuning_seeds)
+            rate = tuned[one.name]["learning_rate"]
+            display.note(f"{one.name}: of {len(rates)} learning rates {rate:g} is best; {seeds} seeds with it")
+            runs[one.name] = study.train(_at(one, rate), "seeds", grid(range(seeds)))
+        finals = study.finals(runs)
+        comparisons = compare_paired(finals, lower_is_better=lower, alpha=alpha)
+        winner = (min if lower else max)(finals, key=lambda name: finals[name].mean())
+        goal = common_target(runs, metric, lower) if target is None else target
+        display.note("parameters, FLOPs, latency and time of a step of each")
+        described = [study.describe(one, tuned[one.name], runs[one.name], finals[one.name], goal) for one in candidates]
+        best = next(one for one in candidates if one.name == winner)
+        test = study.test(_at(best, tuned[winner]["learning_rate"]), seeds)
     values = plain_value({
         "experiment": first.name, "metric": metric, "split": split, "lower_is_better": lower, "seeds": seeds,
         "alpha": alpha, "target": goal, "tuning": {"rates": list(rates), "seeds": tuning_seeds},
@@ -152,15 +151,17 @@ def _at(one: Candidate, rate: float) -> Candidate:
     return dataclasses.replace(one, config=dataclasses.replace(one.config, learning_rate=rate))
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Study:
-    """How candidates are trained and measured."""
+    """How candidates are trained and measured; `done` of all steps are behind."""
 
     metric: str
     split: str
     lower: bool
     workdir: str | Path | None
-    progress: bool
+    display: Progress
+    total: int
+    done: int = 0
 
     def train(
         self,
@@ -176,7 +177,9 @@ class _Study:
         name = quote(one.name, safe="=,+ ").replace("%", "@")
         folder = None if self.workdir is None else Path(self.workdir) / name / part
         population = Population(function, one.config, members, splits=splits, evaluations=evaluations)
-        return population.train(workdir=folder, progress=self.progress)
+        run = population.train(workdir=folder, progress=Part(self.display, min(self.done, self.total)))
+        self.done += len(members) * int(run.steps[-1])
+        return run
 
     def tune(self, one: Candidate, rates: Sequence[float], num_seeds: int) -> dict[str, Any]:
         """Choose the learning rate with the best mean after full trainings."""

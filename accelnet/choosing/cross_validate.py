@@ -25,7 +25,7 @@ from accelnet.terminal import say
 from accelnet.training.fit import HANG_SECONDS, train_to_end
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.program import Programs, check_fits, prepare
-from accelnet.training.progress import Progress, make_progress
+from accelnet.training.progress import Part, Progress, make_progress
 from accelnet.training.timing import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 from accelnet.training.writable import check_workdir
@@ -102,8 +102,7 @@ def cross_validate(
         display = make_progress(experiment.name, first.total_steps * len(folds), show=progress)
         stack.callback(display.close)
         for number in range(len(file.folds), len(folds)):
-            part = _Part(display, number, first.total_steps)
-            file.folds.append(_train(experiment, shared, number, directory, hosts, part))
+            file.folds.append(_train(experiment, shared, number, directory, hosts, display))
             file.write()
     result = make_cross_validation(experiment.name, file.folds, shared.compiles)
     file.write(result)
@@ -118,19 +117,19 @@ def _of_fold(experiment: Experiment, fold: Data) -> Experiment:
 
 
 def _train(
-    experiment: Experiment, shared: "_Shared", number: int, directory: Path | None, hosts: Hosts, display: "_Part"
+    experiment: Experiment, shared: "_Shared", number: int, directory: Path | None, hosts: Hosts, display: Progress
 ) -> dict[str, Any]:
     """Train and evaluate one fold, and return JSON values."""
     timing = Timing()
     of_fold = _of_fold(experiment, shared.folds[number])
     feed, programs = shared.programs(of_fold, number)
-    display.num_steps = of_fold.total_steps
+    part = Part(display, number * shared.share, shared.share / of_fold.total_steps)
     work = Workdir(of_fold)
     if directory is not None:
         path = directory / f"fold-{number + 1}"
         work = DiskWorkdir(path, of_fold, hosts, resume=True, allow_change=False, note=say)
     try:
-        run = train_to_end(of_fold, feed, programs, work, hosts, display, timing)
+        run = train_to_end(of_fold, feed, programs, work, hosts, part, timing)
     except DivergenceError as error:
         raise DivergenceError(f"fold {number + 1} of {len(shared.folds)}: {error}") from error
     finally:
@@ -155,6 +154,7 @@ class _Shared:
 
     def __init__(self, first: Experiment, folds: Folds, mesh: str | Mesh | None) -> None:
         self.folds, self._mesh = folds, mesh
+        self.share = first.total_steps  # each fold counts as long as the first, the largest
         # The first fold is the largest; of as few rows as one evaluation batch holds, their number would decide.
         self._eval_batch_size = first.resolved_eval_batch_size
         count = 1 if refit_of(folds.data) is None else len(folds)
@@ -198,16 +198,3 @@ class _Choice:
         if len(self._prepares) == 1:
             return self._prepares[0](rest)
         return jax.lax.switch(jax.numpy.asarray(batch[_NUMBER])[0].astype(np.int32), self._prepares, rest)
-
-
-class _Part(Progress):
-    """Show the steps of one fold as a part of the whole display, which stays open for the others."""
-
-    def __init__(self, display: Progress, number: int, share: int) -> None:
-        self.display, self.start, self.share, self.num_steps = display, number * share, share, share
-
-    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        self.display.update(self.start + step * self.share // self.num_steps, loss, examples_per_second)
-
-    def note(self, text: str) -> None:
-        self.display.note(text)

@@ -59,7 +59,7 @@ class CrossValidation:
         table.add_row("mean", "", "", *(shown(one["mean"]) for one in found))
         table.add_row("standard error", "", "", *(shown(one["error"]) for one in found))
         table.add_row("95 %", "", "", *(f"{shown(one['low'])} to {shown(one['high'])}" for one in found))
-        return rendered(table)
+        return rendered(table, drop=("train", "validation"))
 
     def __repr__(self) -> str:
         return f"cross-validation of {self.experiment!r}, {len(self.folds)} folds\n{self.table()}"

@@ -11,7 +11,7 @@ from accelnet.choosing.runs_page import SPLITS, runs_page
 from accelnet.errors import UserError
 from accelnet.json_file import parse_json, plain_value, problem, read_json, read_text
 from accelnet.report.numbers import duration, shown
-from accelnet.terminal import rendered
+from accelnet.terminal import folded, rendered
 from accelnet.training.record import ROW_FIELDS, write_report
 from accelnet.training.stored import Stored, read_stored
 
@@ -209,9 +209,9 @@ def runs_table(values: Mapping[str, Any]) -> str:
         own = run["metrics"].get(split, {})
         metrics = (shown(own[name]) if name in own else "" for name in names)
         table.add_row(run["name"] + ("" if run["finished"] else ", unfinished"), f"{run['step']:,}", time, *metrics)
-    lines = rendered(table).splitlines()
+    lines = rendered(table, drop=("steps", "time")).splitlines()
     differing = ", ".join(values["differing"]) or "nothing"
-    lines += ["", f"They differ in: {differing}."]
+    lines += ["", folded(f"They differ in: {differing}.")]
     if values["left_out"]:
         lines.append(f"No runs: {', '.join(values['left_out'])}.")
     return "\n".join(lines)

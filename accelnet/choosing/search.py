@@ -14,7 +14,7 @@ from accelnet.populations.members import ExperimentFunction
 from accelnet.populations.results import PopulationRun
 
 # Trainings in full, for each field; the last ones give the two leading settings further seeds.
-_FULL_TRAININGS = 10
+FULL_TRAININGS = 10
 _FURTHER_SEEDS = 4
 # Decades below what is best in a short training, where a long one is begun too.
 _BELOW = (0.5, 1.0)
@@ -82,7 +82,7 @@ def search(
     Raises:
         UserError: if the leader and all below it diverge.
     """
-    total, further = _FULL_TRAININGS * len(grids), _FURTHER_SEEDS * len(grids)
+    total, further = FULL_TRAININGS * len(grids), _FURTHER_SEEDS * len(grids)
     wanted = [(setting, 0) for setting in below(leader(short), grids)]
     runs: list[PopulationRun] = []
     while True:

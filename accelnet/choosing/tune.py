@@ -12,7 +12,7 @@ import numpy as np
 
 from accelnet.arguments import flags, instance, integer, number, word
 from accelnet.arguments import function as function_of
-from accelnet.choosing.search import at_share, search
+from accelnet.choosing.search import FULL_TRAININGS, at_share, search
 from accelnet.choosing.stage import Stage, make_stage
 from accelnet.choosing.tune_page import page, picture
 from accelnet.choosing.tuning import DECADES_BELOW, Tuning, all_diverged, check_learning
@@ -22,6 +22,7 @@ from accelnet.experiment import check_experiment
 from accelnet.populations.members import ExperimentFunction, Member, check_field
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
+from accelnet.training.progress import Part, make_progress
 from accelnet.training.record import write_report
 from accelnet.training.writable import check_workdir
 from accelnet.wording import shown
@@ -90,11 +91,16 @@ def tune(
         )
     folder = check_workdir(workdir)
     first_seed, start = getattr(config, "seed", 0), time.perf_counter()
+    steps = {budget: num_steps, 1.0: experiment.total_steps}
+    total = points ** len(spans) * num_seeds * num_steps + FULL_TRAININGS * len(spans) * experiment.total_steps
+    display, done = make_progress(f"tune {experiment.name}", total, show=progress), 0
 
     def train(wanted: Sequence[tuple[Mapping[str, float], int]], share: float, name: str) -> PopulationRun:
         members = [Member(first_seed + nth, setting) for setting, nth in wanted]
         population = Population(*at_share(function, config, experiment, share), members, evaluations=EVALUATIONS)
-        return population.train(workdir=None if folder is None else folder / name, devices=devices, progress=progress)
+        nonlocal done
+        part, done = Part(display, done), done + len(members) * steps[share]
+        return population.train(workdir=None if folder is None else folder / name, devices=devices, progress=part)
 
     def train_all(settings: Sequence[Mapping[str, float]], name: str) -> Stage:
         wanted = [(setting, nth) for setting in settings for nth in range(num_seeds)]
@@ -102,12 +108,13 @@ def tune(
 
     grids = {name: np.geomspace(low, high, points).tolist() for name, (low, high) in spans.items()}
     settings = [dict(zip(grids, numbers, strict=True)) for numbers in itertools.product(*grids.values())]
-    short = train_all(settings, "short")
-    if short.diverged.all():
-        lowered = [{n: v * 10.0**-DECADES_BELOW for n, v in setting.items()} for setting in settings]
-        raise UserError(all_diverged(spans, train_all(lowered, "lower")))
-    check_learning(short)
-    full = search(short, grids, lambda wanted, number: train(wanted, 1.0, f"full-{number}"))
+    with display:
+        short = train_all(settings, "short")
+        if short.diverged.all():
+            lowered = [{n: v * 10.0**-DECADES_BELOW for n, v in setting.items()} for setting in settings]
+            raise UserError(all_diverged(spans, train_all(lowered, "lower")))
+        check_learning(short)
+        full = search(short, grids, lambda wanted, number: train(wanted, 1.0, f"full-{number}"))
     tuning = Tuning(experiment.name, spans, short, full, time.perf_counter() - start)
     if folder is not None:
         values = tuning.to_dict()

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.characters import visible
 from accelnet.report.charts import ACROSS, chart, dots, log_axis, path, ranges
 from accelnet.report.document import document
 from accelnet.report.markup import Markup, figure, grid, legend, section, table, tag
 from accelnet.report.numbers import duration, number, short
-from accelnet.terminal import visible
 from accelnet.training.curves import to_png
 
 Values = Mapping[str, Any]

@@ -12,6 +12,7 @@ from accelnet.choosing.search import named
 from accelnet.choosing.stage import Stage
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
+from accelnet.terminal import rendered
 
 # Of the metric before training: less is rounding.
 _LEAST_GAIN = 1e-4
@@ -47,6 +48,21 @@ class Tuning:
             lines.append(f"  {self.split} {self.metric} {place}, mean of {count}")
         lines.append(f"no difference was shown within {_spanned(self.basin, '.3g')}; .reason says more")
         return "\n".join(lines)
+
+    def table(self) -> str:
+        """Return the settings that were trained in full as text, a line for each, the best first."""
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for place, name in enumerate(("", *self.spans, f"{self.split} {self.metric}", "seeds", "")):
+            table.add_column(name, justify="right" if 0 < place < len(self.spans) + 3 else "left")
+        for index in self.full.leading():
+            setting, losses = self.full.settings[index], self.full.losses[index]
+            told = "" if self.full.contest.contenders[index] else "worse than the best"
+            mark = "→" if dict(setting) == self.recommended else " "
+            numbers = (f"{value:.3g}" for value in setting.values())
+            table.add_row(mark, *numbers, f"{losses.mean():.4g}", str(len(losses)), told)
+        return rendered(table)
 
     @property
     def stages(self) -> tuple[Stage, Stage]:

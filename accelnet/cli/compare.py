@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import tyro
 
 from accelnet.cli.devices import start_platform
+from accelnet.cli.next_command import command, flags
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.errors import UserCodeError, UserError, user_code
+from accelnet.terminal import folded, rendered
 
 if TYPE_CHECKING:
     from accelnet.choosing.candidates import Candidate
@@ -77,7 +79,8 @@ def compare(script: Script, config: Config, options: CompareOptions, output: Out
         workdir=options.workdir,
         progress=not output.quiet,
     )
-    finish(output, _table(values), values, options.workdir, "compare.json", "report.html")
+    then = _next(script, config, options, values)
+    finish(output, _answer(values), values, options.workdir, "compare.json", "report.html", next_command=then)
 
 
 def changed(config: Any, text: str) -> Any:
@@ -155,24 +158,47 @@ def _load(path: Path, name: str) -> Script:
     return script
 
 
-def _table(values: dict[str, Any]) -> str:
+def _answer(values: dict[str, Any]) -> str:
+    """Return the recommendation, a line for each candidate, and what was shown between them."""
+    from rich.table import Table
+
     from accelnet.report.numbers import interval, number
 
-    lines = [f"{values['split']} {values['metric']}, mean over {values['seeds']} seeds with 95 % intervals"]
-    width = max(len(one["name"]) for one in values["candidates"])
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    name = f"{values['split']} {values['metric']}"
+    for header in ("", "candidate", name, "95 %", "learning rate", f"steps to {number(values['target'])}"):
+        table.add_column(header, justify="left" if header in ("", "candidate") else "right")
     for one in values["candidates"]:
-        final, reached = one["final"], one["steps_to_target"]
-        steps = "not reached" if reached["median"] is None else f"after {reached['median']:,.0f} steps"
-        lines.append(
-            f"{one['name']:{width}}  {number(final['mean'])}  {interval(final)}  "
-            f"learning rate {number(one['learning_rate'])}  {number(values['target'])} {steps}"
+        final, steps = one["final"], one["steps_to_target"]["median"]
+        table.add_row(
+            "→" if one["name"] == values["winner"] else " ",
+            one["name"],
+            number(final["mean"]),
+            interval(final),
+            number(one["learning_rate"]),
+            "not reached" if steps is None else f"{steps:,.0f}",
         )
-    lines.append("")
-    lines += [
+    shown = [
         f"{one['first']} minus {one['second']}: {number(one['difference'])}, {interval(one)}, corrected p "
         f"{number(one['corrected'])}: {one['words']}"
         for one in values["comparisons"]
     ]
-    lines += ["", f"{values['words']}."]
-    lines += [f"test {name}: {number(found['mean'])}, {interval(found)}" for name, found in values["test"].items()]
-    return "\n".join(lines)
+    shown += [f"test {name}: {number(found['mean'])}, {interval(found)}" for name, found in values["test"].items()]
+    head = f"{values['words']}.\n{name}, mean over {values['seeds']} seeds with 95 % intervals"
+    return "\n".join([folded(head), "", rendered(table), "", *map(folded, shown)])
+
+
+def _next(script: Script, config: Any, options: CompareOptions, values: dict[str, Any]) -> str:
+    """Return how the winner is trained."""
+    winner = values["winner"]
+    (rate,) = (one["learning_rate"] for one in values["candidates"] if one["name"] == winner)
+    default, workdir = script.default_config(), ("--workdir", f"runs/{script.name}-best")
+    for path in options.variants:
+        if winner in (path.stem, str(path)):
+            return command("train", "--learning-rate", f"{rate:.6g}", *workdir, script=path)
+    if winner in options.set:
+        config = changed(config, winner)
+    best = dataclasses.replace(config, learning_rate=rate)
+    told = command("train", *flags(best, default, ["learning_rate"]), *workdir)
+    by_flags = winner in options.set or winner == "as it is"
+    return told if by_flags else f"optimizer=an.optim.{winner}(...) in {sys.argv[0]}, then {told}"

@@ -1,12 +1,11 @@
 """The verb `compress`."""
 
 import re
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from accelnet.cli.devices import start_platform
+from accelnet.cli.next_command import command
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
@@ -70,10 +69,8 @@ def compress(script: Script, options: CompressOptions, output: Output) -> None:
         progress=not output.quiet,
     )
     text = f"{found.table}\n\n{found.words}"
-    if found.recommended is not None:
-        called = shlex.join([Path(sys.executable).name, sys.argv[0]])
-        text += f"\nnext: {called} evaluate --workdir {shlex.quote(str(_shown(out)))}"
-    finish(output, text, found.to_dict(), out / DIRECTORY, "compress.json", "report.html")
+    evaluate = None if found.recommended is None else command("evaluate", "--workdir", _shown(out))
+    finish(output, text, found.to_dict(), out / DIRECTORY, "compress.json", "report.html", next_command=evaluate)
     if found.recommended is None:
         raise UserError(f"no smaller network is recommended. {found.words}")
 

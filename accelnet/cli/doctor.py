@@ -107,7 +107,7 @@ def table(checks: list[Check]) -> str:
         rows.add_row(mark, check.name, check.found + (f": {check.remedy}" if check.remedy else ""))
     problems = sum(check.state == "problem" for check in checks)
     verdict = "nothing is wrong" if not problems else f"{problems} thing{'s' if problems > 1 else ''} to mend"
-    return f"{rendered(rows)}\n{verdict}"
+    return f"{rendered(rows, folds=True)}\n{verdict}"
 
 
 def _python() -> Iterator[Check]:

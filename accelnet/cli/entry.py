@@ -7,6 +7,7 @@ results that do not fit on the disk (`> file`) give 2.
 """
 
 import dataclasses
+import importlib
 import inspect
 import os
 import sys
@@ -18,8 +19,9 @@ from accelnet import runtime
 from accelnet.cli.devices import ClusterOptions, DeviceOptions, check_platform, choose_platform, join_cluster
 from accelnet.cli.script import Config, ExperimentFunction, Script
 from accelnet.cli.settings import SettingsOptions, read_settings, write_settings
-from accelnet.cluster.preemption import told_to_end
+from accelnet.cluster.preemption import leave_others, told_to_end
 from accelnet.errors import DivergenceError, Interrupted, LostProcessError, PreemptedError, UserCodeError, UserError
+from accelnet.interruption import ending_at_once
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import guarded_streams, say, say_uncaught
 
@@ -49,37 +51,39 @@ def main(
     """
     command = _Command()
     given = list(sys.argv[1:] if args is None else args)
-    guarded(lambda: command.run(Script(experiment, after_train), given), command.left_behind)
+    guarded(lambda: command.prepared(Script(experiment, after_train), given), command.left_behind)
 
 
-def guarded(command: Callable[[], None], left_behind: Callable[[], str]) -> None:
+def guarded(prepared: Callable[[], Callable[[], None]], left_behind: Callable[[], str]) -> None:
     """Run a command: its errors become messages and the exit codes above, and nothing that it prints steers a terminal.
 
     Args:
-        command: What is run.
+        prepared: Function that reads the command line, imports what the command needs, and returns what is run.
         left_behind: Function that says, when the command was interrupted, what it leaves.
 
     Raises:
         SystemExit: with the exit codes above.
 
     Example:
-        >>> guarded(lambda: None, str)
+        >>> guarded(lambda: lambda: None, str)
     """
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = say_uncaught
     with guarded_streams() as output:
         try:
+            with ending_at_once():
+                run = prepared()
             with told_to_end(), exhaustion_explained():
-                command()
+                run()
         except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:
-            _leave(error)
+            leave_others(error)
             _exit(f"error: {error}", error.exit_code)
         except PreemptedError as error:
             _exit(f"preempted: {error}", error.exit_code)
         except Interrupted as error:
             _exit(f"interrupted: {error}", error.exit_code)
         except KeyboardInterrupt as error:
-            _leave(error)
+            leave_others(error)
             say(f"interrupted: {str(error) or left_behind()}")
             output.flush()
             # A chunk of steps may still be running in XLA's threads, and an orderly exit under it can crash.
@@ -87,14 +91,6 @@ def guarded(command: Callable[[], None], left_behind: Callable[[], str]) -> None
         output.flush()
         if output.lost is not None:
             _exit(f"error: the results could not be written to standard output: {output.lost.strerror}", 2)
-
-
-def _leave(error: BaseException) -> None:
-    """Tell the other processes of the run, if it has any, so that they do not wait for this one."""
-    if "jax" in sys.modules:
-        from accelnet.cluster.exchange import leave
-
-        leave(error)
 
 
 def _exit(message: str, code: int) -> NoReturn:
@@ -109,8 +105,8 @@ class _Command:
         self.options: Any = None
         self.is_training = False
 
-    def run(self, script: Script, args: list[str]) -> None:
-        """Parse the arguments, choose the devices, and call the verb."""
+    def prepared(self, script: Script, args: list[str]) -> Callable[[], None]:
+        """Parse the arguments, and return what chooses the devices and calls the verb."""
         verb, arguments = _parse(script, script.default_config(), args)
         options: Any = arguments.get("options")
         settings: SettingsOptions = arguments.pop("settings", SettingsOptions())
@@ -134,9 +130,15 @@ class _Command:
             write_settings(settings.save_config, arguments["config"])
         arguments = {name: _with_absolute_workdir(value) for name, value in arguments.items()}
         self.options, self.is_training = arguments.get("options"), verb.__name__ == "train"
-        runtime.prepare()
-        _choose_devices(arguments.values())
-        verb(script, **arguments)
+        if "config" in arguments:
+            importlib.import_module("accelnet.training.fit")
+
+        def run() -> None:
+            runtime.prepare()
+            _choose_devices(arguments.values())
+            verb(script, **arguments)
+
+        return run
 
     def left_behind(self) -> str:
         """Describe what an interrupted command leaves, and how to continue."""
@@ -180,51 +182,16 @@ def _choose_devices(arguments: Iterable[Any]) -> None:
 def _parse(script: Script, default: Any, args: list[str]) -> tuple[Verb, dict[str, Any]]:
     """Return the verb that is asked for and its arguments; `default` is the Config without any flags."""
     import tyro.constructors
-    import tyro.extras
 
-    from accelnet.cli.slips import corrected, flags_of
+    from accelnet.cli.parsing import parsed
     from accelnet.cli.verbs import VERBS
 
     verbs = {verb.__name__.replace("_", "-"): _parser(verb, script.config_type, default) for verb in VERBS}
-    args = corrected(args, {name: flags_of(verb, {}) for name, verb in verbs.items()}, sys.argv[0])
     module = sys.modules.get(script.function.__module__)
     try:
-        with path_rules():
-            return tyro.extras.subcommand_cli_from_dict(
-                verbs,
-                args=args,
-                description=None if module is None else module.__doc__,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-            )
+        return parsed(verbs, args, sys.argv[0], None if module is None else module.__doc__)
     except tyro.constructors.UnsupportedTypeAnnotationError as error:
         raise UserError(f"{script.config_type.__name__} has a field that no flag can give: {error}") from error
-
-
-def path_rules() -> Any:
-    """Return rules for tyro that refuse an empty path, which would be the current directory."""
-    import tyro.constructors
-
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def path(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Path] | None:
-        if info.type is not Path:
-            return None
-
-        def read(texts: list[str]) -> Path:
-            if not texts[0].strip():
-                raise ValueError("the path is empty, expected a file or directory, such as . for this one")
-            return Path(texts[0])
-
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="PATH",
-            instance_from_str=read,
-            is_instance=lambda value: isinstance(value, Path),
-            str_from_instance=lambda value: [str(value)],
-        )
-
-    return registry
 
 
 def _parser(verb: Verb, config_type: type, default: Any) -> Callable[..., tuple[Verb, dict[str, Any]]]:

@@ -3,16 +3,19 @@
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
-from accelnet.artifact.model import Model
 from accelnet.cli.devices import DeviceOptions, start_cpu
 from accelnet.cli.models import load_model
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Script
 from accelnet.errors import UserError
 from accelnet.terminal import StatusLine, show
+
+if TYPE_CHECKING:
+    from accelnet.artifact.model import Model
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     finish(output, found, found.values, None)
 
 
-def write_image(model: Model, options: ExportOptions) -> None:
+def write_image(model: "Model", options: ExportOptions) -> None:
     """Write what an image that serves a model is made of, where that is asked for.
 
     Raises:

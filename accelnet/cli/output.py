@@ -25,8 +25,15 @@ class Output(JsonOutput):
     """Show no progress."""
 
 
-def finish(output: JsonOutput, text: object, values: Mapping[str, Any], workdir: Path | None, *files: str) -> None:
-    """Show an answer as text, where it is kept, and as JSON with --json.
+def finish(
+    output: JsonOutput,
+    text: object,
+    values: Mapping[str, Any],
+    workdir: Path | None,
+    *files: str,
+    next_command: str | None = None,
+) -> None:
+    """Show an answer as text, where it is kept, what comes next, and as JSON with --json.
 
     Args:
         output: Options of the command line.
@@ -34,10 +41,13 @@ def finish(output: JsonOutput, text: object, values: Mapping[str, Any], workdir:
         values: The answer as JSON values.
         workdir: Directory of the files; None if there are none.
         *files: Their names.
+        next_command: What can be typed next.
     """
     show(text)
     if workdir is not None:
         show(f"kept in {' and '.join(str(workdir / name) for name in files)}")
+    if next_command is not None:
+        show(f"next: {next_command}")
     if output.json:
         show(json.dumps(values))
 

@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelnet.cli.values import value_from_json
 from accelnet.errors import UserError, user_code
-from accelnet.experiment import Experiment
-from accelnet.models.compressed import Compressed, Compression
 
-ExperimentFunction = Callable[[Any], Experiment]
+if TYPE_CHECKING:
+    from accelnet.experiment import Experiment
+    from accelnet.models.compressed import Compression
+
+ExperimentFunction = Callable[[Any], "Experiment"]
 
 
 class Config:
@@ -33,7 +35,7 @@ class Script:
 
     function: ExperimentFunction
     after_train: Callable[[Any], None] | None = None
-    compression: Compression | None = None
+    compression: "Compression | None" = None
 
     @cached_property
     def config_type(self) -> type:
@@ -73,13 +75,16 @@ class Script:
         with user_code(f"{self.config_type.__name__}()"):
             return self.config_type()
 
-    def experiment(self, config: Any) -> Experiment:
+    def experiment(self, config: Any) -> "Experiment":
         """Make the experiment of a config, with the script's name and the config's values recorded in it.
 
         Raises:
             UserCodeError: if the script's function fails.
             UserError: if it returns something else than an `Experiment`.
         """
+        from accelnet.experiment import Experiment
+        from accelnet.models.compressed import Compressed
+
         role = f"{self.function.__name__}(config)"
         with user_code(role):
             made = self.function(config)
@@ -100,6 +105,7 @@ class Script:
         Raises:
             UserError: if the settings do not suit the script, or the run is compressed and has no checkpoint.
         """
+        from accelnet.models.compressed import Compression
         from accelnet.training.checkpoint import Checkpoints
         from accelnet.training.stored import read_stored
 

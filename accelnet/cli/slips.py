@@ -13,7 +13,7 @@ from accelnet.errors import UserError
 
 Flags = Mapping[str, Any]
 _FLAG = re.compile("--[A-Za-z]")  # those of one letter have other names: the parser knows them
-_ALWAYS = ("--help",)
+_ALWAYS = ("--help", "--help-all")
 _MOST = 3  # suggestions
 
 
@@ -43,8 +43,10 @@ def corrected(args: Sequence[str], verbs: Mapping[str, Flags], command: str) -> 
         like = _like(verb, verbs)
         raise UserError(f"there is no verb {verb}: {_meant(like)}the verbs are {', '.join(verbs)}")
     flags, found, takes_list = verbs[verb], [verb], False
-    for part in rest:
-        if part == "--" or part.startswith("--tyro-"):
+    for place, part in enumerate(rest):
+        if part == "--":  # what follows is no flag
+            return [*found, *rest[place:]]
+        if part.startswith("--tyro-"):
             found.append(part)
             continue
         if _FLAG.match(part):

@@ -1,22 +1,31 @@
 """The command `accelnet`, which needs no script: `accelnet predict model.accelnet new.csv -o predictions.csv`."""
 
+import importlib
+import inspect
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
+from accelnet.cli.compare_runs import compare_runs
 from accelnet.cli.doctor import doctor
-from accelnet.cli.entry import guarded, path_rules
+from accelnet.cli.entry import guarded
 from accelnet.cli.export import ExportOptions, write_image
+from accelnet.cli.launch import check_script, launch
 from accelnet.cli.new import new
 from accelnet.cli.output import Output, finish
+from accelnet.cli.parsing import parsed
+from accelnet.cli.plan import targets
 from accelnet.cli.predict import ResultOptions, write_predictions
 from accelnet.cli.replay import StoredRunOptions, replay_stored
+from accelnet.cli.script import Script
 from accelnet.cli.serve import ServerOptions, limits_of, serve_model
-from accelnet.cli.slips import corrected, flags_of
+from accelnet.cli.slips import flags_of
 from accelnet.cli.track import track
 from accelnet.terminal import show
 
@@ -39,6 +48,22 @@ class RefreshOptions:
     """File that `run.save` wrote."""
     out: Path | None = None
     """File to write. None: that of the model."""
+
+
+@dataclass(frozen=True)
+class PlanScriptOptions:
+    """Script whose run is planned."""
+
+    script: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Experiment script, and flags of its verb `plan`, such as train.py --targets v5e:2x2."""
+
+
+@dataclass(frozen=True)
+class CompletionOptions:
+    """Shell that completes."""
+
+    shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
+    """`eval "$(accelnet completion bash)"` in ~/.bashrc, for instance."""
 
 
 def predict(model: ModelOptions, options: ResultOptions, output: Output) -> None:
@@ -90,7 +115,23 @@ def replay(options: StoredRunOptions) -> None:
     replay_stored(options)
 
 
-VERBS = (new, doctor, predict, export, serve, refresh, track, replay)
+def plan(options: PlanScriptOptions) -> None:
+    """Predict whether the run of a script fits on other hardware, how fast it can be, and what it costs."""
+    check_script(options.script, "plan")
+    path, *arguments = options.script
+    # As if `python SCRIPT plan ...` had been typed.
+    os.execv(sys.executable, [sys.executable, path, "plan", *arguments])  # noqa: S606, no shell is wanted
+
+
+def completion(options: CompletionOptions) -> None:
+    """Print what a shell needs to complete verbs and flags of accelnet."""
+    parsed(_parsers(), ["--tyro-print-completion", options.shell], "accelnet")
+
+
+VERBS = (
+    new, plan, launch, doctor, targets, compare_runs, predict, export, serve, refresh, track, replay, completion,
+)  # fmt: skip
+_IMPORTED_FIRST = {predict: "accelnet.artifact.load", export: "accelnet.artifact.load", serve: "accelnet.artifact.load"}
 
 
 def tool(args: Sequence[str] | None = None) -> None:
@@ -102,31 +143,42 @@ def tool(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit codes of `accelnet.main`.
     """
-    guarded(lambda: _run(list(sys.argv[1:] if args is None else args)), lambda: "nothing was written")
+    guarded(lambda: _prepared(list(sys.argv[1:] if args is None else args)), lambda: "nothing was written")
 
 
-def _run(args: list[str]) -> None:
-    import tyro.extras
-
-    flags = {verb.__name__: flags_of(verb, {}) for verb in VERBS}
-    with path_rules():
-        call = tyro.extras.subcommand_cli_from_dict(
-            {verb.__name__: _parser(verb) for verb in VERBS},
-            args=corrected(args, flags, "accelnet"),
-            prog="accelnet",
-            config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-        )
-    call()
+def _prepared(args: list[str]) -> Callable[[], None]:
+    verbs = _parsers()
+    if args and args[0] in ("launch", "plan"):
+        args = _script_set_apart(args, flags_of(verbs[args[0]], {}))
+    verb, arguments = parsed(verbs, args, "accelnet")
+    if verb in _IMPORTED_FIRST:
+        importlib.import_module(_IMPORTED_FIRST[verb])
+    return lambda: verb(**arguments)
 
 
-def _parser(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-    """Return a function with the verb's parameters, whose result calls it: errors of tyro's own stay outside."""
-    import inspect
+def _script_set_apart(args: list[str], flags: Mapping[str, Any]) -> list[str]:
+    """Put "--" before the first argument that is no flag of accelnet's, nor its value: the rest is the script's."""
+    place = 1
+    while place < len(args) and args[place].startswith("-") and args[place] != "--":
+        takes_value = args[place] in flags or args[place] == "-n"
+        place += 1 + takes_value
+    return [*args[:place], "--", *args[place:]] if "--" not in args[: place + 1] else args
 
-    def parsed(**arguments: Any) -> Callable[[], None]:
-        return lambda: verb(**arguments)
 
-    parsed.__signature__ = inspect.signature(verb)  # type: ignore[attr-defined]
-    parsed.__annotations__ = dict(verb.__annotations__)
+def _parsers() -> dict[str, Callable[..., Any]]:
+    return {verb.__name__.replace("_", "-"): _parser(verb) for verb in VERBS}
+
+
+def _parser(verb: Callable[..., None]) -> Callable[..., Any]:
+    """Return a function with the verb's parameters for tyro to fill in: errors of tyro's own stay outside the verb."""
+    signature = inspect.signature(verb)
+    parameters = [one for one in signature.parameters.values() if one.annotation is not Script]
+    run = verb if len(parameters) == len(signature.parameters) else partial(verb, None)  # runs of any script
+
+    def parsed(**arguments: Any) -> tuple[Callable[..., None], dict[str, Any]]:
+        return run, arguments
+
+    parsed.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    parsed.__annotations__ = {one.name: one.annotation for one in parameters}
     parsed.__doc__ = verb.__doc__
     return parsed

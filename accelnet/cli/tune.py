@@ -1,15 +1,19 @@
 """The verb `tune`."""
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from accelnet.cli.devices import start_platform
+from accelnet.cli.next_command import command, flags
 from accelnet.cli.output import Output, finish
 from accelnet.cli.script import Config, Script
 from accelnet.errors import UserError
+from accelnet.terminal import folded
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,13 @@ def tune(script: Script, config: Config, options: TuneOptions, output: Output) -
     )
     cost = f"{tuning.cost:.3g} trainings' worth of steps in {tuning.seconds:.0f} s"
     kept = "" if options.workdir else "; nothing was kept: --workdir names a place"
+    take, _, why = tuning.reason.partition(". ")
+    text = f"{take}.\n\n{tuning.table()}\n\n{folded(why)}\n{cost}{kept}"
+    given: Any = config  # stands in the signature for the script's own
+    best = dataclasses.replace(given, **tuning.recommended)
+    then = command("train", *flags(best, script.default_config(), fields), "--workdir", f"runs/{script.name}-tuned")
     files = ("tune.json", "tune.png", "report.html")
-    finish(output, f"{tuning.reason}\n{cost}{kept}", tuning.to_dict(), options.workdir, *files)
+    finish(output, text, tuning.to_dict(), options.workdir, *files, next_command=then)
 
 
 def _span(text: str) -> tuple[float, float]:

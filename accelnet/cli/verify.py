@@ -31,7 +31,7 @@ def verify(
     table = Table("part", "", "", box=None, pad_edge=False)
     for part in parts:
         table.add_row(part["part"], "whole" if part["whole"] else "DAMAGED", part["says"])
-    finish(output, rendered(table), {"workdir": str(options.workdir), "parts": parts}, None)
+    finish(output, rendered(table, folds=True), {"workdir": str(options.workdir), "parts": parts}, None)
     if damaged := [part["part"] for part in parts if not part["whole"]]:
         raise UserError(
             f"{', '.join(damaged)} in {options.workdir} is not whole: `train --resume` goes on from what is"

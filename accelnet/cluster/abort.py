@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from accelnet.terminal import visible
+from accelnet.characters import visible
 
 _c_library = ctypes.CDLL(None)
 _c_library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)

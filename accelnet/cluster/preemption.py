@@ -4,12 +4,12 @@ import atexit
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, NoReturn, Self
 
-from accelnet.cluster.exchange import leave
 from accelnet.errors import PreemptedError
 
 
@@ -38,9 +38,20 @@ def _raise(error: BaseException) -> NoReturn:
     raise error
 
 
+def leave_others(error: BaseException) -> None:
+    """Tell the other processes of the run, if this one may have any, so that they do not wait for it.
+
+    Example:
+        >>> leave_others(KeyboardInterrupt())
+    """
+    exchange = sys.modules.get("accelnet.cluster.exchange")
+    if exchange is not None:
+        exchange.leave(error)
+
+
 def _end(*_: Any) -> None:
     error = PreemptedError("told to end (SIGTERM) while nothing was trained; what was saved before stays")
-    leave(error)
+    leave_others(error)
     _raise(error)
 
 
@@ -80,6 +91,10 @@ def told_to_end() -> Iterator[None]:
         if signal.SIGTERM in before:
             before[signal.SIGTERM] = _do_nothing
             atexit.register(_ignore_for_good)
+        raise
+    except Exception as error:
+        if _raised:  # and the import of a C extension made something else of it
+            raise _raised[0] from error
         raise
     finally:
         _raised.clear()

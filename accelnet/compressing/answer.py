@@ -184,7 +184,7 @@ def table_text(measured: Sequence[Measured], recommended: Measured | None, metri
             value,
             *told,
         )
-    return rendered(table, width=160)
+    return rendered(table, 160, drop=("parameters", "FLOPs", "at most", *heads[4:]))
 
 
 def drop_number(value: float | None, metric: Mapping[str, Any]) -> str:

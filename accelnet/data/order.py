@@ -268,3 +268,28 @@ class Order:
         if tickets is not None:
             rows = draw(rows.astype(xp.uint32), seed=seed, epoch=epoch, tickets=tickets, xp=xp)
         return rows.astype(xp.int32) + self.first_row, mask
+
+
+def order_of(
+    rows: range, batch_size: int | str, microbatch_size: int | None, tickets: np.ndarray | None = None
+) -> Order:
+    """Return the order of a training split.
+
+    Args:
+        rows: The split's rows.
+        batch_size: Examples per update; "full" for all of them.
+        microbatch_size: Examples per forward and backward pass. None: the batch, of a full one at most 1,024.
+        tickets: As in `Order`.
+
+    Raises:
+        UserError: as in `Order`, and if the microbatch is larger than the batch.
+
+    Example:
+        >>> order_of(range(4000), "full", None).microbatch_size
+        1024
+    """
+    size = len(rows) if isinstance(batch_size, str) else batch_size
+    part = microbatch_size or (min(size, 1024) if isinstance(batch_size, str) else size)
+    if part > size:
+        raise UserError(f"microbatch_size {part} is larger than batch_size {size}: take at most the batch size")
+    return Order(len(rows), size, part, rows.start, tickets=tickets)

@@ -14,8 +14,8 @@ from accelnet.errors import UserError
 from accelnet.terminal import StatusLine
 
 _PIECE = 64  # rows that one thread reads at once
-# Rows that statistics read, where reading a row takes computing.
-SAMPLED_BYTES = 1 << 28
+# Rows that statistics read, where reading a row takes computing: a mean of so many is right to 0.1 % of the deviation.
+SAMPLED_BYTES, SAMPLED_ROWS = 1 << 28, 1 << 20
 
 
 def reordered(tree: Any, order: np.ndarray) -> Any:
@@ -43,8 +43,8 @@ def first_rows(array: Any, count: int) -> Any:
         count: Number of rows, at least 1.
 
     Returns:
-        All of them, still lazy where they lie in a file; where reading a row takes computing, at most 256 MiB of evenly
-        spaced ones.
+        All of them, still lazy where they lie in a file; where reading a row takes computing, at most 2**20 evenly
+        spaced ones, of 256 MiB in all.
 
     Raises:
         UserError: if one of these is NaN or infinite.
@@ -56,7 +56,7 @@ def first_rows(array: Any, count: int) -> Any:
         if array.nbytes > SAMPLED_BYTES:
             view.sort()
         return LazyArray(view, array.path)
-    most = max(1, SAMPLED_BYTES // max(1, array.nbytes // len(array)))
+    most = max(1, min(SAMPLED_ROWS, SAMPLED_BYTES // max(1, array.nbytes // len(array))))
     rows = np.linspace(0, count - 1, min(most, count)).astype(np.int64)
     found = LazyArray(ToldRows(array.rows), array.path)[rows]
     good = np.isfinite(found).reshape(len(found), -1).all(axis=1)

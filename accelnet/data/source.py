@@ -65,7 +65,7 @@ def from_source(
         cache: Keep rows that were read in a private file, for other epochs and other runs: True for at most 20 GB and a
             quarter of the free disk, or a number of bytes. The source must then give the same rows every time.
         normalize: Standardize the last axis of float or uint8 inputs, as `from_arrays` does, with mean and deviation of
-            the training rows; of more than 256 MiB of them, of so many that are evenly spaced.
+            the training rows: of at most 2**20 of them, evenly spaced, and 256 MiB.
         num_classes: Number that targets, whole numbers or booleans, must be below. Names of classes are counted.
         class_names: Names of the classes 0, 1, .... None: those that the source has (`features[targets].names`
             or `classes`), if any. Targets may be such names.

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from accelnet import arguments
+from accelnet.characters import visible
 from accelnet.data.columns import NAMED, Column
 from accelnet.data.table_source import Source
 from accelnet.errors import UserError
-from accelnet.terminal import visible
 from accelnet.wording import listed, shown
 
 # What is predicted from may tell the class of a row or its time, too.

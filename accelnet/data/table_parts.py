@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelnet import arguments
+from accelnet.characters import visible
 from accelnet.data.cells import shown_name
 from accelnet.data.splits import TENTH, split_rows
 from accelnet.data.table_columns import Roles
 from accelnet.data.table_source import Source, Table, open_source, stack
 from accelnet.errors import UserError
-from accelnet.terminal import visible
 from accelnet.wording import shown
 
 # Arguments of `table` that name a column, and what it tells.

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from accelnet import arguments
+from accelnet.characters import visible
 from accelnet.data.cells import shown_name
 from accelnet.data.columns import STANDARDIZED, Column, Fill, describe, input_names, inputs_of, numbers_of
 from accelnet.data.dataset import Data
@@ -22,7 +23,6 @@ from accelnet.data.table_parts import divide, read_parts, without_missing
 from accelnet.data.table_source import Table, open_source
 from accelnet.data.table_targets import Task, check_classes, check_task, read_targets
 from accelnet.errors import UserError
-from accelnet.terminal import visible
 from accelnet.wording import listed
 
 # Worst to best, from the description that ggplot2 gives of the data.

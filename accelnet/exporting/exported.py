@@ -44,7 +44,7 @@ class Exported:
             found = {one["batch_size"]: one for one in form["latency"]}
             table.add_row(*cells, *(_time(found[one]) if one in found else "" for one in sizes))
         what = f"{self.values['experiment']}, step {self.values['step']:,}, on {rows['count']:,} rows ({rows['of']})"
-        lines = [f"{what}; times beside accelnet's own", rendered(table, 140)]
+        lines = [f"{what}; times beside accelnet's own", rendered(table, 140, drop=times)]
         lines.append(f"in {self.folder}: {', '.join(path.name for path in self.files)}, {RECORD}")
         lines += [f"{name} in {self.folder} is of an earlier export" for name in self.values["earlier"]]
         return "\n".join(lines)

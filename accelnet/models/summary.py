@@ -10,7 +10,7 @@ from flax import linen
 from accelnet.models.adapter import adapt
 from accelnet.models.layer_trace import Layer, trace_linen, trace_nnx
 from accelnet.models.pure import PureModel
-from accelnet.terminal import rendered
+from accelnet.terminal import folded, rendered
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Summary:
             size = _amount(layer.bytes, "B") if layer.bytes else ""
             flops = _amount(layer.flops, "") if layer.flops else ""
             table.add_row(layer.path or "(model)", layer.type + calls, output, numbers, size, flops)
-        text = rendered(table)
-        notes = f"\n{self.parameters:,} trainable, {self.state:,} in other state; FLOPs of one forward pass"
+        text = rendered(table, drop=("bytes", "type", "output", "FLOPs"))
+        notes = f"{self.parameters:,} trainable, {self.state:,} in other state; FLOPs of one forward pass"
         if self.unknown_loops:
             notes += f", at least: {self.unknown_loops} loop(s) of unknown length counted once"
-        return text + notes
+        return f"{text}\n{folded(notes)}"
 
 
 def summary(model: Any, inputs: Any) -> Summary:

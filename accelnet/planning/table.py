@@ -1,19 +1,19 @@
 """A plan as a table."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import rich.box
 import rich.table
 
 from accelnet.report.numbers import amount, duration
-from accelnet.terminal import rendered
+from accelnet.terminal import columns, rendered
 from accelnet.wording import size
 
 
 def plan_table(plan: Mapping[str, Any]) -> str:
-    """Return a plan as text, at most 100 columns wide.
+    """Return a plan as text: a table as wide as the terminal, and notes of at most 100 columns.
 
     Args:
         plan: Values of `Plan.to_dict`, as plan.json holds them.
@@ -45,8 +45,8 @@ def plan_table(plan: Mapping[str, Any]) -> str:
         f"{amount(sum(parts.values()))}FLOP a step "
         f"({', '.join(f'{name} {amount(flops)}' for name, flops in parts.items())})"
     )
-    lines = rendered(table).splitlines()
-    return "\n".join(_wrapped([head, "", *lines, "", *_notes(plan)]))
+    shown = rendered(table, 120, drop=("limited by", "MFU", "memory"))
+    return "\n".join([*_wrapped([head]), "", shown, "", *_wrapped(_notes(plan))])
 
 
 def _notes(plan: Mapping[str, Any]) -> Iterator[str]:
@@ -93,7 +93,8 @@ def _remedies(row: Mapping[str, Any]) -> Iterator[str]:
         yield "  nothing that was tried makes it fit: fewer parameters, or larger devices"
 
 
-def _wrapped(lines: list[str], width: int = 100) -> Iterator[str]:
+def _wrapped(lines: Iterable[str]) -> Iterator[str]:
+    width = min(columns(), 100)
     for line in lines:
         indent = len(line) - len(line.lstrip())
         if len(line) <= width:

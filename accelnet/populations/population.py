@@ -23,7 +23,7 @@ from accelnet.training.fit import HANG_SECONDS
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs
-from accelnet.training.progress import Progress, make_progress
+from accelnet.training.progress import Part, Progress, make_progress
 from accelnet.training.rhythm import At, Every
 from accelnet.training.rhythms import SAVE_SECONDS
 from accelnet.training.state import num_parameters
@@ -65,7 +65,7 @@ class Population:
         devices: Sequence[Any] | None = None,
         memory_bytes: int | None = None,
         events: Sequence[Event] = (),
-        progress: bool = True,
+        progress: bool | Progress = True,
     ) -> PopulationRun:
         """Train all members to their end.
 
@@ -77,7 +77,7 @@ class Population:
             devices: Devices that share the members. None: all of this process.
             memory_bytes: Memory that a device may use. None: what it has free, half of the free memory on CPUs.
             events: Events of each wave; the state of a `Moment` is a `Wave`, and rows hold lists.
-            progress: Show a progress display on standard error.
+            progress: Show a progress display on standard error; or the display of which this is a part.
 
         Returns:
             The `PopulationRun`.
@@ -111,7 +111,8 @@ class Population:
         runtime.prepare()
         integer("evaluations", self.evaluations, 1)
         word("batches", self.batches, get_args(Batches))
-        flags(progress=progress)
+        if not isinstance(progress, Progress):
+            flags(progress=progress)
         events = check_events(events)
         if devices is not None:
             for device in sequence("devices", devices) or [None]:
@@ -138,8 +139,11 @@ class Population:
             if jax.process_count() > 1:
                 raise UserError("a population trains in one process, on its devices: start one")
             example = sweep.example
-            display = make_progress(example.name, example.total_steps * len(sweep.members), show=progress)
-            stack.callback(display.close)
+            if isinstance(progress, Progress):
+                display = progress
+            else:
+                display = make_progress(example.name, example.total_steps * len(sweep.members), show=progress)
+                stack.callback(display.close)
             if example.events or example.early_stopping:
                 display.note("events and early stopping are left out: members train as one program, to their end")
             feed, programs = make_programs(sweep, self.batches, devices, memory_bytes, display)
@@ -219,6 +223,8 @@ class _Waves:
         restored = work.open(self.abstract)
         timing = Timing()
         timing.go_on({} if restored is None else restored.seconds, work.lost_seconds)
+        start, done = (self.programs.init, 0) if restored is None else (None, int(restored.state.step))
+        timing.measure("compile", self.programs.begin_compiling, self.sweep.example, start, done)
         if restored is None:
             values = {name: self._put(column[numbers]) for name, column in self.sweep.values().items()}
             wave = timing.measure("compile", self.programs.init, self._put(self.sweep.seeds()[numbers]), values)
@@ -226,7 +232,8 @@ class _Waves:
             wave = restored.state
         points = self.points
         example = self.sweep.example.replace(events=(), early_stopping=None)
-        display = _WaveProgress(self.display, int(numbers[0]), len(numbers), example.total_steps)
+        size = len(numbers)
+        display = Part(self.display, int(numbers[0]) * example.total_steps, size, together=size)
         loop = Loop(
             example, self.feed, self.programs, work, self.hosts, display, timing,
             rhythms={"log": At(points[1:]), "eval": At(points), "save": Every(seconds=SAVE_SECONDS)},
@@ -251,17 +258,3 @@ class _Waves:
 def _points(total_steps: int, evaluations: int) -> tuple[int, ...]:
     points = np.linspace(0, total_steps, evaluations + 1)
     return tuple(np.unique(np.ceil(points).astype(int)).tolist())
-
-
-class _WaveProgress(Progress):
-    """Show the steps of all members of one wave as a part of the whole display, which stays open for others."""
-
-    def __init__(self, display: Progress, first: int, size: int, num_steps: int) -> None:
-        self.display, self.first, self.size, self.num_steps = display, first, size, num_steps
-
-    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        rate = None if examples_per_second is None else examples_per_second * self.size
-        self.display.update(self.first * self.num_steps + step * self.size, loss, rate)
-
-    def note(self, text: str) -> None:
-        self.display.note(text)

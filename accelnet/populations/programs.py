@@ -147,6 +147,8 @@ def make_programs(
     display.note(f"compiling {len(sweep.members)} members …")
     while True:
         feed, programs = programs_of_size(sweep, batches, devices, size * len(devices))
+        programs.train.begin_compiling()
+        programs.evaluate.begin_compiling()
         needed = max(programs.train.num_bytes, programs.evaluate.num_bytes)
         if needed <= limit:
             return feed, programs
@@ -190,7 +192,7 @@ def programs_of_size(
             states = jax.lax.map(lambda member: init_state(make(member[1]), member[0], initial), (seeds, values))
             return Wave(jnp.int32(0), jnp.full(seeds.shape, -1, jnp.int32), values, states)
 
-        first = program("population's init", init, (seeds, values), (MEMBERS, MEMBERS), wave_specs)
+        first = program("population's init", init, (seeds, values), (MEMBERS, MEMBERS), wave_specs, runs_once=True)
         wave = jax.tree.map(lambda a: abstract(a.shape, a.dtype, cut if a.ndim else same), first.traced.out_info)
         wave = wave.replace(values=values)
 
@@ -239,15 +241,13 @@ def programs_of_size(
     return feed, _traceable(build, sweep)
 
 
-def _program(
-    mesh: Mesh, name: str, function: Any, operands: Any, specs: Any, out: Any, *, donate: tuple[int, ...] = ()
-) -> Program:
+def _program(mesh: Mesh, name: str, function: Any, operands: Any, specs: Any, out: Any, **more: Any) -> Program:
     """Make a program that each device computes for its own members."""
     mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
     shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec), out, is_leaf=lambda leaf: isinstance(leaf, PartitionSpec)
     )
-    return Program(name, mapped, operands, donate=donate, out_shardings=shardings)
+    return Program(name, mapped, operands, out_shardings=shardings, **more)
 
 
 def _traceable(build: Callable[[bool], Programs], sweep: Sweep) -> Programs:

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
-from accelnet.terminal import visible
+from accelnet.characters import visible
 
 _SHAPES = frozenset({"circle", "image", "path", "rect"})  # that HTML lets close themselves
 _VOID = frozenset({"img", "input"})  # that have no end

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ class RecompilationError(RuntimeError):
     """Report that a program got operands it was not compiled for."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Program:
     """A function compiled once, ahead of time, for fixed shapes. A call with any others is an error.
 
@@ -32,6 +33,7 @@ class Program:
         operands: Its abstract arguments (`jax.ShapeDtypeStruct`s).
         donate: Positions of arguments whose buffers the program may reuse.
         out_shardings: Places of the results, as of `jax.jit`; None leaves them to the compiler.
+        runs_once: Whether compiling it quickly counts for more than how fast it runs.
 
     Example:
         >>> double = Program("double", lambda x: 2 * x, (jax.ShapeDtypeStruct((2,), np.float32),))
@@ -48,8 +50,10 @@ class Program:
     operands: tuple[Any, ...]
     donate: tuple[int, ...] = ()
     out_shardings: Any = None
+    runs_once: bool = False
     compiles: int = field(default=0, init=False)
     compile_seconds: float = field(default=0.0, init=False)
+    _begun: Future[Any] | None = field(default=None, init=False)
 
     @cached_property
     def traced(self) -> Any:
@@ -62,12 +66,30 @@ class Program:
         """The program before compilation (`jax.stages.Lowered`)."""
         return self.traced.lower()
 
+    def begin_compiling(self) -> None:
+        """Lower the program, and let a thread compile it, for which `compiled` waits.
+
+        XLA compiles without Python's lock, and mostly on one core: meanwhile another program is traced, or compiled.
+        """
+        is_off = jax.config.jax_disable_jit  # pyright: ignore[reportAttributeAccessIssue]
+        if self.compiles or self._begun is not None or is_off:
+            return
+        runtime.prepare()
+        thread = ThreadPoolExecutor(1, f"compile-{self.name}")
+        self._begun = thread.submit(self._compile, self.lowered)
+        thread.shutdown(wait=False)
+
+    def _compile(self, lowered: Any) -> Any:
+        # What costs the time of a compilation is LLVM's third level, which changes no bit of a start's arrays.
+        quickly = self.runs_once and devices_of(self.operands)[0].platform == "cpu"
+        return lowered.compile({"xla_backend_optimization_level": 1} if quickly else None)
+
     @cached_property
     def compiled(self) -> Any:
         """The compiled program (`jax.stages.Compiled`)."""
         runtime.prepare()
         start = time.perf_counter()
-        compiled = self.lowered.compile()
+        compiled = self._compile(self.lowered) if self._begun is None else self._begun.result()
         runtime.return_freed_memory()
         self.compile_seconds += time.perf_counter() - start
         self.compiles += 1
@@ -115,7 +137,7 @@ class Program:
         return compiled(*operands)
 
 
-@dataclass
+@dataclass(eq=False)
 class PmapProgram(Program):
     """A `Program` that `jax.pmap` replicates over the mesh's axis "data"; arguments and results are ordinary arrays.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.terminal import visible
+from accelnet.characters import visible
 from accelnet.training.record import ROW_FIELDS
 
 # Blue, orange and green of Okabe and Ito's palette, which differ for colour-blind people too.

@@ -173,8 +173,10 @@ def train_to_end(
     restored = work.open(programs.abstract_state)
     if restored is None:
         start = programs.starting_from(initial_arrays(experiment, programs.abstract_state))
+        timing.measure("compile", programs.begin_compiling, experiment, start)
         state = timing.measure("compile", start, np.uint32(experiment.seed))
     else:
+        timing.measure("compile", programs.begin_compiling, experiment, None, int(restored.state.step))
         state = going_on(restored.state, restored.changed, programs, experiment)
     timing.go_on({} if restored is None else restored.seconds, work.lost_seconds)
     if experiment.order.whole_batches:

@@ -102,6 +102,9 @@ class Recorder:
         self._window = range(0)
         self._steps, self._seconds = 0, 0.0
         self._is_tracing = False
+        # A program from the cache may have the names of another that computes the same.
+        self._names_counted = getattr(jax.config, _NAMES_COUNT)
+        jax.config.update(_NAMES_COUNT, True)
 
     def attached(
         self, programs: Programs, rhythms: Mapping[str, Rhythm], step: int, total_steps: int
@@ -131,7 +134,7 @@ class Recorder:
         self._seconds += time.perf_counter() - start
         self._steps += length
         if step + length >= self._window.stop:
-            self.close()
+            self._stop()
             self._finish(program.compiled.as_text())
         return result
 
@@ -147,7 +150,11 @@ class Recorder:
         self._is_tracing = True
 
     def close(self) -> None:
-        """End the trace if it is still being taken."""
+        """End the trace if it is still being taken. May be called twice."""
+        self._stop()
+        jax.config.update(_NAMES_COUNT, self._names_counted)
+
+    def _stop(self) -> None:
         if self._is_tracing:
             self._is_tracing = False
             jax.profiler.stop_trace()
@@ -170,16 +177,6 @@ class _Recorded:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._program, name)
-
-    @property
-    def compiled(self) -> Any:
-        """The compiled program with its own names: in the cache may be one of others that computes the same."""
-        before = getattr(jax.config, _NAMES_COUNT)
-        jax.config.update(_NAMES_COUNT, True)
-        try:
-            return self._program.compiled
-        finally:
-            jax.config.update(_NAMES_COUNT, before)
 
 
 def op_times(directory: Path, text: str, others: Collection[str] = ()) -> tuple[Counter[str], Counter[str]]:

@@ -63,6 +63,24 @@ class Programs:
         programs = (self.init, self.train, self.evaluate, self.weights)
         return sum(program.compile_seconds for program in programs if program is not None)
 
+    def begin_compiling(self, experiment: Experiment, start: Callable[[Any], Any] | None, step: int = 0) -> None:
+        """Let threads compile what a run will call, side by side.
+
+        Programs of several processes are compiled one after the other: compilers for GPUs agree on what they tune.
+
+        Args:
+            experiment: What is trained.
+            start: What the run begins with, of `starting_from`; None if it goes on.
+            step: Steps done.
+        """
+        if jax.process_count() > 1:
+            return
+        trains, evaluates = step < experiment.total_steps, bool(experiment.final_splits)
+        wanted = (start, self.train if trains else None, *((self.weights, self.evaluate) if evaluates else ()))
+        for program in wanted:
+            if isinstance(program, Program):
+                program.begin_compiling()
+
 
 def make_programs(
     experiment: Experiment,
@@ -114,13 +132,13 @@ def make_programs(
         return evaluation(smaller), smaller
 
     # Created where they belong: no array passes whole through one device.
-    fresh = Program("init", init, (seed,), out_shardings=shardings)
+    fresh = Program("init", init, (seed,), out_shardings=shardings, runs_once=True)
 
     def starting_from(initial: Mapping[str, Any]) -> Callable[[Any], TrainState]:
         if not initial:
             return fresh
         given = {path: layout.abstract(array.shape, array.dtype) for path, array in initial.items()}
-        start = Program("init", init, (seed, given), out_shardings=shardings)
+        start = Program("init", init, (seed, given), out_shardings=shardings, runs_once=True)
         return lambda seed: start(seed, dict(initial))
 
     train = make_train_chunk(experiment, feed, layout)

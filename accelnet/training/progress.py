@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from accelnet.characters import visible
 from accelnet.report.charts import ACROSS, Line, linear_axis, lines, value_axis
 from accelnet.report.document import piece
 from accelnet.report.markup import Markup, tag
 from accelnet.report.numbers import short
-from accelnet.terminal import Stream, visible
+from accelnet.terminal import Stream
 from accelnet.training.position import Position
 
 # A log is read afterwards, by people who do not want a line per chunk.
@@ -56,6 +57,30 @@ class Progress:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class Part(Progress):
+    """Show the steps of one part on the display of the whole, which stays open for the others.
+
+    Args:
+        display: Display of the whole.
+        start: Steps of the whole before this part.
+        factor: Steps of the whole that one of this part is.
+        together: Number of trainings that a rate in examples per second is one of.
+
+    Example:
+        >>> Part(make_progress("digits", 100, show=False), start=50, factor=0.5).update(20)
+    """
+
+    def __init__(self, display: Progress, start: int, factor: float = 1.0, together: int = 1) -> None:
+        self._display, self._start, self._factor, self._together = display, start, factor, together
+
+    def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
+        rate = None if examples_per_second is None else examples_per_second * self._together
+        self._display.update(self._start + round(step * self._factor), loss, rate)
+
+    def note(self, text: str) -> None:
+        self._display.note(text)
 
 
 class _Shown(Progress, ABC):

@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from accelnet.parallel.layout import Layout
 from accelnet.parallel.rules import path_names
-from accelnet.terminal import rendered
+from accelnet.terminal import folded, rendered
 from accelnet.training.state import state_placements
 
 _PARTS = (("params", "weights"), ("model_state", "model's state"), ("opt_state", "optimizer's state"))
@@ -36,7 +36,7 @@ def placement_table(layout: Layout, state: Any) -> str:
         state: State, or its shapes.
 
     Returns:
-        Text, at most 100 columns wide.
+        Text, as wide as the terminal; without one, at most 140 columns.
     """
     placed, axes = state_placements(layout, state), layout.axes
     table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
@@ -56,5 +56,5 @@ def placement_table(layout: Layout, state: Any) -> str:
                 cut = ", ".join("·" if name is None else str(name) for name in where.spec) or "nothing"
                 table.add_row(path, ",".join(map(str, leaf.shape)), cut, f"{size:,}", where.reason)
         totals.append(f"{title}: {share:,} of {whole:,} bytes on each of {layout.num_devices} devices")
-    lines = rendered(table).splitlines()
-    return "\n".join([f"mesh {layout.described}, a batch in {layout.num_parts} parts", *lines, *totals])
+    lines = rendered(table, 140, drop=("shape", "why")).splitlines()
+    return "\n".join([f"mesh {layout.described}, a batch in {layout.num_parts} parts", *lines, *map(folded, totals)])

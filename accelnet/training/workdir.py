@@ -25,6 +25,7 @@ from accelnet.training.record import RowLog, TensorBoardLog, remove_temporary
 from accelnet.training.result import write_result
 from accelnet.training.rows import RowFile, best_of, ranks, recorded_seconds, row_files, with_rows
 from accelnet.training.saving import Saver
+from accelnet.training.settings import settings_of
 from accelnet.training.stored import CONFIG, changed_fields
 
 Row = dict[str, Any]
@@ -289,4 +290,4 @@ def _hyperparameters(experiment: Experiment) -> tuple[dict[str, Any], list[str]]
     """Return the settings of a run, and the tags of the metrics that it is judged by."""
     splits = [split for split in experiment.data.splits if split != "train" and experiment.data.num_examples(split)]
     tags = [f"{name}/{split}" for name in experiment.objective.metrics for split in splits or ("train",)]
-    return {**experiment.settings, **experiment.config}, tags
+    return {**settings_of(experiment), **experiment.config}, tags

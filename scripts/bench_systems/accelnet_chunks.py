@@ -13,6 +13,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 import accelnet as an
+from accelnet.exporting.onnx import to_onnx
 from accelnet.training.program import prepare
 from accelnet.training.step import make_train_step
 from bench_systems.cases import Arrays, Case, forward_loss
@@ -54,7 +55,8 @@ def initial_state(case: Case, experiment: an.Experiment) -> Any:
 def export(case: Case) -> Arrays:
     """Return the initial weights and the batches in their order."""
     experiment = make_experiment(case)
-    params = flatten_dict(initial_state(case, experiment).params, sep="/")
+    state = initial_state(case, experiment)
+    params = flatten_dict(state.params, sep="/")
     order = experiment.order
     if order.is_whole:
         rows = np.arange(case.batch_size)[None, :]
@@ -64,7 +66,16 @@ def export(case: Case) -> Arrays:
     if isinstance(inputs, dict):
         inputs, lengths = inputs["inputs"], inputs["lengths"][rows]
     weights = {name: np.asarray(leaf) for name, leaf in params.items()}
-    return Arrays(weights, inputs[rows], experiment.data.arrays["targets"][rows], lengths)
+    batches = Arrays(weights, inputs[rows], experiment.data.arrays["targets"][rows], lengths)
+    if case.kind != "inference":
+        return batches
+    shape = jax.ShapeDtypeStruct(batches.inputs.shape[1:], batches.inputs.dtype)
+    file = to_onnx(partial(_predict, experiment.pure_model, state.params, state.model_state), shape)
+    return batches._replace(onnx=np.frombuffer(file, np.uint8))
+
+
+def _predict(model: Any, params: Any, model_state: Any, inputs: Any) -> jax.Array:
+    return model.apply(params, model_state, inputs, key=jax.random.key(0), train=False)[0]
 
 
 def make(case: Case, _: str, arrays: Arrays) -> System:
@@ -137,11 +148,8 @@ def _chunks(restart: Any, chunk: Any) -> System:
 def _inference(case: Case, arrays: Arrays) -> System:
     experiment = make_experiment(case)
     state = initial_state(case, experiment)
-    pure, batches = experiment.pure_model, [jax.device_put(batch) for batch in arrays.inputs]
-
-    @jax.jit
-    def predict(params: Any, model_state: Any, inputs: Any) -> jax.Array:
-        return pure.apply(params, model_state, inputs, key=jax.random.key(0), train=False)[0]
+    predict = jax.jit(partial(_predict, experiment.pure_model))
+    batches = [jax.device_put(batch) for batch in arrays.inputs]
 
     def step(number: int) -> jax.Array:
         return jax.block_until_ready(predict(state.params, state.model_state, batches[number % len(batches)]))

@@ -122,7 +122,9 @@ def cnn(
     return Case(name, kind, batch_size, model, network, "softmax", random_data(image_shape))
 
 
-def separable_cnn(name: str, image_shape: tuple[int, int, int], channels: Sequence[int], batch_size: int) -> Case:
+def separable_cnn(
+    name: str, image_shape: tuple[int, int, int], channels: Sequence[int], batch_size: int, kind: Any = "train"
+) -> Case:
     """Make a case like MobileNet: depthwise and 1x1 convolutions with batch norm, strides instead of pooling."""
 
     def model(rngs: Any) -> Any:
@@ -137,10 +139,10 @@ def separable_cnn(name: str, image_shape: tuple[int, int, int], channels: Sequen
         image_shape, len(channels), strides=2, num_convolutions=2, separable=True, norm=True, pooling=False,
         average=True, num_dense=0,
     )  # fmt: skip
-    return Case(name, "train", batch_size, model, network, "softmax", random_data(image_shape))
+    return Case(name, kind, batch_size, model, network, "softmax", random_data(image_shape))
 
 
-def resnet(name: str, depth: int, image_shape: tuple[int, int, int], batch_size: int) -> Case:
+def resnet(name: str, depth: int, image_shape: tuple[int, int, int], batch_size: int, kind: Any = "train") -> Case:
     """Make a case of the residual network for small images."""
 
     def model(rngs: Any) -> Any:
@@ -148,7 +150,7 @@ def resnet(name: str, depth: int, image_shape: tuple[int, int, int], batch_size:
 
         return an.models.ResNet(image_shape[-1], depth, 10, rngs=rngs)
 
-    return Case(name, "train", batch_size, model, describe.resnet(depth), "softmax", random_data(image_shape))
+    return Case(name, kind, batch_size, model, describe.resnet(depth), "softmax", random_data(image_shape))
 
 
 def sequence_rnn(
@@ -197,7 +199,23 @@ def char_rnn(
     return Case(name, kind, batch_size, model, network, "token", token_data(num_steps, num_symbols))
 
 
-CASES = {
+_NETWORKS: dict[str, Callable[..., Case]] = {
+    "mlp": lambda name, batch, kind: mlp(name, (784, 512, 512, 10), batch, kind=kind),
+    "cnn": lambda name, batch, kind: cnn(name, (28, 28, 1), (32, 64), batch, kind),
+    "separable_cnn": lambda name, batch, kind: separable_cnn(name, (32, 32, 3), (32, 64, 128), batch, kind),
+    "resnet8": lambda name, batch, kind: resnet(name, 8, (32, 32, 3), batch, kind),
+    "lstm": lambda name, batch, kind: char_rnn(name, 256, batch, kind=kind),
+    "gru": lambda name, batch, kind: char_rnn(name, 256, batch, cell="gru", kind=kind),
+}
+# Networks that are run, not trained: one row, a few, and many at a time.
+INFERENCE = {
+    name: network(name, batch, "inference")
+    for kind, network in _NETWORKS.items()
+    for batch in (1, 16, 256)
+    for name in [f"{kind}_inference_{batch}"]
+}
+# What the benchmark is of.
+USUAL = {
     case.name: case
     for case in (
         xor("xor_mlp"),
@@ -210,13 +228,14 @@ CASES = {
         char_rnn("char_lstm", 256, 32),
         char_rnn("char_gru", 256, 32, cell="gru"),
         sequence_rnn("bidirectional_lstm", (50, 32), 128, 64, num_layers=2, bidirectional=True, shortest=10),
-        cnn("cnn_inference_1", (28, 28, 1), (32, 64), 1, "inference"),
-        cnn("cnn_inference_256", (28, 28, 1), (32, 64), 256, "inference"),
-        char_rnn("lstm_inference_1", 256, 1, kind="inference"),
-        char_rnn("lstm_inference_256", 256, 256, kind="inference"),
+        INFERENCE["cnn_inference_1"],
+        INFERENCE["cnn_inference_256"],
+        INFERENCE["lstm_inference_1"],
+        INFERENCE["lstm_inference_256"],
         mlp("digits_population", (64, 128, 10), 64, kind="population", members=32),
     )
 }
+CASES = USUAL | INFERENCE
 
 
 class Arrays(NamedTuple):
@@ -227,12 +246,14 @@ class Arrays(NamedTuple):
         inputs: in accelnet's order.
         targets: the labels.
         lengths: of sequences, or None.
+        onnx: of inference, the network as accelnet's ONNX file, uint8 [size].
     """
 
     weights: dict[str, np.ndarray]
     inputs: np.ndarray
     targets: np.ndarray
     lengths: np.ndarray | None
+    onnx: np.ndarray | None = None
 
 
 def save_arrays(path: str, arrays: Arrays) -> None:
@@ -246,7 +267,7 @@ def load_arrays(path: str) -> Arrays:
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     weights = {name.removeprefix("weights/"): a for name, a in arrays.items() if name.startswith("weights/")}
-    return Arrays(weights, arrays["inputs"], arrays["targets"], arrays.get("lengths"))
+    return Arrays(weights, *[arrays.get(name) for name in Arrays._fields[1:]])
 
 
 def forward_loss(case: Case, outputs: np.ndarray, targets: np.ndarray) -> float:

@@ -12,7 +12,12 @@ from typing import Any
 
 from bench_systems import comparison
 
-_PACKAGES = ("accelnet", "jax", "jaxlib", "flax", "optax", "keras", "torch", "numpy")
+_PACKAGES = (
+    "accelnet", "jax", "jaxlib", "flax", "optax", "keras", "torch", "numpy", "onnxruntime", "openvino",
+)  # fmt: skip
+# Those that decide which products a program uses.
+_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "bf16", "sve")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS")
 
 
 def result(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -20,19 +25,27 @@ def result(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "cases": list(cases),
         **comparison.summary(cases),
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {"python": platform.python_version()} | _versions(),
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
 
-def _machine() -> dict[str, Any]:
-    model = platform.processor() or platform.machine()
+def machine() -> dict[str, Any]:
+    """Return what the processor is, what it can, and what of it the systems may use."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return {"cpu": model, "num_cores": os.cpu_count(), "system": platform.platform()}
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    said = dict(reversed([[part.strip() for part in line.split(":", 1)] for line in lines if ":" in line]))
+    flags = {*said.get("flags", said.get("Features", "")).split()}
+    return {
+        "cpu": said.get("model name") or platform.processor() or platform.machine(),
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "num_cores": os.cpu_count(),
+        # Which of them this process, and so its systems' threads, may use.
+        "num_usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "environment": {name: os.environ[name] for name in _THREADS if name in os.environ},
+        "system": platform.platform(),
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -110,16 +123,17 @@ def plot(cases: Sequence[dict[str, Any]], systems: Sequence[str], path: Path) ->
     plt.close(figure)
 
 
-def write(cases: Sequence[dict[str, Any]], systems: Sequence[str], folder: Path) -> None:
-    """Write bench.json and bench.png, each complete or not at all."""
+def write(cases: Sequence[dict[str, Any]], systems: Sequence[str], folder: Path, name: str = "bench") -> None:
+    """Write the record and the picture, each complete or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result(cases), indent=2) + "\n"
-    _replace(folder / "bench.json", lambda path: path.write_text(text))
-    _replace(folder / "bench.png", lambda path: plot(cases, systems, path))
+    replace(folder / f"{name}.json", lambda path: path.write_text(text))
+    replace(folder / f"{name}.png", lambda path: plot(cases, systems, path))
 
 
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+def replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let a function write a file under another name, and give it its own when it is whole."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=f".partial{path.suffix}")
     os.close(handle)
     temporary = Path(name)
     try:

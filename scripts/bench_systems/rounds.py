@@ -11,13 +11,14 @@ from bench_systems import comparison
 from bench_systems.cases import CHECKED_STEPS, Case
 from bench_systems.processes import Worker, WorkerError, has_glibc
 
-PEERS = ("torch", "torch_compile", "keras_jax", "keras_torch", "flax")
+PEERS = ("torch", "torch_compile", "keras_jax", "keras_torch", "flax", "onnxruntime", "openvino")
 SYSTEMS = ("accelnet", *PEERS)
 _COMMAND_SECONDS = 300.0
 # Threads of a parallel loop wait for the next one for a moment, at the cost of whoever comes next.
 _PAUSE_SECONDS = 0.05
 
 Key = tuple[str, str]
+_OURS: Key = ("accelnet", "default")
 
 
 def measure(
@@ -42,11 +43,11 @@ def measure(
         try:
             for key in _variants(systems):
                 say(f"{case.name}: preparing {key[0]} ({key[1]} allocator)")
-                note = _prepare(case, key, folder, workers)
-                reference = notes.get(("accelnet", "default"), {}).get("losses")
-                notes[key] = note if key[0] == "limit" else compared(note, reference)
-                if notes[key]["status"] != "measured":
-                    say(f"{case.name}: {key[0]} is {notes[key]['status']}: {notes[key]['reason']}")
+                notes[key] = _prepare(case, key, folder, workers)
+            notes |= compared(notes)
+            for key, note in notes.items():
+                if note["status"] != "measured":
+                    say(f"{case.name}: {key[0]} is {note['status']}: {note['reason']}")
                     workers.pop(key).close()
             times = _take_turns(case, workers, notes, rounds, turn_seconds, say)
             for key in times:
@@ -83,16 +84,23 @@ def _prepare(case: Case, key: Key, folder: Path, workers: dict[Key, Worker]) -> 
         return {"status": "failed", "reason": str(error)}
 
 
-def compared(note: dict[str, Any], reference: Sequence[Any] | None) -> dict[str, Any]:
-    """Turn what is known of a system into a refusal if its losses are not accelnet's."""
-    if note["status"] != "measured" or reference is None:
-        return note
-    difference = comparison.largest_difference(reference, note["losses"])
-    note |= {"max_loss_difference": difference.relative}
-    if comparison.agrees(difference):
-        return note
-    reason = f"its loss at step {difference.step + 1} is {difference.loss:.6g}, accelnet's {difference.reference:.6g}"
-    return {"status": "refused", "reason": reason, "max_loss_difference": difference.relative}
+def compared(notes: dict[Key, dict[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Return what is known of the peers, with a refusal of those whose losses say that they do other work."""
+    measured = {key: note for key, note in notes.items() if note["status"] == "measured" and key[0] != "limit"}
+    reference = measured.pop(_OURS, {}).get("losses")
+    if reference is None:
+        return {}
+    found = {}
+    for key, note in measured.items():
+        # Another allocator changes no bit, so that it would say nothing about rounding.
+        others = {system: other["losses"] for (system, _), other in measured.items() if system != key[0]}
+        difference = comparison.largest_difference(reference, note["losses"]).relative
+        found[key] = note | {"max_loss_difference": difference}
+        refused = comparison.refusal(reference, note["losses"], list(others.values()))
+        if refused is not None:
+            reason = f"its loss at step {refused.step + 1} is {refused.loss:.6g}, accelnet's {refused.reference:.6g}"
+            found[key] = {"status": "refused", "reason": reason, "max_loss_difference": difference}
+    return found
 
 
 def _take_turns(

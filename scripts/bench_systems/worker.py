@@ -31,6 +31,8 @@ MODULES = {
     "keras_jax": "keras_fit",
     "keras_torch": "keras_fit",
     "flax": "flax_loop",
+    "onnxruntime": "onnx_runtimes",
+    "openvino": "onnx_runtimes",
     "limit": "limit",
 }
 

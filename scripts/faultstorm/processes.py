@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from accelnet.cluster.local import free_port
 from scripts.faultstorm.kinds import MESHES, PROCESSES
-from scripts.launch_local import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 # The order is that of `enum action` in shim.c.

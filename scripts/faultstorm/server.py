@@ -21,7 +21,8 @@ from scripts.faultstorm import kinds
 
 # What a training imports on its way.
 _MODULES = (
-    "accelnet.cli.entry", "accelnet.cli.verbs", "accelnet.cluster", "accelnet.planning.utilization",
+    "accelnet.cli.entry", "accelnet.cli.verbs", "accelnet.cluster.agreement", "accelnet.cluster.join",
+    "accelnet.planning.utilization",
     "accelnet.training.fit", "matplotlib.backends.backend_agg", "matplotlib.figure", "orbax.checkpoint",
     "tensorboardX.event_file_writer", "tyro.extras",
 )  # fmt: skip

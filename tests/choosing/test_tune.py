@@ -98,6 +98,9 @@ def test_a_fifth_of_the_grid_is_trained_each_population_as_one_program(tuned):
     assert tuning.cost <= 16 * 4 / 5
     assert all(run.compiles["train"] == 1 for stage in tuning.stages for run in stage.runs)
     assert [stage.steps for stage in tuning.stages] == [16, 320] and tuning.full.num_members == 10
+    first, *others = tuning.table().splitlines()[1:]
+    assert first.split()[:2] == ["→", f"{tuning.recommended['learning_rate']:.3g}"]
+    assert len(others) + 1 == len(tuning.full.leading()) and not any("→" in line for line in others)
 
 
 def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -130,7 +131,17 @@ def test_summary_shows_what_lies_where_on_devices_that_are_not_here(command):
 @pytest.mark.slow
 def test_a_rate_is_tuned_and_the_hardware_chosen_for_it(command, tmp_path):
     args = ("--points", "6", "--workdir", str(tmp_path / "tune"), "--json")
-    values = result_of(command(xor_mlp.experiment, "tune", "learning_rate", *args))
+    done = command(xor_mlp.experiment, "tune", "learning_rate", *args)
+    values = result_of(done)
+    # One progress over all trainings, and the next command as it is typed.
+    assert {line.partition(":")[0] for line in done.err.splitlines() if " % · " in line} == {"tune xor_mlp"}
+    (then,) = (line for line in done.out.splitlines() if line.startswith("next: "))
+    _, _, *again = shlex.split(then.removeprefix("next: "))
+    assert again[:2] == ["train", "--learning-rate"] and float(again[2]) == pytest.approx(
+        values["recommended"]["learning_rate"], rel=1e-5
+    )
+    trained = command(xor_mlp.experiment, *again[: again.index("--workdir")], "--steps", "5", "--quiet")
+    assert trained.code == 0, trained.err
     low, high = values["basin"]
     assert low <= values["recommended"]["learning_rate"] <= high
     assert sorted(path.name for path in (tmp_path / "tune").glob("*.*")) == ["report.html", "tune.json", "tune.png"]

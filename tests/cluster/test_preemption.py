@@ -94,6 +94,12 @@ def test_an_interrupt_inside_a_callback_whose_exceptions_are_lost_comes_at_the_n
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
+    def made_into_another_one():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ImportError("so says a C extension that was just loaded") from None
+
     for context in (told_to_end, Preemption):
         for drop in (_xla_gc_callback, dropped_by_somebody_else):
             with context():
@@ -103,6 +109,8 @@ def test_an_interrupt_inside_a_callback_whose_exceptions_are_lost_comes_at_the_n
                 preemption._raised.clear()
     with pytest.raises(KeyboardInterrupt), told_to_end():
         dropped_by_somebody_else()
+    with pytest.raises(KeyboardInterrupt), told_to_end():
+        made_into_another_one()
     raise_dropped()  # nothing is left of them
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

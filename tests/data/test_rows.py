@@ -177,6 +177,8 @@ def test_statistics_of_what_takes_computing_read_a_bounded_part(monkeypatch):
     monkeypatch.setattr("accelnet.data.row_views.SAMPLED_BYTES", 5 * X[0].nbytes)
     array = source().arrays["inputs"]
     assert np.array_equal(first_rows(array, 41), array[np.array([0, 10, 20, 30, 40])])
+    monkeypatch.setattr("accelnet.data.row_views.SAMPLED_ROWS", 3)
+    assert np.array_equal(first_rows(array, 41), array[np.array([0, 20, 40])])
     stored = first_rows(LazyArray(StoredRows({"a": X}), ("a",)), 41)
     assert isinstance(stored, LazyArray) and np.array_equal(stored[:], X[:41])
 

@@ -1,6 +1,5 @@
 """The launcher of several local processes: what they get, what comes out, and that nothing is left."""
 
-import doctest
 import json
 import os
 import re
@@ -14,11 +13,14 @@ import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
-ROOT = Path(__file__).resolve().parents[2]
-LAUNCHER = str(ROOT / "scripts" / "launch_local.py")
-sys.path.append(str(ROOT / "scripts"))
-
-import launch_local  # noqa: E402
+LAUNCH = [sys.executable, "-m", "accelnet", "launch"]
+# With less time between the two signals than people have.
+QUICK = """
+from accelnet.cluster import local
+from accelnet.cli.tool import tool
+local._KILL_SECONDS = 0.5
+tool()
+"""
 
 RECORD = """
 import json, os, pathlib, sys
@@ -65,13 +67,11 @@ def script(folder, text, name="script.py"):
 
 
 def launch(*args, **settings):
-    return subprocess.run([sys.executable, LAUNCHER, *args], capture_output=True, text=True, timeout=120, **settings)
+    return subprocess.run([*LAUNCH, *args], capture_output=True, text=True, timeout=120, **settings)
 
 
 def start(*args):
-    return subprocess.Popen(
-        [sys.executable, LAUNCHER, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([*LAUNCH, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def eventually(condition, seconds=30):
@@ -153,11 +153,6 @@ sys.stdout.write("\r100 %\r\nafter\r\n")
     assert 3 < len(lines) + 1 < 10 and lines[0] == "[0] 0 %"
 
 
-def test_the_examples_in_the_launcher_are_right():
-    found = doctest.testmod(launch_local)
-    assert found.attempted and not found.failed
-
-
 def test_the_exit_code_is_that_of_the_process_that_failed_first(tmp_path):
     done = launch("-n", "4", script(tmp_path, FAIL_FIRST))
     assert done.returncode == 3
@@ -181,10 +176,9 @@ def test_the_others_get_sigterm_after_the_grace_period(tmp_path):
 
 def test_who_ignores_sigterm_is_killed(tmp_path, monkeypatch):
     text = "import os, sys\nif os.environ['JAX_PROCESS_ID'] == '1': sys.exit(9)\n" + WAIT
-    # The launcher as it is, with less time between the two signals.
-    quick = script(tmp_path, Path(LAUNCHER).read_text().replace("_KILL_SECONDS = 10.0", "_KILL_SECONDS = 0.5"), "l.py")
+    waiting = [script(tmp_path, text), str(tmp_path), "never"]
     done = subprocess.run(
-        [sys.executable, quick, "-n", "2", "--grace", "0.5", script(tmp_path, text), str(tmp_path), "never"],
+        [sys.executable, script(tmp_path, QUICK, "quick.py"), "launch", "-n", "2", "--grace", "0.5", *waiting],
         capture_output=True,
         text=True,
         timeout=60,
@@ -225,22 +219,3 @@ def test_processes_go_on_when_nobody_reads_any_more(tmp_path):
     launcher.stdout.close()
     assert launcher.wait(timeout=60) == 0
     assert (tmp_path / "end").exists()
-
-
-@pytest.mark.parametrize(
-    ("args", "words"),
-    [
-        ((), "no script was given"),
-        (("nowhere.py",), "nowhere.py is no file"),
-        (("-n", "0", LAUNCHER), "--num-processes is 0, expected at least 1"),
-        (("-n", "two", LAUNCHER), "two"),
-        (("--devices-per-process", "-1", LAUNCHER), "--devices-per-process is -1, expected at least 1"),
-        (("--grace", "-1", LAUNCHER), "--grace is -1.0, expected seconds"),
-        (("--grace", "nan", LAUNCHER), "--grace is nan"),
-        (("--devices", "2", LAUNCHER), "--devices"),
-    ],
-)
-def test_a_mistake_is_one_message_with_exit_code_two(args, words):
-    done = launch(*args)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and words in done.stderr and len(done.stderr.splitlines()) == 1

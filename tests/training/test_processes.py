@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import accelnet as an
-from scripts.launch_local import free_port
+from accelnet.cluster.local import free_port
 from tests.training import toy_script
 
 pytestmark = [pytest.mark.slow, pytest.mark.waits]

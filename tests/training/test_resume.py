@@ -334,7 +334,8 @@ def _delete(workdir):
 
 def _replace(workdir):
     said = _move(workdir)
-    shutil.copytree(workdir.with_name("elsewhere"), workdir)
+    # The last save may go on among the checkpoints.
+    shutil.copytree(workdir.with_name("elsewhere"), workdir, ignore=shutil.ignore_patterns("checkpoints"))
     return said
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.characters import visible
 from accelnet.data.arrays import leaves
 from accelnet.data.rows import LazyArray
-from accelnet.terminal import visible
+from accelnet.terminal import columns
 from accelnet.wording import size
 
 Values = Mapping[str, Any]  # of JSON
@@ -158,8 +159,8 @@ def _class_words(names: Sequence[str], counts: Mapping[str, Sequence[int]]) -> s
 def _wrapped(label: str, text: str, most: int, indent: int) -> list[str]:
     text = " ".join(visible(text).split())
     return textwrap.wrap(
-        text, _WIDTH, initial_indent=label.ljust(indent), subsequent_indent=" " * indent, max_lines=most,
-        placeholder=" ...",
+        text, min(columns(), _WIDTH), initial_indent=label.ljust(indent), subsequent_indent=" " * indent,
+        max_lines=most, placeholder=" ...",
     )  # fmt: skip
 
 

@@ -4,10 +4,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from accelnet.characters import visible
 from accelnet.data.glance.outline import outline_text
-from accelnet.terminal import visible
-
-_WIDTH = 100
+from accelnet.terminal import columns
 
 
 def description_text(values: Mapping[str, Any]) -> str:
@@ -16,15 +15,15 @@ def description_text(values: Mapping[str, Any]) -> str:
     Args:
         values: JSON values, as of `Description`.
     """
-    lines = [outline_text(values)]
+    lines, width = [outline_text(values)], min(columns(), 100)
     if read := partly_read(values):
-        lines += textwrap.wrap(f"{read} were read", _WIDTH)
+        lines += textwrap.wrap(f"{read} were read", width)
     found = values["findings"]
     lines += ["", f"{len(found)} findings" if len(found) != 1 else "1 finding"] if found else ["", "nothing was found"]
     for number, one in enumerate(found, 1):
         words = " ".join(visible(f"{one['name']}: {one['text']}").split())
-        lines += textwrap.wrap(words, _WIDTH, initial_indent=f"{number:2}. ", subsequent_indent="    ")
-        lines += textwrap.wrap(visible(one["advice"]), _WIDTH, initial_indent="    -> ", subsequent_indent="       ")
+        lines += textwrap.wrap(words, width, initial_indent=f"{number:2}. ", subsequent_indent="    ")
+        lines += textwrap.wrap(visible(one["advice"]), width, initial_indent="    -> ", subsequent_indent="       ")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """The targets there are, as a table."""
 
+import textwrap
 from collections.abc import Mapping
 
 import rich.box
@@ -9,7 +10,7 @@ from accelnet.arguments import word
 from accelnet.errors import UserError
 from accelnet.planning.targets.accelerators import Accelerator, load_accelerators
 from accelnet.planning.targets.target import slices
-from accelnet.terminal import rendered
+from accelnet.terminal import columns, folded, rendered
 
 
 def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family: str | None = None) -> str:
@@ -20,7 +21,7 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
         family: "tpu", "gpu", or the beginning of names, listed with every size. None: all.
 
     Returns:
-        Text, at most 100 columns wide.
+        Text, as wide as the terminal; without one, at most 100 columns.
 
     Raises:
         UserError: if there is none in the family.
@@ -43,13 +44,17 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
         )
     table = rich.table.Table(box=rich.box.SIMPLE, show_edge=False, pad_edge=False)
     table.add_column("name", no_wrap=True)
-    table.add_column("sizes sold", overflow="fold")
+    table.add_column("sizes sold")
     for header in ("GiB", "bf16 TFLOP/s", "GB/s", "USD an hour"):
         table.add_column(header, justify="right")
     table.add_column("price of", no_wrap=True)
+    every: list[str] = []
     for known in shown:
         sizes = [target.name.removeprefix(known.name).removeprefix(":") or "1" for target in slices(known)]
-        few = sizes if family or len(sizes) < 3 else [*sizes[:2], "…", sizes[-1]]
+        few = sizes if len(sizes) < 4 else [*sizes[:2], "…", sizes[-1]]
+        if family and few != sizes:
+            text = f"sizes of {known.name}: {', '.join(sizes)}"
+            every += textwrap.wrap(text, min(columns(), 100), subsequent_indent="  ", break_on_hyphens=False)
         price = "" if known.usd_per_chip_hour is None else f"{known.usd_per_chip_hour:.2f}"
         table.add_row(
             known.name,
@@ -60,7 +65,9 @@ def targets_table(accelerators: Mapping[str, Accelerator] | None = None, family:
             price,
             known.price_note.rsplit(", ", 1)[-1],
         )
-    lines = rendered(table).splitlines()
+    lines = rendered(table, drop=("price of", "sizes sold")).splitlines()
     note = "GiB, TFLOP/s and GB/s are of a JAX device, prices of a chip"
     double = [known.name for known in shown if known.devices_per_chip == 2]
-    return "\n".join([*lines, note + (f"; a chip is 2 devices in {', '.join(double)}" if double else "")])
+    if double:
+        note += f"; a chip is 2 devices in {', '.join(double)}"
+    return "\n".join([*lines, *every, folded(note)])

@@ -1,6 +1,4 @@
-"""Run a script as several processes on this machine, as a cluster runs it on several hosts.
-
-python scripts/launch_local.py -n 4 --devices-per-process 2 experiments/digits_cnn.py train --workdir runs/a
+"""Run a script as several processes on this machine, as a cluster runs it on several hosts: `accelnet launch`.
 
 Each process gets JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID and its own simulated CPU devices, and all
 get one ACCELNET_TOKEN, a secret of this run by which they know each other. They listen on this machine alone. Their
@@ -8,7 +6,6 @@ lines come out with their rank in front. The exit code is that of the process th
 SIGINT and SIGTERM are passed on to all. No process outlives the launcher.
 """
 
-import argparse
 import contextlib
 import os
 import queue
@@ -21,8 +18,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
+
+from accelnet.terminal import say
 
 _KILL_SECONDS = 10.0  # between SIGTERM, at which a run may still save, and SIGKILL
 _PROGRESS_SECONDS = 2.0  # a progress bar renews its line many times a second
@@ -101,7 +99,7 @@ def environment(rank: int, num_processes: int, port: int, devices_per_process: i
 
 def start(command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
     """Start a script in a session of its own, so that an interrupt at the terminal reaches it once, through us."""
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603, the user's own script
         [sys.executable, "-ISc", _BECOME, str(os.getpid()), *command],
         env=env,
         stdin=subprocess.DEVNULL,
@@ -192,20 +190,24 @@ def _named(running: dict[int, Any]) -> str:
 
 def _say(message: str) -> None:
     with _print_lock:
-        print(f"launch_local: {message}", file=sys.stderr, flush=True)
+        say(f"launch: {message}")
 
 
 def launch(command: Sequence[str], num_processes: int, devices_per_process: int = 1, grace: float = 30.0) -> int:
     """Run a Python script as several processes, and wait for their end.
 
     Args:
-        command: the script and its arguments.
-        num_processes: how many, at least 1.
-        devices_per_process: simulated CPU devices of each, at least 1.
-        grace: seconds that the others have after one failed.
+        command: Script and its arguments.
+        num_processes: Number of processes, at least 1.
+        devices_per_process: Simulated CPU devices of each, at least 1.
+        grace: Seconds that the others have after one failed.
 
     Returns:
-        The exit code: that of the process that failed first, 128 + the signal's number if one killed it; or 0.
+        Exit code: that of the process that failed first, 128 + the signal's number if one killed it; or 0.
+
+    Example:
+        >>> launch(["-c", "raise SystemExit(3)"], num_processes=1)  # doctest: +SKIP
+        3
     """
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -230,39 +232,3 @@ def launch(command: Sequence[str], num_processes: int, devices_per_process: int 
         for thread in threads:
             if thread.ident:
                 thread.join(timeout=2.0)  # what went into a session of its own may hold a pipe open
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}\n")
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Read the command line and launch."""
-    assert __doc__ is not None
-    parser = _Parser(
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        usage="%(prog)s [-n N] [--devices-per-process N] [--grace SECONDS] SCRIPT [ARGUMENTS ...]",
-    )
-    parser.add_argument("-n", "--num-processes", type=int, default=2, help="processes (default 2)")
-    parser.add_argument("--devices-per-process", type=int, default=1, help="simulated CPU devices of each (default 1)")
-    parser.add_argument(
-        "--grace", type=float, default=30.0, help="seconds the others have after one failed, then SIGTERM (default 30)"
-    )
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="Python script, and arguments for it")
-    options = parser.parse_args(args)
-    for name in ("num_processes", "devices_per_process"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, expected at least 1")
-    if not options.grace >= 0:
-        parser.error(f"--grace is {options.grace}, expected seconds, at least 0")
-    if not options.command:
-        parser.error("no script was given: launch_local.py -n 2 SCRIPT [ARGUMENTS ...]")
-    if not Path(options.command[0]).is_file():
-        parser.error(f"{options.command[0]} is no file, expected a Python script, after the launcher's own options")
-    return launch(options.command, options.num_processes, options.devices_per_process, options.grace)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
