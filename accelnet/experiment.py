@@ -47,8 +47,8 @@ class Experiment:
             exactly. None: the whole batch at once, but at most 1,024 examples of a full batch.
         eval_batch_size: Examples per evaluation batch. None: at least 256.
         seed: Seed of the weights, the order and all noise; 0 to 2**32 - 1.
-        precision: "float32"; "bfloat16": computation in bfloat16, weights in float32; "float16": the same with dynamic
-            loss scaling.
+        precision: "float32"; "bfloat16": computation in bfloat16, weights in float32 (on a CPU, what is multiplied is
+            rounded and all else float32); "float16": computation in float16 with dynamic loss scaling.
         remat: What the backward pass computes again instead of keeping: "none"; "products": all but the results of
             matrix products and convolutions; "blocks": all but the values named "block" by
             `jax.ad_checkpoint.checkpoint_name`, the block boundaries of accelnet's models.

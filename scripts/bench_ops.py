@@ -1,11 +1,14 @@
-"""Measure every CPU program that could compute a convolution or a product, shape by shape.
+"""Measure every CPU program that could compute a convolution or a product, shape by shape, and steps in bfloat16.
 
 python scripts/bench_ops.py [--rounds 3] [--batch 64] [--only 0 5]
 python scripts/bench_ops.py --products [--rounds 3]
+python scripts/bench_ops.py --precision fashion_mlp char_lstm [--rounds 41]
 
 Prints, for each shape, the milliseconds of the output, of the input's gradient and of the kernels' gradient by the
 compiled kernels, by patches and by XLA's own convolution, each inside a compiled loop, where training runs. The median
-of rounds in which the programs take turns; * marks the fastest.
+of rounds in which the programs take turns; * marks the fastest. With --precision, training steps of the benchmark's
+cases in float32 and in bfloat16 take turns: the median of the paired ratios, their quartiles, the ratio of the fastest
+turns, and how far the losses of the first 20 steps are apart.
 """
 
 import argparse
@@ -21,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from accelnet import ops
@@ -151,6 +155,44 @@ def measure(programs: dict[str, Any], rounds: int, seconds: float = 0.1) -> dict
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def precisions(name: str, rounds: int, seconds: float = 0.1) -> str:
+    """Train a case of the benchmark in both precisions, in turns."""
+    from accelnet.training.program import prepare
+    from bench_systems.accelnet_chunks import make_experiment
+    from bench_systems.cases import CASES
+
+    runs, losses = {}, {}
+    for precision in ("float32", "bfloat16"):
+        feed, programs = prepare(make_experiment(CASES[name]).replace(precision=precision))
+        operand, state = feed.train_operand(0, 1), programs.init(np.uint32(0))
+        losses[precision] = []
+        for _ in range(20):
+            state, report = programs.train(state, operand, np.int32(1), np.bool_(True))
+            losses[precision].append(float(report["loss"]))
+        runs[precision] = [programs.train, state, operand]
+
+    def timed(precision: str, count: int) -> float:
+        train, state, operand = runs[precision]
+        start = time.perf_counter()
+        runs[precision][1], _ = jax.block_until_ready(train(state, operand, np.int32(count), np.bool_(True)))
+        return (time.perf_counter() - start) / count * 1e3
+
+    count = max(2, int(seconds * 1e3 / timed("float32", 5)))
+    times = [
+        {precision: timed(precision, count) for precision in (list(runs) if turn % 2 else [*runs][::-1])}
+        for turn in range(rounds)
+    ]
+    ratios = [turn["float32"] / turn["bfloat16"] for turn in times]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    medians, fastest = ({p: of(turn[p] for turn in times) for p in runs} for of in (statistics.median, min))
+    apart = max(abs(b / a - 1) for a, b in zip(*losses.values(), strict=True))
+    return (
+        f"{name}: float32 {medians['float32']:.3f} ms, bfloat16 {medians['bfloat16']:.3f} ms: {middle:.2f} times as "
+        f"fast ({low:.2f} to {high:.2f}; fastest turns {fastest['float32'] / fastest['bfloat16']:.2f}); losses "
+        f"{apart:.1%} apart"
+    )
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -158,7 +200,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64, help="images")
     parser.add_argument("--products", action="store_true", help="products of matrices, not convolutions")
     parser.add_argument("--only", type=int, nargs="*", help="indices of the shapes, all if left out")
+    parser.add_argument("--precision", nargs="+", metavar="CASE", help="steps of these cases in float32 and bfloat16")
     arguments = parser.parse_args()
+    for name in arguments.precision or ():
+        print(precisions(name, arguments.rounds), flush=True)
+    if arguments.precision:
+        return
     if arguments.products:
         for rows, columns, depth, members in [PRODUCTS[i] for i in arguments.only or range(len(PRODUCTS))]:
             print(f"[{rows}, {depth}] times [{depth}, {columns}], {members} members")

@@ -158,6 +158,8 @@ def _configure(module: nnx.Module, settings: CallSettings) -> None:
     for _, layer in nnx.iter_modules(module):
         if settings.dtype is not None and getattr(layer, "dtype", settings.dtype) is None:
             setattr(layer, "dtype", settings.dtype)  # noqa: B010, not every module has one
+        if settings.dtype is not None and isinstance(layer, nnx.Embed) and layer.dtype == layer.param_dtype:
+            layer.dtype = settings.dtype  # the weights' own, where it is told none
         if isinstance(layer, nnx.BatchNorm):
             if settings.axes and layer.axis_name is None:
                 layer.axis_name = settings.axes  # pyright: ignore[reportAttributeAccessIssue]

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from accelnet.ops.kernels import multiplies_bfloat16
+
 Tree = Any
 Precision = Literal["float32", "bfloat16", "float16"]
 
@@ -31,6 +33,32 @@ def with_precision(apply: Callable[..., Any], precision: Precision) -> Callable[
         return cast_floats(outputs, jnp.float32), after, *(cast_floats(one, jnp.float32) for one in sown)
 
     return applied
+
+
+def precision_note(precision: Precision, params: Tree) -> str | None:
+    """Say where a precision is not faster than float32 on this process's CPU; None where it is, or none is at hand.
+
+    Args:
+        precision: That of a run.
+        params: Its weights or their shapes.
+
+    Example:
+        >>> precision_note("float32", {}) is None
+        True
+    """
+    if precision != "bfloat16" or jax.default_backend() != "cpu":
+        return None
+    if not multiplies_bfloat16():
+        return (
+            "precision='bfloat16' is no faster than float32 here: this processor has no products of bfloat16 "
+            "(AVX512-BF16), or there are no compiled kernels"
+        )
+    if any(leaf.ndim > 2 for leaf in jax.tree.leaves(params)):
+        return (
+            "precision='bfloat16' makes products of dense and recurrent layers faster here; convolutions are computed "
+            "in float32, in the same time"
+        )
+    return None
 
 
 def to_inputs_dtype(arrays: Any, /, *, dtype: Any = None, inexact: bool = True) -> Any:

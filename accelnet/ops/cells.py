@@ -65,7 +65,7 @@ class Operands(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scan_cell(cell: Cell, reverse: bool, operands: Operands) -> tuple[Array, Arrays]:
-    """Scan a cell over all steps, on a CPU in float32 by a compiled kernel.
+    """Scan a cell over all steps, on a CPU in float32 and bfloat16 by a compiled kernel.
 
     Args:
         cell: `SIMPLE`, `LSTM` or `GRU`.
@@ -126,8 +126,8 @@ def _given(array: Array | None) -> Arrays:
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _by_kernel(target: str, meaning: Any, operands: Arrays) -> Arrays:
-    """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types than float32."""
-    if any(operand.dtype not in (jnp.float32, jnp.int32, jnp.bool_) for operand in operands):
+    """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types than these."""
+    if any(operand.dtype not in (jnp.float32, jnp.bfloat16, jnp.int32, jnp.bool_) for operand in operands):
         return meaning(*operands)
     kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:-1])), meaning)
     # Functions, since platform_dependent keeps weak references, which a tuple does not take.

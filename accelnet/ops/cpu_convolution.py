@@ -8,7 +8,9 @@ from accelnet.ops.geometry import Geometry, Shape
 
 
 def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
-    """Convolve by the compiled kernel, or by `patches.convolve` in other types than float32 and above three axes.
+    """Convolve by the compiled kernel, or by `patches.convolve` in other types than these and above three axes.
+
+    The types are float32 and bfloat16, which the kernel gets as float32.
 
     Which loop the kernel takes (a product, depthwise, Winograd's, or products of patches that it does not write down)
     is chosen in kernels.cc, by the shape alone. Where programs hold no kernels, they convolve by patches: see
@@ -39,8 +41,8 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
 
 
 def _has_kernel(lhs: Array, geometry: Geometry) -> bool:
-    is_float32 = lhs.dtype == jnp.float32 and geometry.preferred_element_type in (None, jnp.float32)
-    return is_float32 and len(geometry.strides) <= 3
+    has_type = lhs.dtype in (jnp.float32, jnp.bfloat16) and geometry.preferred_element_type in (None, lhs.dtype)
+    return has_type and len(geometry.strides) <= 3
 
 
 def _numbers(geometry: Geometry) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ from accelnet.ops.symbolic import is_below
 # loop that has no call. For 1,024 members with [4 x 2] times [2 x 3] it took a fifth of the compiled kernel's time, for
 # 256 with [16 x 16] times [16 x 16] 1.2 times, 3.5 for the kernels' gradient (`scripts/bench_ops.py --products`).
 _FEWEST = 1024
+_TYPES = (jnp.float32, jnp.bfloat16)
 
 
 class _Multiply(NamedTuple):
@@ -22,7 +23,7 @@ class _Multiply(NamedTuple):
 
     lhs_transposed: bool
     rhs_transposed: bool
-    precision: Any
+    precision: Any = None
 
     def __call__(self, lhs: Array, rhs: Array) -> tuple[Array]:
         axes = ((0 if self.lhs_transposed else 1,), (1 if self.rhs_transposed else 0,))
@@ -41,7 +42,7 @@ class _Multiply(NamedTuple):
         return self._replace(lhs_transposed=flags[0], rhs_transposed=flags[1]).kernel, second
 
     def by_kernel(self, lhs: Array, rhs: Array) -> Array:
-        """Multiply float32 by the kernel, where there is enough to multiply."""
+        """Multiply float32 or bfloat16 by the kernel, where there is enough to multiply."""
         multiplications = lhs.size * rhs.shape[0 if self.rhs_transposed else 1]
         few = is_below(multiplications, _FEWEST)
         (product,) = self(lhs, rhs) if few else kernels.call(self.kernel, lhs, rhs)
@@ -100,8 +101,9 @@ def dot_general(
         and lhs.ndim >= 2 == rhs.ndim
         and tuple(lhs_axes) == (lhs.ndim - 1,)
         and len(rhs_axes) == 1
-        and lhs.dtype == rhs.dtype == jnp.float32
-        and (preferred_element_type is None or jnp.dtype(preferred_element_type) == jnp.float32)
+        and lhs.dtype == rhs.dtype
+        and lhs.dtype in _TYPES
+        and preferred_element_type in (None, lhs.dtype)
         and not any(setting is not None for setting in settings.values())
     )
     if not is_plain:
@@ -118,5 +120,5 @@ def transposed_product(lhs: Array, rhs: Array) -> Array:
         >>> transposed_product(jnp.ones((3, 2)), jnp.ones((3, 4))).shape
         (2, 4)
     """
-    multiply = _Multiply(True, False, None)
-    return multiply.by_kernel(lhs, rhs) if lhs.dtype == rhs.dtype == jnp.float32 else multiply(lhs, rhs)[0]
+    multiply = _Multiply(True, False)
+    return multiply.by_kernel(lhs, rhs) if lhs.dtype == rhs.dtype and lhs.dtype in _TYPES else multiply(lhs, rhs)[0]

@@ -14,6 +14,7 @@ from accelnet.arguments import flags, instance, names, number, path, sequence, w
 from accelnet.data.feed import AbstractFeed
 from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment, check_experiment
+from accelnet.models.precision import precision_note
 from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
@@ -185,6 +186,8 @@ def train_to_end(
             f"the loss is one number for a batch: the last {left} examples of each epoch, which fill no batch, are "
             "left out (other ones in each epoch)"
         )
+    if note := precision_note(experiment.precision, programs.abstract_state.params):
+        display.note(note)
     for row in work.rows:  # of the run that goes on
         tracking.log(row)
         if row["split"] == "validation":

@@ -13,6 +13,7 @@ from accelnet.experiment import Experiment
 from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.objectives.weights import safe_ratio
+from accelnet.ops.wide import in_float32
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
 from accelnet.parallel.parts import Parts
@@ -96,7 +97,9 @@ def make_gradient(
         `operand`. Gradients have the parameters' dtype; in float16 they are those of the unscaled loss.
     """
     parts = layout.parts
-    loss = make_loss(experiment, parts)
+    of_loss = jax.grad(make_loss(experiment, parts), has_aux=True)
+    if experiment.precision == "bfloat16":
+        of_loss = in_float32(of_loss)
     num_microbatches = num_microbatches or experiment.order.num_microbatches
     merge, empty = experiment.objective.merge, experiment.objective.empty
 
@@ -107,7 +110,7 @@ def make_gradient(
         def of_microbatch(number: Any, model_state: Tree) -> Any:
             batch = microbatch(operand, number, part)
             batch, noise = training_batch(experiment, batch, layout, part, seed, step, number)
-            grads, (mean, weight, states, after) = jax.grad(loss, has_aux=True)(
+            grads, (mean, weight, states, after) = of_loss(
                 params, model_state, batch, key=noise, train=True, frozen=frozen, step=step, scale=scale
             )
             if scale is not None:

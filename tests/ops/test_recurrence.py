@@ -290,7 +290,7 @@ def test_tokens_read_rows_of_the_inputs_and_those_of_the_padding_change_nothing(
 
 
 def test_all_input_projections_are_one_product_and_so_is_the_kernels_gradient():
-    a = make_arrays("lstm") | {"inputs": jnp.ones((4, 6, 3), jnp.bfloat16)}  # float32 has kernels instead of scans
+    a = make_arrays("lstm") | {"inputs": jnp.ones((4, 6, 3), jnp.float16)}  # float32 and bfloat16 have kernels
     jaxpr = jax.make_jaxpr(jax.grad(lambda a: scalar(lstm(**a)).astype(jnp.float32)))(a).jaxpr
 
     def scans(jaxpr):

@@ -9,6 +9,7 @@ import pytest
 
 import accelnet as an
 from accelnet.data.feed import DeviceFeed
+from accelnet.training import program
 from accelnet.training.state import init_state, random_key
 from accelnet.training.step import make_gradient, make_loss, make_train_step
 
@@ -163,6 +164,23 @@ def test_low_precision_computes_low_and_keeps_the_weights_in_float32(make_experi
     losses = [row["loss"] for row in run.rows if row["split"] == "train"]
     assert losses[-1] < 0.7 * losses[0]
     assert {leaf.dtype for leaf in jax.tree.leaves((run.state.params, run.state.model_state))} == {np.dtype("float32")}
+
+
+@pytest.mark.cpu
+def test_cutting_a_run_in_bfloat16_changes_no_bit(make_experiment):
+    experiment = make_experiment(
+        model=lambda rngs: an.models.MLP(16, (40, 33), 3, rngs=rngs), precision="bfloat16", batch_size=25
+    )
+    feed, programs = program.prepare(experiment)
+    operand = feed.train_operand(0, 6)
+
+    def trained(*counts):
+        state = programs.init(np.uint32(0))
+        for count in counts:
+            state, _ = programs.train(state, operand, np.int32(count), np.bool_(False))
+        return state
+
+    chex.assert_trees_all_equal(trained(4), trained(1, 3))
 
 
 def test_an_overflow_in_float16_skips_the_update_and_halves_the_scale(make_experiment):

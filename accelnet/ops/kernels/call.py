@@ -43,6 +43,30 @@ class Meaning(NamedTuple):
         return (self.function(*operands, *self.settings),)
 
 
+class Rounding(NamedTuple):
+    """What a kernel computes of float32 that it rounds to other types; its results are float32 (hashable).
+
+    Attributes:
+        meaning: What the kernel computes of operands of those types.
+        dtypes: The types.
+    """
+
+    meaning: Callable[..., tuple[Array, ...]]
+    dtypes: tuple[Any, ...]
+
+    def __call__(self, *operands: Array) -> tuple[Array, ...]:
+        rounded = (operand.astype(dtype) for operand, dtype in zip(operands, self.dtypes, strict=True))
+        return tuple(result.astype(_wide(result.dtype)) for result in self.meaning(*rounded))
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.dtype(jnp.float32) if dtype == jnp.bfloat16 else dtype
+
+
+# Kernels of which the last number says whether they round what they multiply to bfloat16; those that take every type.
+_ROUND = ("accelnet_multiply", "accelnet_recur", "accelnet_recur_backward")
+_COPY = ("accelnet_take_rows",)
+
 NAME = "accelnet_kernel"
 kernel_p = Primitive(NAME)
 kernel_p.multiple_results = True
@@ -54,7 +78,7 @@ def call(kernel: Kernel, *operands: Array) -> tuple[Array, ...]:
 
     Args:
         kernel: The kernel.
-        *operands: Arrays, without an axis of members. The kernel itself wants float32 or bool.
+        *operands: Arrays, without an axis of members. The kernel itself wants float32, bfloat16 or bool.
 
     Returns:
         The results of `kernel.meaning`.
@@ -149,10 +173,23 @@ def _transpose(cotangents: Sequence[Any], lhs: Any, rhs: Any, *, kernel: Kernel)
 
 
 def _lower(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
-    if _alone(ctx.module_context) and _fits(ctx) and library.load():
-        numbers = np.array(kernel.numbers, np.int64)
-        return jax.ffi.ffi_lowering(kernel.target)(ctx, *operands, numbers=numbers)
-    return mlir.lower_fun(functools.partial(meaning_of, kernel), multiple_results=True)(ctx, *operands)
+    native = _alone(ctx.module_context) and _fits(ctx) and library.load()
+    function = functools.partial(_by_library if native else meaning_of, kernel)
+    return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+
+
+def _by_library(kernel: Kernel, *operands: Array) -> list[Array]:
+    """Call the kernel, which has float32 in the place of bfloat16."""
+    results = _results_of(kernel, *(jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands))
+    wide = (lambda dtype: dtype) if kernel.target in _COPY else _wide
+    numbers = kernel.numbers
+    if kernel.target in _ROUND:
+        rounds = isinstance(kernel.meaning, Rounding) or any(operand.dtype == jnp.bfloat16 for operand in operands)
+        numbers = (*numbers, int(rounds and library.multiplies_bfloat16()))
+    shapes = [jax.ShapeDtypeStruct(result.shape, wide(result.dtype)) for result in results]
+    own = [operand.astype(wide(operand.dtype)) for operand in operands]
+    out = jax.ffi.ffi_call(kernel.target, shapes)(*own, numbers=np.array(numbers, np.int64))
+    return [array.astype(result.dtype) for array, result in zip(out, results, strict=True)]
 
 
 _taken: ContextVar[bool | None] = ContextVar("taken", default=None)

@@ -72,12 +72,19 @@ static ffi::Error KernelGradient(ffi::ThreadPool pool, Arguments arguments, Resu
   return ffi::Error::Success();
 }
 
-// Of products: whether the left and the right matrix are transposed.
+// Of products: whether the left and the right matrix are transposed, and whether they are rounded to bfloat16.
 static ffi::Error Multiply(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
   const Numbers a = shape(arguments, 0), out = shape(results, 0);
   const bool a_transposed = numbers[0], b_transposed = numbers[1];
-  return multiply(pool, {out[0], out[1], out[2], a[a_transposed ? 1 : 2], a_transposed, b_transposed}, arguments,
-                  results);
+  const Matrices s{out[0], out[1], out[2], a[a_transposed ? 1 : 2], a_transposed, b_transposed};
+#if defined(ACCELNET_BFLOAT16)
+  if (numbers[2]) {
+    multiply_pairs(pool, s, argument(arguments, 0), member_step(a), argument(arguments, 1),
+                   member_step(shape(arguments, 1)), result(results, 0));
+    return ffi::Error::Success();
+  }
+#endif
+  return multiply(pool, s, arguments, results);
 }
 
 // Weights of 8 or 4 bits [panels, quads, 16, 4], and behind them their scales [columns].
@@ -152,8 +159,17 @@ struct Reader {
   }
 };
 
+// Calls function(kernel), whose products are of float32 or, `rounded`, of bfloat16.
+template <typename F>
+static void with_kernel(const Layer& layer, Array kernel, bool transposed, bool rounded, const F& function) {
+#if defined(ACCELNET_BFLOAT16)
+  if (rounded) return function(Bfloat16Kernel(layer, kernel, transposed));
+#endif
+  function(FloatKernel(layer, kernel, transposed));
+}
+
 // Of recurrence: cell, reverse, whether what the backward pass wants is kept, whether there are tokens, a bias, and
-// lengths.
+// lengths, and whether products are of bfloat16.
 // Arguments: projected [steps, batch, gates], or by symbol [symbols, gates] and tokens [steps, batch], first state, first memory of an LSTM, kernel, bias?, valid?.
 // Results: hiddens [steps, batch, hidden], last state, last memory of an LSTM, and, if kept, the state before each step
 // and what the cell saves.
@@ -163,7 +179,7 @@ static ffi::Error Recur(ffi::ThreadPool pool, Arguments arguments, Results resul
   Reader reader{arguments};
   const Inputs projected = reader.inputs(numbers[3]);
   const Array first = reader.array(), first_memory = layer.cell == kLstm ? reader.array() : Array{};
-  const FloatKernel kernel(layer, reader.array());
+  const Array kernel = reader.array();
   const Array bias = numbers[4] ? reader.array() : Array{};
   const Valid valid = numbers[5] ? reader.valid() : Valid{};
   size_t next = 0;
@@ -171,7 +187,9 @@ static ffi::Error Recur(ffi::ThreadPool pool, Arguments arguments, Results resul
   float* last_memory = layer.cell == kLstm ? result(results, next++) : nullptr;
   float *before = numbers[2] ? result(results, next++) : nullptr, *saved[5] = {};
   for (int64_t i = 0; numbers[2] && i < num_saved(layer.cell); ++i) saved[i] = result(results, next++);
-  recur(pool, layer, projected, kernel, bias, first, first_memory, valid, hiddens, last, last_memory, before, saved);
+  with_kernel(layer, kernel, false, numbers[6], [&](const auto& packed) {
+    recur(pool, layer, projected, packed, bias, first, first_memory, valid, hiddens, last, last_memory, before, saved);
+  });
   return ffi::Error::Success();
 }
 
@@ -196,7 +214,7 @@ static ffi::Error RecurRounded(ffi::ThreadPool pool, Arguments arguments, Result
   return ffi::Error::Success();
 }
 
-// Of its gradient: cell, reverse, whether there are lengths.
+// Of its gradient: cell, reverse, whether there are lengths, and whether products are of bfloat16.
 // Arguments: dhiddens, dlast, dlast_memory of an LSTM, kernel, before, what the cell saved, valid?.
 // Results: dprojected [steps, batch, gates], drecurrent of a GRU, dfirst, dfirst_memory of an LSTM.
 static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Results results, Numbers numbers) {
@@ -214,8 +232,10 @@ static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Resul
   float* drecurrent = layer.cell == kGru ? result(results, next++) : nullptr;
   float* dfirst = result(results, next++);
   float* dfirst_memory = layer.cell == kLstm ? result(results, next++) : nullptr;
-  recur_backward(pool, layer, before, saved, kernel, dhiddens, dlast, dlast_memory, valid, dprojected, drecurrent,
-                 dfirst, dfirst_memory);
+  with_kernel(layer, kernel, true, numbers[3], [&](const auto& transposed) {
+    recur_backward(pool, layer, before, saved, transposed, dhiddens, dlast, dlast_memory, valid, dprojected, drecurrent,
+                   dfirst, dfirst_memory);
+  });
   return ffi::Error::Success();
 }
 
@@ -240,3 +260,12 @@ ACCELNET_HANDLER(accelnet_convolve_rounded, ConvolveRounded);
 ACCELNET_HANDLER(accelnet_recur_rounded, RecurRounded);
 
 extern "C" int64_t accelnet_most_bytes() { return accelnet::usage().total(); }
+
+// Whether this library multiplies numbers of bfloat16.
+extern "C" bool accelnet_has_bfloat16() {
+#if defined(ACCELNET_BFLOAT16)
+  return true;
+#else
+  return false;
+#endif
+}

@@ -63,6 +63,17 @@ def most_bytes() -> int:
     return library.accelnet_most_bytes() if library is not None else 0
 
 
+def multiplies_bfloat16() -> bool:
+    """Say whether the kernels multiply numbers of bfloat16: this processor has AVX512-BF16, and there are kernels.
+
+    Example:
+        >>> multiplies_bfloat16() in (False, True)
+        True
+    """
+    library = _library()
+    return library is not None and library.accelnet_has_bfloat16()
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     if os.environ.get("ACCELNET_KERNELS") == "xla":
@@ -77,6 +88,7 @@ def _library() -> ctypes.CDLL | None:
         _say(f"the CPU kernels could not be compiled or loaded: {error}")
         return None
     library.accelnet_most_bytes.restype = ctypes.c_int64
+    library.accelnet_has_bfloat16.restype = ctypes.c_bool
     for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library
@@ -153,7 +165,7 @@ def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
 
 
 def _lacking(library: ctypes.CDLL) -> list[str]:
-    return [name for name in (*TARGETS, "accelnet_most_bytes") if not hasattr(library, name)]
+    return [name for name in (*TARGETS, "accelnet_most_bytes", "accelnet_has_bfloat16") if not hasattr(library, name)]
 
 
 def _hash(content: bytes) -> str:

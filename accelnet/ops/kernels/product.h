@@ -140,9 +140,15 @@ T* scratch(int slot, int64_t count) {
   return memory.data();
 }
 
+// What a product multiplies: one number of a row with one of each column. `bfloat16.h` has another.
+struct Floats {
+  static Vec value(const float* from) { return splat(*from); }
+  static Vec add(Vec sum, Vec value, Vec column) { return sum + value * column; }
+};
+
 // out[m][n] (+)= sum_k rows[m][offsets[k]] * columns[k * stride + n]. The rows may lie anywhere: pixels of an image
 // whose taps are the offsets, or channels whose pixels are.
-template <int M, int V>
+template <class Operands, int M, int V>
 void product_tile(const float* const* rows, const int32_t* offsets, int64_t depth, const float* columns,
                   int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
   Vec sum[M][V];
@@ -161,9 +167,9 @@ void product_tile(const float* const* rows, const int32_t* offsets, int64_t dept
     for (int v = 0; v < V; ++v) column[v] = load(columns + v * kLanes);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      const Vec value = splat(row[m][offset]);
+      const Vec value = Operands::value(row[m] + offset);
 #pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[m][v] += value * column[v];
+      for (int v = 0; v < V; ++v) sum[m][v] = Operands::add(sum[m][v], value, column[v]);
     }
   }
 #pragma GCC unroll 16
@@ -179,26 +185,28 @@ void product_tile(const float* const* rows, const int32_t* offsets, int64_t dept
   }
 }
 
-using TileFunction = decltype(&product_tile<1, 1>);
+using TileFunction = decltype(&product_tile<Floats, 1, 1>);
 
-template <int V, int... M>
+template <class Operands, int V, int... M>
 constexpr std::array<TileFunction, sizeof...(M)> tile_functions(std::integer_sequence<int, M...>) {
-  return {&product_tile<M + 1, V>...};
+  return {&product_tile<Operands, M + 1, V>...};
 }
 
 // The tile function's arguments for any number of rows up to kRows and of columns up to kColumns.
-inline void product(int num_rows, const float* const* rows, const int32_t* offsets, int64_t depth,
-                    const float* columns, int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
-  static constexpr auto one = tile_functions<1>(std::make_integer_sequence<int, kRows>());
-  static constexpr auto two = tile_functions<2>(std::make_integer_sequence<int, kRows>());
+template <class Operands = Floats>
+void product(int num_rows, const float* const* rows, const int32_t* offsets, int64_t depth, const float* columns,
+             int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
+  static constexpr auto one = tile_functions<Operands, 1>(std::make_integer_sequence<int, kRows>());
+  static constexpr auto two = tile_functions<Operands, 2>(std::make_integer_sequence<int, kRows>());
   (num_columns <= kLanes ? one : two)[num_rows - 1](rows, offsets, depth, columns, stride, out, num_columns,
                                                     accumulate);
 }
 
 // One row times several panels at once, `panel_step` apart: with one panel, every sum waits for the one before.
 constexpr int kWide = 4;
-inline void product_row(const float* row, const int32_t* offsets, int64_t depth, const float* panels,
-                        int64_t panel_step, float* out, bool accumulate) {
+template <class Operands>
+void product_row(const float* row, const int32_t* offsets, int64_t depth, const float* panels, int64_t panel_step,
+                 float* out, bool accumulate) {
   Vec sum[kWide][2];
 #pragma GCC unroll 4
   for (int p = 0; p < kWide; ++p) {
@@ -206,11 +214,13 @@ inline void product_row(const float* row, const int32_t* offsets, int64_t depth,
     for (int v = 0; v < 2; ++v) sum[p][v] = accumulate ? load(out + p * kColumns + v * kLanes) : Vec{};
   }
   for (int64_t k = 0; k < depth; ++k, panels += kColumns) {
-    const Vec value = splat(row[offsets[k]]);
+    const Vec value = Operands::value(row + offsets[k]);
 #pragma GCC unroll 4
     for (int p = 0; p < kWide; ++p) {
 #pragma GCC unroll 2
-      for (int v = 0; v < 2; ++v) sum[p][v] += value * load(panels + p * panel_step + v * kLanes);
+      for (int v = 0; v < 2; ++v) {
+        sum[p][v] = Operands::add(sum[p][v], value, load(panels + p * panel_step + v * kLanes));
+      }
     }
   }
 #pragma GCC unroll 4

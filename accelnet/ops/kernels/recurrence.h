@@ -1,6 +1,7 @@
 // Simple, LSTM and GRU cells over all steps. Sequences do not meet, so every thread takes some through all steps.
 #pragma once
 
+#include "bfloat16.h"
 #include "rounded.h"
 #include "rows.h"
 
@@ -109,13 +110,14 @@ inline Memory<float> panels_of(Array matrix, int64_t matrices, int64_t depth, in
 }
 
 // out[row] (+)= rows[row] times the matrix of the panels, for a few rows.
-inline void multiply(int64_t num_rows, const float* const* rows, const int32_t* offsets, int64_t depth,
+template <class Operands>
+void multiply(int64_t num_rows, const float* const* rows, const int32_t* offsets, int64_t depth,
                      const float* panels, int64_t columns, float* const* out, bool accumulate) {
   const int64_t tiles = ceil_div(num_rows, kRows);
   for (int64_t k = 0; k < depth; k += kDepth) {
     for (int64_t p = 0; p * kColumns < columns; ++p) {
       if (num_rows == 1 && (p + kWide) * kColumns <= columns) {
-        product_row(rows[0], offsets + k, std::min(kDepth, depth - k), panels + (p * depth + k) * kColumns,
+        product_row<Operands>(rows[0], offsets + k, std::min(kDepth, depth - k), panels + (p * depth + k) * kColumns,
                     depth * kColumns, out[0] + p * kColumns, accumulate || k > 0);
         p += kWide - 1;
         continue;
@@ -124,9 +126,9 @@ inline void multiply(int64_t num_rows, const float* const* rows, const int32_t* 
         const int64_t begin = num_rows * tile / tiles, end = num_rows * (tile + 1) / tiles;
         float* results[kRows];
         for (int64_t m = begin; m < end; ++m) results[m - begin] = out[m] + p * kColumns;
-        product(end - begin, rows + begin, offsets + k, std::min(kDepth, depth - k),
-                panels + (p * depth + k) * kColumns, kColumns, results, std::min<int64_t>(kColumns, columns - p * kColumns),
-                accumulate || k > 0);
+        product<Operands>(end - begin, rows + begin, offsets + k, std::min(kDepth, depth - k),
+                          panels + (p * depth + k) * kColumns, kColumns, results,
+                          std::min<int64_t>(kColumns, columns - p * kColumns), accumulate || k > 0);
       }
     }
   }
@@ -143,26 +145,64 @@ void over_sequences(Pool& pool, const Layer& layer, const F& function) {
   });
 }
 
-// The product of a few states with the columns [from, from + columns) of a kernel [hidden, gates]: out[row] (+)= it.
+// The product of a few rows with the columns [from, from + width) of a kernel [hidden, gates], or of its transpose:
+// out[row] (+)= it.
 struct FloatKernel {
-  int64_t hidden, gates, step;
+  int64_t depth, step;
   Memory<float> panels;
   std::vector<int32_t> offsets;
 
-  FloatKernel(const Layer& layer, Array kernel)
-      : hidden(layer.hidden), gates(layer.gates()),
-        panels(panels_of(kernel, kernel.step ? layer.members : 1, hidden, gates, gates, 1)),
-        offsets(multiples(hidden, 1)) {
+  FloatKernel(const Layer& layer, Array kernel, bool transposed = false)
+      : depth(transposed ? layer.gates() : layer.hidden),
+        panels(panels_of(kernel, kernel.step ? layer.members : 1, depth, transposed ? layer.hidden : layer.gates(),
+                         transposed ? 1 : layer.gates(), transposed ? layer.gates() : 1)),
+        offsets(multiples(depth, 1)) {
     step = kernel.step ? panels.size() / layer.members : 0;
   }
   static constexpr int64_t columns() { return kColumns; }
   static constexpr int64_t least_shared() { return 128; }
-  void multiply(int64_t member, int64_t count, const float* const* states, int64_t from, int64_t width, float* const* out,
+  void multiply(int64_t member, int64_t count, const float* const* rows, int64_t from, int64_t width, float* const* out,
                 bool accumulate) const {
-    accelnet::multiply(count, states, offsets.data(), hidden, panels.data() + member * step + from * hidden, width, out,
-                       accumulate);
+    accelnet::multiply<Floats>(count, rows, offsets.data(), depth, panels.data() + member * step + from * depth, width,
+                               out, accumulate);
   }
 };
+
+#if defined(ACCELNET_BFLOAT16)
+// The same in bfloat16: rows and kernel are rounded.
+struct Bfloat16Kernel {
+  int64_t depth, pairs, step;
+  Memory<float> panels;
+  std::vector<int32_t> offsets;
+
+  Bfloat16Kernel(const Layer& layer, Array kernel, bool transposed = false)
+      : depth(transposed ? layer.gates() : layer.hidden), pairs(ceil_div(depth, 2)), offsets(multiples(pairs, 1)) {
+    const int64_t matrices = kernel.step ? layer.members : 1, width = transposed ? layer.hidden : layer.gates();
+    step = ceil_div(width, kColumns) * pairs * kColumns;
+    panels.resize(matrices * step);
+    for (int64_t m = 0; m < matrices; ++m) {
+      const Right matrix{kernel.of(m, 0, 0), depth, width, transposed};
+      for (int64_t p = 0; p * kColumns < width; ++p) {
+        matrix.pack(0, pairs, p * kColumns, panels.data() + m * step + p * pairs * kColumns);
+      }
+    }
+    step = kernel.step ? step : 0;
+  }
+  static constexpr int64_t columns() { return kColumns; }
+  static constexpr int64_t least_shared() { return 128; }
+  void multiply(int64_t member, int64_t count, const float* const* rows, int64_t from, int64_t width, float* const* out,
+                bool accumulate) const {
+    float* of = scratch(1, count * pairs);
+    const float** pairs_of = scratch<const float*>(1, count);
+    for (int64_t row = 0; row < count; ++row) {
+      pairs_of[row] = of + row * pairs;
+      store_row(rows[row], depth, of + row * pairs);
+    }
+    accelnet::multiply<Pairs>(count, pairs_of, offsets.data(), pairs, panels.data() + member * step + from * pairs,
+                              width, out, accumulate);
+  }
+};
+#endif
 
 // The same of a kernel of 8 or 4 bits: every state is rounded.
 struct RoundedKernel {
@@ -281,14 +321,11 @@ void recur(Pool& pool, const Layer& layer, Inputs projected, const Kernel& kerne
 
 // The gradient of `recur`, without that of the kernel: dprojected and, for a GRU, drecurrent [steps, batch, gates], and
 // that of the first state.
-template <typename Pool>
-void recur_backward(Pool& pool, const Layer& layer, Array before, const Array* saved, Array kernel, Array dhiddens,
-                    Array dlast, Array dlast_memory, Valid valid, float* dprojected, float* drecurrent, float* dfirst,
+template <typename Pool, typename Kernel>
+void recur_backward(Pool& pool, const Layer& layer, Array before, const Array* saved, const Kernel& transposed,
+                    Array dhiddens, Array dlast, Array dlast_memory, Valid valid, float* dprojected, float* drecurrent, float* dfirst,
                     float* dfirst_memory) {
   const int64_t hidden = layer.hidden, gates = layer.gates(), rows_of_all = layer.steps * layer.batch;
-  const auto panels = panels_of(kernel, kernel.step ? layer.members : 1, gates, hidden, 1, gates);
-  const int64_t panels_size = kernel.step ? panels.size() / layer.members : 0;
-  const auto offsets = multiples(gates, 1);
   over_sequences(pool, layer, [&](int64_t member, int64_t begin, int64_t count) {
     std::vector<const float*> sums(count);
     std::vector<float*> dstate(count), dmemory(count);
@@ -345,8 +382,7 @@ void recur_backward(Pool& pool, const Layer& layer, Array before, const Array* s
           store_part(dstate[row] + j, direct, width);
         }
       }
-      multiply(count, sums.data(), offsets.data(), gates, panels.data() + member * panels_size, hidden, dstate.data(),
-               true);
+      transposed.multiply(member, count, sums.data(), 0, hidden, dstate.data(), true);
     }
   });
 }
