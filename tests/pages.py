@@ -50,20 +50,23 @@ def needs_nothing(text):
     return page
 
 
+WIDTHS = (1100, 500, 360)  # a screen, half of it, a phone
+
+
 def shows(browser, text, tmp_path, colors=()):
-    """Say that a browser shows a page in light and dark, on a screen and on a phone, and fetches nothing for it."""
+    """Say that a browser shows all of a page in light and dark, wide and narrow, and fetches nothing for it."""
     from matplotlib.image import imread
 
-    background = {}
-    for dark, width in ((False, 1200), (True, 360)):
-        picture = tmp_path / f"{width}.png"
-        browser(text, width, dark, f"--screenshot={picture}")
-        pixels = np.round(imread(picture)[:, :width, :3] * 255).astype(int)
-        found, counts = np.unique(pixels @ (1 << 16, 1 << 8, 1), return_counts=True)
-        assert len(found) > 50  # not blank
-        for red, green, blue in colors:
-            assert (red << 16 | green << 8 | blue) in found
-        background[dark] = np.mean([found[counts.argmax()] >> shift & 255 for shift in (16, 8, 0)])
-    assert background[False] > 200
-    assert background[True] < 60
-    assert browser(text, 360, False, "--dump-dom").title == "360 wide, asks for nothing"
+    for dark in (False, True):
+        picture = tmp_path / f"{'dark' if dark else 'light'}.png"
+        browser(text, WIDTHS, dark, f"--screenshot={picture}")
+        pixels = np.round(imread(picture)[..., :3] * 255).astype(int) @ (1 << 16, 1 << 8, 1)
+        for end, width in zip(np.cumsum(WIDTHS), WIDTHS, strict=True):
+            found, counts = np.unique(pixels[:, end - width : end], return_counts=True)
+            assert len(found) > 50  # not blank
+            for red, green, blue in colors:
+                assert (red << 16 | green << 8 | blue) in found
+            background = np.mean([found[counts.argmax()] >> shift & 255 for shift in (16, 8, 0)])
+            assert background < 60 if dark else background > 200
+    told = "; ".join(f"{width} wide, asks for nothing" for width in WIDTHS)
+    assert browser(text, WIDTHS, False, "--dump-dom").title == told

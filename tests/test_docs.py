@@ -29,7 +29,7 @@ def test_the_site_is_built_runs_its_notebooks_and_asks_nothing_of_the_outside(tm
 
 def test_links_of_the_readme_lead_somewhere():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md"):
-        for link in re.findall(r"\]\(([^)#]+)[)#]", page.read_text(encoding="utf-8")):
+        for link in re.findall(r"(?:\]\(|src=\"|srcset=\")([^)#\"]+)[)#\"]", page.read_text(encoding="utf-8")):
             assert link.startswith("http") or (page.parent / link).exists(), link
 
 

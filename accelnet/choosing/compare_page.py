@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelnet.report.charts import ACROSS, Axis, chart, dots, linear_axis, log_axis, path, ranges, value_axis
+from accelnet.report.charts import ACROSS, UP, Axis, chart, dots, linear_axis, log_axis, path, ranges, value_axis
 from accelnet.report.document import NUM_COLORS, document
-from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
+from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag, verdict
 from accelnet.report.numbers import amount, duration, number, short
 
 _COSTS = {"parameters": ("parameters", short), "flops": ("FLOPs of an example, forward", short),
@@ -29,11 +29,16 @@ def comparison_page(values: Mapping[str, Any]) -> str:
     names = legend({colors[one["name"]]: one["name"] for one in candidates})
     body = [
         tag("h1", f"{values['experiment']}: {values['winner']}"),
-        tag("p", tag("b", values["words"] + "."), " ", told),
-        section("Results", names, _finals(candidates, metric, colors), _results(candidates, values["target"])),
+        verdict(values["words"] + ".", told),
+        section(
+            "Results",
+            names,
+            grid([_finals(candidates, metric, colors), _curves(candidates, metric, colors)]),
+            _results(candidates, values["target"]),
+        ),
         section("Differences", _differences(values)),
         section("Test", _test(values)),
-        section("On the way", names, grid([_curves(candidates, metric, colors), _tuning(candidates, metric, colors)])),
+        section("Learning rates", names, _tuning(candidates, metric, colors)),
         section("What it costs", names, *_pareto(values, metric, colors)),
     ]
     return document(f"Comparison for {values['experiment']}", body)
@@ -43,13 +48,15 @@ def _finals(candidates: Sequence[Mapping[str, Any]], metric: str, colors: Mappin
     """Draw every seed's value, and the mean with its interval beside them."""
     x = linear_axis("", [-0.5, len(candidates) - 0.5], "".format, ACROSS)
     y = linear_axis("", [value for one in candidates for value in one["final"]["values"]], short)
-    shapes, words = [], []
+    shapes, words, room = [], [], (ACROSS[1] - ACROSS[0]) / len(candidates)
     for place, one in enumerate(candidates):
         final, kind = one["final"], colors[one["name"]]
         shapes += dots(x, y, [(place - 0.15, value) for value in final["values"]], kind)
         shapes += ranges(x, y, [(place + 0.15, final["low"], final["high"])], kind)
         shapes += dots(x, y, [(place + 0.15, final["mean"])], kind, 4.0)
         words.append(f"{one['name']}: {number(final['mean'])}, {number(final['low'])} to {number(final['high'])}")
+        if len(one["name"]) * 7 < room:
+            shapes.append(tag("text", one["name"], x=x.at(place), y=UP[0] + 15, text_anchor="middle"))
     caption = "Each point is a seed; beside them the mean with its 95 % interval (Student's)."
     return figure(metric[0].upper() + metric[1:], chart(metric, "; ".join(words), x, y, shapes), caption=caption)
 

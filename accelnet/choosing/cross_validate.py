@@ -93,7 +93,9 @@ def cross_validate(
     file = CrossValidationFile(directory, experiment.description() | {"folds": folds.fingerprint()})
     file.read()
     if len(file.folds) == len(folds):
-        return make_cross_validation(experiment.name, file.folds, file.compiles)
+        result = make_cross_validation(experiment.name, file.folds, file.compiles)
+        file.write(result)
+        return result
     with supervised(directory, HANG_SECONDS) as hosts, exhaustion_explained(), ExitStack() as stack:
         if jax.process_count() > 1:
             raise UserError("a cross-validation trains in one process, on its devices: start one")

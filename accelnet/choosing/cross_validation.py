@@ -1,4 +1,4 @@
-"""What comes out of a cross-validation, and the file that keeps it: cross_validation.json."""
+"""What comes out of a cross-validation, and the files that keep it: cross_validation.json and report.html."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from accelnet.choosing.cross_validation_page import cross_validation_page
 from accelnet.choosing.statistics import corrected_interval
 from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value, read_json
+from accelnet.report.document import embedded
 from accelnet.report.numbers import shown
 from accelnet.terminal import rendered
 
@@ -63,6 +65,13 @@ class CrossValidation:
 
     def __repr__(self) -> str:
         return f"cross-validation of {self.experiment!r}, {len(self.folds)} folds\n{self.table()}"
+
+    def _repr_html_(self) -> str:
+        return embedded(self.page())
+
+    def page(self) -> str:
+        """Return the page that report.html is."""
+        return cross_validation_page(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -123,8 +132,10 @@ class CrossValidationFile:
         self.folds, self.compiles = content["folds"], content.get("compiles", {})
 
     def write(self, result: CrossValidation | None = None) -> None:
-        """Write the folds that are finished, and the result if there is one."""
+        """Write the folds that are finished, and the result, as a page too, if there is one."""
         if self.path is not None:
             content = {"description": self.description, "folds": self.folds}
-            content |= {} if result is None else result.to_dict()
+            if result is not None:
+                content |= result.to_dict()
+                write_atomically(self.path.with_name("report.html"), result.page())
             write_atomically(self.path, json.dumps(plain_value(content), indent=2) + "\n")

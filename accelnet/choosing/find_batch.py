@@ -242,10 +242,10 @@ def _explain(scales: tuple[NoiseScale, ...], critical: float, size: int, largest
         )
     first, last = known[0], known[-1]
     said = (
-        f"The critical batch size is about {critical:.3g}: there the noise of the gradient equals the gradient. "
+        f"The critical batch size is about {_count(critical)}: there the noise of the gradient equals the gradient. "
         "Smaller batches learn as much per example, larger ones hardly more per step. It was "
-        f"{first.value:.3g} ({first.low:.3g} to {first.high:.3g}) at step {first.step} and {last.value:.3g} "
-        f"({last.low:.3g} to {last.high:.3g}) at step {last.step}. "
+        f"{_count(first.value)} ({_count(first.low)} to {_count(first.high)}) at step {first.step} and "
+        f"{_count(last.value)} ({_count(last.low)} to {_count(last.high)}) at step {last.step}. "
     )
     if critical > 2 * size:
         advice = f"The batch of {size} could be larger"
@@ -254,3 +254,7 @@ def _explain(scales: tuple[NoiseScale, ...], critical: float, size: int, largest
     else:
         advice = f"The batch of {size} is about right"
     return f"{said}{advice}; {largest} examples fit on this device."
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, chart, dots, linear_axis, log_axis, path, ranges
 from accelnet.report.document import document
-from accelnet.report.markup import Markup, figure, legend, section, table, tag
+from accelnet.report.markup import Markup, figure, legend, section, sentences, table, tag, verdict
 from accelnet.report.numbers import number, short
 from accelnet.wording import size
 
@@ -21,10 +21,10 @@ def page(found: Mapping[str, Any]) -> str:
     names = {"c0": "noise scale", "c1": f"the batch of {found['batch_size']}"}
     body = [
         tag("h1", title),
-        tag("p", found["reason"]),
-        *([figure("Gradient noise scale", _chart(found), legend(names))] if _known(found) else []),
+        verdict(*sentences(found["reason"])),
         section(
             "Along the training",
+            *([figure("Gradient noise scale", _chart(found), legend(names))] if _known(found) else []),
             table("Examples, with 95 % intervals", ["step", "noise scale", "from", "to"], rows),
         ),
         tag("p", f"{fits} of {size(found['limit_bytes'])}."),

@@ -6,7 +6,7 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, chart, linear_axis, path, value_axis
 from accelnet.report.document import NUM_COLORS, document
-from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
+from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag, verdict
 from accelnet.report.numbers import duration, number, short, shown
 
 # Splits, in the order in which they are shown.
@@ -26,14 +26,23 @@ def runs_page(values: Mapping[str, Any]) -> str:
     metrics = list(dict.fromkeys(name for run in runs for name in run["curves"]))
     body = [
         tag("h1", "Runs side by side"),
-        tag("p", told + left_out),
+        verdict(_verdict(values), told + left_out),
+        section("Curves", *_curves(runs, metrics)),
         section("Results", *(_results(runs, split, values["winners"][split]) for split in SPLITS)),
         section("What differs", _differing(values["differing"], names)),
         section("Best on the way", _best(runs)),
-        section("Curves", *_curves(runs, metrics)),
         section("Time", _time(runs)),
     ]
     return document("Runs side by side", body)
+
+
+def _verdict(values: Mapping[str, Any]) -> str:
+    split = next((split for split in SPLITS if any(values["winners"][split].values())), None)
+    if split is None:
+        return "None of them can be called the best: they differ in data or objective, or have no metric in common."
+    found = values["winners"][split].items()
+    told = ", ".join(f"{name.replace('_', ' ')} {' and '.join(names)}" for name, names in found if names)
+    return f"Best on the split {split}: {told}."
 
 
 def _name(run: Mapping[str, Any]) -> str:

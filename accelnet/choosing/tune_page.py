@@ -8,7 +8,7 @@ import numpy as np
 from accelnet.characters import visible
 from accelnet.report.charts import ACROSS, chart, dots, log_axis, path, ranges
 from accelnet.report.document import document
-from accelnet.report.markup import Markup, figure, grid, legend, section, table, tag
+from accelnet.report.markup import Markup, figure, legend, section, sentences, table, tag, verdict
 from accelnet.report.numbers import duration, number, short
 from accelnet.training.curves import to_png
 
@@ -59,9 +59,8 @@ def page(tuning: Values) -> str:
         f"Tuning {tuning['experiment']}",
         [
             tag("h1", f"Tuning {tuning['experiment']}"),
-            tag("p", tuning["reason"]),
-            grid(charts),
-            *(section(names[f"c{n}"], _table(tuning, stage)) for n, stage in enumerate(tuning["stages"])),
+            verdict(*sentences(tuning["reason"])),
+            section("What was tried", *charts, *(_table(tuning, stage) for stage in reversed(tuning["stages"]))),
             tag(
                 "p",
                 f"{tuning['members']} members, whose steps make up {tuning['trainings']:.3g} trainings of full length, "
@@ -103,7 +102,7 @@ def _table(tuning: Values, stage: Values) -> Markup:
         rows.append([*(f"{setting[name]:.3g}" for name in tuning["fields"]), *shown, len(setting["seeds"]), said])
     head = [*tuning["fields"], tuning["metric"], "from", "to", "seeds", ""]
     of = " of the geometric mean" if stage["scale"] == "log" else ""
-    caption = f"{tuning['split']} {tuning['metric']}: mean, and 95 % interval{of}"
+    caption = f"{_title(stage)}: mean {tuning['split']} {tuning['metric']}, and 95 % interval{of}"
     return table(caption, head, rows, words=(len(head) - 1,))
 
 

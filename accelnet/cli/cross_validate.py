@@ -23,8 +23,8 @@ class CrossValidateOptions:
     fold_seed: int = 0
     """Seed of the folds."""
     workdir: Path | None = None
-    """Directory for cross_validation.json and, in fold-1, fold-2 and so on, the runs. The same command continues
-    there. None keeps nothing."""
+    """Directory for cross_validation.json, report.html and, in fold-1, fold-2 and so on, the runs. The same command
+    continues there. None keeps nothing."""
 
 
 def cross_validate(script: Script, config: Config, options: CrossValidateOptions, output: Output) -> None:
@@ -35,4 +35,4 @@ def cross_validate(script: Script, config: Config, options: CrossValidateOptions
     made = script.experiment(config)
     folds = made.data.folds(options.folds, stratify=options.stratify, groups=options.groups, seed=options.fold_seed)
     found = cross_validate(made, folds, workdir=options.workdir, progress=not output.quiet)
-    finish(output, found, found.to_dict(), options.workdir, "cross_validation.json")
+    finish(output, found, found.to_dict(), options.workdir, "cross_validation.json", "report.html")

@@ -5,7 +5,7 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, chart, dots, linear_axis, lines, log_axis, path, ranges
 from accelnet.report.document import NUM_COLORS, document
-from accelnet.report.markup import Markup, figure, grid, legend, noted, section, table, tag
+from accelnet.report.markup import Markup, figure, grid, legend, noted, section, sentences, table, tag, verdict
 from accelnet.report.numbers import amount, duration, number, percent, short
 from accelnet.wording import size
 
@@ -39,8 +39,7 @@ def compression_page(values: Mapping[str, Any]) -> str:
     names = legend({_KINDS[kind][0]: _KINDS[kind][1] for kind in _KINDS if kind in kinds})
     body = [
         tag("h1", f"{values['experiment']}: {named}"),
-        tag("p", tag("b", values["words"])),
-        tag("p", told),
+        verdict(*sentences(values["words"]), " ", told),
         section("What it costs, and what it loses", names, grid(_fronts(values)), _explained(values)),
         section("All networks", results_table(values)),
         section("Trainings", _trainings(values)),
@@ -168,7 +167,7 @@ def _front(
 
 
 def _hundredths(value: float) -> str:
-    return f"{100 * value:.3g}"
+    return short(100 * value)
 
 
 def _explained(values: Mapping[str, Any]) -> Markup:

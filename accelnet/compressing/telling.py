@@ -45,9 +45,11 @@ class _Teller:
         times = ", ".join(
             f"{duration(row['p50'])} at batch {row['batch_size']} ({100 * row['ratio']:.0f} %)" for row in one.latency
         )
+        before = first.candidate.cost.parameters
+        instead = "" if before == cost.parameters else f" instead of {short(before)}"
         return (
-            f"Take {one.name}: {100 * one.bytes / first.bytes:.0f} % of the bytes, {short(cost.parameters)} parameters "
-            f"instead of {short(first.candidate.cost.parameters)}, answers in {times} of the original's time. "
+            f"Take {one.name}: {100 * one.bytes / first.bytes:.0f} % of the bytes, {short(cost.parameters)} parameters"
+            f"{instead}, answers in {times} of the original's time. "
             f"{self._drop(one.drop.to_dict() if one.drop else {}, self.comparison.split, self.comparison.examples)}"
             + self._bound(one)
         )

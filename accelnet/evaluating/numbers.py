@@ -30,7 +30,7 @@ def describe_numbers(
     Returns:
         "metrics" (`Estimate`s by name, means over the outputs; errors in the units of the file), "outputs" (the same
         for each, where there are several) and "residuals": for each of the first outputs "quantiles" (by percentage), a
-        "histogram" and some "points" (predicted, target minus predicted).
+        "histogram" and some "points" (predicted, target minus predicted), all in the units of the file.
 
     Example:
         >>> found = describe_numbers(np.array([[1.0], [2.0], [4.0]]), np.array([1.0, 2.0, 3.0]), np.ones(3))
@@ -42,7 +42,8 @@ def describe_numbers(
     # Sums of squares cancel for targets far from zero.
     errors, spread = targets - outputs, targets - targets[weights > 0].mean(axis=0)
     other, exact = _not_the_commonest(targets, weights > 0), np.all(errors[weights > 0] == 0, axis=0)
-    own_errors = errors if undo is None else undo_target(targets, undo) - undo_target(outputs, undo)
+    own_outputs = outputs if undo is None else undo_target(outputs, undo)
+    own_errors = errors if undo is None else undo_target(targets, undo) - own_outputs
     columns = {
         "absolute": np.abs(own_errors),
         "own_square": own_errors**2,
@@ -69,7 +70,7 @@ def describe_numbers(
     return {
         "metrics": resampled(lambda w: {name: mean_known(value, axis=1) for name, value in each(w).items()}, weights),
         "outputs": [dict(zip(by_output, one, strict=True)) for one in zip(*by_output.values(), strict=True)],
-        "residuals": [_residuals(outputs[:, k], errors[:, k]) for k in range(min(_PICTURED, num_outputs))],
+        "residuals": [_residuals(own_outputs[:, k], own_errors[:, k]) for k in range(min(_PICTURED, num_outputs))],
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from accelnet.report.charts import ACROSS, UP, Axis, chart, dots, histogram, linear_axis, lines, matrix, path, ranges
 from accelnet.report.document import document
 from accelnet.report.examples import shown_example, value_words
-from accelnet.report.markup import Markup, figure, grid, noted, section, table, tag
+from accelnet.report.markup import Markup, figure, grid, noted, section, table, tag, verdict
 from accelnet.report.numbers import duration, interval, number, percent, short, shown
 
 Values = Mapping[str, Any]  # of JSON
@@ -27,9 +27,9 @@ def assessment_page(values: Values) -> str:
         A whole HTML document; what comes from data and settings is escaped.
     """
     parts: dict[str, Callable[[Values], Iterable[Markup]]] = {
-        "Metrics": _metrics, "Classes": _classes, "Confusion": _confusion, "Calibration": _calibration,
-        "Thresholds": _curves, "Residuals": _residuals, "Text": _text, "Slices": _slices, "Largest losses": _worst,
-        "Latency": _latency,
+        "Confusion": _confusion, "Residuals": _residuals, "Text": _text, "Metrics": _metrics,
+        "Calibration": _calibration, "Thresholds": _curves, "Classes": _classes, "Slices": _slices,
+        "Largest losses": _worst, "Latency": _latency,
     }  # fmt: skip
     told = (
         f"Step {values['step']:,}, {values['examples']:,} examples of the split {values['split']}; the model predicts "
@@ -41,7 +41,22 @@ def assessment_page(values: Values) -> str:
         told += " Outputs and targets have a form of their own, so there are metrics alone."
     body = [section(title, *part(values)) for title, part in parts.items()]
     whose = f"{values['experiment']}, step {values['step']:,}"
-    return document(f"Evaluation of {whose}", [tag("h1", values["experiment"]), tag("p", told), *body])
+    return document(f"Evaluation of {whose}", [tag("h1", values["experiment"]), verdict(_verdict(values), told), *body])
+
+
+def _verdict(values: Values) -> str:
+    name = next((name for name in values["metrics"] if name != "loss"), "loss")
+    found, pairs = values["metrics"][name], values.get("confused")
+    within = f" ({interval(found)})" if interval(found) else ""
+    told = (
+        f"{_words(name)[0].upper()}{_words(name)[1:]} {shown(found['value'])}{within} on the split {values['split']}."
+    )
+    if pairs:
+        first = pairs[0]
+        told += (
+            f" The commonest mistake: {percent(first['share'])} of {first['true']} are taken for {first['predicted']}."
+        )
+    return told
 
 
 def _words(name: str) -> str:
@@ -77,10 +92,9 @@ def _metrics(values: Values) -> Iterable[Markup]:
 
 def _classes(values: Values) -> Iterable[Markup]:
     rows = []
-    for place, one in enumerate(values.get("classes", ())):
-        name = one["name"] if one["name"] == str(place) else f"{place} {one['name']}"
+    for one in values.get("classes", ()):
         metrics = {key: value for key, value in one.items() if key not in ("name", "support")}
-        rows.append(((name, f"{one['support']:,.7g}"), metrics))
+        rows.append(((one["name"], f"{one['support']:,.7g}"), metrics))
     yield from _estimates("Values with their 95 % intervals.", ("class", "examples"), rows)
 
 
@@ -88,7 +102,6 @@ def _confusion(values: Values) -> Iterable[Markup]:
     counts, pairs = values.get("confusion"), values.get("confused")
     if counts is not None:
         names = [one["name"] for one in values["classes"]]
-        names = names if max(map(len, names)) <= 3 else [str(place) for place in range(len(names))]
         right, whole = sum(row[place] for place, row in enumerate(counts)), sum(map(sum, counts))
         words = f"{right:,.7g} of {whole:,.7g} on the diagonal"
         caption = (

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from accelnet.errors import UserError
 from accelnet.planning.rows import Row
-from accelnet.report.numbers import duration
+from accelnet.report.numbers import dollars, duration
 
 
 class _Offer(NamedTuple):
@@ -16,7 +16,7 @@ class _Offer(NamedTuple):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.usd:.2g} USD in {duration(3600 * self.hours)}"
+        return f"{self.name} at {dollars(self.usd)} USD in {duration(3600 * self.hours)}"
 
 
 def choose(rows: Sequence[Row], budget_usd: float | None, deadline_hours: float | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from accelnet.report.charts import ACROSS, UP, Axis, bar, chart, dots, lines, log_axis, path
 from accelnet.report.markup import Markup, figure, legend, tag
-from accelnet.report.numbers import duration, percent, short
+from accelnet.report.numbers import dollars, duration, percent, short
 from accelnet.wording import size
 
 PARTS = {
@@ -15,11 +15,6 @@ PARTS = {
 }  # fmt: skip
 LIMITS = {"compute": "compute", "memory": "memory traffic", "communication": "exchanges", "launch": "launches"}
 _NAMED = 5  # kernels of a roofline
-
-
-def dollars(value: float | None) -> str:
-    """Return dollars in words."""
-    return "" if value is None else "below 0.01" if 0 < value < 0.01 else f"{value:,.2f}"
 
 
 def rests_on(source: str) -> str:

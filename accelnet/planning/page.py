@@ -7,7 +7,6 @@ from accelnet.planning.figures import (
     LIMITS,
     PARTS,
     cost_figure,
-    dollars,
     memory_figure,
     memory_parts,
     rests_on,
@@ -16,8 +15,8 @@ from accelnet.planning.figures import (
     time_figure,
 )
 from accelnet.report.document import document
-from accelnet.report.markup import Markup, grid, legend, noted, section, table, tag
-from accelnet.report.numbers import amount, duration, percent
+from accelnet.report.markup import Markup, grid, legend, noted, section, table, tag, verdict
+from accelnet.report.numbers import amount, dollars, duration, percent
 from accelnet.wording import size
 
 _SOURCES = {
@@ -55,8 +54,8 @@ def plan_page(values: Mapping[str, Any]) -> str:
     drawn = {target["title"]: target for target in reversed(drawn)}
     body = [
         tag("h1", values["experiment"]),
-        tag(
-            "p",
+        verdict(
+            _verdict(values),
             f"{values['steps']:,} steps of {values['batch_size']:,} examples, {amount(total)}FLOP a step ({parts}). "
             "What it would do on hardware that is not here.",
         ),
@@ -73,6 +72,19 @@ def plan_page(values: Mapping[str, Any]) -> str:
     return document("Plan of " + values["experiment"], body, _COLORS)
 
 
+def _verdict(values: Mapping[str, Any]) -> str:
+    fitting = [target for target in values["targets"] if target["fits"]]
+    told = f"It fits on {len(fitting)} of {len(values['targets'])} targets."
+    timed = [target for target in fitting if target["run_seconds"] is not None]
+    if len(timed) > 1:
+        fastest = min(timed, key=lambda target: target["run_seconds"])
+        told += f" The fastest run is expected on {fastest['name']}, in {duration(fastest['run_seconds'])}."
+        if priced := [target for target in timed if target["usd_per_run"] is not None]:
+            cheapest = min(priced, key=lambda target: target["usd_per_run"])
+            told += f" The cheapest costs {dollars(cheapest['usd_per_run'])} USD, on {cheapest['name']}."
+    return told
+
+
 def _choice(choice: Mapping[str, Any], targets: Sequence[Mapping[str, Any]]) -> Markup:
     by_name = {target["name"]: target for target in targets if target["run_seconds"] is not None}
     reason = tag("p", choice["reason"] + ".")
@@ -86,12 +98,6 @@ def _choice(choice: Mapping[str, Any], targets: Sequence[Mapping[str, Any]]) -> 
     caption = "Each is faster than the one above, and dearer. Expected times, list prices."
     head = ("target", "USD", "run", "within the limits", "price")
     return Markup(reason + table(caption, head, rows, (3, 4)) + cost_figure(choice, targets))
-
-
-def _run_parts(target: Mapping[str, Any]) -> str:
-    parts = target.get("run_parts") or {}
-    told = [f"{name.removesuffix('_seconds')} {duration(value)}" for name, value in parts.items() if value is not None]
-    return "modelled" + (": " + " + ".join(told) if told else "")
 
 
 def _targets(targets: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> Markup:
@@ -110,14 +116,14 @@ def _targets(targets: Sequence[Mapping[str, Any]], left_out: Sequence[str]) -> M
             noted(f"{size(memory['total_bytes'])} of {size(memory['limit_bytes'])}", memory["source"]),
             noted(f"{duration(seconds['bound'])} to {duration(seconds['expected'])}", rests_on(seconds["source"])),
             tag("span", target["bottleneck"], class_="long"),
-            "" if target["run_seconds"] is None else noted(duration(target["run_seconds"]), _run_parts(target)),
-            "" if target["usd_per_run"] is None else noted(dollars(target["usd_per_run"]), "list price"),
-            "" if target["mfu"] is None else noted(percent(target["mfu"]), "modelled"),
+            "" if target["run_seconds"] is None else duration(target["run_seconds"]),
+            dollars(target["usd_per_run"]),
+            "" if target["mfu"] is None else percent(target["mfu"]),
         ))  # fmt: skip
     head = ("target", "fits", "memory of limit", "step, bound to expected", "limited by", "run", "USD", "MFU of steps")
     caption = (
         "Memory is of one device. The bound is what the device's peaks allow, the expected time what such programs "
-        "reach."
+        "reach. Runs and MFU are modelled; prices are list prices."
     )
     if left_out:
         caption += f" The run leaves out {', '.join(left_out)}."
@@ -148,6 +154,11 @@ def _details(target: Mapping[str, Any], *, is_open: bool) -> Markup:
         "reason": target["reason"][:2000],
         "not compiled": target["missing"],
         "price": f"{dollars(target['usd_per_hour'])} USD an hour ({target['price']})" if target["usd_per_hour"] else "",
+        "a run": " + ".join(
+            f"{name.removesuffix('_seconds')} {duration(value)}"
+            for name, value in (target.get("run_parts") or {}).items()
+            if value is not None
+        ),
         "evaluation batch": "" if target["eval_batch_seconds"] is None else duration(target["eval_batch_seconds"]),
         "compiled in": "" if target["compile_seconds"] is None else duration(target["compile_seconds"]),
     }

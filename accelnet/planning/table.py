@@ -7,7 +7,7 @@ from typing import Any
 import rich.box
 import rich.table
 
-from accelnet.report.numbers import amount, duration
+from accelnet.report.numbers import amount, dollars, duration, percent
 from accelnet.terminal import columns, rendered
 from accelnet.wording import size
 
@@ -36,8 +36,8 @@ def plan_table(plan: Mapping[str, Any]) -> str:
             f"{guess}{duration(seconds['bound'])}–{duration(seconds['expected'])}",
             row["bottleneck"],
             duration(row["run_seconds"] or 0.0),
-            "" if row["usd_per_run"] is None else f"{row['usd_per_run']:.2g}",
-            "" if row["mfu"] is None else f"{100 * row['mfu']:.2g} %",
+            dollars(row["usd_per_run"]),
+            "" if row["mfu"] is None else percent(row["mfu"]).replace("\u00a0", " "),
         )
     parts = {name: plan["flops"][name] for name in ("forward", "backward", "optimizer")}
     head = (

@@ -8,6 +8,7 @@ from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.planning.targets.accelerators import Accelerator
 from accelnet.planning.targets.target import this_machine
+from accelnet.report.numbers import percent
 from accelnet.training.flops import step_flops
 
 
@@ -25,7 +26,7 @@ class Utilization:
     num_devices: int
 
     def __str__(self) -> str:
-        return f"MFU {100 * self.share:.2g} % of {self.num_devices} x {self.accelerator.title}"
+        return f"MFU {percent(self.share)} of {self.num_devices} x {self.accelerator.title}"
 
 
 def utilization(

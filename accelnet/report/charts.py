@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 from accelnet.report.markup import Markup, tag
 from accelnet.report.numbers import short
 
@@ -71,9 +73,25 @@ def linear_axis(
 
 
 def value_axis(values: Sequence[float]) -> Axis:
-    """Return the upward axis of values: logarithmic where a linear one would hide the small ones."""
-    if min(values) > 0 and max(values) > 30 * min(values):
+    """Return the upward axis of the values of curves, which a few values far from all others do not flatten.
+
+    It is logarithmic where most values are small beside the largest. Otherwise it shows the middle 90 % with half of
+    their spread on either side, if that is less than a third of the whole; what lies beyond is drawn at its end.
+
+    Example:
+        >>> value_axis([2.3, 0.4, 0.2, 0.15, 0.12, 0.1]).base, value_axis([0.1, 0.8, 0.9, 0.95, 0.97]).base
+        (10, 0)
+        >>> value_axis([-300.0, *np.linspace(0.8, 0.9, 30)]).ticks()[0] > 0
+        True
+    """
+    found = np.array([value for value in values if math.isfinite(value)] or [0.0])
+    low, high, spread = found.min(), found.max(), np.ptp(found)
+    if low > 0 and high > 3 * low and np.median(found) < low + 0.2 * spread:
         return log_axis("", values, short)
+    first, last = np.quantile(found, (0.05, 0.95))
+    if 0 < 2 * (last - first) < spread / 3:
+        room = (last - first) / 2
+        return linear_axis("", [max(low, first - room), min(high, last + room)], short)
     return linear_axis("", values, short)
 
 
@@ -87,16 +105,18 @@ def chart(title: str, words: str, x: Axis, y: Axis, shapes: Iterable[Markup]) ->
     (left, right), (bottom, top) = ACROSS, UP
     axes = [tag("text", y.name, x=0, y=11), tag("text", x.name, x=right, y=bottom + 31, text_anchor="end")]
     for tick in x.ticks():
-        axes.append(tag("path", d=f"M{x.at(tick)} {top}V{bottom}"))
+        axes.append(tag("path", d=f"M{x.at(tick)} {top:g}V{bottom:g}"))
         axes.append(tag("text", x.text(tick), x=x.at(tick), y=bottom + 15, text_anchor="middle"))
     for tick in y.ticks():
-        axes.append(tag("path", d=f"M{left} {y.at(tick)}H{right}"))
+        axes.append(tag("path", d=f"M{left:g} {y.at(tick)}H{right:g}"))
         axes.append(tag("text", y.text(tick), x=left - 5, y=y.at(tick) + 4, text_anchor="end"))
     told = (tag("title", title), tag("desc", words))
-    return tag("svg", *told, *axes, *shapes, viewBox="0 0 360 248", role="img")
+    above, below = 0 if y.name else 14, 248 if x.name else 234
+    return tag("svg", *told, *axes, *shapes, viewBox=f"0 {above} 360 {below - above}", role="img")
 
 
 Line = tuple[str, str, Sequence[tuple[float, float]]]
+_LONGEST = 16  # letters of a name beside a matrix
 _MARKED = 30  # points of a line that are few enough to be marked
 
 
@@ -147,18 +167,24 @@ def histogram(title: str, name: str, counts: Sequence[int], edges: Sequence[floa
 def matrix(title: str, words: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     """Draw how often each row's name was predicted as each column's, as shares of the row."""
     size = len(counts)
-    left, top, cell = 34.0, 34.0, 320.0 / size
+    labels = [name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…" for name in names]
+    longest = max(map(len, labels))
+    left = top = 34.0 + 6.0 * max(0, longest - 3)
+    cell = (354.0 - left) / size
+    upright = longest <= 3
     shapes = [
-        tag("text", "predicted", x=left + 160, y=12, text_anchor="middle"),
-        tag("text", "true", x=0, y=top + 6),
+        tag("text", "predicted", x=left + (354.0 - left) / 2, y=12, text_anchor="middle"),
+        tag("text", "true", x=0, y=12),
     ]
     numbered = size <= 12
     every = max(1, math.ceil(size / 25))
     for a, row in enumerate(counts):
         place, total = round((a + 0.5) * cell, 1), sum(row) or 1
         if a % every == 0:
-            shapes.append(tag("text", names[a], x=left - 5, y=top + place + 4, text_anchor="end"))
-            shapes.append(tag("text", names[a], x=left + place, y=top - 6, text_anchor="middle"))
+            shapes.append(tag("text", labels[a], x=left - 5, y=round(top + place + 4, 1), text_anchor="end"))
+            x, y = round(left + place + (0 if upright else 4), 1), top - 6
+            how = {"text_anchor": "middle"} if upright else {"transform": f"rotate(-90 {x} {y})"}
+            shapes.append(tag("text", labels[a], x=x, y=y, **how))
         for b, count in enumerate(row):
             spot = {"x": round(left + b * cell, 1), "y": round(top + a * cell, 1)}
             box = {"width": round(cell, 1), "height": round(cell, 1), "class": f"cell {'c0' if a == b else 'c5'}"}

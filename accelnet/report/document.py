@@ -18,15 +18,23 @@ _STYLE = """
 body{margin:0 auto;padding:.75rem;max-width:75rem;font:1rem/1.5 system-ui,sans-serif;color:var(--ink);
 background:var(--paper);overflow-wrap:anywhere}h1{margin:.2em 0;font-size:1.7rem;line-height:1.2}
 h2{margin:2em 0 .5em;font-size:1.3rem}h3,h4{margin:0 0 .4em;font-size:1rem}h4{font-size:.9rem}
-p{max-width:48rem;margin:.5em 0}small,figcaption,.caption{color:var(--soft);font-size:.85rem}
+p{max-width:48rem;margin:.5em 0}.verdict{max-width:none;margin:.4em 0 .6em;padding-left:.7em;font-size:1.15rem;
+font-weight:600;border-left:.25rem solid #0072b2}
+section{display:flex;flex-wrap:wrap;gap:0 1.5rem;align-items:flex-start}section>*{flex:0 0 100%;min-width:0}
+@media(min-width:40rem){section>figure:not(:has(.bar,.grid)){flex:0 1 27rem}}
+section>.table{flex:0 1 auto;min-width:min(100%,18rem)}.table{max-width:100%}.table .caption{width:0;min-width:100%}
+small,figcaption,.caption{color:var(--soft);font-size:.85rem}
 small{display:block;font-weight:400}.good{color:var(--good)}.bad{color:var(--bad)}.good,.bad{font-weight:600}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1rem}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,21rem),1fr));gap:1rem;margin-bottom:1rem}
 figure{margin:0 0 1rem;padding:.75rem;min-width:0;background:var(--card);border-radius:.5rem}.grid figure{margin:0}
 figcaption{max-width:48rem;margin-top:.6em}ol{margin:.3em 0;padding-left:1.5em}.row{margin:.6em 0;font-size:.9rem}
 .row b{margin-right:.6em}.scroll{overflow-x:auto;margin:.4em 0 1em}
 table{border-collapse:collapse;font-size:.9rem;overflow-wrap:normal}
 th,td{padding:.35em .9em .35em 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
-thead th{color:var(--soft)}.n{text-align:right}td.n,.good,.bad{white-space:nowrap}tbody th{min-width:8rem}
+thead th{color:var(--soft)}.n{text-align:right}td.n,.good,.bad{white-space:nowrap}
+td small{width:max-content;max-width:9rem;white-space:normal}td.n small{margin-left:auto}
+th[scope=row]{position:sticky;left:0;background:var(--paper)}:is(figure,details) th[scope=row]{background:var(--card)}
+tbody th{min-width:8rem}
 .long{display:block;min-width:14rem}td.w{overflow-wrap:break-word}td.w:not(:has(.good,.bad),:empty){min-width:11rem}
 .legend{display:flex;flex-wrap:wrap;gap:.2em 1.2em;margin:.5em 0;padding:0;list-style:none;font-size:.85rem}
 i{display:inline-block;width:.9em;height:.9em;margin-right:.4em;vertical-align:-.1em;background:var(--c);
@@ -46,6 +54,8 @@ pre{white-space:pre-wrap;margin:.3em 0;font-size:.85rem}mark{color:inherit;backg
 :focus-visible{outline:2px solid #0072b2}
 details{margin:.5rem 0;padding:.6rem .75rem;background:var(--card);border-radius:.5rem}
 summary{cursor:pointer;font-weight:600}@media(max-width:30rem){text{font-size:13px}}
+@media print{html{font-size:65%}body{max-width:none;padding:0;print-color-adjust:exact}
+figure,tr,.row{break-inside:avoid}h2,.caption{break-after:avoid}.scroll{overflow:visible}}
 """
 
 

@@ -43,6 +43,31 @@ def joined(*children: str) -> Markup:
     return Markup("".join(child if isinstance(child, Markup) else _escaped(child) for child in children))
 
 
+def verdict(text: str, *told: str) -> Markup:
+    """Make what a page says first, and below it how that was found.
+
+    Args:
+        text: Answer, a sentence or two.
+        *told: What stands behind it.
+
+    Example:
+        >>> verdict("It fits.", "2 targets were tried.")
+        '<p class="verdict">It fits.</p><p>2 targets were tried.</p>'
+    """
+    return joined(tag("p", text, class_="verdict"), *([tag("p", *told)] if any(told) else []))
+
+
+def sentences(text: str) -> tuple[str, str]:
+    """Return the first sentence of a text, and the others.
+
+    Example:
+        >>> sentences("Take 0.1. It is best.")
+        ('Take 0.1.', 'It is best.')
+    """
+    first, _, others = text.partition(". ")
+    return (f"{first}.", others) if others else (first, "")
+
+
 def section(title: str, *children: str) -> Markup:
     """Make a section of a page with its heading; nothing if it is empty."""
     return tag("section", tag("h2", title), *children, Markup("\n")) if any(children) else Markup()
@@ -77,10 +102,13 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]], word
     kinds = ["w" if column in words else "n" if column else "" for column in range(len(head))]
     tags = [("td", {"class": kind}) if kind else ("th", {"scope": "row"}) for kind in kinds]
     lines = (tag("tr", *(tag(name, cell, **how) for cell, (name, how) in zip(row, tags, strict=True))) for row in rows)
-    heads = (tag("th", name, scope="col", class_=kind) for name, kind in zip(head, kinds, strict=True))
+    heads = (
+        tag("th", name, scope="col", **({"class": kind} if kind else {}))
+        for name, kind in zip(head, kinds, strict=True)
+    )
     made = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *lines))
     box = tag("div", made, class_="scroll", tabindex=0, role="region", aria_label=caption)
-    return joined(tag("p", caption, class_="caption"), box)
+    return tag("div", tag("p", caption, class_="caption"), box, class_="table")
 
 
 def noted(text: str, note: str, **attributes: object) -> Markup:

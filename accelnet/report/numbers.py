@@ -57,6 +57,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.{0 if share >= 0.0995 else 1}f}\u00a0%"
 
 
+def dollars(value: float | None) -> str:
+    """Return dollars: cents from one on, two digits below; None as nothing.
+
+    Example:
+        >>> dollars(1234.5), dollars(0.0031), dollars(None)
+        ('1,234.50', '0.0031', '')
+    """
+    return "" if value is None else f"{value:,.2f}" if value >= 0.995 or not value else f"{value:.2g}"
+
+
 def number(value: float | None) -> str:
     """Return a number in four digits or to the whole, None as nothing.
 

@@ -212,9 +212,13 @@ class NotebookProgress(_Shown):
 
     def note(self, text: str) -> None:
         self._notes.append(text)
-        self.close()
+        self._show()
 
     def close(self) -> None:
+        self._notes = [note for note in self._notes if not note.endswith("…")]  # what was under way is done
+        self._show()
+
+    def _show(self) -> None:
         from IPython import display
 
         self._drawn = time.monotonic()

@@ -148,7 +148,7 @@ def test_the_page_is_whole_and_a_browser_shows_it(compared, browser, tmp_path):
     assert text == comparison_page(json.loads((folder / "compare.json").read_text()))
     page = needs_nothing(text)
     assert "no difference shown" in page.text and HOSTILE in page.text
-    for section in ("Results", "Differences", "Test", "On the way", "What it costs"):
+    for section in ("Results", "Differences", "Test", "Learning rates", "What it costs"):
         assert section in page.text
     shows(browser, text, tmp_path, colors=((0x00, 0x72, 0xB2),))
 

@@ -9,7 +9,9 @@ import pytest
 import accelnet as an
 from accelnet.choosing.cross_validation import CrossValidation
 from accelnet.choosing.statistics import corrected_interval
+from accelnet.report.numbers import shown
 from accelnet.training import fit
+from tests.pages import needs_browser, needs_nothing, shows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -76,6 +78,16 @@ def test_a_loss_of_a_whole_batch_evaluates_the_rest_of_each_fold(data):
     for number in (0, 3):  # one of each size
         found, alone = result.folds[number], an.fit(experiment.replace(data=folds[number]), progress=False)
         assert found["metrics"]["validation"]["loss"] == pytest.approx(alone.metrics["validation"]["loss"], abs=1e-5)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_page_says_the_mean_first_and_a_browser_shows_it(data, tmp_path, browser):
+    result = an.cross_validate(experiment_of(data), data.folds(3), workdir=tmp_path / "runs", progress=False)
+    text = (tmp_path / "runs" / "report.html").read_text()
+    page = needs_nothing(text)
+    assert text == result.page() and f"Accuracy {shown(result.metrics['accuracy']['mean'])} (" in page.text
+    shows(browser, text, tmp_path)
 
 
 def test_the_interval_is_that_of_nadeau_and_bengio(data):

@@ -19,6 +19,7 @@ from accelnet.choosing.tune import tune
 from accelnet.choosing.tune_page import curve
 from accelnet.objectives import Objective
 from accelnet.populations.members import Member
+from tests.pages import needs_browser, needs_nothing, shows
 
 CURVATURE = np.array([10.0, 1.0])
 BATCH, ROWS, NOISE = 4, 400, 1.0
@@ -116,6 +117,14 @@ def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
     assert again.recommended == tuning.recommended and again.basin == tuning.basin
     with pytest.raises(an.UserError, match="another population"):
         tune(experiment, Config(seed=1), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False)
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_browser_shows_the_page(tuned, browser, tmp_path):
+    text = (tuned[1] / "report.html").read_text()
+    needs_nothing(text)
+    shows(browser, text, tmp_path)
 
 
 def test_where_all_diverge_the_range_that_did_not_is_given():

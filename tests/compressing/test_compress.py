@@ -16,6 +16,7 @@ from accelnet.compressing.store import Store
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.errors import UserError
 from accelnet.models.compressed import Compressed, Compression
+from tests.pages import needs_browser, shows
 
 WIDTH = 16
 _rng = np.random.default_rng(0)
@@ -135,14 +136,13 @@ def test_the_answer_is_a_run_like_any_other(found, out):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_page_shows_the_front_and_fetches_nothing(found, out, browser, dark):
+@needs_browser
+def test_the_page_shows_the_front_and_a_browser_shows_it(found, out, browser, tmp_path):
     values = json.loads((out / "compress" / "compress.json").read_text())
     assert values == found.to_dict() and values["recommended"] == found.recommended.name
     page = (out / "compress" / "report.html").read_text()
     assert page == found.page()
-    shown = browser(page, 360, dark, "--dump-dom")
-    assert shown.title == "360 wide, asks for nothing"
+    shows(browser, page, tmp_path)
     for name in values["front"]:
         assert name in page
     assert page.count("<svg") == 3 and "out_features: it changes the outputs" in page

@@ -156,7 +156,7 @@ def test_every_target_is_told_with_where_its_numbers_come_from():
         "is no target that is known", "compiled are memory", "counted them: v5e:2x2.", "timed: rtx4090.",
         "on demand, us-central1, 2026-09-17", "0.62 times", "precision='bfloat16'", "batch_size=128",
         "802,816 × 576 by 576 × 64, bfloat16", "all-reduce", "no compiler for CUDA",
-        "modelled: compile 41 s + train 1.5 h + evaluation 30 s", "The run leaves out checkpoints.", "MFU of steps",
+        "compile 41 s + train 1.5 h + evaluation 30 s", "The run leaves out checkpoints.", "MFU of steps",
     ):  # fmt: skip
         assert words in text, words
     assert "microbatch_size" not in text
@@ -342,7 +342,7 @@ def test_no_page_scrolls_sideways(browser, width):
     }
     values["targets"][2] |= {"reason": 300 * "y"}
     values["experiment"] = 120 * "e"
-    assert browser(plan_page(values), width, False, "--dump-dom").title == f"{width} wide, asks for nothing"
+    assert browser(plan_page(values), (width,), False, "--dump-dom").title == f"{width} wide, asks for nothing"
 
 
 def test_time_stands_against_cost_within_the_limits_and_beyond():

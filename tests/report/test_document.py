@@ -6,7 +6,7 @@ import pytest
 
 from accelnet.report.charts import ACROSS, histogram, linear_axis, log_axis, matrix
 from accelnet.report.document import document
-from accelnet.report.markup import section, table, tag
+from accelnet.report.markup import figure, section, table, tag
 from tests.pages import Page, needs_browser, needs_nothing, shows
 
 HOSTILE = """<script>alert("x")</script>'&<blink>"""
@@ -47,9 +47,13 @@ def test_a_browser_shows_a_page(browser, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_what_a_page_would_fetch_is_found(browser):
+def test_what_a_page_would_fetch_and_what_stands_outside_of_it_is_found(browser):
+    wide = document("x", [tag("div", "far", style="width:500px"), figure("", tag("div", "out", style="width:340px"))])
+    assert browser(wide, (360,), False, "--dump-dom").title == (
+        '512 wide, DIV "far" outside, DIV "out" outside, asks for nothing'
+    )
     text = document("x", [tag("img", src="http://127.0.0.1:9/x.png")])
-    assert browser(text, 360, False, "--dump-dom").title.endswith("asks for http://127.0.0.1:9/x.png")
+    assert browser(text, (360,), False, "--dump-dom").title.endswith("asks for http://127.0.0.1:9/x.png")
     with pytest.raises(AssertionError):
         needs_nothing(text)
     assert Page(text).all("img")

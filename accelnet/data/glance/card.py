@@ -22,6 +22,7 @@ _STYLE = """
 .accelnet-data path{fill:none;stroke:currentColor;stroke-opacity:.25;stroke-width:.6}
 .accelnet-data path.line{stroke:var(--c);stroke-opacity:1;stroke-width:2.5}
 .accelnet-data th,.accelnet-data td{text-align:left;padding:.1em .8em .1em 0}.accelnet-data p{margin:0}
+.accelnet-data .table{min-width:0;max-width:100%}.accelnet-data .scroll{overflow-x:auto}
 .accelnet-data circle{fill:var(--c)}
 .accelnet-data .c0{--c:#0072b2}.accelnet-data .c1{--c:#e69f00}.accelnet-data .c2{--c:#009e73}
 .accelnet-data .c3{--c:#cc79a7}.accelnet-data .c4{--c:#56b4e9}.accelnet-data .c5{--c:#d55e00}

@@ -10,7 +10,7 @@ from accelnet.data.look.text import partly_read
 from accelnet.report.charts import bar, histogram
 from accelnet.report.document import document
 from accelnet.report.examples import example_table, shown_example
-from accelnet.report.markup import Markup, figure, grid, section, table, tag
+from accelnet.report.markup import Markup, figure, grid, section, table, tag, verdict
 from accelnet.report.numbers import number, percent
 from accelnet.wording import size
 
@@ -34,17 +34,20 @@ def description_page(values: Values) -> str:
     if read := partly_read(values):
         told += f" {read} were read for this page; the rest may hold more of what is listed here."
     parts = {
-        "Findings": _findings(values), "Arrays": _arrays(values), "Classes": _classes(values),
+        "Findings": _findings(values), "Examples": _examples(values), "Classes": _classes(values),
         "Symbols": _symbols(values), "Inputs": _numbers(values, "inputs"), "Targets": _numbers(values, "targets"),
-        "Examples": _examples(values),
+        "Arrays": _arrays(values),
     }  # fmt: skip
     body = [section(title, *part) for title, part in parts.items()]
-    return document(f"Data {values['name']}", [tag("h1", values["name"]), tag("p", told), *body])
+    return document(f"Data {values['name']}", [tag("h1", values["name"]), verdict(_verdict(values), told), *body])
+
+
+def _verdict(values: Values) -> str:
+    found = [f"{one['name']} ({one['count']:,})" for one in values["findings"]]
+    return f"To look at: {', '.join(found)}." if found else "Nothing was found that may be wrong."
 
 
 def _findings(values: Values) -> Iterable[Markup]:
-    if not values["findings"]:
-        yield tag("p", "Nothing was found.")
     yield grid(
         figure(f"{one['name']}: {one['count']:,}", tag("p", one["text"]), caption=f"What to do: {one['advice']}.")
         for one in values["findings"]
