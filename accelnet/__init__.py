@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from accelnet.training.fit import evaluate as evaluate
     from accelnet.training.fit import fit as fit
     from accelnet.training.initial import Initial as Initial
+    from accelnet.training.replay import replay as replay
+    from accelnet.training.replayed import Replay as Replay
     from accelnet.training.run import Run as Run
     from accelnet.training.verify import verify as verify
     from accelnet.version import __version__ as __version__
@@ -61,6 +63,8 @@ _HOMES = {
     "accelnet.training.events": ("EarlyStopping", "Event", "Every"),
     "accelnet.training.fit": ("evaluate", "fit"),
     "accelnet.training.initial": ("Initial",),
+    "accelnet.training.replay": ("replay",),
+    "accelnet.training.replayed": ("Replay",),
     "accelnet.training.run": ("Run",),
     "accelnet.training.verify": ("verify",),
     "accelnet.version": ("__version__",),

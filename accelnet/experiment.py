@@ -73,6 +73,7 @@ class Experiment:
             `sharding_rules` of an nnx module). Without a mesh they have no effect.
         name: Name of the experiment, in results.
         config: Settings of the script, recorded with the results and compared on resuming.
+        script: File of the script, recorded with the results, by which the run can be made again; "" without one.
 
     Raises:
         UserError: if a value is out of its range.
@@ -119,6 +120,7 @@ class Experiment:
     sharding_rules: Sequence[Rule] = ()
     name: str = "experiment"
     config: Mapping[str, Any] = field(default_factory=dict)
+    script: str = ""
 
     def __post_init__(self) -> None:
         from accelnet import objectives
@@ -256,10 +258,8 @@ class Experiment:
     @property
     def total_steps(self) -> int:
         """Updates of the whole run."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return max(1, math.ceil(self.epochs * self.order.steps_per_epoch))
+        epochs = self.epochs or 0.0  # one of both is given
+        return self.steps or max(1, math.ceil(epochs * self.order.steps_per_epoch))
 
     @property
     def resolved_eval_batch_size(self) -> int:

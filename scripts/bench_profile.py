@@ -3,8 +3,9 @@
 python scripts/bench_profile.py char_lstm [--steps 20] [--top 25]
 
 Takes a case of scripts/bench.py, traces compiled steps with JAX's profiler, and prints milliseconds per step by kind of
-operation and for the longest ones. What two threads do at a time counts twice, so the sum is more than the step.
-Some products are shown from call to return, which is before they are done: "waiting" has a part of the rest.
+operation and for the longest ones; `train --profile` shares it out by layer. What two threads do at a time counts
+twice, so the sum is more than the step. Some products are shown from call to return, which is before they are done:
+"waiting" has a part of the rest.
 """
 
 import argparse
@@ -13,13 +14,13 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
 
 import jax
 import numpy as np
 
+from accelnet.training.profile import op_times
 from accelnet.training.program import prepare
 from bench_systems.accelnet_chunks import make_experiment
 from bench_systems.cases import CASES
@@ -33,20 +34,13 @@ def trace(case: str, steps: int) -> tuple[Counter[str], Counter[str], str]:
     state, operand = programs.init(np.uint32(0)), feed.train_operand(0, 1)
     state, report = programs.train(state, operand, np.int32(3), np.bool_(True))
     jax.block_until_ready(report)
-    times: Counter[str] = Counter()
-    calls: Counter[str] = Counter()
+    text = programs.train.compiled.as_text()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             state, report = programs.train(state, operand, np.int32(steps), np.bool_(True))
             jax.block_until_ready(report)
-        (path,) = Path(folder).rglob("*.xplane.pb")
-        data: Any = jax.profiler.ProfileData.from_file(str(path))
-        for plane in data.planes:
-            for line in plane.lines:
-                for event in line.events:
-                    times[event.name] += event.duration_ns
-                    calls[event.name] += 1
-    return times, calls, programs.train.compiled.as_text()
+        times, calls = op_times(Path(folder), text, _WAITING)
+    return times, calls, text
 
 
 def operations(text: str) -> dict[str, tuple[str, str]]:

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "accelnet"
 # A room may import itself and the rooms named here.
 _GROUND = {
     "characters", "narrow_tables", "errors", "wording", "arguments", "signature", "fingerprint", "terminal", "disk",
-    "cache", "json_file", "runtime", "scopes", "packages", "interruption", "lazy",
+    "cache", "json_file", "runtime", "scopes", "hlo", "packages", "interruption", "lazy",
 }  # fmt: skip
 _CORE = _GROUND | {"ops", "models", "optim", "objectives", "data", "parallel"}
 _TRAINING = _CORE | {"artifact", "training", "experiment"}
@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "json_file": {"errors", "wording"},
     "runtime": {"cache"},
     "scopes": set(),
+    "hlo": {"scopes"},
     "packages": {"errors"},
     "ops": _GROUND,
     "models": _GROUND | {"ops"},

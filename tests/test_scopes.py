@@ -67,12 +67,12 @@ class Theirs(linen.Module):
 @pytest.mark.parametrize(
     ("model", "layers"),
     [
-        (lambda rngs: nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), nnx.relu), {"Sequential", "Linear"}),
-        (Own, {"Linear"}),
-        (Theirs(), {"Theirs", "Dense"}),
+        (lambda rngs: nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), nnx.relu), {"Sequential", "Linear.layers.0"}),
+        (Own, {"Linear.layer"}),
+        (Theirs(), {"Theirs", "Dense.Dense_0"}),
     ],
 )
-def test_every_layer_of_a_module_is_a_scope_of_its_classs_name(model, layers):
+def test_every_layer_of_a_module_is_a_scope_of_its_class_and_path(model, layers):
     pure, x = adapt(model), jnp.ones((1, 3))
     params, state = pure.init(jax.random.key(0), x)
 

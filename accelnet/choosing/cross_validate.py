@@ -26,7 +26,7 @@ from accelnet.training.fit import HANG_SECONDS, train_to_end
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Part, Progress, make_progress
-from accelnet.training.result import Timing
+from accelnet.training.timing import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 from accelnet.training.writable import check_workdir
 

@@ -63,7 +63,12 @@ class Script:
     @property
     def name(self) -> str:
         """The script's file, without its folder and ending."""
-        return Path(self.function.__globals__.get("__file__", "experiment")).stem  # type: ignore[attr-defined]
+        return Path(self.file or "experiment").stem
+
+    @property
+    def file(self) -> str:
+        """The script's file, "" if it has none."""
+        return self.function.__globals__.get("__file__", "")  # type: ignore[attr-defined]
 
     def default_config(self) -> Any:
         """Make the Config without any flags."""
@@ -91,6 +96,7 @@ class Script:
         return made.replace(
             name=self.name if made.name == "experiment" else made.name,
             config=dict(made.config) or dataclasses.asdict(config),
+            script=self.file and str(Path(self.file).absolute()),
         )
 
     def of_run(self, workdir: Path) -> tuple["Script", Any] | None:

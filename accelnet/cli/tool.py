@@ -22,6 +22,7 @@ from accelnet.cli.output import Output, finish
 from accelnet.cli.parsing import parsed
 from accelnet.cli.plan import targets
 from accelnet.cli.predict import ResultOptions, write_predictions
+from accelnet.cli.replay import StoredRunOptions, replay_stored
 from accelnet.cli.script import Script
 from accelnet.cli.serve import ServerOptions, limits_of, serve_model
 from accelnet.cli.slips import flags_of
@@ -109,6 +110,11 @@ def refresh(options: RefreshOptions) -> None:
     show(f"{options.out or options.model} has a new program, from {made_of}")
 
 
+def replay(options: StoredRunOptions) -> None:
+    """Repeat the step in which a run diverged, by the script that made it, and find what made the NaN."""
+    replay_stored(options)
+
+
 def plan(options: PlanScriptOptions) -> None:
     """Predict whether the run of a script fits on other hardware, how fast it can be, and what it costs."""
     check_script(options.script, "plan")
@@ -123,7 +129,7 @@ def completion(options: CompletionOptions) -> None:
 
 
 VERBS = (
-    new, plan, launch, doctor, targets, compare_runs, predict, export, serve, refresh, track, completion,
+    new, plan, launch, doctor, targets, compare_runs, predict, export, serve, refresh, track, replay, completion,
 )  # fmt: skip
 _IMPORTED_FIRST = {predict: "accelnet.artifact.load", export: "accelnet.artifact.load", serve: "accelnet.artifact.load"}
 

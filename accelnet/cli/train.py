@@ -28,6 +28,11 @@ class TrainOptions:
     Nothing is kept."""
     overfit_batches: int | None = None
     """Train on this many batches alone, again and again, without augmentation: can the model learn them?"""
+    profile: bool = False
+    """Trace ten steps into --workdir/profile, for TensorBoard and Perfetto, and show which layers take most time."""
+    histograms: bool = False
+    """Write histograms of weights and gradients for TensorBoard into --workdir at every evaluation; each costs about a
+    step."""
     track: tuple[TrackerName, ...] = ()
     """Tools that are told what is recorded, as far as they are installed. csv writes curves.csv in --workdir."""
 
@@ -43,11 +48,16 @@ def train(
     """Train, and evaluate at the end."""
     from accelnet.planning.utilization import utilization
     from accelnet.training.fit import evaluate, fit
+    from accelnet.training.histograms import histograms
     from accelnet.training.result import result_line
+    from accelnet.training.timing import account_line
     from accelnet.training.trial import overfitting, rehearse
 
     if options.fast_dev_run and (options.workdir, options.resume, options.overfit_batches) != (None, False, None):
         raise UserError("--fast-dev-run keeps nothing: leave out --workdir, --resume and --overfit-batches")
+    for name in ("profile", "histograms"):
+        if getattr(options, name) and options.workdir is None:
+            raise UserError(f"--{name} writes into --workdir, which was not given")
     experiment = script.experiment(config)
     where: dict[str, Any] = {
         "mesh": devices.mesh, "strategy": devices.strategy, "hang_timeout": processes.hang_timeout
@@ -60,21 +70,28 @@ def train(
         return
     if options.overfit_batches is not None:
         experiment = overfitting(experiment, options.overfit_batches)
+    events = [histograms(experiment, options.workdir)] if options.histograms and options.workdir else []
     run = fit(
         experiment,
+        events=events,
         workdir=options.workdir,
         resume=options.resume,
         allow_change=options.allow_change,
         progress=not output.quiet,
+        profile=options.profile,
         trackers=make_trackers(options.track, experiment.name, options.workdir),
         **where,
     )
     timing = run.result["timing"]
     show_metrics(run.metrics)
     show(
-        f"{run.step} steps in {timing['total_seconds']:.1f} s, {timing['examples_per_second']:,.0f} examples/s; "
+        f"{run.step} steps, {timing['examples_per_second']:,.0f} examples/s; "
         + (f"kept in {options.workdir}" if options.workdir else "nothing was kept: --workdir names a place")
     )
+    show(account_line(timing))
+    if options.profile and options.workdir and (options.workdir / "profile").exists():
+        show(run.profile)
+        show(f"kept in {options.workdir / 'profile'}, for TensorBoard and Perfetto")
     used = utilization(experiment, timing["examples_per_second"])
     if used is not None:
         show(used)

@@ -10,6 +10,7 @@ from accelnet.cli.export import export
 from accelnet.cli.find_batch import find_batch
 from accelnet.cli.plan import plan, targets
 from accelnet.cli.predict import predict
+from accelnet.cli.replay import replay
 from accelnet.cli.serve import serve
 from accelnet.cli.summary import summary
 from accelnet.cli.train import train
@@ -18,5 +19,5 @@ from accelnet.cli.verify import verify
 
 VERBS = (
     train, evaluate, predict, export, serve, tune, find_batch, compare_runs, compare, cross_validate, compress, data,
-    summary, plan, targets, verify,
+    summary, plan, targets, verify, replay,
 )  # fmt: skip

@@ -20,10 +20,10 @@ from accelnet.training.fit import HANG_SECONDS, train_to_end
 from accelnet.training.hosts import supervised
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
-from accelnet.training.result import Timing
 from accelnet.training.rhythm import Every
 from accelnet.training.run import Run
 from accelnet.training.state import LossScale, TrainState, separated
+from accelnet.training.timing import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 
 FACTORS = (1.0, 0.3, 0.1)  # of the run's own rate: what is trained already needs less

@@ -16,10 +16,11 @@ from accelnet.training.hosts import supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import prepare
 from accelnet.training.progress import Progress
-from accelnet.training.result import Timing, make_result
+from accelnet.training.result import make_result
 from accelnet.training.run import Run
 from accelnet.training.state import abstract_state
 from accelnet.training.stored import CONFIG
+from accelnet.training.timing import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 
 _KEPT = "kept.json"

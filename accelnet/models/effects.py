@@ -5,7 +5,7 @@ layers themselves are looked at while they are called: what came out, not what w
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from typing import Any
 from flax import linen, nnx
 
 from accelnet.errors import UserError
-from accelnet.scopes import scope
+from accelnet.scopes import layer_scope
 
 Interceptor = Callable[[Any, Callable[[], Any], Any, Any], Any]
 
@@ -37,10 +37,12 @@ class Watch:
     Attributes:
         train: Whether the call is one of training.
         found: Sentences, each with the path of a layer.
+        paths: Path in the model by a layer's identity; a copy that nnx.scan or its like makes has none.
     """
 
     train: bool
     found: list[str] = field(default_factory=list)
+    paths: Mapping[int, str] = field(default_factory=dict)
 
     def see_dropout(self, path: str, kind: str, rate: Any, dropped: bool) -> None:
         """Note a dropout layer that did not do what its mode asks for."""
@@ -59,13 +61,17 @@ _watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
 @contextmanager
-def watched(train: bool) -> Iterator[None]:
+def watched(train: bool, paths: Mapping[int, str] | None = None) -> Iterator[None]:
     """Look at the layers that are called inside.
+
+    Args:
+        train: Whether the call is one of training.
+        paths: Path in the model by a layer's identity, as `watch_layers` returns them.
 
     Raises:
         UserError: at the end, if a layer did not do what its mode asks for.
     """
-    watch = Watch(train)
+    watch = Watch(train, paths=paths or {})
     token = _watch.set(watch)
     try:
         yield
@@ -77,11 +83,14 @@ def watched(train: bool) -> Iterator[None]:
         raise UserError(f"{'; '.join(found[:3])}{more}: {_REMEDY}")
 
 
-def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
+def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> dict[int, str]:
     """Let the layers of an nnx module name their operations, and those with effects report what they do.
 
     These are dropout, attention and batch normalization. Statistics of layers among the frozen parameters may stay. The
     module must be a copy that is thrown away.
+
+    Returns:
+        The path of each layer by its identity; not every class takes an attribute that is not its own.
     """
     layers = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
     intended = [path for path, layer in layers if getattr(layer, _INTENDED, False)]
@@ -96,6 +105,7 @@ def watch_layers(module: nnx.Module, frozen: Sequence[str]) -> None:
             continue
         intercept_calls(layer, _report)
         setattr(layer, _PATH, path or "the model")
+    return {id(layer): path for path, layer in layers}
 
 
 def intercept_calls(module: nnx.Module, interceptor: Interceptor) -> None:
@@ -127,7 +137,8 @@ def is_frozen(path: str, frozen: Sequence[str]) -> bool:
 
 
 def _name(layer: Any, run: Callable[[], Any], _args: Any, _kwargs: Any) -> Any:
-    with scope(type(layer).__name__):
+    watch = _watch.get()
+    with layer_scope(layer, "" if watch is None else watch.paths.get(id(layer), "")):
         return run()
 
 
@@ -170,7 +181,7 @@ def watch_linen(frozen: Sequence[str]) -> Callable[..., Any]:
     """Return an interceptor, as of `flax.linen.intercept_methods`, that names and reports what layers do."""
 
     def intercept(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        with scope(type(context.module).__name__):
+        with layer_scope(context.module, ".".join(context.module.path)):
             return reported(next_call, args, kwargs, context)
 
     def reported(next_call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:

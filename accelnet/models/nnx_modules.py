@@ -81,10 +81,10 @@ class NnxModel(PureModel):
         module = self._merge(params, model_state, settings.key)
         module.train() if settings.train else module.eval()
         _configure(module, settings)  # first, so that what is watched is what BatchNorm does without padding
-        watch_layers(module, self._frozen)
+        paths = watch_layers(module, self._frozen)
         call = _method(module, settings.method)
         given, named = call_arguments(call, inputs, settings, bound=True)
-        with watched(settings.train), without_padding(settings.mask), warnings.catch_warnings():
+        with watched(settings.train, paths), without_padding(settings.mask), warnings.catch_warnings():
             # Whatever type of variable is sown: nnx.capture asks for the types.
             warnings.filterwarnings("ignore", r"Using 'Module\.sow\(\)' outside", DeprecationWarning)
             outputs = call_module(call, given, named)

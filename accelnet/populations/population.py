@@ -24,10 +24,10 @@ from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs
 from accelnet.training.progress import Part, Progress, make_progress
-from accelnet.training.result import Timing
 from accelnet.training.rhythm import At, Every
 from accelnet.training.rhythms import SAVE_SECONDS
 from accelnet.training.state import num_parameters
+from accelnet.training.timing import Timing
 from accelnet.training.workdir import Workdir
 
 
@@ -221,7 +221,8 @@ class _Waves:
     def _wave(self, numbers: np.ndarray, work: Workdir) -> dict[str, Any]:
         """Train the members of some numbers, and return their results."""
         restored = work.open(self.abstract)
-        timing = Timing() if restored is None else restored.timing()
+        timing = Timing()
+        timing.go_on({} if restored is None else restored.seconds, work.lost_seconds)
         start, done = (self.programs.init, 0) if restored is None else (None, int(restored.state.step))
         timing.measure("compile", self.programs.begin_compiling, self.sweep.example, start, done)
         if restored is None:

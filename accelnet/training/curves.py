@@ -117,6 +117,8 @@ def _draw_metric(axes: Any, rows: Sequence[Mapping[str, Any]], name: str, lower_
     best_of = "validation" if np.isfinite(series["validation"][1]).any() else "train"
     if lower_is_better is not None:
         _mark_best(axes, *series[best_of], best_of, lower_is_better)
+    if name == "loss":
+        _mark_spikes(axes, rows)
     _mark_lost(axes, *(np.concatenate(parts) for parts in zip(*series.values(), strict=True)))
     _finish(axes)
 
@@ -161,6 +163,14 @@ def _mark_best(axes: Any, steps: np.ndarray, values: np.ndarray, split: str, low
     text = f"best {split}: {values[index]:.4g} at step {steps[index]:,.0f}"
     ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "color": _INK, "linestyle": "none"}
     axes.plot(steps[index], values[index], label=text, zorder=6, **ring)
+
+
+def _mark_spikes(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    spikes = [(row["step"], row["loss"]) for row in rows if row.get("spike") is not None]
+    if spikes:
+        text = f"spike at step {spikes[0][0]:,}" + (f" and {len(spikes) - 1:,} more" if len(spikes) > 1 else "")
+        steps, losses = zip(*spikes, strict=True)
+        axes.plot(steps, losses, "v", color=_WARNING, markersize=7, linestyle="none", label=text, zorder=6)
 
 
 def _mark_lost(axes: Any, steps: np.ndarray, values: np.ndarray) -> None:

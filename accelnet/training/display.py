@@ -6,6 +6,7 @@ from pathlib import Path
 from accelnet.experiment import Experiment
 from accelnet.tracking.tracker import Tracker, Tracking
 from accelnet.training.progress import Progress, make_progress
+from accelnet.training.settings import settings_of
 
 
 def display_of(experiment: Experiment, *, show: bool) -> Progress:
@@ -41,9 +42,5 @@ def display_of(experiment: Experiment, *, show: bool) -> Progress:
 
 def tracking_of(experiment: Experiment, trackers: Sequence[Tracker], workdir: Path | None) -> Tracking:
     """Begin the tracking of a run under its name, or that of its work directory, with its settings."""
-    settings = {
-        "batch_size": experiment.order.batch_size, "steps": experiment.total_steps, "seed": experiment.seed,
-        "precision": experiment.precision,
-    }  # fmt: skip
     name = experiment.name if workdir is None else f"{experiment.name}-{workdir.name}"
-    return Tracking(trackers, {**settings, **experiment.config}, name, workdir)
+    return Tracking(trackers, {**settings_of(experiment), **experiment.config}, name, workdir)

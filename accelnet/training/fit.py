@@ -12,11 +12,9 @@ from jax.sharding import Mesh
 from accelnet import runtime
 from accelnet.arguments import flags, instance, names, number, path, sequence, word
 from accelnet.data.feed import AbstractFeed
-from accelnet.errors import UserError
+from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment, check_experiment
-from accelnet.json_file import plain_value
 from accelnet.models.precision import precision_note
-from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import Strategy
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
@@ -27,17 +25,20 @@ from accelnet.training.events import Event
 from accelnet.training.hosts import Hosts, supervised
 from accelnet.training.initial import initial_arrays
 from accelnet.training.loop import Loop
-from accelnet.training.program import Programs, check_fits, prepare
+from accelnet.training.profile import Recorder
+from accelnet.training.program import Programs, check_fits, going_on, prepare
 from accelnet.training.progress import Progress
-from accelnet.training.result import Timing, make_result
+from accelnet.training.replay import explained
+from accelnet.training.result import make_result
 from accelnet.training.rhythm import Pace
 from accelnet.training.rhythms import rhythms_of
 from accelnet.training.rows import best_step, with_rows
 from accelnet.training.run import Run
 from accelnet.training.state import TrainState
-from accelnet.training.stored import read_stored
+from accelnet.training.stored import refitted
+from accelnet.training.timing import Timing
 from accelnet.training.waiting import waited_for_data
-from accelnet.training.workdir import DiskWorkdir, Restored, Workdir
+from accelnet.training.workdir import DiskWorkdir, Workdir
 
 # Between two signs of life of a process there are a chunk of steps, some batches of evaluation, a save.
 HANG_SECONDS = 300.0
@@ -52,6 +53,7 @@ def fit(
     events: Sequence[Event] = (),
     trackers: Sequence[Tracker] = (),
     progress: bool = True,
+    profile: bool = False,
     mesh: str | Mesh | None = None,
     strategy: Strategy = "jit",
     hang_timeout: float = HANG_SECONDS,
@@ -67,6 +69,8 @@ def fit(
         events: Events beside those of the experiment.
         trackers: Tools that are told what is recorded, such as `an.tracking.WandBTracker()`.
         progress: Show a progress display on standard error.
+        profile: Trace ten steps after the first ones into `workdir`/profile, and say which layers they spend their time
+            in: `run.profile`. It changes no number.
         mesh: Devices: "data=8", "data=2,fsdp=4", "data=4,model=2", "auto", or a `jax.sharding.Mesh`. None: all
             accelerators, or one CPU device. The losses are those of one device, to float32 rounding.
         strategy: "jit" for one partitioned program, "pmap" for a replicated one.
@@ -103,22 +107,23 @@ def fit(
     check_experiment(experiment)
     if events := sequence("events", events):
         experiment = experiment.replace(events=(*experiment.events, *events))
-    flags(resume=resume, allow_change=allow_change, progress=progress)
+    flags(resume=resume, allow_change=allow_change, progress=progress, profile=profile)
     number("hang_timeout", hang_timeout, above=0)
     instance("pace", pace, Pace, "a Pace")
     if workdir is not None:
         workdir = path("workdir", workdir).absolute()  # an event may change the current directory
     with supervised(workdir, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
         if workdir is not None and resume:
-            experiment = _refitted(experiment, workdir, hosts)
+            experiment = refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
         check_fits(programs, feed)
         hosts.check(experiment.description() | {"mesh": str(mesh), "strategy": strategy}, workdir)
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=resume, allow_change=allow_change, note=say)
-        elif resume:
-            raise UserError("resume=True needs a workdir, the directory of the run to go on with")
+        elif resume or profile:
+            why = "resume=True needs a workdir, the directory of the run to go on with"
+            raise UserError(why if resume else "profile=True needs a workdir, where the trace is written")
         else:
             work = Workdir(experiment)
         stack.callback(work.close)
@@ -126,7 +131,13 @@ def fit(
         stack.enter_context(tracking)
         display = display_of(experiment, show=progress and hosts.is_first)
         stack.callback(display.close)
-        run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking)
+        recorder = Recorder(workdir) if profile and workdir is not None and hosts.is_first else None
+        if recorder is not None:
+            stack.callback(recorder.close)
+        try:
+            run = train_to_end(experiment, feed, programs, work, hosts, display, timing, pace, tracking, recorder)
+        except DivergenceError as error:
+            raise explained(error, experiment, feed, programs, work, display.note) from error
         tracking.files(workdir)
         return run
 
@@ -141,6 +152,7 @@ def train_to_end(
     timing: Timing,
     pace: Pace = Pace(),  # noqa: B008, it is frozen
     tracking: Tracking | None = None,
+    recorder: Recorder | None = None,
 ) -> Run:
     """Train an experiment to its end with programs that are there, and evaluate it; go on from what `work` holds.
 
@@ -154,6 +166,7 @@ def train_to_end(
         timing: Where the time went so far.
         pace: How much one call does.
         tracking: What else is told what is recorded.
+        recorder: What traces some steps, if any.
     """
     tracking = tracking or Tracking()
     hosts.finishes.append(work.settle)
@@ -164,9 +177,9 @@ def train_to_end(
         timing.measure("compile", programs.begin_compiling, experiment, start)
         state = timing.measure("compile", start, np.uint32(experiment.seed))
     else:
-        timing = restored.timing()
         timing.measure("compile", programs.begin_compiling, experiment, None, int(restored.state.step))
-        state = _changed(restored, programs, experiment)
+        state = going_on(restored.state, restored.changed, programs, experiment)
+    timing.go_on({} if restored is None else restored.seconds, work.lost_seconds)
     if experiment.order.whole_batches:
         left = experiment.order.num_examples % experiment.order.batch_size
         display.note(
@@ -179,9 +192,12 @@ def train_to_end(
         tracking.log(row)
         if row["split"] == "validation":
             display.evaluated(row["step"], row)
+    rhythms = rhythms_of(experiment)
+    if recorder is not None:
+        programs, rhythms = recorder.attached(programs, rhythms, int(state.step), experiment.total_steps)
     loop = Loop(
         experiment, feed, programs, work, hosts, display, timing,
-        rhythms=rhythms_of(experiment), events=experiment.events, pace=pace, tracking=tracking,
+        rhythms=rhythms, events=experiment.events, pace=pace, tracking=tracking,
     )  # fmt: skip
     state = loop.train(state)
     metrics = _evaluate_at_end(loop, state)
@@ -237,7 +253,7 @@ def evaluate(
             word("a split to evaluate", split, tuple(experiment.data.splits)) for split in names("splits", splits)
         ]
     with supervised(None, hang_timeout) as hosts, exhaustion_explained(), ExitStack() as stack:
-        experiment = _refitted(experiment, workdir, hosts)
+        experiment = refitted(experiment, workdir, hosts)
         feed, programs = prepare(experiment, mesh, strategy)
         stack.callback(feed.close)
         check_fits(programs, feed)
@@ -252,23 +268,6 @@ def evaluate(
         wanted = experiment.data.splits if splits is None else splits
         metrics = {split: loop.evaluate(state, split) for split in wanted}
         return Run(experiment, state, metrics, list(record["rows"]), {}, loop.weights(state))
-
-
-def _refitted(experiment: Experiment, workdir: str | Path, hosts: Hosts) -> Experiment:
-    """Return the experiment with what an earlier run fitted to its training rows."""
-    fitted = hosts.on_first(lambda: read_stored(workdir).fitted)
-    if not fitted or fitted == plain_value(experiment.data.fitted):
-        return experiment
-    return experiment.replace(data=experiment.data.refitted(fitted))
-
-
-def _changed(restored: Restored, programs: Programs, experiment: Experiment) -> TrainState:
-    """Let a changed seed and learning rate (or decay, or momentum) count: the old ones are in the state."""
-    if not set(restored.changed) - {"steps", "epochs"}:
-        return restored.state
-    fresh = programs.init(np.uint32(experiment.seed))
-    opt_state = with_hyperparams(restored.state.opt_state, **hyperparams(fresh.opt_state))
-    return restored.state.replace(opt_state=opt_state, seed=fresh.seed)
 
 
 def _evaluate_at_end(loop: Loop, state: TrainState) -> dict[str, dict[str, Any]]:

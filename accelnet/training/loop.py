@@ -21,9 +21,10 @@ from accelnet.training.hosts import Hosts
 from accelnet.training.program import Programs
 from accelnet.training.progress import Progress
 from accelnet.training.record import ROW_FIELDS
-from accelnet.training.result import Timing
 from accelnet.training.rhythm import Agenda, Every, Pace, Rhythm
 from accelnet.training.run import Run
+from accelnet.training.spikes import Spikes
+from accelnet.training.timing import Timing
 from accelnet.training.workdir import Workdir
 
 State = Any
@@ -71,7 +72,7 @@ class Loop:
         by_count = {f"event {index}": one.when for index, one in enumerate(self.events) if isinstance(one.when, Every)}
         self.agenda = Agenda({**self.rhythms, **by_count}, self.steps_per_epoch, self.seconds)
         self.step = 0
-        self._stopped = False
+        self._stopped, self._spikes = False, Spikes(self.display.note)
         self._weights: tuple[State, Any] | None = None
 
     def train(self, state: State) -> State:
@@ -203,7 +204,7 @@ class Loop:
     def log(self, split: str, values: Mapping[str, Any]) -> None:
         """Record metrics of a split at this step."""
         row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, "seconds": self.seconds, "split": split}
-        self.work.log({**row, **values})
+        self.work.log(self._spikes.marked(self.work.rows, {**row, **values}))
         self.tracking.log(self.work.rows[-1])
 
     def _is_due(self, name: str) -> bool:

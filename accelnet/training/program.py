@@ -1,18 +1,20 @@
 """The programs of a run: its start, chunks of training steps, chunks of evaluation batches, averaged weights."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.data.feed import make_feed
 from accelnet.experiment import Experiment
+from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
 from accelnet.parallel.memory import check_memory
 from accelnet.training.chunk import make_train_chunk
@@ -157,6 +159,22 @@ def make_programs(
         weights=chosen,
         evaluate_rest=rest,
     )
+
+
+def going_on(state: TrainState, changed: Collection[str], programs: Programs, experiment: Experiment) -> TrainState:
+    """Let a changed seed and learning rate (or decay, or momentum) count: the old ones are in a restored state.
+
+    Args:
+        state: State that was restored.
+        changed: Names of the settings that are not what they were.
+        programs: Programs of the run.
+        experiment: Experiment with the settings of now.
+    """
+    if not set(changed) - {"steps", "epochs"}:
+        return state
+    fresh = programs.init(np.uint32(experiment.seed))
+    opt_state = with_hyperparams(state.opt_state, **hyperparams(fresh.opt_state))
+    return state.replace(opt_state=opt_state, seed=fresh.seed)
 
 
 def check_fits(programs: Programs, feed: AbstractFeed) -> None:

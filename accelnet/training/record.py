@@ -16,7 +16,7 @@ from accelnet.json_file import plain_value
 _OURS = ".accelnet"
 _TEMPORARY = r"\..+\.[0-9a-f]{8}\.tmp"
 # What a row says beside its metrics.
-ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second")
+ROW_FIELDS = ("step", "epoch", "seconds", "split", "learning_rate", "examples_per_second", "spike")
 
 
 def remove_temporary(directory: str | os.PathLike[str]) -> None:
@@ -55,6 +55,58 @@ class RowLog(ABC):
         self.close()
 
 
+class EventFile:
+    """A file of TensorBoard events of its own, which is written at once.
+
+    Args:
+        directory: Directory of the file, made if needed.
+        ending: End of its name.
+
+    Raises:
+        UserError: if it cannot be written, as by all methods.
+    """
+
+    def __init__(self, directory: Path, ending: str) -> None:
+        # The writer below SummaryWriter: that one hands events to a thread, which dies of a full disk and
+        # leaves its caller waiting for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # The writer's own names repeat within a second, and its files are overwritten.
+            self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}{ending}")
+        except OSError as error:
+            raise_unwritable(directory, error)
+        # TensorBoard hides what it has read of this step or later.
+        self.write(0, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, step: int, wall_time: float | None = None, **content: Any) -> None:
+        """Add an event: one of the fields of TensorBoard's Event."""
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+        wall_time = time.time() if wall_time is None else wall_time
+        try:
+            self._writer.write_event(Event(step=step, wall_time=wall_time, **content))
+        except OSError as error:
+            raise_unwritable(self.directory, error)
+
+    def flush(self) -> None:
+        """Give the file to the system."""
+        try:
+            self._writer.flush()
+        except OSError as error:
+            raise_unwritable(self.directory, error)
+
+    def close(self) -> None:
+        """Close the file. May be called twice."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise_unwritable(self.directory, error)
+
+
 class TensorBoardLog(RowLog):
     """Write rows as TensorBoard events, one scalar per number, tagged "loss/train" and so on; None is left out.
 
@@ -62,6 +114,8 @@ class TensorBoardLog(RowLog):
         directory: Directory of the event file. The file of an earlier process goes, when the new one has its rows: so
             every step is there once, whatever the clock said then.
         rows: Rows of the checkpoint that the run goes on from; none for a new run.
+        settings: Settings by name, for TensorBoard's table of hyperparameters; empty for none.
+        metrics: Tags of the metrics beside them, such as "accuracy/test".
 
     Raises:
         UserError: if the file cannot be written.
@@ -72,35 +126,42 @@ class TensorBoardLog(RowLog):
         ...     log.append({"step": 10, "split": "train", "loss": 0.5, "learning_rate": 1e-3})
     """
 
-    def __init__(self, directory: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]] = ()) -> None:
-        # The writer below SummaryWriter: that one hands events to a thread, which dies of a full disk and
-        # leaves its caller waiting for ever.
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        rows: Sequence[Mapping[str, Any]] = (),
+        settings: Mapping[str, Any] | None = None,
+        metrics: Sequence[str] = (),
+    ) -> None:
+        older = list(Path(directory).glob(f"events.*{_OURS}"))
+        self._file = EventFile(Path(directory), _OURS)
+        self._end: Any = None
+        if settings:
+            from tensorboardX.summary import hparams
 
-        self.directory = Path(directory)
+            plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in settings.items()}
+            *starts, self._end = hparams(plain, dict.fromkeys(metrics, 0.0))
+            for start in starts:
+                self._file.write(0, summary=start)
+        last = rows[-1].get("seconds", 0.0) if rows else 0.0
+        for row in rows:
+            self._add(row, time.time() - (last - row.get("seconds", 0.0)))
+        self._file.flush()
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            older = list(self.directory.glob(f"events.*{_OURS}"))
-            # The writer's own names repeat within a second, and its files are overwritten.
-            self._writer = EventsWriter(str(self.directory / "events"), f".{time.time_ns()}{_OURS}")
-            # TensorBoard hides what it has read of this step or later.
-            self._write(0, time.time(), session_log=SessionLog(status=SessionLog.START))
-            last = rows[-1].get("seconds", 0.0) if rows else 0.0
-            for row in rows:
-                self._add(row, time.time() - (last - row.get("seconds", 0.0)))
-            self._writer.flush()
             for path in older:
                 path.unlink()
         except OSError as error:
-            raise_unwritable(self.directory, error)
+            raise_unwritable(Path(directory), error)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        try:
-            self._add(row, time.time())
-            self._writer.flush()
-        except OSError as error:
-            raise_unwritable(self.directory, error)
+        self._add(row, time.time())
+        self._file.flush()
+
+    def finish(self) -> None:
+        """Say that the run is at its end, in the table of hyperparameters."""
+        if self._end is not None:
+            self._file.write(0, summary=self._end)
+            self._file.flush()
 
     def _add(self, row: Mapping[str, Any], wall_time: float) -> None:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
@@ -111,18 +172,10 @@ class TensorBoardLog(RowLog):
                 continue
             tag = name if name in ROW_FIELDS else f"{name}/{row['split']}"
             values.append(Summary.Value(tag=tag, simple_value=float(value)))
-        self._write(row["step"], wall_time, summary=Summary(value=values))
-
-    def _write(self, step: int, wall_time: float, **content: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
-
-        self._writer.write_event(Event(step=step, wall_time=wall_time, **content))
+        self._file.write(row["step"], wall_time, summary=Summary(value=values))
 
     def close(self) -> None:
-        try:
-            self._writer.close()
-        except OSError as error:
-            raise_unwritable(self.directory, error)
+        self._file.close()
 
 
 def write_report(directory: str | os.PathLike[str], name: str, values: Any, page: str) -> Path:

@@ -4,9 +4,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from accelnet.disk import write_atomically
 from accelnet.experiment import Experiment
 from accelnet.json_file import plain_value
 from accelnet.training.state import TrainState, num_parameters
+from accelnet.training.timing import TIMING_FIELDS, Timing
 
 RESULT_FIELDS = (
     "experiment",
@@ -31,35 +30,6 @@ RESULT_FIELDS = (
     "config",
     "workdir",
 )
-_SPENT_ON = ("compile", "train", "eval", "input", "checkpoint")
-TIMING_FIELDS = ("total_seconds", *(f"{name}_seconds" for name in _SPENT_ON), "examples_per_second")
-
-
-@dataclass
-class Timing:
-    """Where the time of a run went, in seconds.
-
-    Attributes:
-        seconds: Time by what it was spent on, over all processes if the run was resumed.
-        before: Total of the earlier processes.
-        started: Clock's reading at the start of this process.
-    """
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_SPENT_ON, 0.0))
-    before: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
-
-    def measure(self, name: str, function: Callable[..., Any], *args: Any) -> Any:
-        """Call a function and add its time."""
-        start = time.perf_counter()
-        result = function(*args)
-        self.seconds[name] += time.perf_counter() - start
-        return result
-
-    @property
-    def total(self) -> float:
-        """Seconds since the start, those of earlier processes included."""
-        return self.before + time.perf_counter() - self.started
 
 
 def make_result(
@@ -84,7 +54,7 @@ def make_result(
         A dict with `RESULT_FIELDS`.
     """
     step, epochs = int(state.step), int(state.step) / experiment.order.steps_per_epoch
-    train_seconds = timing.seconds["train"]
+    account, train_seconds = timing.account(), timing.seconds["train"]
     return {
         "experiment": experiment.name,
         "step": step,
@@ -92,8 +62,8 @@ def make_result(
         "metrics": metrics,
         "parameters": num_parameters(state.params),
         "timing": {
-            "total_seconds": timing.total,
-            **{f"{name}_seconds": value for name, value in timing.seconds.items()},
+            "total_seconds": sum(account.values()),
+            **{f"{name}_seconds": value for name, value in account.items()},
             "examples_per_second": epochs * experiment.order.num_examples / train_seconds if train_seconds else 0.0,
         },
         "compiles": compiles,

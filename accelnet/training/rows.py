@@ -133,6 +133,15 @@ def row_files(workdir: Path) -> tuple[Path, Path]:
     return workdir / "checkpoints" / "rows.jsonl", workdir / "metrics.jsonl"
 
 
+def recorded_seconds(workdir: Path) -> float:
+    """Return the time of the last row that a process recorded, whether or not a checkpoint has it; 0 without rows."""
+    for path in row_files(workdir):
+        with contextlib.suppress(OSError):
+            seconds = [row.get("seconds") for row in _readable(path.read_bytes())[-1:]]
+            return next((float(value) for value in seconds if isinstance(value, int | float)), 0.0)
+    return 0.0
+
+
 def with_rows(workdir: Path, note: Callable[[str], None], record: dict[str, Any], lenient: bool) -> dict[str, Any]:
     """Return a checkpoint's record with the rows themselves instead of their position.
 

@@ -22,9 +22,11 @@ from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
+from accelnet.training.profile import Profile, read_profile
 from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
 from accelnet.training.step import prepared
+from accelnet.training.timing import account_line
 from accelnet.wording import shown, size
 
 
@@ -59,6 +61,8 @@ class Run:
             lines += [f"{split:<11.11} {told}"] if told else []
         weights = sum(leaf.size for leaf in arrays), size(sum(leaf.nbytes for leaf in arrays))
         lines.append(f"weights     {weights[0]:,} numbers, {weights[1]}")
+        if "timing" in self.result:
+            lines.append("time        " + account_line(self.result["timing"]).removeprefix("time "))
         lines.append("what next   run.plot(), run.predict(inputs), run.model, run.best, run.save('model.accelnet')")
         return "\n".join(line if len(line) <= 118 else line[:115] + "..." for line in lines)
 
@@ -83,6 +87,14 @@ class Run:
     def model_state(self) -> Any:
         """The model's state that belongs to `params`: batch statistics and whatever else the model keeps."""
         return to_addressable(self._weights.model_state)
+
+    @property
+    def profile(self) -> Profile:
+        """Where the time of a step went, of a run with `profile=True`."""
+        workdir = self.result.get("workdir")
+        if workdir is None:
+            raise UserError("the run has no work directory and no profile: train with workdir= and profile=True")
+        return read_profile(Path(workdir))
 
     @cached_property
     def model(self) -> Any:

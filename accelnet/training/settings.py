@@ -37,6 +37,12 @@ def check_settings(experiment: Any) -> None:
     _check_names(experiment)
 
 
+def settings_of(experiment: Any) -> dict[str, Any]:
+    """Return settings that every experiment has, for other tools' tables."""
+    own = {"batch_size": experiment.order.batch_size, "steps": experiment.total_steps}
+    return {**own, "seed": experiment.seed, "precision": experiment.precision}
+
+
 def _check_kinds(experiment: Any) -> None:
     rhythm = (Every | None, "a rhythm, as Every(steps=10), or None")
     for name, (kind, expected) in {

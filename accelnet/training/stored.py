@@ -7,7 +7,8 @@ from typing import Any
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.json_file import plain_value, read_json
-from accelnet.training.checkpoint import Checkpoints
+from accelnet.training.checkpoint import Checkpoints, on_first
+from accelnet.training.hosts import Hosts
 
 CONFIG = "config.json"
 _SHAPE = {"description": dict, "config": dict, "fitted?": (dict, None)}
@@ -23,6 +24,7 @@ class Stored:
         fitted: Numbers and names that were fitted to the training rows.
         directions: By metric, whether lower is better.
         objective: Fingerprint of the objective.
+        script: File of the experiment script, if one made it.
     """
 
     description: dict[str, Any] | None = None
@@ -30,6 +32,7 @@ class Stored:
     fitted: dict[str, Any] | None = None
     directions: Any = None
     objective: Any = None
+    script: Any = None
 
 
 def read_stored(workdir: str | Path) -> Stored:
@@ -45,8 +48,16 @@ def read_stored(workdir: str | Path) -> Stored:
     )
     if content is None:
         return Stored()
-    named = {name: content.get(name) for name in ("description", "config", "directions", "objective")}
+    named = {name: content.get(name) for name in ("description", "config", "directions", "objective", "script")}
     return Stored(fitted=content.get("fitted") or {}, **named)
+
+
+def refitted(experiment: Experiment, workdir: str | Path, hosts: Hosts | None = None) -> Experiment:
+    """Return the experiment with what the run in a work directory fitted to its training rows."""
+    fitted = on_first(hosts, lambda: read_stored(workdir).fitted)
+    if not fitted or fitted == plain_value(experiment.data.fitted):
+        return experiment
+    return experiment.replace(data=experiment.data.refitted(fitted))
 
 
 def changed_fields(workdir: Path, experiment: Experiment, *, resume: bool, allow_change: bool) -> list[str]:

@@ -22,9 +22,10 @@ from accelnet.training.evaluation import keeps_average
 from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import RowLog, TensorBoardLog, remove_temporary
-from accelnet.training.result import Timing, write_result
-from accelnet.training.rows import RowFile, best_of, ranks, row_files, with_rows
+from accelnet.training.result import write_result
+from accelnet.training.rows import RowFile, best_of, ranks, recorded_seconds, row_files, with_rows
 from accelnet.training.saving import Saver
+from accelnet.training.settings import settings_of
 from accelnet.training.stored import CONFIG, changed_fields
 
 Row = dict[str, Any]
@@ -48,16 +49,15 @@ class Restored:
     seconds: dict[str, float]
     changed: Sequence[str]
 
-    def timing(self) -> Timing:
-        """Return where the time went so far, going on."""
-        return Timing({name: value for name, value in self.seconds.items() if name != "total"}, self.seconds["total"])
-
 
 class Workdir:
     """Keep a run's rows and its best state in memory, and nothing on the disk.
 
     Args:
         experiment: Experiment whose best state is kept, where it asks for that and one process has it all.
+
+    Attributes:
+        lost_seconds: Time of the run that an earlier process recorded after what `open` goes on from.
     """
 
     path: Path | None = None
@@ -66,6 +66,7 @@ class Workdir:
         self.rows: list[Row] = []
         self._watched = experiment if experiment and experiment.keep_best and jax.process_count() == 1 else None
         self._best: tuple[float, Tree] | None = None
+        self.lost_seconds = 0.0
 
     def open(self, abstract_state: Tree) -> Restored | None:
         """Begin, or go on: return what was restored, None at the start.
@@ -163,6 +164,7 @@ class DiskWorkdir(Workdir):
         self._ranks: dict[int, float] = {}
         self._row_files: list[RowFile] = []
         self._logs: list[RowLog] = []
+        self._board: TensorBoardLog | None = None
         self._claim: Claim | None = None
         self.hosts = hosts
 
@@ -190,6 +192,8 @@ class DiskWorkdir(Workdir):
                 f"asked for: give at least {step} steps, or another --workdir"
             )
         self._saved = step or None
+        recorded = self.hosts.on_first(lambda: recorded_seconds(self.directory))
+        self.lost_seconds = max(0.0, recorded - record["seconds"].get("total", 0.0))
         self.rows = record["rows"]
         self._ranks = self._ranked(self.rows)
         self._averaged = keeps_average(abstract_state)
@@ -199,12 +203,13 @@ class DiskWorkdir(Workdir):
                 remove_temporary(directory)
             write_atomically(self.directory / CONFIG, json.dumps(self._content(), indent=2) + "\n")
             self._row_files = [RowFile(path, self.rows) for path in row_files(self.directory)]
-            self._logs = [*self._row_files, TensorBoardLog(self.directory / "tensorboard", self.rows)]
+            self._board = TensorBoardLog(self.directory / "tensorboard", self.rows, *_hyperparameters(self.experiment))
+            self._logs = [*self._row_files, self._board]
         return None if state is None else Restored(state, record["seconds"], self.changed)
 
     def _content(self) -> dict[str, Any]:
         experiment = self.experiment
-        content = {"description": experiment.description(), "config": experiment.config}
+        content = {"description": experiment.description(), "config": experiment.config, "script": experiment.script}
         content |= {"fitted": experiment.data.fitted, "objective": fingerprint(experiment.objective)}
         return plain_value(content | {"directions": experiment.objective.directions})
 
@@ -267,6 +272,8 @@ class DiskWorkdir(Workdir):
         if not self.hosts.is_first:
             return
         self._check_claim()
+        if self._board is not None:
+            self._board.finish()
         drawn = curves(self.rows, self.experiment.name, self.experiment.objective.directions)
         write_atomically(self.directory / "curves.png", to_png(drawn))
         write_result(self.directory, result)
@@ -277,3 +284,10 @@ class DiskWorkdir(Workdir):
             log.close()
         if self._claim is not None:
             self._claim.release()
+
+
+def _hyperparameters(experiment: Experiment) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings of a run, and the tags of the metrics that it is judged by."""
+    splits = [split for split in experiment.data.splits if split != "train" and experiment.data.num_examples(split)]
+    tags = [f"{name}/{split}" for name in experiment.objective.metrics for split in splits or ("train",)]
+    return {**settings_of(experiment), **experiment.config}, tags

@@ -10,17 +10,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+import accelnet as an
 from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
+from accelnet.training.histograms import histograms
 from accelnet.training.record import TensorBoardLog
-from accelnet.training.result import RESULT_FIELDS, TIMING_FIELDS, result_line, versions, write_result
+from accelnet.training.result import RESULT_FIELDS, result_line, versions, write_result
 from accelnet.training.rows import RowFile
+from accelnet.training.timing import TIMING_FIELDS
 
 ROWS = [{"step": step, "epoch": step / 10, "split": "train", "loss": 1 / step} for step in (1, 2, 3)]
 
@@ -141,6 +145,7 @@ def test_a_full_disk_harms_nothing_that_was_written(tmp_path):
     code = f"""
 import resource
 from accelnet.errors import UserError
+import accelnet as an
 from accelnet.disk import write_atomically
 from accelnet.training.rows import RowFile
 log = RowFile({str(path)!r})
@@ -264,3 +269,35 @@ def test_versions_are_those_that_run():
         "orbax-checkpoint",
         "numpy",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("microbatch_size", [None, 3])
+def test_tensorboard_gets_settings_and_histograms_that_change_nothing(make_experiment, tmp_path, microbatch_size):
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
+
+    experiment = make_experiment(epochs=2, config={"rate": 0.1, "sizes": [1, 2]}, microbatch_size=microbatch_size)
+    events = [histograms(experiment, tmp_path / "run")]
+    run = an.fit(experiment, workdir=tmp_path / "run", events=events, progress=False)
+    chex.assert_trees_all_equal(run.state, an.fit(experiment, progress=False).state)
+    del events
+
+    (rows,) = (tmp_path / "run" / "tensorboard").glob("*.accelnet")
+    plugins = [
+        HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        for event in read_events(rows)
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "hparams"
+    ]
+    assert [one.WhichOneof("data") for one in plugins] == ["experiment", "session_start_info", "session_end_info"]
+    assert {info.name.tag for info in plugins[0].experiment.metric_infos} >= {"accuracy/validation", "loss/test"}
+    given = plugins[1].session_start_info.hparams
+    assert given["rate"].number_value == 0.1 and given["sizes"].string_value == "[1, 2]"
+
+    (path,) = (tmp_path / "run" / "tensorboard").glob("*.accelnet-histograms")
+    found = {(event.step, value.tag): value.histo for event in read_events(path) for value in event.summary.value}
+    assert {step for step, _ in found} == {7, 14}
+    kernel = np.asarray(run.state.params["last"]["kernel"])
+    assert found[14, "weights/last.kernel"].sum == pytest.approx(kernel.sum(), rel=1e-4)
+    assert found[14, "weights/last.kernel"].num == kernel.size
+    assert found[7, "gradients/last.kernel"].min < 0 < found[7, "gradients/last.kernel"].max

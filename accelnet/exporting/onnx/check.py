@@ -12,9 +12,10 @@ from accelnet.exporting.difference import TOLERANCES, Difference, compare, of_ar
 from accelnet.exporting.onnx.export import finish, input_values, named, traced
 from accelnet.exporting.onnx.graph import Value
 from accelnet.exporting.onnx.model import serialize
-from accelnet.exporting.onnx.program import Step, evaluate
 from accelnet.exporting.onnx.writer import write
+from accelnet.ops.program import Step, evaluate
 from accelnet.packages import imported
+from accelnet.scopes import classes
 
 TOLERANCE = TOLERANCES["float32"]
 
@@ -99,6 +100,6 @@ def first_difference(function: Callable[[Any], Any], rows: Any) -> str:
     for step, place, name in watched:
         difference = of_array(np.asarray(results[id(step)][place]), got[name])
         if difference > TOLERANCE:
-            layer = f"the layer {step.scope}, " if step.scope else ""
+            layer = f"the layer {classes(step.scope)}, " if step.scope else ""
             return f"the first to differ is {layer}{step.name} of {step.line or 'a library'}, by {difference:.1e}"
     return "with the sizes of these rows written into the file no layer differs: a symbolic size is wrong"

@@ -9,9 +9,9 @@ from accelnet.errors import UserError, user_code
 from accelnet.exporting.onnx.folding import fold
 from accelnet.exporting.onnx.graph import Graph, Node, Value
 from accelnet.exporting.onnx.model import serialize
-from accelnet.exporting.onnx.program import Program, trace
 from accelnet.exporting.onnx.sizes import is_known, symbols
 from accelnet.exporting.onnx.writer import write
+from accelnet.ops.program import Program, trace
 from accelnet.packages import imported
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from accelnet.exporting.onnx.elementwise import choose
 from accelnet.exporting.onnx.graph import Graph, Value, constant
-from accelnet.exporting.onnx.program import Program, flatten
 from accelnet.exporting.onnx.rules import made, rule, scalar
 from accelnet.ops.flops import scan_counts
+from accelnet.ops.program import Program, flatten
 
 
 @rule("scan")

@@ -9,6 +9,7 @@ from accelnet.errors import UserError
 from accelnet.exporting.onnx.graph import Graph, Node
 from accelnet.exporting.onnx.sizes import is_known
 from accelnet.packages import imported
+from accelnet.scopes import classes
 
 # The oldest set that has all operators used here, for runtimes of any age.
 OPSET = 18
@@ -52,5 +53,5 @@ def _type(onnx: Any, dtype: Any) -> int:
 def _node(onnx: Any, node: Node, number: int) -> Any:
     settings = {k: _type(onnx, v) if isinstance(v, np.dtype) else v for k, v in node.attributes.items()}
     bodies = {key: _graph(onnx, body, f"{node.outputs[0]}_{key}") for key, body in node.bodies.items()}
-    name = "/".join(part for part in (node.scope, f"{node.op}_{number}") if part)
+    name = "/".join(part for part in (classes(node.scope), f"{node.op}_{number}") if part)
     return onnx.helper.make_node(node.op, node.inputs, node.outputs, name=name, **settings, **bodies)

@@ -7,9 +7,9 @@ import numpy as np
 
 from accelnet.exporting.onnx.elementwise import choose
 from accelnet.exporting.onnx.graph import Graph, Value, constant
-from accelnet.exporting.onnx.program import flatten
 from accelnet.exporting.onnx.rules import cast, made, rule, scalar
 from accelnet.ops import kernels
+from accelnet.ops.program import flatten
 
 # The operator of each cell, and its gates in the operator's order: ONNX has i, o, f, c and z, r, h.
 _CELLS = {"simple": ("RNN", (0,)), "lstm": ("LSTM", (0, 3, 1, 2)), "gru": ("GRU", (1, 0, 2))}

@@ -7,9 +7,10 @@ import numpy as np
 from accelnet.errors import UserError
 from accelnet.exporting.onnx import elementwise, indexing, loops, products, recurrences, reductions, shapes, windows
 from accelnet.exporting.onnx.graph import Graph, Value, constant
-from accelnet.exporting.onnx.program import Constant, Program, Step
 from accelnet.exporting.onnx.rules import RULES, UnsupportedError
 from accelnet.exporting.onnx.sizes import is_known
+from accelnet.ops.program import Constant, Program, Step
+from accelnet.scopes import classes
 
 # The modules are imported for the rules that they declare.
 _ROOMS = (elementwise, indexing, loops, products, recurrences, reductions, shapes, windows)
@@ -76,7 +77,7 @@ def _write_step(graph: Graph, step: Step, values: list[Value]) -> list[Value]:
         results = RULES[step.name](graph, step, *values)
     except UnsupportedError as error:
         place = step.line or "code of a library"
-        layer = f", in {step.scope}" if step.scope else ""
+        layer = f", in {classes(step.scope)}" if step.scope else ""
         raise UserError(
             f"the model cannot be written as ONNX: its primitive {step.name} {error}; it comes from {place}{layer}"
         ) from None

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from accelnet.hlo import SMALL_CALL, Computation, HloModule, Instruction
 from accelnet.ops import rows
 from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call
-from accelnet.planning.compiled.hlo import SMALL_CALL, Computation, HloModule, Instruction
 from accelnet.planning.compiled.traffic import (
     DTYPES,
     collective_bytes,
@@ -23,6 +23,7 @@ from accelnet.planning.compiled.traffic import (
     matrix_product,
     plain_bytes,
 )
+from accelnet.scopes import innermost
 
 # Move nothing and compute nothing, or are the second half of something that is counted at its start.
 _FREE = frozenset({
@@ -160,7 +161,7 @@ def _describe(
     if instruction.target == rows.TARGET:
         instruction = replace(instruction, opcode="gather")
     opcode = instruction.opcode.removesuffix("-start")
-    label = caller.scope or instruction.scope
+    label = caller.scope or innermost(module.op_name(instruction))
     called = module.computations.get(instruction.attribute("calls") or "") if opcode == "fusion" else None
     if called is None:
         source, inside, moved = computation, [instruction], plain_bytes(computation, instruction)
@@ -172,7 +173,6 @@ def _describe(
         if root.opcode == "bitcast" and root.operands:
             root = called.instructions[root.operands[0]]
         result = f"fusion:{root.opcode}"
-        label = label or next((scope for part in inside if (scope := part.scope)), "")
     products = tuple(product for part in inside if (product := matrix_product(source, part)) is not None)
     kind, elements, transcendentals = _arithmetic(source, inside)
     kind, group, call = "product" if products else kind, 1, None

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.hlo import HloModule, Instruction
 from accelnet.ops import kernels
-from accelnet.planning.compiled.hlo import HloModule, Instruction
 from accelnet.planning.compiled.ops import call_of
 
 

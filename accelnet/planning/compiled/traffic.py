@@ -5,8 +5,8 @@ import re
 from collections import defaultdict
 from dataclasses import replace
 
+from accelnet.hlo import Computation, Instruction
 from accelnet.ops.flops import Product
-from accelnet.planning.compiled.hlo import Computation, Instruction
 
 DTYPES = {
     "f32": "float32", "f64": "float64", "f16": "float16", "bf16": "bfloat16", "s8": "int8", "s32": "int32",

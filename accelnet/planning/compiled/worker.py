@@ -19,11 +19,11 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from accelnet.hlo import HloModule
 from accelnet.ops.kernels import load
 from accelnet.parallel.mesh import make_mesh
 from accelnet.planning.compiled.compile import Compiled
 from accelnet.planning.compiled.export import ExportedProgram, load_arrays, lower_exported, run_artifact, save_arrays
-from accelnet.planning.compiled.hlo import HloModule
 from accelnet.planning.compiled.ops import DeviceOp, collectives, custom_calls, step_ops
 from accelnet.planning.compiled.scratch import scratch_bytes
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from accelnet.hlo import HloModule
 from accelnet.ops.flops import Product
 from accelnet.planning.compiled.calls import Call, find_calls
-from accelnet.planning.compiled.hlo import HloModule
 from accelnet.planning.compiled.ops import DeviceOp, step_ops
 from accelnet.planning.modelled import probes
 from accelnet.planning.modelled.calibration import measured_model

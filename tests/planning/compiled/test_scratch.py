@@ -10,7 +10,7 @@ from accelnet.ops import kernels
 PROGRAM = """
 import jax, jax.numpy as jnp
 from accelnet.ops import conv_general_dilated, kernels
-from accelnet.planning.compiled.hlo import HloModule
+from accelnet.hlo import HloModule
 from accelnet.planning.compiled.scratch import scratch_bytes
 
 def loss(rhs, lhs):

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from accelnet.hlo import HloModule
 from accelnet.ops.flops import Product
-from accelnet.planning.compiled.hlo import HloModule
 from accelnet.planning.compiled.ops import DeviceOp, collectives, step_ops
 
 # Cut from a program for a TPU: memory spaces, a loop whose length stands in its condition, cycles, a slice of a large

@@ -48,7 +48,7 @@ class Step:
         outputs: Numbers that the results get.
         in_avals: Shape and dtype of each operand.
         out_avals: Shape and dtype of each result.
-        scope: Names of the layers around it, joined by "/".
+        scope: Named scopes around it, as of `accelnet.scopes`, joined by "/".
         line: The user's line that made it, "file:line (function)", "" if there is none.
         used: Whether anything reads each result.
     """
@@ -213,15 +213,19 @@ def _binding(equation: Any, debug_info: Any) -> Callable[..., list[Any]]:
 def _scope_of(equation: Any) -> str:
     """Read the named scopes of an equation, leaving out the transformations between them."""
     stack = equation.source_info.name_stack.stack
-    names = (element.name for element in stack if type(element).__name__ == "Scope")
-    return "/".join(name.removeprefix("an.") for name in names)
+    return "/".join(element.name for element in stack if type(element).__name__ == "Scope")
 
 
 def _line_of(equation: Any) -> str:
-    """Name the innermost line of the user's code that made an equation."""
+    """Name the innermost line of the user's code that made an equation.
+
+    Frames outside of the function that was traced are left out: jax keeps what it traced, and others may call it now.
+    """
     traceback = equation.source_info.traceback
     for frame in traceback.frames if traceback is not None else ():
         path = Path(frame.file_name)
+        if path.name == "partial_eval.py" and frame.function_name.startswith("trace_to_jaxpr"):
+            break
         if _is_own(path) and linecache.getline(frame.file_name, frame.line_num):
             return f"{path}:{frame.line_num} ({frame.function_name})"
     return ""
@@ -229,7 +233,7 @@ def _line_of(equation: Any) -> str:
 
 @functools.lru_cache(4096)
 def _is_own(path: Path) -> bool:
-    roots = [Path(__file__).parents[2]]
+    roots = [Path(__file__).parents[1]]
     roots += [parent / name for parent in path.parents if parent.name == "site-packages" for name in _LIBRARIES]
     standard = Path(linecache.__file__).parent
     in_standard = path.is_relative_to(standard) and "site-packages" not in path.parts

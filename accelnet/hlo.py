@@ -57,10 +57,15 @@ class Instruction:
         return found[1] if found else ""
 
     @property
+    def op_name(self) -> str:
+        """What it was traced as, "" if that is not known."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else ""
+
+    @property
     def scope(self) -> str:
         """The layer or the part of the step that it belongs to, "" if that is not known."""
-        found = re.search(r'op_name="([^"]*)"', self.attributes)
-        return innermost(found[1]) if found else ""
+        return innermost(self.op_name)
 
     def attribute(self, name: str) -> str | None:
         """Return an attribute's value up to the next comma."""
@@ -144,6 +149,12 @@ class HloModule:
             if loop.opcode == "while" and self.trip_count(loop) is None
         ]
         return max(bodies, key=lambda body: len(self.computations[body[0]].instructions), default=(self.entry, False))
+
+    def op_name(self, instruction: Instruction) -> str:
+        """Return what an instruction was traced as; of a fusion without a scope, its first part that has one."""
+        fused = self.computations.get(instruction.attribute("calls") or "")
+        parts = [instruction, *(fused.instructions.values() if fused and instruction.opcode == "fusion" else ())]
+        return next((part.op_name for part in parts if part.scope), instruction.op_name)
 
     def trip_count(self, loop: Instruction) -> int | None:
         """Return how often a loop runs, None if that is not known."""
