@@ -10,7 +10,6 @@ import socket
 import threading
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -30,10 +29,8 @@ def test_overfit_a_few_batches(command):
 
 
 def test_profile():
-    start = an.Event("start", lambda moment: jax.profiler.start_trace("runs/trace"))
-    end = an.Event("end", lambda moment: jax.profiler.stop_trace())
-    an.fit(small(events=[start, end]), progress=False)
-    assert list(Path("runs/trace").rglob("*.xplane.pb"))
+    run = an.fit(small(epochs=20), workdir="runs/traced", profile=True, progress=False)
+    assert run.profile is not None and list(Path("runs/traced/profile").rglob("*.xplane.pb"))
 
 
 @pytest.mark.filterwarnings("ignore")  # W&B warns of its own dependencies
