@@ -96,8 +96,13 @@ def _labels(data: Data) -> dict[str, np.ndarray]:
 def _groups(data: Data, rows: range, name: str) -> Iterable[tuple[str, np.ndarray]]:
     """Yield the values of a label in words, each with the examples that have it, bool [N]."""
     labels = _labels(data)
+    categories = {one["name"]: one["names"] for one in data.fitted.get("columns", ()) if one["kind"] == "categories"}
+    if name in categories and name not in labels:
+        parts = ((word, labels[f"{name}={word}"][rows.start : rows.stop] != 0) for word in categories[name])
+        yield from ((word, chosen) for word, chosen in parts if chosen.any())
+        return
     if name not in labels:
-        raise UserError(f"data {data.name!r} has no label {name!r} to slice by, only: {listed(labels)}")
+        raise UserError(f"data {data.name!r} has no label {name!r} to slice by, only: {listed([*categories, *labels])}")
     values = np.asarray(labels[name][rows.start : rows.stop])
     distinct = np.unique(values)
     if len(distinct) > _MOST_VALUES:

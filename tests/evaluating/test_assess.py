@@ -243,13 +243,15 @@ def test_one_hot_targets_are_classes_and_soft_ones_have_metrics_alone(soft):
     assert ("metrics alone" in found.page()) == soft
 
 
-def test_a_column_of_many_values_is_cut_into_quarters(tmp_path):
-    rows = "\n".join(f"{0.1 * n},{n % 3},{n}" for n in range(400))
-    (tmp_path / "a.csv").write_text(f"size,grade,price\n{rows}\n")
+def test_a_column_of_names_is_cut_by_them_and_one_of_many_values_into_quarters(tmp_path):
+    rows = "\n".join(f"{0.1 * n},{n % 3},{'red' if n % 4 else 'blue'},{n}" for n in range(400))
+    (tmp_path / "a.csv").write_text(f"size,grade,hue,price\n{rows}\n")
     run = train(an.data.table(tmp_path / "a.csv", target="price", test=0.3), 1, an.objectives.squared_error())
-    found = assess(run, slices=("size", "grade"), latency=False).values
+    found = assess(run, slices=("size", "grade", "hue"), latency=False).values
     assert len(found["slices"]["size"]) == 4 and len(found["slices"]["grade"]) == 3
-    assert {"size", "grade"} == set(found["worst"][0]["inputs"])
+    hues = {part["value"]: part["examples"] for part in found["slices"]["hue"]}
+    assert set(hues) == {"blue", "red"} and sum(hues.values()) == 120 and hues["red"] > 2 * hues["blue"]
+    assert {"size", "grade"} < set(found["worst"][0]["inputs"])
     # Prices go from 0 to 399; a standardized error would be below 1.
     ours, trained = found["metrics"]["mean_absolute_error"]["value"], run.metrics["test"]["mean_absolute_error"]
     assert ours > 5 and trained == pytest.approx(ours, rel=1e-4)
