@@ -35,7 +35,7 @@ def test_the_front_leaves_out_what_is_slower_and_dearer():
 def test_nothing_within_the_limits_says_what_it_would_take():
     choice = choose(ROWS, 0.5, 0.5)
     assert choice["cheapest"] is None
-    assert "cheapest that fits slow at 1 USD in 10.0 h; fastest fast at 20 USD in 1.0 h" in choice["reason"]
+    assert "cheapest that fits slow at 1.00 USD in 10.0 h; fastest fast at 20.00 USD in 1.0 h" in choice["reason"]
 
 
 def test_rows_without_a_price_cannot_be_chosen():
