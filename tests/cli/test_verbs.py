@@ -170,7 +170,7 @@ def test_a_diverging_run_has_exit_code_three(command, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_run_says_what_is_saved_and_how_to_go_on(tmp_path):
-    args = ("train", "--steps", "100000000", "--workdir", str(tmp_path / "run"))
+    args = ("train", "--steps", "1000000000", "--workdir", str(tmp_path / "run"))
     process = subprocess.Popen(
         [sys.executable, ROOT / "experiments" / "xor_mlp.py", *args],
         stderr=subprocess.PIPE,
@@ -181,7 +181,7 @@ def test_an_interrupted_run_says_what_is_saved_and_how_to_go_on(tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     for line in process.stderr:
-        if "step" in line:
+        if "loss" in line:
             break
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
