@@ -253,9 +253,9 @@ static ffi::Error RecurBackward(ffi::ThreadPool pool, Arguments arguments, Resul
 #if ACCELNET_PART == 1
 ACCELNET_HANDLER(accelnet_convolve, Convolve);
 ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
+#else
 ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_take_rows, TakeRows);
-#else
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);
 ACCELNET_HANDLER(accelnet_multiply_rounded, MultiplyRoundedRows);
