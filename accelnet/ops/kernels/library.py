@@ -39,8 +39,8 @@ _PARTS = {"1": "-O3", "2": "-O2"}
 def load() -> bool:
     """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
 
-    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for about 6 seconds on two cores, once
-    per version of accelnet, of jaxlib and of the compiler and per kind of processor.
+    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for about 6 seconds on two
+    cores, once per version of accelnet, of jaxlib and of the compiler and per kind of processor.
 
     Returns:
         False where ACCELNET_KERNELS is "xla", and, said once on standard error, where there is no compiler or it fails:
