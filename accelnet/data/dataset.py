@@ -187,6 +187,11 @@ class Data(Choices, Shown):
         return all(one.rows.stored for _, one in leaves(self.arrays) if isinstance(one, LazyArray))
 
     @property
+    def readers(self) -> int:
+        """Threads that read rows at once with gain."""
+        return max((one.rows.readers for _, one in leaves(self.arrays) if isinstance(one, LazyArray)), default=2)
+
+    @property
     def stream(self) -> Any:
         """The `StreamRows` that give the training rows, or None."""
         return next((one.rows.stream for _, one in leaves(self.arrays) if isinstance(one, LazyArray)), None)

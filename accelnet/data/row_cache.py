@@ -45,7 +45,7 @@ class CachedRows(Rows):
     """
 
     def __init__(self, rows: Rows, path: Path, max_bytes: int, stamps: np.ndarray | None = None) -> None:
-        self._rows, self.shapes = rows, rows.shapes
+        self._rows, self.shapes, self.readers = rows, rows.shapes, rows.readers
         self._record = _HEAD + rows.row_bytes
         self._kept = min(len(rows), max_bytes // self._record)
         self._stamps = np.zeros(len(rows), np.uint32) if stamps is None else stamps

@@ -121,7 +121,7 @@ class ReorderedRows(Rows):
         if isinstance(rows, ReorderedRows):
             rows, order = rows._rows, rows._order[order]
         self._rows, self._order = rows, np.asarray(order, np.int64)
-        self.shapes, self.stored = rows.shapes, rows.stored
+        self.shapes, self.stored, self.readers = rows.shapes, rows.stored, rows.readers
 
     def sort(self) -> None:
         """Put the rows in the order in which they lie, which a disk reads faster."""
@@ -150,6 +150,7 @@ class JoinedRows(Rows):
     def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts, self.shapes = tuple(parts), parts[0].shapes
         self.stored, self.stream = all(part.stored for part in parts), parts[0].stream
+        self.readers = max(part.readers for part in parts)
         self._starts = np.cumsum([0, *map(len, parts)])
 
     def __len__(self) -> int:
@@ -190,6 +191,7 @@ class FieldRows(Rows):
 
     def __init__(self, array: LazyArray, dtype: np.dtype | None = None) -> None:
         self._array, self.stored, self.stream = array, array.rows.stored, array.rows.stream
+        self.readers = array.rows.readers
         self.shapes = {"": jax.ShapeDtypeStruct(array.shape[1:], dtype or array.dtype)}
 
     def __len__(self) -> int:

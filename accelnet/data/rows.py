@@ -20,11 +20,13 @@ class Rows(ABC):
     Attributes:
         shapes: Shape and type of what one row holds, as a (nested) dict of `jax.ShapeDtypeStruct`.
         stored: Whether they lie in a file as they are, so that reading all of them takes as long as reading the file.
+        readers: Threads that read at once with gain: 1 where rows come one after the other.
         stream: The `StreamRows` that these begin with; None where every row can be read.
     """
 
     shapes: Mapping[str, Any]
     stored: bool = False
+    readers: int = 2
     stream: Any = None
 
     @abstractmethod

@@ -33,6 +33,8 @@ class SourceRows(Rows):
         what: Name of the source in messages.
     """
 
+    readers = 1  # a second thread would wait for the source, and for Python's lock
+
     def __init__(
         self,
         source: Any,
@@ -193,8 +195,10 @@ class _Part(NamedTuple):
         """Take the field out of what a source gave."""
         kind, field = type(item), self.field
         if kind is dict if isinstance(field, str) else kind is tuple or kind is list:
-            with contextlib.suppress(KeyError, IndexError):
+            try:  # contextlib.suppress would take as long as all else here
                 return item[field]
+            except (KeyError, IndexError):
+                pass
         return pick(item, field, f"row {row} of {what}", self.name)
 
 

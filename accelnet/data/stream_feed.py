@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -57,14 +58,23 @@ class StreamFeed(AbstractFeed):
     def _prefetched(self, step: int) -> Iterator[Tree]:
         import grain  # imported where it is needed: 0.25 s
 
-        options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self._prefetch)
-        stride = self._block_steps
-        blocks = grain.MapDataset.range(step, 2**31 - 1 - stride, stride).map(self._read_block)
-        return iter(blocks.to_iter_dataset(options))
+        stride, seed, columns = self._block_steps, self._seed, self._train_columns
+        several = stride * -(-_BLOCK_STEPS // stride)
 
-    def _read_block(self, first: int) -> Tree:
-        rows, mask = self.order.block(range(first, first + self._block_steps), seed=self._seed)
-        return self._take(rows[:, :, self._train_columns]) | {"mask": mask[:, :, self._train_columns]}
+        @lru_cache(maxsize=4)  # more than threads: the order of one step costs as much as that of seven
+        def order(number: int) -> tuple[np.ndarray, np.ndarray]:
+            first = step + number * several
+            return self.order.block(range(first, first + several), seed=seed)
+
+        def read(number: int) -> Tree:
+            first = number * stride
+            own = slice(first % several, first % several + stride)
+            rows, mask = (one[own][:, :, columns] for one in order(first // several))
+            return self._take(rows) | {"mask": mask}
+
+        options = grain.ReadOptions(num_threads=self.data.readers, prefetch_buffer_size=self._prefetch)
+        blocks = grain.MapDataset.range(0, (2**31 - 1 - step - several) // stride).map(read)
+        return iter(blocks.to_iter_dataset(options))
 
     def _take(self, rows: np.ndarray) -> dict[str, Any]:
         """Read rows of any shape: arrays [*rows.shape, ...]."""
