@@ -72,13 +72,20 @@ class SourceRows(Rows):
 
     def read(self, rows: np.ndarray) -> dict[str, Any]:
         batch = jax.tree.map(lambda one: np.empty((len(rows), *one.shape), one.dtype), dict(self.shapes))
-        parts = [(part, values, _limits(values)) for part, (_, values) in zip(self._parts, leaves(batch), strict=True)]
+        parts = [
+            (part, values, values.dtype, values.shape[1:], *_limits(values))
+            for part, (_, values) in zip(self._parts, leaves(batch), strict=True)
+        ]
         for index, (row, item) in enumerate(self._items(rows)):
-            for part, values, limits in parts:
+            for part, values, dtype, shape, kinds, least, most in parts:
                 value = part.of(item, self._what, row)
                 # What needs no look: NumPy's checks of every value would take most of the time.
-                same = isinstance(value, np.ndarray) and value.dtype == values.dtype and value.shape == values.shape[1:]
-                if same or (limits and type(value) in limits[0] and limits[1] <= value <= limits[2]):
+                kind = type(value)
+                if kind in kinds:
+                    same = least <= value <= most
+                else:
+                    same = kind is np.ndarray and value.dtype == dtype and value.shape == shape
+                if same:
                     values[index] = value
                 else:
                     self._store(values, index, self._array(value, row, part.name), part, row)
@@ -185,21 +192,24 @@ class SourceRows(Rows):
 
 
 class _Part(NamedTuple):
-    """One array of the data: `path` in its tree, `name` in messages, and the field of a row that it holds."""
+    """One array of the data: `path` in its tree, `name` in messages, and the field of a row that it holds.
+
+    Rows of the types `plain` are asked for the field as they are.
+    """
 
     path: str
     name: str
     field: str | int
+    plain: tuple[type, ...]
 
     def of(self, item: Any, what: str, row: int) -> Any:
         """Take the field out of what a source gave."""
-        kind, field = type(item), self.field
-        if kind is dict if isinstance(field, str) else kind is tuple or kind is list:
+        if type(item) in self.plain:
             try:  # contextlib.suppress would take as long as all else here
-                return item[field]
+                return item[self.field]
             except (KeyError, IndexError):
                 pass
-        return pick(item, field, f"row {row} of {what}", self.name)
+        return pick(item, self.field, f"row {row} of {what}", self.name)
 
 
 def _parts_of(fields: Mapping[str, Field]) -> list[_Part]:
@@ -207,17 +217,22 @@ def _parts_of(fields: Mapping[str, Field]) -> list[_Part]:
     found = []
     for name, field in sorted(fields.items()):
         if isinstance(field, str | int):
-            found.append(_Part(name, name, field))
+            found.append(_Part(name, name, field, _plain(field)))
         else:
             several = field if isinstance(field, Mapping) else {key: key for key in field}
-            found += [_Part(f"{name}.{key}", f"{name}[{key!r}]", one) for key, one in sorted(several.items())]
+            parts = sorted(several.items())
+            found += [_Part(f"{name}.{key}", f"{name}[{key!r}]", one, _plain(one)) for key, one in parts]
     return found
 
 
-def _limits(values: np.ndarray) -> tuple[frozenset[type], float, float] | None:
+def _plain(field: str | int) -> tuple[type, ...]:
+    return (dict,) if isinstance(field, str) else (tuple, list)
+
+
+def _limits(values: np.ndarray) -> tuple[frozenset[type], float, float]:
     """Return the types of numbers of which an array [B] takes those in a range as they are, and the range."""
     if values.ndim != 1 or values.dtype.kind not in "iuf":
-        return None
+        return frozenset(), 0, 0
     if values.dtype.kind == "f":
         most = float(np.finfo(values.dtype).max)
         return _FLOATS, -most, most
