@@ -1,6 +1,6 @@
 """How the cost of a training step, and of compiling it, grows with the work.
 
-python scripts/bench_scaling.py [--axes width depth ...] [--turns 5] [--out DIR]      about six minutes on two cores
+python scripts/bench_scaling.py [--axes width depth ...] [--turns 5] [--out DIR]      about three minutes on two cores
 
 Each axis doubles one number of an experiment and leaves the others: the width, depth and batch of an MLP, the channels
 of a CNN, the steps of an LSTM's sequences, the members of a population, the rows of the data, the devices that a batch
@@ -8,8 +8,8 @@ is cut over (simulated: they share the machine's cores). Points take turns in on
 counts from the experiment to the program, without any cache.
 
 Prints, per axis, milliseconds and the slope between neighbours: the power of the number with which the time grows. A
-slope above that of the work is a cliff, and is marked. Writes scaling.json and scaling.png, to benchmarks/ for all axes
-and to runs/scaling/ for some.
+slope above that of the work is a cliff, and is marked, as is one below zero. Writes scaling.json and scaling.png, to
+benchmarks/ for all axes and to runs/scaling/ for some.
 """
 
 import argparse
@@ -187,7 +187,9 @@ def table(axis: str, found: Mapping[str, Any]) -> str:
     for index, (value, seconds) in enumerate(zip(found["values"], medians, strict=True)):
         turns, compiling = found["step_seconds"][index], found["compile_seconds"][index]
         slope = slopes(found["values"], medians)[index - 1] if index else None
-        mark = " cliff" if slope is not None and slope > AXES[axis].work + _CLIFF else ""
+        mark = ""
+        if slope is not None and not -_CLIFF <= slope <= AXES[axis].work + _CLIFF:
+            mark = " cliff" if slope > 0 else " less work took longer"
         lines.append(
             f"{value:>9,}  {seconds * 1e3:9.3f} ms ({min(turns) * 1e3:.3f} to {max(turns) * 1e3:.3f})  compiled in "
             f"{compiling:5.1f} s" + ("" if slope is None else f"  slope {slope:+.2f}{mark}")

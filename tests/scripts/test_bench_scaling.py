@@ -14,9 +14,11 @@ import bench_scaling  # noqa: E402
 
 
 def test_a_slope_above_that_of_the_work_is_marked():
-    found = {"values": [1, 2, 4], "step_seconds": [[1e-3], [2e-3], [9e-3]], "compile_seconds": [1.0, 1.0, 1.0]}
-    first, second, third = bench_scaling.table("depth", found).splitlines()[1:]
+    seconds = [[1e-3], [2e-3], [9e-3], [3e-3]]
+    found = {"values": [1, 2, 4, 8], "step_seconds": seconds, "compile_seconds": [1.0] * 4}
+    first, second, third, fourth = bench_scaling.table("depth", found).splitlines()[1:]
     assert "slope" not in first and second.endswith("slope +1.00") and third.endswith("slope +2.17 cliff")
+    assert fourth.endswith("slope -1.58 less work took longer")
 
 
 @pytest.mark.slow
