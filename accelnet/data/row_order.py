@@ -5,6 +5,9 @@ import heapq
 import numpy as np
 
 from accelnet.arguments import integer
+from accelnet.errors import UserError
+
+MOST_ROWS = 1 << 28
 
 
 def random_order(num_rows: int, seed: int) -> np.ndarray:
@@ -20,6 +23,9 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
     Returns:
         int64 [N], each of 0 to N - 1 once.
 
+    Raises:
+        UserError: for more than 2**28 rows.
+
     Example:
         >>> random_order(5, seed=0)
         array([3, 2, 1, 0, 4])
@@ -27,6 +33,11 @@ def random_order(num_rows: int, seed: int) -> np.ndarray:
     Source: NEP 19, https://numpy.org/neps/nep-0019-rng-policy.html
     """
     seed = integer("seed", seed, low=0)
+    if num_rows > MOST_ROWS:
+        raise UserError(
+            f"{num_rows:,} rows: a random order of more than {MOST_ROWS:,} takes over 6 GB of memory. Name the rows of "
+            "each split as ranges: splits={'train': range(0, 900), 'validation': range(900, 1000)}"
+        )
     return np.argsort(np.random.PCG64(seed).random_raw(num_rows), kind="stable")
 
 

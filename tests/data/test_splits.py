@@ -276,3 +276,15 @@ def test_rows_of_a_file_are_split_without_being_read_whole(tmp_path):
     assert data.is_lazy
     test = data.take(np.arange(data.splits["test"].start, data.splits["test"].stop))["inputs"]
     assert len({int(row) // 10 for row in test.ravel()}) == 1 and len(test) == 10
+
+
+def test_what_claims_more_rows_than_can_be_put_in_order_is_refused_at_once():
+    class Claims:
+        def __len__(self):
+            return 10**9
+
+        def __getitem__(self, row):
+            return {"x": np.zeros(2, np.float32), "y": row % 2}
+
+    with pytest.raises(an.UserError, match=r"1,000,000,000 rows: a random order.*as ranges"):
+        an.data.from_source(Claims(), inputs="x", targets="y", num_classes=2)
