@@ -27,12 +27,13 @@ def plan_table(plan: Mapping[str, Any]) -> str:
         if memory is None or seconds is None:
             table.add_row(row["name"], "?", "", "", "see below", "", "", "")
             continue
+        used = percent(memory["total_bytes"] / memory["limit_bytes"]).replace("\u00a0", " ")
         mark = {"compiled": "", "accepted": "≤"}.get(memory["source"], "~")
         guess = "" if "compiled" in seconds["source"] else "~"
         table.add_row(
             row["name"],
             "yes" if row["fits"] else "no",
-            f"{mark}{size(memory['total_bytes'])} {100 * memory['total_bytes'] / memory['limit_bytes']:3.0f} %",
+            f"{mark}{size(memory['total_bytes'])} {used:>6}",
             f"{guess}{duration(seconds['bound'])}–{duration(seconds['expected'])}",
             row["bottleneck"],
             duration(row["run_seconds"] or 0.0),
