@@ -33,6 +33,8 @@ class TrainOptions:
     histograms: bool = False
     """Write histograms of weights and gradients for TensorBoard into --workdir at every evaluation; each costs about a
     step."""
+    examples: bool = False
+    """Write eight pictures, with what the model says of them, for TensorBoard into --workdir at every evaluation."""
     track: tuple[TrackerName, ...] = ()
     """Tools that are told what is recorded, as far as they are installed. csv writes curves.csv in --workdir."""
 
@@ -47,6 +49,7 @@ def train(
 ) -> None:
     """Train, and evaluate at the end."""
     from accelnet.planning.utilization import utilization
+    from accelnet.training.examples import examples
     from accelnet.training.fit import evaluate, fit
     from accelnet.training.histograms import histograms
     from accelnet.training.result import result_line
@@ -55,7 +58,7 @@ def train(
 
     if options.fast_dev_run and (options.workdir, options.resume, options.overfit_batches) != (None, False, None):
         raise UserError("--fast-dev-run keeps nothing: leave out --workdir, --resume and --overfit-batches")
-    for name in ("profile", "histograms"):
+    for name in ("profile", "histograms", "examples"):
         if getattr(options, name) and options.workdir is None:
             raise UserError(f"--{name} writes into --workdir, which was not given")
     experiment = script.experiment(config)
@@ -70,7 +73,8 @@ def train(
         return
     if options.overfit_batches is not None:
         experiment = overfitting(experiment, options.overfit_batches)
-    events = [histograms(experiment, options.workdir)] if options.histograms and options.workdir else []
+    asked = ((options.histograms, histograms), (options.examples, examples))
+    events = [make(experiment, options.workdir) for wanted, make in asked if wanted and options.workdir]
     run = fit(
         experiment,
         events=events,

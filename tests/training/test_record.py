@@ -1,3 +1,4 @@
+import io
 import json
 import os
 import resource
@@ -14,12 +15,15 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 import accelnet as an
 from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
+from accelnet.training.examples import _words as words_of
+from accelnet.training.examples import examples
 from accelnet.training.histograms import histograms
 from accelnet.training.record import TensorBoardLog
 from accelnet.training.result import RESULT_FIELDS, result_line, versions, write_result
@@ -301,3 +305,33 @@ def test_tensorboard_gets_settings_and_histograms_that_change_nothing(make_exper
     assert found[14, "weights/last.kernel"].sum == pytest.approx(kernel.sum(), rel=1e-4)
     assert found[14, "weights/last.kernel"].num == kernel.size
     assert found[7, "gradients/last.kernel"].min < 0 < found[7, "gradients/last.kernel"].max
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_pictures_with_what_the_model_says_and_nothing_changes(tmp_path):
+    rng = np.random.default_rng(0)
+    pictures, labels = rng.normal(size=(60, 6, 6, 1)).astype(np.float32), np.array(["cat", "dog"])[np.arange(60) % 2]
+    experiment = an.Experiment(
+        data=an.data.from_arrays(pictures, labels),
+        model=lambda rngs: an.models.MLP(36, (4,), 2, rngs=rngs),
+        optimizer=an.optim.adam(1e-2),
+        objective=an.objectives.softmax_cross_entropy(),
+        batch_size=16,
+        epochs=2,
+    )
+    events = [examples(experiment, tmp_path / "run")]
+    run = an.fit(experiment, workdir=tmp_path / "run", events=events, progress=False)
+    chex.assert_trees_all_equal(run.state, an.fit(experiment, progress=False).state)
+    del events
+    (path,) = (tmp_path / "run" / "tensorboard").glob("*.accelnet-examples")
+    found = [(event.step, value) for event in read_events(path) for value in event.summary.value]
+    steps = experiment.order.steps_per_epoch
+    assert [(step, value.tag) for step, value in found] == [(n * steps, "examples/validation") for n in (1, 2)]
+    with Image.open(io.BytesIO(found[1][1].image.encoded_image_string)) as image:
+        assert image.size == (found[1][1].image.width, found[1][1].image.height)
+    assert words_of(experiment.data, np.array([[0.1, 0.9], [2.0, 1.0]])) == ["dog", "cat"]
+
+
+def test_what_is_no_picture_has_no_examples_to_show(make_experiment, tmp_path):
+    with pytest.raises(an.UserError, match="no pictures"):
+        examples(make_experiment(), tmp_path)

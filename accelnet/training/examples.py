@@ -1,0 +1,121 @@
+"""A few pictures with what the model says of them, for TensorBoard, at every evaluation."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from accelnet.errors import UserError
+from accelnet.experiment import Experiment
+from accelnet.report.pictures import is_images
+from accelnet.training.events import Event, Moment
+from accelnet.training.record import EventFile
+from accelnet.training.rhythm import Every
+from accelnet.training.rhythms import rhythms_of
+
+_ENDING = ".accelnet-examples"
+_SHOWN = 8
+
+
+def examples(experiment: Experiment, workdir: str | Path) -> Event:
+    """Return an event that writes some pictures, with what the model says of them, for TensorBoard.
+
+    Eight pictures of the validation split (of the training split, where there is none), evenly spaced, are written at
+    every evaluation, or, without a validation split, every epoch. The price each time: the model is traced and run on
+    eight examples.
+
+    Args:
+        experiment: What is trained, on pictures.
+        workdir: Work directory of the run.
+
+    Returns:
+        An event for `fit(events=[...])`.
+
+    Raises:
+        UserError: if inputs are no pictures, data are a stream, or several processes take part.
+
+    Example:
+        >>> import tempfile, accelnet as an
+        >>> experiment = an.Experiment(
+        ...     data=an.data.digits(),
+        ...     model=lambda rngs: an.models.MLP(64, (8,), 10, rngs=rngs),
+        ...     optimizer=an.optim.adam(1e-3),
+        ...     objective=an.objectives.softmax_cross_entropy(),
+        ...     batch_size=64,
+        ...     steps=1,
+        ... )
+        >>> examples(experiment, tempfile.mkdtemp()).when.epochs
+        1
+    """
+    if jax.process_count() > 1:
+        raise UserError("examples are written by a run of one process: leave them out")
+    data = experiment.data
+    if data.stream is not None or not hasattr(data.arrays["inputs"], "shape") or not is_images(data.arrays["inputs"]):
+        raise UserError(f"data {data.name!r} has no pictures [N, height, width, 1 or 3] to show: leave examples out")
+    when = rhythms_of(experiment).get("eval", Every(epochs=1))
+    assert isinstance(when, Every)
+    return Event(when, _Examples(experiment, Path(workdir) / "tensorboard"))
+
+
+class _Examples:
+    def __init__(self, experiment: Experiment, directory: Path) -> None:
+        data = experiment.data
+        split = "validation" if data.num_examples("validation") else "train"
+        rows = data.splits[split]
+        chosen = np.unique(np.linspace(rows.start, rows.stop - 1, _SHOWN).astype(np.int64))
+        self._data, self._directory, self._tag = data, directory, f"examples/{split}"
+        self._taken = data.take(chosen)
+        self._file: EventFile | None = None
+
+    def __call__(self, moment: Moment) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+        self._file = self._file or EventFile(self._directory, _ENDING)
+        said = _words(self._data, np.asarray(moment.predict(self._taken["inputs"])))
+        content, height, width = _drawn(self._taken["inputs"], said, _words(self._data, self._taken.get("targets")))
+        image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
+        self._file.write(moment.step, summary=Summary(value=[Summary.Value(tag=self._tag, image=image)]))
+        self._file.flush()
+
+    def __del__(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _words(data: Any, values: np.ndarray | None) -> list[str] | None:
+    """Return, for each example, its class or number in words; None for what neither is."""
+    if values is None:
+        return None
+    classes = data.info.get("num_classes")
+    if classes and values.shape[1:] == (classes,):
+        values = values.argmax(axis=-1)
+    values = np.asarray(data.decode(values))
+    if values.size != len(values):
+        return None
+    return [one if isinstance(one, str) else f"{one:.4g}" for one in values.reshape(-1).tolist()]
+
+
+def _drawn(pictures: np.ndarray, said: list[str] | None, known: list[str] | None) -> tuple[bytes, int, int]:
+    """Return a row of pictures with words above them as a PNG, its height and its width."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1.2 * len(pictures), 1.6), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for index, axes in enumerate(np.ravel(figure.subplots(1, len(pictures)))):
+        one = pictures[index].astype(np.float64)
+        one = (one - one.min()) / ((one.max() - one.min()) or 1.0)
+        axes.imshow(one[..., 0] if one.ndim == 3 and one.shape[2] == 1 else one, cmap="gray")
+        axes.axis("off")
+        words = "" if said is None else said[index]
+        differs = said is not None and known is not None and said[index] != known[index]
+        axes.set_title(
+            f"{words}\n(is {known[index]})" if differs and known else words, fontsize=8,
+            color="firebrick" if differs else "black",
+        )  # fmt: skip
+    file = io.BytesIO()
+    canvas.print_png(file)
+    width, height = canvas.get_width_height()
+    return file.getvalue(), height, width
