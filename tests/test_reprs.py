@@ -19,7 +19,9 @@ def test_values_print_themselves_in_twelve_lines():
     run = an.fit(experiment, progress=False)
     found = an.assess(run, latency=False)
     plan = an.plan(experiment, ["v5e", "h100"], compile=False, remedies=False, progress=False)
-    for value in (experiment, run, found, plan, data, data.folds(3)):
+    deep = an.models.summary(lambda rngs: an.models.MLP(2, (3,) * 9, 2, rngs=rngs), np.ones((1, 2), np.float32))
+    assert "print(summary) shows all" in repr(deep) and "total" in repr(deep)
+    for value in (experiment, run, found, plan, data, data.folds(3), deep):
         lines = repr(value).splitlines()
         assert 1 <= len(lines) <= 12 and max(map(len, lines)) <= 120, repr(value)
     assert "3 updates of 32 examples" in repr(experiment) and "data        " in repr(experiment)

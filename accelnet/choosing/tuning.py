@@ -10,8 +10,10 @@ import numpy as np
 
 from accelnet.choosing.search import named
 from accelnet.choosing.stage import Stage
+from accelnet.choosing.tune_page import page
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
+from accelnet.report.document import embedded
 from accelnet.terminal import rendered
 
 # Of the metric before training: less is rounding.
@@ -48,6 +50,9 @@ class Tuning:
             lines.append(f"  {self.split} {self.metric} {place}, mean of {count}")
         lines.append(f"no difference was shown within {_spanned(self.basin, '.3g')}; .reason says more")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return embedded(page(self.to_dict()))
 
     def table(self) -> str:
         """Return the settings that were trained in full as text, a line for each, the best first."""

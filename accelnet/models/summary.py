@@ -12,10 +12,12 @@ from accelnet.models.layer_trace import Layer, trace_linen, trace_nnx
 from accelnet.models.pure import PureModel
 from accelnet.terminal import folded, rendered
 
+_MOST_LINES = 12
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Summary:
-    """Hold a model's layers and totals; `str` gives a table at most 100 columns wide.
+    """Hold a model's layers and totals; `str` gives a table at most 100 columns wide, `repr` its first lines.
 
     Attributes:
         layers: The modules that were called, in the order of their first call, and those that only hold
@@ -47,6 +49,14 @@ class Summary:
             for layer in values["layers"]
         ]
         return values
+
+    def __repr__(self) -> str:
+        lines = str(self).splitlines()
+        if len(lines) <= _MOST_LINES:
+            return "\n".join(lines)
+        end = next(number for number, line in enumerate(lines) if line.startswith("total")) - 1
+        kept = max(3, _MOST_LINES - 1 - len(lines[end:]))
+        return "\n".join([*lines[:kept], "... print(summary) shows all", *lines[end:]])
 
     def __str__(self) -> str:
         table = rich.table.Table(box=rich.box.SIMPLE, show_footer=True, show_edge=False, pad_edge=False)

@@ -112,6 +112,7 @@ def test_results_are_kept_and_not_trained_again(tuned, monkeypatch):
     assert (folder / "tune.png").stat().st_size > 10_000
     html = (folder / "report.html").read_text()
     assert tuning.reason.split(". ")[0] in html and "<script" not in html
+    assert tuning.reason.split(". ")[0] in tuning._repr_html_() and "<body" not in tuning._repr_html_()
     monkeypatch.setattr("accelnet.populations.population.make_programs", lambda *_: pytest.fail("it was finished"))
     again = tune(experiment, Config(), {"learning_rate": (1e-4, 3.0)}, workdir=folder, progress=False)
     assert again.recommended == tuning.recommended and again.basin == tuning.basin
