@@ -18,6 +18,7 @@ from accelnet.artifact.recipe import NotAccelnetsError, forward_of
 from accelnet.artifact.schema import encode, input_words
 from accelnet.errors import UserError
 from accelnet.ops.kernels import library
+from accelnet.parallel.memory import fetched
 from accelnet.report.markup import tag
 from accelnet.terminal import StatusLine
 from accelnet.wording import size
@@ -206,7 +207,7 @@ class Model:
         """
         count = len(jax.tree.leaves(inputs)[0])
         padded = jax.tree.map(lambda one: _padded(one, size or count), inputs)
-        found = jax.device_get(self._call[0](self._on_device, padded))
+        found = fetched(self._call[0](self._on_device, padded))
         return {name: np.asarray(one)[:count] for name, one in found.items()}
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from accelnet.evaluating.shares import ratio
 from accelnet.experiment import Experiment
 from accelnet.models.precision import with_precision
 from accelnet.objectives.objective import Task
+from accelnet.parallel.memory import fetched
 from accelnet.training.forward import BoundModel
 from accelnet.training.run import Run
 from accelnet.training.step import prepared
@@ -138,7 +139,7 @@ def predict(run: Run, split: str, say: Callable[[str], None]) -> Predictions:
     for first in range(0, len(rows), size):
         last = min(first + size, len(rows))
         say(f"{split}: {last:,} of {len(rows):,} examples")
-        part = jax.device_get(program(*weights, batch_of(first)))
+        part = fetched(program(*weights, batch_of(first)))
         parts.append(jax.tree.map(lambda leaf, n=last - first: leaf[:n], part))
     kept, targets, examples = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
     losses, weight = examples["loss"]

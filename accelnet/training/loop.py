@@ -13,6 +13,7 @@ from accelnet.arguments import word
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.errors import DivergenceError, Interrupted, PreemptedError, UserError
 from accelnet.experiment import Experiment
+from accelnet.parallel.memory import fetched
 from accelnet.tracking.tracker import Tracking
 from accelnet.training.compiled import Program
 from accelnet.training.evaluation import Weights, num_statistics_batches
@@ -99,7 +100,7 @@ class Loop:
             length = self._chunk_length(step, seconds_per_step)
             read_seconds, operand = self._read(step, length, seed)
             hidden = not report["loss"].is_ready()
-            report = jax.device_get(report)
+            report = fetched(report)
             seconds = time.perf_counter() - start - (0.0 if hidden else read_seconds)
             self.timing.seconds["train"] += seconds
             self.timing.seconds["input"] += 0.0 if hidden else read_seconds
@@ -160,7 +161,7 @@ class Loop:
             numbers = [np.int32(n) for n in (first, length, some.start, some.stop)]
             # Not waited for: the next operand is read while the device computes.
             metrics, values = self.timing.measure("eval", program, weights, metrics, operand, *numbers)
-        return {name: value.tolist() for name, value in self.timing.measure("eval", jax.device_get, values).items()}
+        return {name: value.tolist() for name, value in self.timing.measure("eval", fetched, values).items()}
 
     def _ended(self, state: State) -> State:
         """Let what happens at the end happen, and return the state that the run ends with."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from accelnet.data.order import mix
+from accelnet.parallel.memory import fetched
 from accelnet.training.manifest import DamagedError
 
 
@@ -30,9 +31,8 @@ def verified(arrays: dict[str, jax.Array], expected: dict[str, int]) -> dict[str
     Raises:
         DamagedError: if one is not; all processes see it.
     """
-    # Where there was no memory for them this raises; reading what was not made would wait for ever (jaxlib 0.10.2).
-    arrays, checksums = jax.block_until_ready(snapshot(arrays))
-    for name, checksum in jax.device_get(checksums).items():
+    arrays, checksums = snapshot(arrays)
+    for name, checksum in fetched(checksums).items():
         if checksum != expected[name]:
             raise DamagedError(f"the checksum of {name} is wrong")
     return arrays
