@@ -113,6 +113,8 @@ def fetched(tree: Any) -> Any:
         >>> fetched({"a": jnp.ones(2)})["a"].tolist()
         [1.0, 1.0]
     """
+    import jax  # not above: the command line's help, which imports this module, does without
+
     return jax.device_get(jax.block_until_ready(tree))
 
 
