@@ -244,7 +244,8 @@ class Watch:
             if self._left is not None or self._stop.is_set():
                 return
         text = ending.said_of(rank)
-        self._end(ending.code, Ending(ending.code, text, self._beats.host, common=True), f"error: {text}")
+        word = "preempted" if ending.code == PreemptedError.exit_code else "error"
+        self._end(ending.code, Ending(ending.code, text, self._beats.host, common=True), f"{word}: {text}")
 
     # The end.
 

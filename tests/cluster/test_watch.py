@@ -26,10 +26,10 @@ def strike(run, rank, number):
     return time.monotonic()
 
 
-def assert_says_once(run, rank, pattern):
+def assert_says_once(run, rank, pattern, word="error"):
     said = run.said(rank)
-    assert len(re.findall("^error: ", said, re.MULTILINE)) == 1, said
-    assert re.search(f"^error: {pattern}", said, re.MULTILINE), said
+    assert len(re.findall("^(error|preempted): ", said, re.MULTILINE)) == 1, said
+    assert re.search(f"^{word}: {pattern}", said, re.MULTILINE), said
     assert "Traceback" not in said
 
 
@@ -120,7 +120,7 @@ def test_a_termination_signal_during_compilation_ends_all_at_once(run):
     assert run.codes() == [4, 4]
     assert time.monotonic() - at < 5
     assert "preempted: told to end (SIGTERM) while a program was compiled" in run.said(1)
-    assert_says_once(run, 0, f"rank 1 on {HOST} ended: told to end")
+    assert_says_once(run, 0, f"rank 1 on {HOST} ended: told to end", "preempted")
     assert (run.directory / "finished-0").exists() and (run.directory / "finished-1").exists()
 
 
