@@ -4,18 +4,14 @@ import io
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.report.pictures import is_images
 from accelnet.training.events import Event, Moment
-from accelnet.training.record import EventFile
-from accelnet.training.rhythm import Every
-from accelnet.training.rhythms import rhythms_of
+from accelnet.training.summaries import at_evaluations
 
-_ENDING = ".accelnet-examples"
 _SHOWN = 8
 
 
@@ -49,42 +45,30 @@ def examples(experiment: Experiment, workdir: str | Path) -> Event:
         >>> examples(experiment, tempfile.mkdtemp()).when.epochs
         1
     """
-    if jax.process_count() > 1:
-        raise UserError("examples are written by a run of one process: leave them out")
     data = experiment.data
     if data.stream is not None or not hasattr(data.arrays["inputs"], "shape") or not is_images(data.arrays["inputs"]):
         raise UserError(f"data {data.name!r} has no pictures [N, height, width, 1 or 3] to show: leave examples out")
-    when = rhythms_of(experiment).get("eval", Every(epochs=1))
-    assert isinstance(when, Every)
-    return Event(when, _Examples(experiment, Path(workdir) / "tensorboard"))
+    return at_evaluations(experiment, workdir, "examples", _Examples(experiment))
 
 
 class _Examples:
-    def __init__(self, experiment: Experiment, directory: Path) -> None:
+    def __init__(self, experiment: Experiment) -> None:
         data = experiment.data
         split = "validation" if data.num_examples("validation") else "train"
         rows = data.splits[split]
         chosen = np.unique(np.linspace(rows.start, rows.stop - 1, _SHOWN).astype(np.int64))
-        self._data, self._directory, self._tag = data, directory, f"examples/{split}"
-        self._taken = data.take(chosen)
-        self._file: EventFile | None = None
+        self._data, self._taken, self._tag = data, data.take(chosen), f"examples/{split}"
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Moment) -> list[Any]:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-        self._file = self._file or EventFile(self._directory, _ENDING)
-        said = _words(self._data, np.asarray(moment.predict(self._taken["inputs"])))
-        content, height, width = _drawn(self._taken["inputs"], said, _words(self._data, self._taken.get("targets")))
+        said = words_of(self._data, np.asarray(moment.predict(self._taken["inputs"])))
+        content, height, width = _drawn(self._taken["inputs"], said, words_of(self._data, self._taken.get("targets")))
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
-        self._file.write(moment.step, summary=Summary(value=[Summary.Value(tag=self._tag, image=image)]))
-        self._file.flush()
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        return [Summary.Value(tag=self._tag, image=image)]
 
 
-def _words(data: Any, values: np.ndarray | None) -> list[str] | None:
+def words_of(data: Any, values: np.ndarray | None) -> list[str] | None:
     """Return, for each example, its class or number in words; None for what neither is."""
     if values is None:
         return None

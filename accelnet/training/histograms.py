@@ -7,18 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
 from accelnet.training.events import Event, Moment
-from accelnet.training.record import EventFile
-from accelnet.training.rhythm import Every
-from accelnet.training.rhythms import rhythms_of
 from accelnet.training.step import make_gradient
+from accelnet.training.summaries import at_evaluations
 
-# Not the ending of the file of rows, which is written anew when a run resumes.
-_ENDING = ".accelnet-histograms"
 _BINS = 30
 
 
@@ -51,39 +46,27 @@ def histograms(experiment: Experiment, workdir: str | Path) -> Event:
         >>> histograms(experiment, tempfile.mkdtemp()).when
         Every(steps=None, epochs=1, seconds=None)
     """
-    if jax.process_count() > 1:
-        raise UserError("histograms are written by a run of one process: leave them out")
-    when = rhythms_of(experiment).get("eval", Every(epochs=1))
-    assert isinstance(when, Every)
-    return Event(when, _Histograms(experiment, Path(workdir) / "tensorboard"))
+    return at_evaluations(experiment, workdir, "histograms", _Histograms(experiment))
 
 
 class _Histograms:
-    def __init__(self, experiment: Experiment, directory: Path) -> None:
-        self._experiment, self._directory = experiment, directory
-        self._file: EventFile | None = None
+    def __init__(self, experiment: Experiment) -> None:
+        self._experiment = experiment
         self._gradient = jax.jit(partial(_gradient, experiment))
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, moment: Moment) -> list[Any]:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import make_histogram
 
-        self._file = self._file or EventFile(self._directory, _ENDING)
         trees = {"weights": moment.state.params}
         if self._experiment.data.stream is None:  # whose batches come once
             trees["gradients"] = self._gradient(moment.state, self._batch(moment))
-        values = [
+        return [
             Summary.Value(tag=f"{kind}/{path}", histo=make_histogram(np.asarray(finite, np.float64), _BINS, None))
             for kind, tree in trees.items()
             for path, leaf in path_names(to_addressable(tree))
             if (finite := (flat := np.ravel(np.asarray(leaf, np.float32)))[np.isfinite(flat)]).size
         ]
-        self._file.write(moment.step, summary=Summary(value=values))
-        self._file.flush()
-
-    def __del__(self) -> None:
-        if self._file is not None:
-            self._file.close()
 
     def _batch(self, moment: Moment) -> dict[str, Any]:
         """Return the microbatches of the next step."""

@@ -22,8 +22,7 @@ import accelnet as an
 from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
-from accelnet.training.examples import _words as words_of
-from accelnet.training.examples import examples
+from accelnet.training.examples import examples, words_of
 from accelnet.training.histograms import histograms
 from accelnet.training.record import TensorBoardLog
 from accelnet.training.result import RESULT_FIELDS, result_line, versions, write_result
