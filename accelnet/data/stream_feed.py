@@ -18,6 +18,7 @@ from accelnet.data.order import eval_rows
 _CHUNK_BYTES = 64 << 20
 _CHUNK_STEPS = 32
 _BLOCK_STEPS = 16
+_ORDERED_ROWS = 1 << 18
 # Enough to cover a slow read; batches wait in memory, so no more than this many bytes of them.
 _PREFETCH_BYTES = 128 << 20
 
@@ -59,7 +60,10 @@ class StreamFeed(AbstractFeed):
         import grain  # imported where it is needed: 0.25 s
 
         stride, seed, columns = self._block_steps, self._seed, self._train_columns
-        several = stride * -(-_BLOCK_STEPS // stride)
+        # Where batches are large, fewer steps: their rows lie in memory.
+        several = stride * int(
+            np.clip(_ORDERED_ROWS // (stride * self.order.batch_size), 1, -(-_BLOCK_STEPS // stride))
+        )
 
         @lru_cache(maxsize=4)  # more than threads: the order of one step costs as much as that of seven
         def order(number: int) -> tuple[np.ndarray, np.ndarray]:

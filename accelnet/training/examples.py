@@ -62,16 +62,17 @@ class _Examples:
     def __call__(self, moment: Moment) -> list[Any]:
         from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-        said = words_of(self._data, np.asarray(moment.predict(self._taken["inputs"])))
+        said = words_of(self._data, moment.predict(self._taken["inputs"]))
         content, height, width = _drawn(self._taken["inputs"], said, words_of(self._data, self._taken.get("targets")))
         image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=content)
         return [Summary.Value(tag=self._tag, image=image)]
 
 
-def words_of(data: Any, values: np.ndarray | None) -> list[str] | None:
+def words_of(data: Any, values: Any) -> list[str] | None:
     """Return, for each example, its class or number in words; None for what neither is."""
-    if values is None:
+    if not getattr(values, "shape", ()):  # such as outputs by name
         return None
+    values = np.asarray(values)
     classes = data.info.get("num_classes")
     if classes and values.shape[1:] == (classes,):
         values = values.argmax(axis=-1)

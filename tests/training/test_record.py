@@ -329,6 +329,8 @@ def test_tensorboard_gets_pictures_with_what_the_model_says_and_nothing_changes(
     with Image.open(io.BytesIO(found[1][1].image.encoded_image_string)) as image:
         assert image.size == (found[1][1].image.width, found[1][1].image.height)
     assert words_of(experiment.data, np.array([[0.1, 0.9], [2.0, 1.0]])) == ["dog", "cat"]
+    assert words_of(experiment.data, {"logits": np.zeros((2, 2))}) is None
+    assert words_of(experiment.data, np.zeros((2, 3, 3))) is None
 
 
 def test_what_is_no_picture_has_no_examples_to_show(make_experiment, tmp_path):
