@@ -12,12 +12,15 @@ is damaged, deleted or replaced between two starts. Then the same command with -
 Its metrics, rows, TensorBoard's scalars and every array of every checkpoint must be those of the run that nothing
 happened to, bit for bit, and each process must end with the promised code and one message that names the cause. Results
 go to benchmarks/faults.json; the exit code is 1 if a fault, or a control that must fail, shows something wrong.
+`kill -USR1` holds new faults back until it is sent again, for who needs the machine; `kill` starts no more and writes
+what there is.
 """
 
 import argparse
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -75,9 +78,12 @@ def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[st
     for run in dict.fromkeys(fault.run for fault in faults):
         _ = grounds[run]
     verdicts, printing, started = list[Verdict](), threading.Lock(), time.monotonic()
+    going, ended = _obey_signals()
 
     def one(fault: Fault) -> None:
-        if options.seconds is not None and time.monotonic() - started > options.seconds:
+        while not going.wait(1):
+            pass
+        if ended.is_set() or (options.seconds is not None and time.monotonic() - started > options.seconds):
             return
         workdir = folder / f"fault-{fault.index}"
         verdict = endure(grounds[fault.run], fault, workdir)
@@ -98,6 +104,24 @@ def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[st
     ground = grounds[faults[0].run]
     found["controls"] = controls(ground) | {"result.json on the disk": files_control(ground, folder / "control")}
     return found
+
+
+def _obey_signals() -> tuple[threading.Event, threading.Event]:
+    """Return whether faults may start, and whether the storm ends, as SIGUSR1 and SIGTERM say."""
+    going, ended = threading.Event(), threading.Event()
+    going.set()
+
+    def hold(*_: Any) -> None:
+        going.clear() if going.is_set() else going.set()
+        print("faults start again" if going.is_set() else "no fault starts until the next SIGUSR1", flush=True)
+
+    def end(*_: Any) -> None:
+        ended.set()
+        going.set()
+
+    signal.signal(signal.SIGUSR1, hold)
+    signal.signal(signal.SIGTERM, end)
+    return going, ended
 
 
 def _parse(args: Sequence[str] | None) -> argparse.Namespace:
