@@ -24,7 +24,7 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     if not _has_kernel(lhs, geometry):
         return patches.convolve(lhs, rhs, geometry)
     whole = geometry.of_three_axes()
-    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole), kernels.Meaning(patches.convolve, (whole,)))
+    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole, rhs.shape), kernels.Meaning(patches.convolve, (whole,)))
     (out,) = kernels.call(kernel, with_three_axes(lhs, 1), with_three_axes(rhs, 0))
     return out.reshape(lhs.shape[0], *geometry.output_sizes(lhs.shape, rhs.shape), rhs.shape[-1])
 
@@ -35,7 +35,7 @@ def kernel_gradient(lhs: Array, gradient: Array, rhs_shape: Shape, geometry: Geo
         return patches.kernel_gradient(lhs, gradient, rhs_shape, geometry)
     whole = geometry.of_three_axes()
     meaning = kernels.Meaning(patches.kernel_gradient, (_three_axes(rhs_shape, 0), whole))
-    kernel = kernels.Kernel("accelnet_kernel_gradient", _numbers(whole), meaning)
+    kernel = kernels.Kernel("accelnet_kernel_gradient", _numbers(whole, rhs_shape), meaning)
     (out,) = kernels.call(kernel, with_three_axes(lhs, 1), with_three_axes(gradient, 1))
     return out.reshape(rhs_shape)
 
@@ -45,13 +45,23 @@ def _has_kernel(lhs: Array, geometry: Geometry) -> bool:
     return has_type and len(geometry.strides) <= 3
 
 
-def _numbers(geometry: Geometry) -> tuple[int, ...]:
+def _numbers(geometry: Geometry, rhs_shape: Shape) -> tuple[int, ...]:
     """Return what kernels.cc asks of a convolution: whether its transforms may round, and the geometry."""
     given = geometry.precision
     is_exact = lax.Precision.HIGHEST in (given if isinstance(given, tuple) else (given,))
+    return (int(not is_exact), *geometry_numbers(geometry, _three_axes(rhs_shape, 0)[:3]))
+
+
+def geometry_numbers(geometry: Geometry, taps: Shape) -> tuple[int, ...]:
+    """Return a geometry of three axes, with the sizes of its kernels, as `make_convolution` of convolution.h reads it.
+
+    Example:
+        >>> plain = Geometry((1, 1, 1), ((1, 1), (1, 1), (0, 0)), (1, 1, 1), (1, 1, 1), 1)
+        >>> geometry_numbers(plain, (3, 3, 1))
+        (1, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1, 3, 3, 1)
+    """
     lows = (low for low, _ in geometry.padding)
-    flags = int(not is_exact), geometry.groups
-    return (*flags, *geometry.strides, *lows, *geometry.lhs_dilation, *geometry.rhs_dilation)
+    return (geometry.groups, *geometry.strides, *lows, *geometry.lhs_dilation, *geometry.rhs_dilation, *taps)
 
 
 def _three_axes(shape: Shape, first: int) -> Shape:

@@ -92,7 +92,9 @@ def trace(function: Callable[..., Any], *operands: Any) -> Program:
         return flatten(jax.make_jaxpr(function)(*operands))
 
 
-def flatten(closed: Any, scope: str = "", line: str = "", wanted: Sequence[bool] | None = None) -> Program:
+def flatten(
+    closed: Any, scope: str = "", line: str = "", wanted: Sequence[bool] | None = None, *, with_kernels: bool = False
+) -> Program:
     """Flatten a closed jaxpr, such as the body of a loop.
 
     Args:
@@ -100,10 +102,11 @@ def flatten(closed: Any, scope: str = "", line: str = "", wanted: Sequence[bool]
         scope: Layers around it.
         line: The user's line that made it, for operations that have none of their own.
         wanted: Which outputs the program has; all if None.
+        with_kernels: Whether it is the CPU's program, whose kernels stay steps, and not one that is right everywhere.
     """
     program = Program()
     program.inputs = [program.new() for _ in closed.jaxpr.invars]
-    program.outputs = _walk(program, closed, list(program.inputs), scope, line, False)
+    program.outputs = _walk(program, closed, list(program.inputs), scope, line, with_kernels, with_kernels)
     if wanted is not None:
         program.outputs = list(itertools.compress(program.outputs, wanted))
     # What no result needs is not written.
@@ -128,20 +131,21 @@ def evaluate(program: Program, arrays: Sequence[Any]) -> tuple[list[Any], Iterat
     def run() -> Iterator[tuple[Step, list[Any]]]:
         env: dict[int, Any] = dict(zip(program.inputs, arrays, strict=True))
         for step in program.steps:
-            results = step.bind(*(_read(env, ref) for ref in step.inputs))
+            results = step.bind(*(value_of(env, ref) for ref in step.inputs))
             env.update(zip(step.outputs, results, strict=True))
             yield step, results
-        outputs.extend(_read(env, ref) for ref in program.outputs)
+        outputs.extend(value_of(env, ref) for ref in program.outputs)
 
     return outputs, run()
 
 
-def _read(env: dict[int, Any], ref: int | Constant) -> Any:
+def value_of(env: dict[int, Any], ref: int | Constant) -> Any:
+    """Return what an operand is: a constant, or one of the values by number."""
     return ref.value if isinstance(ref, Constant) else env[ref]
 
 
 def _walk(
-    program: Program, closed: Any, inputs: list[int | Constant], scope: str, line: str, on_cpu: bool
+    program: Program, closed: Any, inputs: list[int | Constant], scope: str, line: str, on_cpu: bool, with_kernels: bool
 ) -> list[int | Constant]:
     jaxpr = closed.jaxpr
     env: dict[Any, int | Constant] = dict(zip(jaxpr.invars, inputs, strict=True))
@@ -155,13 +159,14 @@ def _walk(
         place = _line_of(equation) or line
         given = [read(var) for var in equation.invars]
         whole = equation.params.get("name") in WHOLE
-        body = None if whole else _body(equation, on_cpu)
+        body = None if whole or (with_kernels and equation.primitive.name == kernels.NAME) else _body(equation, on_cpu)
         if equation.primitive.name == "platform_index":
             env[equation.outvars[0]] = Constant(0)
         elif body is not None:
             given = given[1:] if equation.primitive.name == "cond" else given
             on_loop = on_cpu or equation.params.get("name") in _AS_ON_CPU
-            env.update(zip(equation.outvars, _walk(program, body, given, inner, place, on_loop), strict=True))
+            results = _walk(program, body, given, inner, place, on_loop, with_kernels)
+            env.update(zip(equation.outvars, results, strict=True))
         else:
             numbers = [program.new() for _ in equation.outvars]
             env.update(zip(equation.outvars, numbers, strict=True))

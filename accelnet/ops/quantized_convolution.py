@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from accelnet.ops import kernels, patches
 from accelnet.ops.convolution import conv_general_dilated, native
-from accelnet.ops.cpu_convolution import with_three_axes
+from accelnet.ops.cpu_convolution import geometry_numbers, with_three_axes
 from accelnet.ops.geometry import Geometry, Shape
 from accelnet.ops.quantized import instruction_set, pack, round_rows, unpack
 
@@ -119,8 +119,7 @@ def _portable(settings: Any, instructions: int, *operands: Array) -> Array:
 def _by_kernel(settings: Any, instructions: int, x: Array, packed: Array, scale: Array, *bias: Array) -> Array:
     taps, geometry = settings
     ones, whole = (1,) * (3 - len(taps)), geometry.of_three_axes()
-    lows = (low for low, _ in whole.padding)
-    numbers = (instructions, *taps, *ones, 1, *whole.strides, *lows, *whole.lhs_dilation, *whole.rhs_dilation)
+    numbers = (instructions, *geometry_numbers(whole, (*taps, *ones)))
     meaning = kernels.Meaning(_meaning, (((*taps, *ones), whole),))
     kernel = kernels.Kernel("accelnet_convolve_rounded", numbers, meaning)
     out = kernels.call(kernel, with_three_axes(x, 1), packed, scale, *bias)[0]

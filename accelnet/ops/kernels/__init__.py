@@ -14,10 +14,12 @@ from accelnet.ops.kernels.call import Kernel as Kernel
 from accelnet.ops.kernels.call import Meaning as Meaning
 from accelnet.ops.kernels.call import Rounding as Rounding
 from accelnet.ops.kernels.call import call as call
+from accelnet.ops.kernels.call import call_library as call_library
 from accelnet.ops.kernels.call import meaning_of as meaning_of
 from accelnet.ops.kernels.call import taken as taken
 from accelnet.ops.kernels.library import TARGETS as TARGETS
 from accelnet.ops.kernels.library import load as load
 from accelnet.ops.kernels.library import most_bytes as most_bytes
 from accelnet.ops.kernels.library import multiplies_bfloat16 as multiplies_bfloat16
+from accelnet.ops.kernels.library import prepared_size as prepared_size
 from accelnet.ops.kernels.library import share as share

@@ -134,8 +134,8 @@ void multiply_pairs(Pool& pool, const Matrices& s, const float* a, int64_t a_ste
   const int64_t pairs = ceil_div(s.k, 2), depth = ceil_div(pairs, ceil_div(pairs, kDepth));
   const int64_t panels = ceil_div(s.n, kColumns), blocks = ceil_div(s.m, kTaskRows);
   const int64_t block = round_up(ceil_div(s.m, blocks), kRows), pitch = round_up(block, kLanes);
-  const bool alone = s.members * s.m * s.n * s.k < kAlone;
-  const int64_t wanted = alone ? 1 : ceil_div(2 * pool.num_threads(), s.members * blocks);
+  const int64_t operations = s.members * s.m * s.n * s.k, threads = pool.worth(operations);
+  const int64_t wanted = threads == 1 ? 1 : ceil_div(2 * threads, s.members * blocks);
   const int64_t share = ceil_div(panels, std::min(panels, wanted)), shares = ceil_div(panels, share);
   const std::vector<int32_t> offsets = multiples(pairs, s.a_transposed ? pitch : 1);
   const auto task = [&](int64_t number) {
@@ -162,12 +162,7 @@ void multiply_pairs(Pool& pool, const Matrices& s, const float* a, int64_t a_ste
       }
     }
   };
-  const int64_t tasks = s.members * blocks * shares;
-  if (alone) {
-    for (int64_t number = 0; number < tasks; ++number) task(number);
-  } else {
-    parallel_for(pool, tasks, task);
-  }
+  share_out(pool, operations, s.members * blocks * shares, task);
 }
 
 }  // namespace accelnet

@@ -21,7 +21,7 @@ class Kernel(NamedTuple):
     """Name a kernel and say what it computes (hashable).
 
     Attributes:
-        target: One of `library.TARGETS`.
+        target: One of `library.TARGETS`, or a layer of chains, which is compiled as it means elsewhere.
         numbers: Its integer settings, in the order of kernels.cc.
         meaning: Function from the operands of one member to a tuple of its results; hashable. One with a method
             `cotangent` has one result, which is linear in each of its two operands: `cotangent(position)` is the
@@ -173,7 +173,7 @@ def _transpose(cotangents: Sequence[Any], lhs: Any, rhs: Any, *, kernel: Kernel)
 
 
 def _lower(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
-    native = _alone(ctx.module_context) and _fits(ctx) and library.load()
+    native = kernel.target in library.TARGETS and _alone(ctx.module_context) and _fits(ctx) and library.load()
     function = functools.partial(_by_library if native else meaning_of, kernel)
     return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
 
@@ -181,6 +181,21 @@ def _lower(ctx: Any, *operands: Any, kernel: Kernel) -> Any:
 def _by_library(kernel: Kernel, *operands: Array) -> list[Array]:
     """Call the kernel, which has float32 in the place of bfloat16."""
     results = _results_of(kernel, *(jax.ShapeDtypeStruct(operand.shape, operand.dtype) for operand in operands))
+    return call_library(kernel, results, *operands)
+
+
+def call_library(kernel: Kernel, results: Sequence[Any], *operands: Array) -> list[Array]:
+    """Call the kernel in the library, which is loaded, for one device; operands and results have an axis of members.
+
+    Args:
+        kernel: The kernel.
+        results: Shapes and dtypes of what it gives.
+        *operands: Its operands; weights may be prepared, [members, numbers].
+
+    Example:
+        >>> call_library(Kernel("accelnet_prepare", (0, 0, 3, 5), tuple), []) if not library.load() else []
+        []
+    """
     wide = (lambda dtype: dtype) if kernel.target in _COPY else _wide
     numbers = kernel.numbers
     if kernel.target in _ROUND:

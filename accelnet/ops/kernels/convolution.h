@@ -2,10 +2,10 @@
 #pragma once
 
 #include "product.h"
+#include "views.h"
 
 namespace accelnet {
 
-using Numbers = ffi::Span<const int64_t>;
 
 // One axis of a convolution. Output pixel o meets pixel (o * stride + tap * rhs_dilation - low) / lhs_dilation of the
 // image where that is whole, so that outputs which are equal modulo lhs_dilation, a phase, meet the same taps.
@@ -13,6 +13,12 @@ struct Axis {
   int64_t in, kernel, out, stride, low, lhs_dilation, rhs_dilation;
   int64_t before = 0, padded = 0;  // pixels of the border in front of the image, and of the image with its border
 
+  bool operator==(const Axis& other) const {
+    const auto numbers = [](const Axis& a) {
+      return std::array<int64_t, 7>{a.in, a.kernel, a.out, a.stride, a.low, a.lhs_dilation, a.rhs_dilation};
+    };
+    return numbers(*this) == numbers(other);
+  }
   // The pixel that the first output of a phase meets by a tap, or nothing.
   bool meets(int64_t phase, int64_t tap, int64_t* pixel) const {
     const int64_t place = phase * stride + tap * rhs_dilation - low;
@@ -45,12 +51,15 @@ struct Convolution {
   Axis axes[3];
   int64_t images, channels, features, groups;
 
+  // Whether another has the same phases.
+  bool is(const Convolution& other) const { return std::equal(axes, axes + 3, other.axes); }
   int64_t taps() const { return axes[0].kernel * axes[1].kernel * axes[2].kernel; }
   int64_t in_pixels() const { return axes[0].in * axes[1].in * axes[2].in; }
   int64_t line() const { return axes[1].out * axes[2].out; }
   int64_t padded_line() const { return axes[1].padded * axes[2].padded; }
   int64_t width() const { return channels / groups; }
   int64_t group_features() const { return features / groups; }
+  int64_t operations(int64_t units) const { return 2 * units * axes[0].out * line() * taps() * width() * features; }
   // Whether it is the product of all pixels with one matrix.
   bool is_product() const {
     for (const Axis& axis : axes) {
@@ -126,14 +135,31 @@ struct Convolution {
   }
 };
 
-// lhs [members, images, in, channels], rhs [members, kernel, channels / groups, features], out [members, images, out,
-// features], with three spatial axes; members of a population that share an array have one of it.
-inline Convolution make_convolution(Numbers lhs, Numbers rhs, Numbers out, Numbers geometry) {
+// The phases of a convolution, which this thread keeps for the next call: of a small image they take as long to list as
+// its products.
+inline const std::vector<Phase>& phases_of(const Convolution& c, int64_t lines) {
+  struct Kept {
+    Convolution convolution;
+    int64_t lines;
+    std::vector<Phase> phases;
+  };
+  static thread_local std::vector<std::unique_ptr<Kept>> kept;
+  for (const auto& one : kept) {
+    if (one->lines == lines && one->convolution.is(c)) return one->phases;
+  }
+  if (kept.size() == 64) kept.clear();
+  kept.push_back(std::make_unique<Kept>(Kept{c, lines, c.phases(lines)}));
+  return kept.back()->phases;
+}
+
+// lhs [members, images, in, channels], out [members, images, out, features], with three spatial axes; the geometry is
+// groups, then per axis strides, padding in front, dilations of the image and of the kernel, and the kernel's size.
+inline Convolution make_convolution(Numbers lhs, Numbers out, Numbers geometry) {
   Convolution c;
-  c.images = lhs[1], c.channels = lhs[5], c.features = rhs[5], c.groups = geometry[0];
+  c.images = lhs[1], c.channels = lhs[5], c.features = out[5], c.groups = geometry[0];
   for (int axis = 0; axis < 3; ++axis) {
-    c.axes[axis] = {lhs[2 + axis],      rhs[1 + axis],      out[2 + axis],      geometry[1 + axis],
-                    geometry[4 + axis], geometry[7 + axis], geometry[10 + axis]};
+    c.axes[axis] = {lhs[2 + axis],      geometry[13 + axis], out[2 + axis],      geometry[1 + axis],
+                    geometry[4 + axis], geometry[7 + axis],  geometry[10 + axis]};
     c.axes[axis].set_border();
   }
   return c;
@@ -155,14 +181,40 @@ void copy_lines(const Convolution& c, const float* image, int64_t first, int64_t
   }
 }
 
+// Numbers of the kernels of one member as `convolve` reads them: per group and phase, panels of [taps * width, kColumns].
+inline int64_t prepared_size(const Convolution& c, const std::vector<Phase>& phases) {
+  int64_t taps = 0;
+  for (const Phase& phase : phases) taps += phase.taps.size();
+  return c.groups * taps * c.width() * round_up(c.group_features(), kColumns);
+}
+
+template <typename Pool>
+void prepare_kernels(Pool& pool, const Convolution& c, const std::vector<Phase>& phases, int64_t members,
+                     const float* rhs, int64_t rhs_step, float* out) {
+  const int64_t size = prepared_size(c, phases) / c.groups;
+  share_out(pool, members * c.groups * size, members * c.groups, [&](int64_t matrix) {
+    const float* kernel = rhs + matrix / c.groups * rhs_step + matrix % c.groups * c.group_features();
+    float* to = out + matrix * size;
+    for (const Phase& phase : phases) {
+      for (int64_t column = 0; column < c.group_features(); column += kColumns) {
+        const int64_t columns = std::min<int64_t>(kColumns, c.group_features() - column);
+        for (const int64_t tap : phase.taps) {
+          pack_panel(kernel + tap * c.width() * c.features + column, c.features, c.width(), columns, to);
+          to += c.width() * kColumns;
+        }
+      }
+    }
+  });
+}
+
 // out = the convolution of lhs and rhs.
 template <typename Pool>
-void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step, const float* rhs,
-              int64_t rhs_step, float* out) {
-  const int64_t units = members * c.images;
-  const int64_t lines = c.lines_per_band(192 * 1024, ceil_div(2 * pool.num_threads(), units));
+void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step, Weights rhs,
+              float* out, const Finish& finish = {}) {
+  const int64_t units = members * c.images, operations = c.operations(units), threads = pool.worth(operations);
+  const int64_t lines = c.lines_per_band(192 * 1024, threads == 1 ? 1 : ceil_div(2 * threads, units));
   const int64_t bands = ceil_div(c.axes[0].out, lines), panels = ceil_div(c.group_features(), kColumns);
-  const auto phases = c.phases(lines);
+  const auto& phases = phases_of(c, lines);
   // Per phase: where its matrices begin, and the offset of every tap and channel.
   std::vector<int64_t> begins;
   std::vector<std::vector<int32_t>> offsets;
@@ -175,22 +227,11 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
     }
     size += static_cast<int64_t>(offsets.back().size()) * panels * kColumns;
   }
-  const int64_t matrices = (rhs_step ? members : 1) * c.groups;
-  Memory<float> packed(matrices * size);
-  parallel_for(pool, matrices, [&](int64_t matrix) {
-    const float* kernel = rhs + matrix / c.groups * rhs_step + matrix % c.groups * c.group_features();
-    float* to = packed.data() + matrix * size;
-    for (const Phase& phase : phases) {
-      for (int64_t p = 0; p < panels; ++p) {
-        const int64_t columns = std::min<int64_t>(kColumns, c.group_features() - p * kColumns);
-        for (const int64_t tap : phase.taps) {
-          pack_panel(kernel + tap * c.width() * c.features + p * kColumns, c.features, c.width(), columns, to);
-          to += c.width() * kColumns;
-        }
-      }
-    }
-  });
-  parallel_for(pool, units * bands, [&](int64_t task) {
+  const int64_t matrices = rhs.step ? members : 1;
+  Memory<float> own(rhs.prepared ? 0 : matrices * c.groups * size);
+  if (!rhs.prepared) prepare_kernels(pool, c, phases, matrices, rhs.values, rhs.step, own.data());
+  const float* packed = rhs.prepared ? rhs.values : own.data();
+  share_out(pool, operations, units * bands, [&](int64_t task) {
     const int64_t unit = task / bands, member = unit / c.images, first = task % bands * lines;
     const int64_t last = std::min(first + lines, c.axes[0].out);
     const int64_t start = first / c.axes[0].lhs_dilation * c.axes[0].stride;
@@ -210,7 +251,7 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
                           phase.outputs.begin();
       for (int64_t group = 0; group < c.groups; ++group) {
         const float* matrix =
-            packed.data() + ((rhs_step ? member : 0) * c.groups + group) * size + begins[number];
+            packed + ((rhs.step ? member : 0) * c.groups + group) * size + begins[number];
         int64_t k = 0;
         do {
           const int64_t depth = std::min(kDepth, all - k);
@@ -232,6 +273,7 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
         } while (k < all);
       }
     }
+    finish.rows(target, (last - first) * c.line(), c.features, 0, c.features);
   });
 }
 

@@ -26,15 +26,19 @@ void depthwise_tile(const float* const* pixels, const int32_t* offsets, int64_t 
 
 template <typename Pool>
 void convolve_depthwise(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step,
-                        const float* rhs, int64_t rhs_step, float* out) {
+                        Weights rhs, float* out, const Finish& finish = {}) {
   const int64_t units = members * c.images, pitch = round_up(c.channels, kLanes);
-  const int64_t lines = c.lines_per_band(192 * 1024, ceil_div(2 * pool.num_threads(), units));
+  // It reads and writes as often as it multiplies.
+  const int64_t operations = 4 * c.operations(units), threads = pool.worth(operations);
+  const int64_t lines = c.lines_per_band(192 * 1024, threads == 1 ? 1 : ceil_div(2 * threads, units));
   const int64_t bands = ceil_div(c.axes[0].out, lines);
-  auto phases = c.phases(lines);
-  for (Phase& phase : phases) {
-    for (int32_t& offset : phase.tap_offsets) offset *= pitch;
+  const auto& phases = phases_of(c, lines);
+  std::vector<std::vector<int32_t>> offsets;
+  for (const Phase& phase : phases) {
+    offsets.push_back(phase.tap_offsets);
+    for (int32_t& offset : offsets.back()) offset *= pitch;
   }
-  parallel_for(pool, units * bands, [&](int64_t task) {
+  share_out(pool, operations, units * bands, [&](int64_t task) {
     const int64_t unit = task / bands, member = unit / c.images, first = task % bands * lines;
     const int64_t num_lines = std::min(lines, c.axes[0].out - first);
     const int64_t start = first / c.axes[0].lhs_dilation * c.axes[0].stride;
@@ -52,11 +56,12 @@ void convolve_depthwise(Pool& pool, const Convolution& c, int64_t members, const
                  }
                });
     float* target = out + (unit * c.axes[0].out + first) * c.line() * c.channels;
-    for (const Phase& phase : phases) {
+    for (size_t number = 0; number < phases.size(); ++number) {
+      const Phase& phase = phases[number];
       const int64_t taps = phase.taps.size();
       float* kernel = scratch(1, taps * pitch);
       for (int64_t tap = 0; tap < taps; ++tap) {
-        std::memcpy(kernel + tap * pitch, rhs + (rhs_step ? member : 0) * rhs_step + phase.taps[tap] * c.channels,
+        std::memcpy(kernel + tap * pitch, rhs.values + member * rhs.step + phase.taps[tap] * c.channels,
                     c.channels * sizeof(float));
       }
       const int64_t end = std::lower_bound(phase.outputs.begin(), phase.outputs.end(), num_lines * c.line()) -
@@ -73,10 +78,10 @@ void convolve_depthwise(Pool& pool, const Convolution& c, int64_t members, const
             results[p] = width < kLanes ? partial[p] : target + phase.outputs[pixel + p] * c.channels + channel;
           }
           if (count == kPixels) {
-            depthwise_tile<kPixels>(pixels, phase.tap_offsets.data(), taps, kernel + channel, pitch, results);
+            depthwise_tile<kPixels>(pixels, offsets[number].data(), taps, kernel + channel, pitch, results);
           } else {
             for (int64_t p = 0; p < count; ++p) {
-              depthwise_tile<1>(pixels + p, phase.tap_offsets.data(), taps, kernel + channel, pitch, results + p);
+              depthwise_tile<1>(pixels + p, offsets[number].data(), taps, kernel + channel, pitch, results + p);
             }
           }
           if (width == kLanes) continue;
@@ -86,6 +91,7 @@ void convolve_depthwise(Pool& pool, const Convolution& c, int64_t members, const
         }
       }
     }
+    finish.rows(target, num_lines * c.line(), c.channels, 0, c.channels);
   });
 }
 

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,10 @@ from accelnet.terminal import say
 TARGETS = (
     "accelnet_convolve",
     "accelnet_kernel_gradient",
+    "accelnet_prepare",
+    "accelnet_chain",
+    "accelnet_max_pool",
+    "accelnet_max_pool_backward",
     "accelnet_multiply",
     "accelnet_take_rows",
     "accelnet_recur",
@@ -29,6 +34,7 @@ TARGETS = (
     "accelnet_convolve_rounded",
     "accelnet_recur_rounded",
 )
+_FUNCTIONS = ("accelnet_most_bytes", "accelnet_has_bfloat16", "accelnet_prepared_size")
 _SOURCES = Path(__file__).parent
 # Without -ffp-contract, products and sums stay apart; the warnings are those of XLA's own header.
 _FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=fast", "-fPIC", "-w")
@@ -77,6 +83,25 @@ def multiplies_bfloat16() -> bool:
     return library is not None and library.accelnet_has_bfloat16()
 
 
+def prepared_size(numbers: Sequence[int]) -> int:
+    """Return how many numbers the weights of a member have once they are prepared, 0 if nothing is won by that.
+
+    Args:
+        numbers: Settings of "accelnet_prepare", see kernels.cc.
+
+    Raises:
+        RuntimeError: where there are no kernels.
+
+    Example:
+        >>> prepared_size((0, 0, 3, 64)) >= 3 * 64 if load() else True
+        True
+    """
+    library = _library()
+    if library is None:
+        raise RuntimeError("there are no kernels")
+    return library.accelnet_prepared_size((ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     if os.environ.get("ACCELNET_KERNELS") == "xla":
@@ -92,6 +117,8 @@ def _library() -> ctypes.CDLL | None:
         return None
     library.accelnet_most_bytes.restype = ctypes.c_int64
     library.accelnet_has_bfloat16.restype = ctypes.c_bool
+    library.accelnet_prepared_size.restype = ctypes.c_int64
+    library.accelnet_prepared_size.argtypes = (ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t)
     for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library
@@ -182,7 +209,7 @@ def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
 
 
 def _lacking(library: ctypes.CDLL) -> list[str]:
-    return [name for name in (*TARGETS, "accelnet_most_bytes", "accelnet_has_bfloat16") if not hasattr(library, name)]
+    return [name for name in (*TARGETS, *_FUNCTIONS) if not hasattr(library, name)]
 
 
 def _hash(content: bytes) -> str:

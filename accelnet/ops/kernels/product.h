@@ -13,11 +13,9 @@
 #include <utility>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
+#include "threads.h"
 
 namespace accelnet {
-
-namespace ffi = xla::ffi;
 
 #if defined(__AVX512F__)
 constexpr int kLanes = 16, kRows = 12;
@@ -75,6 +73,7 @@ void parallel_for(Pool& pool, int64_t count, const F& function) {
     for (int64_t i = 0; i < count; ++i) function(i);
     return;
   }
+  if (pool.crew) return pool.crew->run(count, function);
   struct Progress {
     std::atomic<int64_t> next{0}, done{0};
   };
@@ -85,7 +84,7 @@ void parallel_for(Pool& pool, int64_t count, const F& function) {
       progress->done.fetch_add(1, std::memory_order_release);
     }
   };
-  for (int64_t i = 1; i < threads; ++i) pool.Schedule(std::function<void()>(work));
+  for (int64_t i = 1; i < threads; ++i) pool.pool->Schedule(std::function<void()>(work));
   work();
   for (int spins = 0; progress->done.load(std::memory_order_acquire) < count; ++spins) {
     if (spins > 1000) std::this_thread::yield();
@@ -106,6 +105,45 @@ void parallel_rounds(Pool& pool, int64_t rounds, int64_t count, const F& functio
     done.fetch_add(1, std::memory_order_release);
   });
 }
+
+// As `parallel_for`, by this thread alone where all calls together are of few operations.
+template <typename Pool, typename F>
+void share_out(Pool& pool, int64_t operations, int64_t count, const F& function) {
+  if (pool.worth(operations) > 1) return parallel_for(pool, count, function);
+  raise(usage().threads, 1);
+  for (int64_t i = 0; i < count; ++i) function(i);
+}
+
+// What is done to finished results: a bias [features] is added, or nothing is, and what is negative becomes 0.
+struct Finish {
+  const float* bias = nullptr;
+  bool relu = false;
+
+  Vec operator()(Vec value, int64_t feature) const {
+    if (bias != nullptr) value += load(bias + feature);
+    return relu ? (value < 0.0f ? Vec{} : value) : value;
+  }
+  // Of `count` rows of features [begin, end), `pitch` apart.
+  void rows(float* rows, int64_t count, int64_t pitch, int64_t begin, int64_t end) const {
+    if (bias == nullptr && !relu) return;
+    for (int64_t row = 0; row < count; ++row, rows += pitch) {
+      int64_t i = begin;
+      for (; i + kLanes <= end; i += kLanes) store(rows + i, (*this)(load(rows + i), i));
+      for (; i < end; ++i) {
+        const float value = rows[i] + (bias == nullptr ? 0.0f : bias[i]);
+        rows[i] = relu && value < 0 ? 0 : value;
+      }
+    }
+  }
+};
+
+// Weights of a product, as they came or as `prepare` in kernels.cc has laid them out once for all calls. Members of a
+// population are `step` apart, 0 where they share them.
+struct Weights {
+  const float* values;
+  int64_t step;
+  bool prepared;
+};
 
 template <typename T>
 struct CountingAllocator : std::allocator<T> {

@@ -149,22 +149,27 @@ void over_sequences(Pool& pool, const Layer& layer, const F& function) {
 // out[row] (+)= it.
 struct FloatKernel {
   int64_t depth, step;
-  Memory<float> panels;
+  Memory<float> own;
+  const float* panels;
   std::vector<int32_t> offsets;
 
-  FloatKernel(const Layer& layer, Array kernel, bool transposed = false)
-      : depth(transposed ? layer.gates() : layer.hidden),
-        panels(panels_of(kernel, kernel.step ? layer.members : 1, depth, transposed ? layer.hidden : layer.gates(),
-                         transposed ? 1 : layer.gates(), transposed ? layer.gates() : 1)),
+  // A kernel that is prepared is not transposed.
+  FloatKernel(const Layer& layer, Weights kernel, bool transposed = false)
+      : depth(transposed ? layer.gates() : layer.hidden), step(kernel.step), panels(kernel.values),
         offsets(multiples(depth, 1)) {
-    step = kernel.step ? panels.size() / layer.members : 0;
+    if (kernel.prepared) return;
+    own = panels_of({kernel.values, kernel.step}, kernel.step ? layer.members : 1, depth,
+                    transposed ? layer.hidden : layer.gates(), transposed ? 1 : layer.gates(),
+                    transposed ? layer.gates() : 1);
+    panels = own.data();
+    step = kernel.step ? own.size() / layer.members : 0;
   }
   static constexpr int64_t columns() { return kColumns; }
   static constexpr int64_t least_shared() { return 128; }
   void multiply(int64_t member, int64_t count, const float* const* rows, int64_t from, int64_t width, float* const* out,
                 bool accumulate) const {
-    accelnet::multiply<Floats>(count, rows, offsets.data(), depth, panels.data() + member * step + from * depth, width,
-                               out, accumulate);
+    accelnet::multiply<Floats>(count, rows, offsets.data(), depth, panels + member * step + from * depth, width, out,
+                               accumulate);
   }
 };
 

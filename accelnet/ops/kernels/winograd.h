@@ -53,12 +53,15 @@ constexpr float kKernel[kPoints][3] = {{1 / 4.f, 0, 0},
 // For fewer tiles, transforming the kernels takes longer than is won: one image of 14x14x32 to 64 channels, 16 tiles,
 // took 208 us and 112 without, two 143 and 184 (two cores, AMD EPYC).
 constexpr int64_t kFewestTiles = 32;
+// Where the kernels are prepared only the image is transformed.
+constexpr int64_t kFewestTilesPrepared = 4;
 // With fewer channels the transforms are not worth their products (scripts/bench_ops.py).
 constexpr int64_t kFewestChannels = 16;
 
-inline bool fits_winograd(const Convolution& c) {
+inline bool fits_winograd(const Convolution& c, bool prepared) {
   if (std::min(c.channels, c.features) < kFewestChannels) return false;
-  if (c.images * ceil_div(c.axes[0].out, kTile) * ceil_div(c.axes[1].out, kTile) < kFewestTiles) return false;
+  const int64_t tiles = c.images * ceil_div(c.axes[0].out, kTile) * ceil_div(c.axes[1].out, kTile);
+  if (tiles < (prepared ? kFewestTilesPrepared : kFewestTiles)) return false;
   for (int axis = 0; axis < 3; ++axis) {
     const Axis& a = c.axes[axis];
     if (a.kernel != (axis < 2 ? 3 : 1) || a.stride != 1 || a.lhs_dilation != 1 || a.rhs_dilation != 1) return false;
@@ -72,10 +75,11 @@ inline bool fits_winograd(const Convolution& c) {
 struct Tiles {
   int64_t high, wide, total, together;
 
-  Tiles(const Convolution& c, int64_t least, int64_t bytes = 384 * 1024)
+  // Of few tiles each of the threads gets some.
+  Tiles(const Convolution& c, int64_t least, int64_t threads = 1, int64_t bytes = 384 * 1024)
       : high(ceil_div(c.axes[0].out, kTile)), wide(ceil_div(c.axes[1].out, kTile)), total(c.images * high * wide) {
     const int64_t size = kPoints * kPoints * (c.channels + c.features) * sizeof(float);
-    together = std::min(total, std::max(least, bytes / size / kRows * kRows));
+    together = std::min(ceil_div(total, threads), std::max(least, bytes / size / kRows * kRows));
   }
   int64_t tasks() const { return ceil_div(total, together); }
 };
@@ -102,18 +106,20 @@ inline void input_points(const Convolution& c, const Tiles& tiles, const float* 
   }
 }
 
+// Numbers of one member's kernels at the points, [points, panels, channels, kColumns].
+inline int64_t prepared_points(const Convolution& c) {
+  return kPoints * kPoints * c.channels * round_up(c.features, kColumns);
+}
+
 template <typename Pool>
-void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step,
-                       const float* rhs, int64_t rhs_step, float* out) {
-  const int64_t panels = ceil_div(c.features, kColumns), point = panels * c.channels * kColumns;
-  const int64_t matrices = rhs_step ? members : 1, out_size = c.images * c.axes[0].out * c.axes[1].out * c.features;
-  Memory<float> packed(matrices * kPoints * kPoints * point);
-  parallel_for(pool, matrices * c.channels, [&](int64_t task) {
+void prepare_points(Pool& pool, const Convolution& c, int64_t members, const float* rhs, int64_t rhs_step, float* out) {
+  const int64_t size = prepared_points(c), point = size / (kPoints * kPoints);
+  parallel_for(pool, members * c.channels, [&](int64_t task) {
     const int64_t matrix = task / c.channels, channel = task % c.channels;
     for (int64_t feature = 0; feature < c.features; feature += kLanes) {
       const float* from = rhs + matrix * rhs_step + channel * c.features + feature;
-      float* to = packed.data() + matrix * kPoints * kPoints * point + feature / kColumns * c.channels * kColumns +
-                  channel * kColumns + feature % kColumns;
+      float* to = out + matrix * size + feature / kColumns * c.channels * kColumns + channel * kColumns +
+                  feature % kColumns;
       Vec half[kPoints][3];
       for (int i = 0; i < kPoints; ++i) {
         for (int j = 0; j < 3; ++j) {
@@ -130,9 +136,20 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
       }
     }
   });
-  const Tiles tiles(c, 2 * kRows);
+}
+
+template <typename Pool>
+void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step,
+                       Weights rhs, float* out, const Finish& finish = {}) {
+  const int64_t panels = ceil_div(c.features, kColumns), point = panels * c.channels * kColumns;
+  const int64_t matrices = rhs.step ? members : 1, out_size = c.images * c.axes[0].out * c.axes[1].out * c.features;
+  Memory<float> own(rhs.prepared ? 0 : matrices * prepared_points(c));
+  if (!rhs.prepared) prepare_points(pool, c, matrices, rhs.values, rhs.step, own.data());
+  const float* packed = rhs.prepared ? rhs.values : own.data();
+  const int64_t operations = c.operations(members * c.images) / 4;
+  const Tiles tiles(c, 2 * kRows, pool.worth(operations));
   const auto channels = multiples(c.channels, 1);
-  parallel_for(pool, members * tiles.tasks(), [&](int64_t task) {
+  share_out(pool, operations, members * tiles.tasks(), [&](int64_t task) {
     const int64_t member = task / tiles.tasks(), first = task % tiles.tasks() * tiles.together;
     const int64_t count = std::min(tiles.together, tiles.total - first);
     const int64_t in_step = tiles.together * c.channels, out_step = tiles.together * c.features;
@@ -142,7 +159,7 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
       input_points(c, tiles, lhs + member * lhs_step, first + t, points + t * c.channels, in_step);
     }
     for (int64_t i = 0; i < kPoints * kPoints; ++i) {
-      const float* matrix = packed.data() + ((rhs_step ? member : 0) * kPoints * kPoints + i) * point;
+      const float* matrix = packed + ((rhs.step ? member : 0) * kPoints * kPoints + i) * point;
       for (int64_t p = 0; p < panels; ++p) {
         for (int64_t t = 0; t < count; t += kRows) {
           const int num_rows = std::min<int64_t>(kRows, count - t);
@@ -172,7 +189,9 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
         for (int j = 0; j < kPoints; ++j) transform_output(&from[0][j], kPoints, &half[0][j], kPoints);
         for (int i = 0; i < kTile; ++i) transform_output(half[i], 1, done[i], 1);
         for (int i = 0; i < lines; ++i) {
-          for (int j = 0; j < columns; ++j) store(to + (i * c.axes[1].out + j) * c.features + feature, done[i][j]);
+          for (int j = 0; j < columns; ++j) {
+            store(to + (i * c.axes[1].out + j) * c.features + feature, finish(done[i][j], feature));
+          }
         }
       }
     }

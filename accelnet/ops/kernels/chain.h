@@ -1,0 +1,105 @@
+// Layers one after the other in one call: what lies between them stays in the caches, and its threads do not sleep.
+#pragma once
+
+#include <unistd.h>
+
+#include "product.h"
+#include "views.h"
+
+namespace accelnet {
+
+// A chain is told by numbers: those of the memory between its layers, in floats; how many layers; and of each layer its
+// kind, its arguments, its results and its own numbers, each behind their count. An array is where it lies (an argument
+// of the chain, a result, or the memory between), which or at which float, and its shape behind its count of axes.
+class ChainPlan {
+ public:
+  ChainPlan(const Function* kinds, Numbers numbers, const Views& arguments)
+      : numbers_(numbers.begin(), numbers.end()), between_(numbers_[0]) {
+    const int64_t* at = numbers_.data() + 1;
+    layers_.resize(*at++);
+    for (Layer& layer : layers_) {
+      layer.function = kinds[*at++];
+      for (Arrays* arrays : {&layer.arguments, &layer.results}) {
+        for (int64_t left = *at++; left > 0; --left) {
+          const Place place{at[0], at[1]};
+          const Numbers shape(at + 3, at[2]);
+          int64_t size = 1;
+          for (const int64_t axis : shape) size *= axis;
+          const auto type = place.kind == kArgument ? arguments[place.index].type : ffi::F32;
+          arrays->places.push_back(place);
+          arrays->views.push_back({nullptr, shape, type, size * static_cast<int64_t>(sizeof(float))});
+          at += 3 + shape.size();
+        }
+      }
+      layer.numbers = Numbers(at + 1, *at);
+      at += 1 + *at;
+    }
+  }
+
+  bool is_of(Numbers numbers) const {
+    return numbers.size() == numbers_.size() && std::equal(numbers.begin(), numbers.end(), numbers_.begin());
+  }
+
+  void run(Threads& threads, const Views& arguments, const Views& results) {
+    for (Layer& layer : layers_) {
+      for (Arrays* arrays : {&layer.arguments, &layer.results}) {
+        for (size_t i = 0; i < arrays->places.size(); ++i) {
+          const auto [kind, index] = arrays->places[i];
+          arrays->views[i].data = kind == kArgument ? arguments[index].data
+                                  : kind == kResult ? results[index].data
+                                                    : between_.data() + index;
+        }
+      }
+      layer.function(threads, layer.arguments.views, layer.results.views, layer.numbers);
+    }
+  }
+
+ private:
+  enum Kind { kArgument, kResult, kBetween };
+  struct Place {
+    int64_t kind, index;
+  };
+  struct Arrays {
+    std::vector<Place> places;
+    Views views;
+  };
+  struct Layer {
+    Function function;
+    Arrays arguments, results;
+    Numbers numbers;
+  };
+
+  const std::vector<int64_t> numbers_;
+  Memory<float> between_;
+  std::vector<Layer> layers_;
+};
+
+// The crew of this process, whose threads end with it. A child after a fork has none of them, and makes its own.
+struct CrewOfProcess {
+  std::mutex mutex;
+  Crew* crew = nullptr;
+  int64_t process = 0;
+
+  Crew* get(int64_t threads) {
+    if (process != getpid()) crew = new Crew(threads - 1), process = getpid();
+    return crew;
+  }
+};
+
+inline void run_chain(const Function* kinds, Threads& pool, const Views& arguments, const Views& results,
+                      Numbers numbers) {
+  static thread_local std::vector<std::unique_ptr<ChainPlan>> plans;
+  auto plan = std::find_if(plans.begin(), plans.end(), [&](const auto& one) { return one->is_of(numbers); });
+  if (plan == plans.end()) {
+    plans.push_back(std::make_unique<ChainPlan>(kinds, numbers, arguments));
+    plan = plans.end() - 1;
+  }
+  static CrewOfProcess own;
+  // Who comes while another thread's chain runs has its own thread alone.
+  std::unique_lock<std::mutex> lock(own.mutex, std::try_to_lock);
+  Threads threads(lock.owns_lock() && pool.num_threads() > 1 ? own.get(pool.num_threads()) : nullptr,
+                  pool.num_threads());
+  (*plan)->run(threads, arguments, results);
+}
+
+}  // namespace accelnet
