@@ -1,6 +1,6 @@
 """From a flat program to a graph: constants computed, each step by its rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -24,17 +24,14 @@ _HINTS = {
     "threefry2x32": "draws random numbers; let the model draw none in evaluation",
 }
 
-Observe = Callable[[Step, list[Value]], None]
 
-
-def write(program: Program, operands: Sequence[Value], graph: Graph, observe: Observe | None = None) -> list[Value]:
+def write(program: Program, operands: Sequence[Value], graph: Graph) -> list[Value]:
     """Write a program into a graph.
 
     Args:
         program: The program.
         operands: Values of its inputs.
         graph: The graph, at whose end the operations are added.
-        observe: Function of each step and its results, or None.
 
     Returns:
         The values of its outputs.
@@ -58,8 +55,6 @@ def write(program: Program, operands: Sequence[Value], graph: Graph, observe: Ob
         graph.scope = step.scope
         results = _write_step(graph, step, [read(ref) for ref in step.inputs])
         env.update(zip(step.outputs, results, strict=True))
-        if observe is not None:
-            observe(step, results)
     graph.scope = outside
     return [read(ref) for ref in program.outputs]
 
