@@ -12,7 +12,8 @@ from accelnet.characters import visible
 from accelnet.data.cells import shown_name
 from accelnet.data.splits import TENTH, split_rows
 from accelnet.data.table_columns import Roles
-from accelnet.data.table_source import Source, Table, open_source, stack
+from accelnet.data.table_source import open_source, stack
+from accelnet.data.tables import Source, Table
 from accelnet.errors import UserError
 from accelnet.wording import shown
 
