@@ -10,7 +10,7 @@ from accelnet.exporting.difference import of_array
 from accelnet.ops.program import Step, evaluate, trace
 from accelnet.scopes import classes
 
-Function = Callable[[Any], Mapping[str, Any]]
+Function = Callable[[Any], dict[str, Any]]
 
 
 def first_difference(
