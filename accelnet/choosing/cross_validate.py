@@ -22,8 +22,8 @@ from accelnet.experiment import Experiment, check_experiment
 from accelnet.json_file import plain_value
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
-from accelnet.training.fit import HANG_SECONDS, train_to_end
-from accelnet.training.hosts import Hosts, supervised
+from accelnet.training.ends import begin, finish
+from accelnet.training.hosts import HANG_SECONDS, Hosts, supervised
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Part, Progress, make_progress
 from accelnet.training.timing import Timing
@@ -131,7 +131,8 @@ def _train(
         path = directory / f"fold-{number + 1}"
         work = DiskWorkdir(path, of_fold, hosts, resume=True, allow_change=False, note=say)
     try:
-        run = train_to_end(of_fold, feed, programs, work, hosts, part, timing)
+        loop, state = begin(of_fold, feed, programs, work, hosts, part, timing)
+        run = finish(loop, loop.train(state))
     except DivergenceError as error:
         raise DivergenceError(f"fold {number + 1} of {len(shared.folds)}: {error}") from error
     finally:

@@ -51,7 +51,7 @@ def compress(script: Script, options: CompressOptions, output: Output) -> None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
     start_platform()
     from accelnet.compressing.compress import DIRECTORY, compress
-    from accelnet.training.fit import evaluate
+    from accelnet.training.evaluate import evaluate
 
     script, config = known
     out = options.workdir.with_name(f"{options.workdir.name}-small") if options.out is None else options.out.absolute()

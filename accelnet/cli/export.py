@@ -44,7 +44,7 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     """Write the model of a run in formats of other runtimes, and check each file there before it is kept."""
     from accelnet.exporting.export import check_folder, check_formats, export_source
     from accelnet.exporting.source import source_of_run
-    from accelnet.training.fit import evaluate
+    from accelnet.training.evaluate import evaluate
 
     wanted = check_formats(options.to)
     check_folder(options.out)

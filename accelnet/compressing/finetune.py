@@ -16,8 +16,8 @@ from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
-from accelnet.training.fit import HANG_SECONDS, train_to_end
-from accelnet.training.hosts import supervised
+from accelnet.training.ends import begin, finish
+from accelnet.training.hosts import HANG_SECONDS, supervised
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
 from accelnet.training.rhythm import Every
@@ -190,7 +190,8 @@ def _train(
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=True, allow_change=False, note=say)
         stack.callback(work.close)
-        return train_to_end(experiment, feed, changed, work, hosts, display, Timing())
+        loop, state = begin(experiment, feed, changed, work, hosts, display, Timing())
+        return finish(loop, loop.train(state))
 
 
 def _placed(leaf: Any, like: Any) -> Any:

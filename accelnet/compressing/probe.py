@@ -16,7 +16,7 @@ from accelnet.compressing.products import Value, Watcher
 from accelnet.experiment import Experiment
 from accelnet.models.pure import PureModel
 from accelnet.parallel.rules import path_names
-from accelnet.training.step import prepared
+from accelnet.training.batch import prepared
 
 Weights = Mapping[str, Any]
 _ROWS = 16

@@ -16,8 +16,9 @@ from accelnet.optim import eval_params
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
 from accelnet.scopes import scope
+from accelnet.training.batch import num_examples, prepared, training_batch
 from accelnet.training.state import EVALUATION, TrainState, random_key
-from accelnet.training.step import make_loss, merge_parts, num_examples, prepared, training_batch
+from accelnet.training.step import make_loss, merge_parts
 
 Tree = Any
 
