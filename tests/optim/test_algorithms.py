@@ -173,6 +173,16 @@ def nadam(p, gradients, rates, is_weight):
     return p
 
 
+def adabelief(p, gradients, rates, is_weight):
+    m, s = 0 * p, 0 * p
+    for t, (g, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        m = 0.8 * m + 0.2 * g
+        s = 0.95 * s + 0.05 * (g - m) ** 2 + 1e-3
+        direction = m / (1 - 0.8**t) / (np.sqrt(s / (1 - 0.95**t)) + 1e-3)
+        p = p - rate * (direction + 0.1 * is_weight * p)
+    return p
+
+
 def lamb(p, gradients, rates, is_weight):
     for d, rate in zip(adam_directions(p, gradients), rates, strict=True):
         d = d + 0.1 * is_weight * p
@@ -233,6 +243,7 @@ CASES = {
     "adam": (adam, ADAM, 1.0),
     "adamw": (adamw, {**ADAM, **DECAY}, 1.0),
     "nadam": (nadam, ADAM, 1.4737),
+    "adabelief": (adabelief, {**ADAM, **DECAY}, 1.1111),
     "lamb": (lamb, {**ADAM, **DECAY}, 1.0),
     "schedule_free_adamw": (schedule_free_adamw, {**ADAM, **DECAY}, 1.0),
     "muon": (muon, {"momentum": 0.8, **ADAM, **DECAY}, 1.0),
