@@ -1,7 +1,6 @@
 """Losses and metrics as people write them: what the framework adds (mask, weights) and what a loss may ask for."""
 
-import functools
-
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +54,7 @@ def test_a_forgotten_mask_is_applied_in_training_too():
     runs = [toy.fit(linear, objective=o, batch_size=9, steps=6) for o in (cross_entropy, STYLES["(losses, ones)"])]
     reference = toy.fit(linear, batch_size=9, steps=6)
     for run in runs:
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-6), run.params, reference.params)
+        chex.assert_trees_all_close(run.params, reference.params, rtol=1e-6)
 
 
 def test_one_number_for_a_batch_leaves_the_last_partial_batch_out_and_says_so(capsys):
@@ -218,7 +217,7 @@ def test_a_loss_can_differentiate_the_model_by_its_inputs():
     gradient = jax.jit(jax.grad(by_hand))
     for _ in range(3):
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), run.params, params)
+    chex.assert_trees_all_close(run.params, params, rtol=1e-4, atol=1e-6)
     assert pure is run.experiment.pure_model
 
 
