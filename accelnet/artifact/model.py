@@ -86,7 +86,7 @@ class Model:
         forward, weights = forward_of(self.recipe, self.schema)
         shapes = {name: (one.shape, one.dtype) for name, one in weights.items()}
         if shapes != {name: (one.shape, one.dtype) for name, one in self.weights.items()}:
-            raise NotAccelnetsError("this accelnet makes a model of other weights")
+            raise NotAccelnetsError("this version of accelnet makes a model with other weights")
         return forward.answer(self.schema["kind"], self.schema["fitted"].get("target"))
 
     @property

@@ -90,7 +90,7 @@ def _is_array(raw: Any) -> bool:
 
 
 def picture_form(schema: Mapping[str, Any]) -> PictureForm | None:
-    """Return what pictures become; None where inputs are none: bytes [H, W, 1 or 3] are pictures of that very size.
+    """Return the form that pictures get; None for other inputs. Bytes [H, W, 1 or 3] are pictures of that size.
 
     Example:
         >>> schema = {"inputs": {"dtype": "uint8", "shape": ["batch", 8, 6, 1]}, "fitted": {}}

@@ -25,7 +25,7 @@ from accelnet.terminal import say
 from accelnet.training.ends import begin, finish
 from accelnet.training.hosts import HANG_SECONDS, Hosts, supervised
 from accelnet.training.program import Programs, check_fits, prepare
-from accelnet.training.progress import Part, Progress, make_progress
+from accelnet.training.progress import PartOfProgress, Progress, make_progress
 from accelnet.training.timing import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 from accelnet.training.writable import check_workdir
@@ -125,7 +125,7 @@ def _train(
     timing = Timing()
     of_fold = _of_fold(experiment, shared.folds[number])
     feed, programs = shared.programs(of_fold, number)
-    part = Part(display, number * shared.share, shared.share / of_fold.total_steps)
+    part = PartOfProgress(display, number * shared.share, shared.share / of_fold.total_steps)
     work = Workdir(of_fold)
     if directory is not None:
         path = directory / f"fold-{number + 1}"

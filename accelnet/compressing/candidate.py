@@ -114,7 +114,7 @@ class Candidate:
 
     @property
     def structure(self) -> str:
-        """What is equal for networks that compute the same program, with whatever weights."""
+        """A value that is equal for networks that compute the same program, whatever their weights."""
         return json.dumps(self.compression, sort_keys=True) if self.compression else self.name
 
     @property

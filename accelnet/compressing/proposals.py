@@ -37,7 +37,7 @@ def smaller(width: int, share: float, step: int = 1) -> int:
     Args:
         width: The width.
         share: Share of it, above 0 and at most 1.
-        step: Number of which what is taken away has to be a multiple.
+        step: Number that divides what is taken away.
 
     Example:
         >>> [smaller(width, 0.5) for width in (300, 64, 20, 3)], smaller(192, 0.3, step=12)
@@ -52,7 +52,7 @@ def nice_numbers(width: int, step: int = 1) -> list[int]:
 
     Args:
         width: The width.
-        step: Number of which what is taken away has to be a multiple.
+        step: Number that divides what is taken away.
 
     Example:
         >>> nice_numbers(32), nice_numbers(20)
@@ -133,7 +133,7 @@ class WidthLadder:
         return prune(run.experiment, run.params, run.model_state, values, found=self._widths, say=self._say)
 
 
-class Inputs:
+class InputMoments:
     """The moments of the inputs of a network's layers, computed once.
 
     Args:
@@ -165,7 +165,7 @@ class RankLadder:
         inputs: Moments of the layers' inputs.
     """
 
-    def __init__(self, weighing: Weighing, total: Cost, inputs: Inputs) -> None:
+    def __init__(self, weighing: Weighing, total: Cost, inputs: InputMoments) -> None:
         self._weighing, self._total, self._say = weighing, total, inputs.say
         self._whole = cost_of(weighing[0])
         self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
@@ -185,7 +185,7 @@ class RankLadder:
         return Proposal(f"{name} 1/{factor:g}", how, made, cost, weigh)
 
 
-def both(widths: WidthLadder, total: Cost, inputs: Inputs, factor: float) -> Proposal | None:
+def both(widths: WidthLadder, total: Cost, inputs: InputMoments, factor: float) -> Proposal | None:
     """Return a network with smaller widths whose layers have low ranks too.
 
     Args:
@@ -208,7 +208,7 @@ class FewerBits:
         inputs: Moments of the layers' inputs.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: InputMoments) -> None:
         self._inputs = inputs
 
     def stored(self, bits: int, run: Run) -> Weighing:
@@ -247,7 +247,7 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
     bits: dict[str, Bits] = {}
     notes: list[str] = []
     sensitivity: list[Sensitivity] = []
-    inputs, total = Inputs(say), cost_of(run.experiment)
+    inputs, total = InputMoments(say), cost_of(run.experiment)
     ladder: WidthLadder | None = None
     if "widths" in methods:
         widths = find_widths(run.experiment, say=say)

@@ -222,7 +222,7 @@ def _codes(distinct: Any) -> np.ndarray:
 
 
 def _unquoted(text: str) -> str:
-    """Return a field without blanks around it, and without the quotes that a blank before them kept."""
+    """Return a field without blanks around it, and without quotes that were read as text after a blank."""
     bare = text.strip()
     quoted = bare != text and len(bare) > 1 and bare[0] == bare[-1] == '"'
     return bare[1:-1].replace('""', '"').strip() if quoted else bare

@@ -59,7 +59,7 @@ class Format:
         write: Function of a source that returns the contents of the files by name.
         runtime: Function that names the runtime that checks them, and raises UserError where a package is missing.
         running: Function of the folder of the files and the source, a context that gives the export `Running`.
-        layer: Function of a source and inputs that names the first layer which differs. None: nobody can tell.
+        layer: Function of a source and inputs that names the first layer which differs. None: it cannot be told.
     """
 
     files: tuple[str, ...]

@@ -22,7 +22,7 @@ from accelnet.training.events import Event, check_events
 from accelnet.training.hosts import HANG_SECONDS, Hosts, supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs
-from accelnet.training.progress import Part, Progress, make_progress
+from accelnet.training.progress import PartOfProgress, Progress, make_progress
 from accelnet.training.rhythm import At, Every
 from accelnet.training.rhythms import SAVE_SECONDS
 from accelnet.training.state import num_parameters
@@ -232,7 +232,7 @@ class _Waves:
         points = self.points
         example = self.sweep.example.replace(events=(), early_stopping=None)
         size = len(numbers)
-        display = Part(self.display, int(numbers[0]) * example.total_steps, size, together=size)
+        display = PartOfProgress(self.display, int(numbers[0]) * example.total_steps, size, num_trainings=size)
         loop = Loop(
             example, self.feed, self.programs, work, self.hosts, display, timing,
             rhythms={"log": At(points[1:]), "eval": At(points), "save": Every(seconds=SAVE_SECONDS)},

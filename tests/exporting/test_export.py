@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     [
         ("onx", "the format is 'onx', expected one of .* did you mean 'onnx'"),
         ("savedmodel", "TensorFlow 2.21 cannot read .* take onnx or litert"),
-        (" ,", "there is no format"),
+        (" ,", "no format is given"),
         (3, "to is 3, expected"),
     ],
 )

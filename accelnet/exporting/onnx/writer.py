@@ -17,7 +17,7 @@ _ROOMS = (elementwise, indexing, loops, products, recurrences, reductions, shape
 # Constants of these stay small: what is repeated is not written down.
 _KEPT_THIN = frozenset({"broadcast_in_dim", "iota", "dim_as_value", "transpose", "scan", "cond", "squeeze", "while"})
 _HINTS = {
-    "while": "repeats something nobody knows how often; lax.scan or lax.fori_loop of a fixed number can be written",
+    "while": "repeats something an unknown number of times; lax.scan or lax.fori_loop of a fixed number can be written",
     "random_bits": "draws random numbers; let the model draw none in evaluation",
     "random_wrap": "draws random numbers; let the model draw none in evaluation",
     "random_seed": "draws random numbers; let the model draw none in evaluation",

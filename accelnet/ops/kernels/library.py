@@ -54,9 +54,9 @@ def load() -> bool:
 
 
 def most_bytes() -> int:
-    """Return how many bytes the kernels have had in this process, at most, beside their operands and results.
+    """Return the most bytes that the kernels have had in this process, beside their operands and results.
 
-    Every thread of XLA's pool is taken to have had what one had, whether or not it came to take part.
+    Each thread of XLA's pool counts with what one of them had, whether it took part or not.
 
     Example:
         >>> most_bytes() >= 0
