@@ -68,7 +68,7 @@ def _write_step(graph: Graph, step: Step, values: list[Value]) -> list[Value]:
     if step.name not in _KEPT_THIN and all(value.constant is not None for value in values):
         known = [aval for aval in (*step.in_avals, *step.out_avals) if all(map(is_known, aval.shape))]
         if len(known) == len(step.in_avals) + len(step.out_avals):
-            return [constant(array) for array in step.bind(*(value.whole() for value in values))]
+            return [constant(array) for array in step.bind(*(value.full() for value in values))]
     try:
         for aval in step.out_avals:
             elementwise.check_type(aval.dtype)
