@@ -69,6 +69,11 @@ def cost_of(experiment: Experiment) -> Cost:
     )
 
 
+def weighing_of(run: Run) -> Weighing:
+    """Return the experiment of a run, with its weights."""
+    return run.experiment, run.params, run.model_state
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A network that may be worth a training.

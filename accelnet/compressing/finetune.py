@@ -28,6 +28,7 @@ from accelnet.training.workdir import DiskWorkdir, Workdir
 
 FACTORS = (1.0, 0.3, 0.1)  # of the run's own rate: what is trained already needs less
 SHARE = 0.1  # of the training, for each of them
+_FEW_STEPS = 1000  # below which compiling takes longer than training
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,9 @@ def find_rate(
     short = of_length(experiment, SHARE).replace(early_stopping=None, keep_best=0)
     short = short.replace(eval_every=Every(steps=short.total_steps), log_every=Every(steps=short.total_steps))
     feed, programs = prepare(short)
+    if len(factors) * short.total_steps < _FEW_STEPS:
+        quickly = [replace(one, runs_once=True) for one in (programs.train, programs.evaluate)]
+        programs = replace(programs, train=quickly[0], evaluate=quickly[1])
     tried: list[dict[str, Any]] = []
     try:
         peak = _rate(state_of(short, start.params, start.model_state, 0))
