@@ -60,8 +60,8 @@ def layer_ratios(whole: Run, smaller: Run, batch_size: int) -> dict[str, float]:
         batch_size: Number of examples.
 
     Returns:
-        By the path of a layer that was called, how many times as long it takes in `smaller`. A layer whose weights alone
-        are used, such as a table of tokens that are projected first, is left out.
+        By the path of a layer that was called, how many times as long it takes in `smaller`. One whose weights alone
+        are used, such as a table of tokens that is projected first, is left out.
     """
     paths = list(smaller.experiment.model.compression.bits)
     calls = layer_calls(whole, paths, batch_size)
