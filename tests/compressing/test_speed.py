@@ -11,7 +11,10 @@ from accelnet.compressing.candidate import weighing_of
 from accelnet.compressing.fewer_bits import FewerBits
 from accelnet.compressing.finetune import untrained_run
 from accelnet.compressing.layer_inputs import Inputs
+from tests.compressing import modules
+from tests.compressing.modules import IMAGES, TOKENS, SequenceToSequence, VisionTransformer
 
+SENTENCES = {"source": TOKENS, "target": TOKENS[:, :-1]}
 LAYERS = ["embedding", "layers.0.backward", "layers.0.forward", "output_layer"]
 
 
@@ -99,3 +102,24 @@ def test_what_was_trained_for_few_bits_keeps_floats_too(run, monkeypatch):
     assert made[0].model.compression == expected[0].model.compression
     assert set(made[0].model.compression.bits) == set(LAYERS[:3])
     np.testing.assert_array_equal(made[1]["output_layer"]["kernel"], run.params["output_layer"]["kernel"])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "shapes"),
+    [
+        (
+            VisionTransformer,
+            IMAGES,
+            {"blocks.0.attention.query": (3, 4, 16), "head": (3, 16)},
+        ),
+        (SequenceToSequence, SENTENCES, {"head": (3, 5, 8), "symbols": (3, 6)}),
+    ],
+)
+def test_calls_of_others_layers_are_known(model, inputs, shapes):
+    given = modules.experiment(model, inputs, *((TOKENS[:, 1:], 11) if model is SequenceToSequence else ()))
+    run = untrained_run(given, *given.pure_model.init(jax.random.key(0), given.sample_inputs()))
+    calls = speed.layer_calls(run, quantizable(given), 3)
+    assert set(calls) <= set(quantizable(given))
+    assert {path: calls[path][0][0].shape for path in shapes} == shapes
+    # Those in a loop over steps are called with one step.
+    assert all(args[0].shape[0] == 3 for args, _ in calls.values())
