@@ -65,6 +65,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[str, Any]:
+    going, ended = _obey_signals()
     begun, grounds = time.monotonic(), Grounds(server, folder / "grounds")
     (folder / "grounds").mkdir()
     if options.flips:
@@ -78,7 +79,6 @@ def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[st
     for run in dict.fromkeys(fault.run for fault in faults):
         _ = grounds[run]
     verdicts, printing, started = list[Verdict](), threading.Lock(), time.monotonic()
-    going, ended = _obey_signals()
 
     def one(fault: Fault) -> None:
         while not going.wait(1):
