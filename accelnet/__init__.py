@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from accelnet.exporting.export import export as export
     from accelnet.exporting.exported import Exported as Exported
     from accelnet.planning.plan import plan as plan
+    from accelnet.training.evaluate import evaluate as evaluate
     from accelnet.training.events import EarlyStopping as EarlyStopping
     from accelnet.training.events import Event as Event
     from accelnet.training.events import Every as Every
-    from accelnet.training.fit import evaluate as evaluate
     from accelnet.training.fit import fit as fit
     from accelnet.training.initial import Initial as Initial
     from accelnet.training.replay import replay as replay
@@ -60,8 +60,9 @@ _HOMES = {
     "accelnet.exporting.export": ("export",),
     "accelnet.exporting.exported": ("Exported",),
     "accelnet.planning.plan": ("plan",),
+    "accelnet.training.evaluate": ("evaluate",),
     "accelnet.training.events": ("EarlyStopping", "Event", "Every"),
-    "accelnet.training.fit": ("evaluate", "fit"),
+    "accelnet.training.fit": ("fit",),
     "accelnet.training.initial": ("Initial",),
     "accelnet.training.replay": ("replay",),
     "accelnet.training.replayed": ("Replay",),

@@ -1,9 +1,11 @@
 """Files that are on the disk whole, or not at all."""
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from accelnet.errors import UserError
 
@@ -27,10 +29,16 @@ def replace_file(path: Path, content: bytes, *, temporary: Path, mode: int = 0o6
         >>> [path.name for path in directory.iterdir()]
         ['a']
     """
+    with _replacing(path, temporary, mode) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, temporary: Path, mode: int) -> Iterator[BinaryIO]:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)  # a rename is atomic within a file system only, hence in the same directory
@@ -38,6 +46,37 @@ def replace_file(path: Path, content: bytes, *, temporary: Path, mode: int = 0o6
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)  # without it a power failure can undo the rename
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Give a file to write, which comes to lie at a path when all is written; if that fails, nothing changes there.
+
+    Args:
+        path: File to write; its directory is made if needed.
+
+    Raises:
+        UserError: if it cannot be written, for want of permission or space.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "note.txt"
+        >>> with replacing(path) as file:
+        ...     _ = file.write(b"kept")
+        >>> path.read_bytes()
+        b'kept'
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path, _temporary(path), 0o666) as file:
+            yield file
+    except OSError as error:
+        raise_unwritable(path, error)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def sync(path: Path) -> None:
@@ -70,15 +109,10 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes) -> None
         >>> path.read_text()
         'kept'
     """
-    path = Path(path)
     # Names of files that are no UTF-8 have characters that cannot be encoded.
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, data, temporary=temporary)
-    except OSError as error:
-        raise_unwritable(path, error)
+    with replacing(path) as file:
+        file.write(data)
 
 
 def raise_unwritable(path: Path, error: OSError) -> NoReturn:

@@ -8,6 +8,9 @@ import jax
 
 # Tells these names from those that JAX gives: "jit(chunk)/while/body/an.gradient/jvp(an.model)/an.Linear/dot_general".
 _PREFIX = "an."
+# Parts of a step that readers of a program treat in their own way: what runs around the steps, and what runs
+# once, after a loss that was not finite.
+LOOP, FAILURE = "loop", "failure"
 
 
 def scope(name: str) -> AbstractContextManager[Any]:

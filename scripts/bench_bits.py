@@ -148,7 +148,7 @@ def networks(rounds: int) -> None:
 def ranges() -> None:
     """Compare the error of a row's own largest number with that of ranges of 1,000 other rows, on Fashion-MNIST."""
     import accelnet as an
-    from accelnet.training.step import prepared
+    from accelnet.training.batch import prepared
 
     experiment = an.Experiment(
         data=an.data.fashion_mnist(), model=NETWORKS["fashion_mlp"][0], batch_size=128, steps=500,

@@ -73,7 +73,15 @@ def card(schema: Mapping[str, Any], metrics: Mapping[str, Any], config: Mapping[
     lines += [f"- {name} {version}" for name, version in config["versions"].items() if version]
     lines += [f"- data with the fingerprint {config['data']}"]
     lines += [f"- {_cell(name)}: {_cell(value)}" for name, value in config["settings"].items()]
-    lines += ["", "## How to use it", "", _USE, "", "Or with jax and NumPy alone, for inputs as in schema.json:", ""]
+    lines += [
+        "",
+        "## How to use it",
+        "",
+        _USE,
+        "",
+        "Or with jax, flatbuffers and NumPy alone, for inputs as in schema.json:",
+        "",
+    ]
     lines += [_BARE, ""]
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """Model: what is loaded of an artifact, and predicts from raw inputs."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,12 +13,13 @@ from jax import export
 from accelnet import runtime
 from accelnet.arguments import flags, integer
 from accelnet.artifact.outputs import OUTPUTS
-from accelnet.artifact.prediction import Prediction
+from accelnet.artifact.prediction import Prediction, joined
 from accelnet.artifact.raw_rows import RawRows, open_rows
 from accelnet.artifact.recipe import NotAccelnetsError, forward_of
 from accelnet.artifact.schema import encode, input_words
 from accelnet.errors import UserError
 from accelnet.ops.kernels import library
+from accelnet.ops.prepared import Prepared
 from accelnet.parallel.memory import fetched
 from accelnet.report.markup import tag
 from accelnet.terminal import StatusLine
@@ -54,14 +56,15 @@ class Model:
 
     @cached_property
     def _call(self) -> tuple[Any, str]:
-        """The compiled function of weights and inputs, and what computes in it."""
+        """The compiled function of inputs, and what computes in it."""
         runtime.prepare()
+        weights = jax.device_put(dict(self.weights))
         if jax.default_backend() == "cpu" and "reason" not in self.recipe and library.load():
             try:
-                return jax.jit(self.rebuilt()), KERNELS
+                return Prepared(self.rebuilt(), weights), KERNELS
             except NotAccelnetsError:
                 pass  # of another version of accelnet
-        return jax.jit(self.exported().call), XLA
+        return functools.partial(jax.jit(self.exported().call), weights), XLA
 
     def exported(self) -> export.Exported:
         """Return the exported program.
@@ -86,17 +89,13 @@ class Model:
         forward, weights = forward_of(self.recipe, self.schema)
         shapes = {name: (one.shape, one.dtype) for name, one in weights.items()}
         if shapes != {name: (one.shape, one.dtype) for name, one in self.weights.items()}:
-            raise NotAccelnetsError("this accelnet makes a model of other weights")
+            raise NotAccelnetsError("this version of accelnet makes a model with other weights")
         return forward.answer(self.schema["kind"], self.schema["fitted"].get("target"))
 
     @property
     def computed_by(self) -> str:
         """What computes: accelnet's model and kernels, on a CPU, or the exported program."""
         return self._call[1]
-
-    @cached_property
-    def _on_device(self) -> dict[str, jax.Array]:
-        return jax.device_put(dict(self.weights))
 
     def predict(self, raw: Any, *, batch_size: int = 256, skip_bad: bool = False, progress: bool = False) -> Prediction:
         """Predict from raw inputs.
@@ -118,28 +117,50 @@ class Model:
         Raises:
             UserError: if inputs are of another kind, or a row cannot be read and `skip_bad` is off.
         """
+        flags(progress=progress)
+        return joined(list(self.predictions(raw, batch_size=batch_size, skip_bad=skip_bad, progress=progress)))
+
+    def predictions(
+        self, raw: Any, *, batch_size: int = 256, skip_bad: bool = False, progress: bool = False
+    ) -> Iterator[Prediction]:
+        """Yield what `predict` returns batch by batch, so that neither files nor their predictions fill the memory.
+
+        Args:
+            raw: As of `predict`; CSV and Parquet files are read in parts.
+            batch_size: As of `predict`.
+            skip_bad: As of `predict`.
+            progress: As of `predict`.
+
+        Raises:
+            UserError: as `predict`.
+        """
         integer("batch_size", batch_size, 1)
         flags(skip_bad=skip_bad, progress=progress)
-        rows = open_rows(raw, self.schema)
-        size = self.schema["batch"] or min(batch_size, 1 << (rows.count - 1).bit_length())
-        skipped: dict[Any, str] = {}
-        kept: list[int] = []
-        parts: list[dict[str, np.ndarray]] = []
+        size, count, answered, reason = self.schema["batch"], 0, 0, ""
         line = StatusLine(progress)
         try:
-            for first in range(0, rows.count, size):
-                index = np.arange(first, min(first + size, rows.count))
-                for taken, inputs in self._encoded(rows, index, skipped if skip_bad else None):
-                    parts.append(self.answers(inputs, size))
-                    kept += taken.tolist()
-                line(f"{index[-1] + 1:,} of {rows.count:,} rows")
+            for rows in open_rows(raw, self.schema):
+                size = size or min(batch_size, 1 << (rows.count - 1).bit_length())
+                for first in range(0, rows.count, size):
+                    index = np.arange(first, min(first + size, rows.count))
+                    for found in self._answered(rows, index, size, skip_bad):
+                        answered += len(found)
+                        reason = reason or next(iter(found.skipped.values()), "")
+                        yield found
+                    count += len(index)
+                    line(f"{count:,} of {rows.count:,} rows" if rows.are_all else f"{count:,} rows")
         finally:
             line.close()
-        if not parts:
-            raise UserError(f"none of the {rows.count} rows can be read; the first: {next(iter(skipped.values()))}")
-        values = {name: _joined([part[name] for part in parts]) for name in parts[0]}
-        ids = rows.ids if len(kept) == rows.count else [rows.ids[row] for row in kept]
-        return Prediction(self.schema["kind"], ids, values, self.names, skipped)
+        if not answered:
+            raise UserError(f"none of the {count} rows can be read; the first: {reason}")
+
+    def _answered(self, rows: RawRows, index: np.ndarray, size: int, skip_bad: bool) -> Iterator[Prediction]:
+        """Predict for some of the rows, those that were skipped told last."""
+        kind, skipped = self.schema["kind"], dict[Any, str]()
+        for taken, inputs in self._encoded(rows, index, skipped if skip_bad else None):
+            yield Prediction(kind, [rows.ids[row] for row in taken], self.answers(inputs, size), self.names)
+        if skipped:
+            yield Prediction(kind, [], {}, self.names, skipped)
 
     @property
     def names(self) -> dict[str, Any]:
@@ -207,7 +228,7 @@ class Model:
         """
         count = len(jax.tree.leaves(inputs)[0])
         padded = jax.tree.map(lambda one: _padded(one, size or count), inputs)
-        found = fetched(self._call[0](self._on_device, padded))
+        found = fetched(self._call[0](padded))
         return {name: np.asarray(one)[:count] for name, one in found.items()}
 
     def __repr__(self) -> str:
@@ -234,9 +255,3 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
     """Repeat the last row until there are so many."""
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
-
-
-def _joined(parts: list[np.ndarray]) -> np.ndarray:
-    if len({part.shape[1:] for part in parts}) > 1:
-        raise UserError("inputs have different numbers of steps: predict those of one number at a time")
-    return np.concatenate(parts)

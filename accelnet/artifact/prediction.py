@@ -2,21 +2,22 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from accelnet.artifact.outputs import OUTPUTS
 from accelnet.data.encoding import decode_outputs
-from accelnet.disk import write_atomically
+from accelnet.disk import replacing
 from accelnet.errors import UserError
 from accelnet.wording import listed
 
 _FORMATS = (".csv", ".parquet", ".npz")
 _MOST_LINES = 8
+_GROUP_ROWS = 1 << 16  # of a Parquet file
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -132,21 +133,13 @@ class Prediction:
         Raises:
             UserError: if it ends otherwise, or cannot be written.
         """
-        path = check_format(path)
-        if path.suffix == ".npz":
-            arrays = {name: one for name, one in self._arrays().items() if one is not None}
-            buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **arrays)
-            content: str | bytes = buffer.getvalue()
-        else:
-            columns = self.columns(probabilities=probabilities)
-            content = _csv(columns) if path.suffix == ".csv" else _parquet(columns)
-        write_atomically(path, content)
-        return path
+        return write_predictions([self], path, probabilities=probabilities)
 
-    def _arrays(self) -> dict[str, Any]:
+    def arrays(self) -> dict[str, Any]:
+        """Return all that is predicted as arrays by name: ids, labels or numbers, and the outputs."""
         named = {"id": np.asarray(self.ids), "label": self.labels, "number": self.numbers}
-        return {**named, **{name.replace("/", "."): one for name, one in self.values.items() if name != "numbers"}}
+        named |= {name.replace("/", "."): one for name, one in self.values.items() if name != "numbers"}
+        return {name: one for name, one in named.items() if one is not None}
 
     def __repr__(self) -> str:
         words = f"{len(self):,} prediction{'s' * (len(self) != 1)} of {self.kind}"
@@ -163,6 +156,57 @@ class Prediction:
         rows = zip(*(columns[name] for name in list(columns)[:6]), strict=True)
         lines = ["  ".join([f"{str(row[0])[-30:]:4}", *(_cell(one)[:30] for one in row[1:])]) for row in rows]
         return [*lines, "..."] if shown < len(self) else lines
+
+
+def joined(parts: Sequence[Prediction]) -> Prediction:
+    """Put predictions of the same model one behind the other.
+
+    Args:
+        parts: Predictions, one at least with rows.
+
+    Raises:
+        UserError: if they have different numbers of steps.
+
+    Example:
+        >>> parts = [Prediction("numbers", [row], {"outputs": np.array([[row]])}, {}) for row in (3, 5)]
+        >>> joined(parts).ids, joined(parts).numbers.tolist()
+        ([3, 5], [[3.0], [5.0]])
+    """
+    if len(parts) == 1:
+        return parts[0]
+    values: dict[str, np.ndarray] = {}
+    for name in next(part.values for part in parts if len(part)):
+        arrays = [part.values[name] for part in parts if len(part)]
+        if len({one.shape[1:] for one in arrays}) > 1:
+            raise UserError("inputs have different numbers of steps: predict those of one number at a time")
+        values[name] = np.concatenate(arrays)
+    ids = [one for part in parts for one in part.ids]
+    skipped = {row: reason for part in parts for row, reason in part.skipped.items()}
+    return Prediction(parts[0].kind, ids, values, parts[0].fitted, skipped)
+
+
+def write_predictions(parts: Iterable[Prediction], path: str | Path, *, probabilities: bool = False) -> Path:
+    """Write predictions into a file as they come, whole or not at all; an .npz file when the last has come.
+
+    Args:
+        parts: Predictions of the same model.
+        path: As of `Prediction.write`.
+        probabilities: As of `Prediction.write`.
+
+    Raises:
+        UserError: if the path ends otherwise, or cannot be written.
+    """
+    path = check_format(path)
+    with replacing(path) as file:
+        if path.suffix == ".npz":
+            np.savez(file, allow_pickle=False, **joined(list(parts)).arrays())
+            return path
+        add = (_csv if path.suffix == ".csv" else _parquet)(file)
+        for part in parts:
+            if len(part):
+                add(part.columns(probabilities=probabilities))
+        add(None)
+    return path
 
 
 def check_format(path: str | Path) -> Path:
@@ -193,23 +237,55 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float | np.floating) else str(value)
 
 
-def _csv(columns: Mapping[str, Any]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    plain = [one if isinstance(one, list) else one.tolist() for one in columns.values()]
-    kinds = [getattr(one, "dtype", None) for one in columns.values()]
-    # The shortest text that is the same float32 again.
-    short = [kind == np.float32 for kind in kinds]
-    for row in zip(*plain, strict=True):
-        writer.writerow([str(np.float32(one)) if brief else one for one, brief in zip(row, short, strict=True)])
-    return buffer.getvalue()
+Add = Callable[[Mapping[str, Any] | None], None]
 
 
-def _parquet(columns: Mapping[str, Any]) -> bytes:
+def _csv(file: BinaryIO) -> Add:
+    """Return the function that writes columns below those before, or None at the end."""
+    text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="", write_through=True)
+    writer, names = csv.writer(text, lineterminator="\n"), list[str]()
+
+    def add(columns: Mapping[str, Any] | None) -> None:
+        if columns is None:
+            text.detach()
+            return
+        if not names:
+            names.extend(columns)
+            writer.writerow(names)
+        _same_columns(names, columns)
+        plain = [one if isinstance(one, list) else one.tolist() for one in columns.values()]
+        # The shortest text that is the same float32 again.
+        short = [getattr(one, "dtype", None) == np.float32 for one in columns.values()]
+        for row in zip(*plain, strict=True):
+            writer.writerow([str(np.float32(one)) if brief else one for one, brief in zip(row, short, strict=True)])
+
+    return add
+
+
+def _parquet(file: BinaryIO) -> Add:
+    """Return the function that writes columns below those before, in groups of many rows, or None at the end."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    sink = pa.BufferOutputStream()
-    parquet.write_table(pa.table({name: pa.array(one) for name, one in columns.items()}), sink)
-    return sink.getvalue().to_pybytes()
+    waiting: list[Any] = []
+    writers: list[Any] = []
+
+    def add(columns: Mapping[str, Any] | None) -> None:
+        if columns is not None:
+            waiting.append(pa.table({name: pa.array(one) for name, one in columns.items()}))
+            _same_columns(waiting[0].column_names, columns)
+        if waiting and (columns is None or sum(one.num_rows for one in waiting) >= _GROUP_ROWS):
+            table = pa.concat_tables(waiting)
+            if not writers:
+                writers.append(parquet.ParquetWriter(file, table.schema))
+            writers[0].write_table(table)
+            waiting.clear()
+        if columns is None:
+            writers[0].close()
+
+    return add
+
+
+def _same_columns(names: Sequence[str], columns: Mapping[str, Any]) -> None:
+    if list(columns) != list(names):
+        raise UserError("inputs have different numbers of steps: predict those of one number at a time")

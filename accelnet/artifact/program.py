@@ -153,7 +153,7 @@ def _symbolic(held: Any, batch: Any, steps: Any) -> Any:
 
 
 def _without_places(exported: export.Exported) -> export.Exported:
-    """Leave out where in which file each operation was written: paths of the user's machine, a third of the bytes."""
+    """Leave out the file and the line of each operation: paths of the user's machine, and a third of the bytes."""
     content = exported.mlir_module_serialized
     version = re.search(rb"StableHLO_v([0-9.]+)", content)
     if version is None:

@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import jax
 import numpy as np
 
 from accelnet.artifact.schema import BYTES, Held, held_of
+from accelnet.data.cells import Cells
 from accelnet.data.columns import NAMED
 from accelnet.data.files import read_text
 from accelnet.data.pictures import EXTENSIONS, PictureForm, encode_pictures
-from accelnet.data.table_source import open_source, stack
+from accelnet.data.table_source import open_source
+from accelnet.data.tables import Table
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
@@ -30,16 +32,18 @@ class RawRows:
         take: Function of row numbers, int [B], that returns what `schema.encode` takes.
         ids: Names of the rows in results: paths of files, or numbers.
         place: Function of a row that says where it is, for messages.
+        are_all: Whether there are no more.
     """
 
     count: int
     take: Callable[[np.ndarray], Any]
     ids: Sequence[Any]
     place: Callable[[int], str]
+    are_all: bool = True
 
 
-def open_rows(raw: Any, schema: Mapping[str, Any]) -> RawRows:
-    """Return raw inputs as rows.
+def open_rows(raw: Any, schema: Mapping[str, Any]) -> Iterator[RawRows]:
+    """Return raw inputs as rows, those of long tables in parts, one after the other.
 
     Args:
         raw: Arrays [B, ...] or a dict of such; of a table a frame, a dict of columns or a list of rows as dicts; of
@@ -53,6 +57,10 @@ def open_rows(raw: Any, schema: Mapping[str, Any]) -> RawRows:
     paths, fitted = _paths(raw, schema), schema["fitted"]
     if "columns" in fitted and not _is_array(raw) and not (paths and _suffix(paths[0]) in _ARRAYS):
         return _table(paths or [raw], fitted["columns"])
+    return iter([_opened(raw, paths, schema)])
+
+
+def _opened(raw: Any, paths: list[Path] | None, schema: Mapping[str, Any]) -> RawRows:
     if paths is None:
         return _of_values(raw, schema)
     form = picture_form(schema)
@@ -90,7 +98,7 @@ def _is_array(raw: Any) -> bool:
 
 
 def picture_form(schema: Mapping[str, Any]) -> PictureForm | None:
-    """Return what pictures become; None where inputs are none: bytes [H, W, 1 or 3] are pictures of that very size.
+    """Return the form that pictures get; None for other inputs. Bytes [H, W, 1 or 3] are pictures of that size.
 
     Example:
         >>> schema = {"inputs": {"dtype": "uint8", "shape": ["batch", 8, 6, 1]}, "fitted": {}}
@@ -105,15 +113,31 @@ def picture_form(schema: Mapping[str, Any]) -> PictureForm | None:
     return None
 
 
-def _table(sources: Sequence[Any], columns: Sequence[Mapping[str, Any]]) -> RawRows:
-    used, tables = [column["name"] for column in columns], []
-    for one in sources:
-        source = open_source(one, "inputs")
+def _table(given: Sequence[Any], columns: Sequence[Mapping[str, Any]]) -> Iterator[RawRows]:
+    used = [column["name"] for column in columns]
+    as_names = {column["name"] for column in columns if column["kind"] in NAMED}
+    sources = [open_source(one, "inputs") for one in given]
+    for source in sources:
         source.check(used)
-        tables.append(source.read(used, {column["name"] for column in columns if column["kind"] in NAMED}))
-    whole = stack(tables)
-    table = whole._replace(column=functools.cache(whole.column))  # batches take rows of the same columns
-    return RawRows(table.num_rows, table.take, range(table.num_rows), table.place)
+    first, are_all = 0, len(sources) == 1 and sources[0].read_parts is None
+    for source in sources:
+        for part in source.parts(used, as_names):
+            ids = range(first, first + part.num_rows)
+            yield RawRows(part.num_rows, _lenient(part).take, ids, part.place, are_all)
+            first += part.num_rows
+
+
+def _lenient(table: Table) -> Table:
+    """Return a table that reads a column once, and one that has text among its numbers as text: some rows are bad."""
+
+    @functools.cache
+    def column(name: str, names: bool) -> Cells:
+        try:
+            return table.column(name, names)
+        except UserError:
+            return table.column(name, True)
+
+    return table._replace(column=column)
 
 
 def _of_values(raw: Any, schema: Mapping[str, Any]) -> RawRows:

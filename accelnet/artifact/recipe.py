@@ -28,7 +28,7 @@ from accelnet.signature import wants
 _PLACES = {"jax.nn": jax.nn, "jax.numpy": jnp, "jax.lax": jax.lax, "flax.nnx": nnx, "accelnet.ops": ops}
 _OWN_PREPARES = (standardize, standardize_series, unchanged, with_cast_targets, with_cast_tokens)
 _PREPARES = {one.__name__: one for one in _OWN_PREPARES}
-_MODELS = {kind.__name__: kind for kind in (models.MLP, models.CNN, models.RNN, models.ResNet)}
+_MODELS = {name: kind for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, nnx.Module)}
 
 
 class NotAccelnetsError(Exception):

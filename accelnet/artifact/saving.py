@@ -96,7 +96,7 @@ def forward_in(
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what makes a program now.
+    """Return the versions of the packages that make a program.
 
     Example:
         >>> sorted(versions())

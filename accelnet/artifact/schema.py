@@ -50,7 +50,7 @@ class Held:
 
 
 def described_arrays(avals: Any) -> Any:
-    """Return arrays, or the dict of them, by dtype and shape, where a size that is not known is a name.
+    """Describe arrays, or a dict of them, by dtype and shape; a size that is not known is a name.
 
     Example:
         >>> described_arrays(jax.ShapeDtypeStruct((2, 3), np.float32))

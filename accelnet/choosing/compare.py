@@ -25,7 +25,7 @@ from accelnet.populations.members import Member, check_field, grid
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
 from accelnet.training.flops import trace_step
-from accelnet.training.progress import Part, Progress, make_progress
+from accelnet.training.progress import PartOfProgress, Progress, make_progress
 from accelnet.training.record import write_report
 from accelnet.training.writable import check_workdir
 
@@ -153,7 +153,7 @@ def _at(one: Candidate, rate: float) -> Candidate:
 
 @dataclass
 class _Study:
-    """How candidates are trained and measured; `done` of all steps are behind."""
+    """How candidates are trained and measured; `done` counts the steps that are trained."""
 
     metric: str
     split: str
@@ -177,7 +177,7 @@ class _Study:
         name = quote(one.name, safe="=,+ ").replace("%", "@")
         folder = None if self.workdir is None else Path(self.workdir) / name / part
         population = Population(function, one.config, members, splits=splits, evaluations=evaluations)
-        run = population.train(workdir=folder, progress=Part(self.display, min(self.done, self.total)))
+        run = population.train(workdir=folder, progress=PartOfProgress(self.display, min(self.done, self.total)))
         self.done += len(members) * int(run.steps[-1])
         return run
 

@@ -22,10 +22,10 @@ from accelnet.experiment import Experiment, check_experiment
 from accelnet.json_file import plain_value
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
-from accelnet.training.fit import HANG_SECONDS, train_to_end
-from accelnet.training.hosts import Hosts, supervised
+from accelnet.training.ends import begin, finish
+from accelnet.training.hosts import HANG_SECONDS, Hosts, supervised
 from accelnet.training.program import Programs, check_fits, prepare
-from accelnet.training.progress import Part, Progress, make_progress
+from accelnet.training.progress import PartOfProgress, Progress, make_progress
 from accelnet.training.timing import Timing
 from accelnet.training.workdir import DiskWorkdir, Workdir
 from accelnet.training.writable import check_workdir
@@ -125,13 +125,14 @@ def _train(
     timing = Timing()
     of_fold = _of_fold(experiment, shared.folds[number])
     feed, programs = shared.programs(of_fold, number)
-    part = Part(display, number * shared.share, shared.share / of_fold.total_steps)
+    part = PartOfProgress(display, number * shared.share, shared.share / of_fold.total_steps)
     work = Workdir(of_fold)
     if directory is not None:
         path = directory / f"fold-{number + 1}"
         work = DiskWorkdir(path, of_fold, hosts, resume=True, allow_change=False, note=say)
     try:
-        run = train_to_end(of_fold, feed, programs, work, hosts, part, timing)
+        loop, state = begin(of_fold, feed, programs, work, hosts, part, timing)
+        run = finish(loop, loop.train(state))
     except DivergenceError as error:
         raise DivergenceError(f"fold {number + 1} of {len(shared.folds)}: {error}") from error
     finally:

@@ -190,7 +190,7 @@ def mean_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
 
 
 def median_interval(values: Any, level: float = 0.95) -> tuple[float, float]:
-    """Return the interval of a median over seeds that ends at values themselves, whatever their distribution.
+    """Return an interval of the median over seeds, whatever the distribution: its ends are two of the values.
 
     The k-th lowest and the k-th highest of S values hold the median between them with a chance of `1 - 2 P(B < k)`, B
     being binomial of S and 1/2; k is the largest for which that is at least the level.

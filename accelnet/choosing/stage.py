@@ -1,4 +1,4 @@
-"""One comparison within `tune`: settings trained for a share of the whole training, and which may be the best."""
+"""One comparison within `tune`: settings trained for a share of the whole training, and those that may be the best."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -22,7 +22,7 @@ from accelnet.experiment import check_experiment
 from accelnet.populations.members import ExperimentFunction, Member, check_field
 from accelnet.populations.population import Population
 from accelnet.populations.results import PopulationRun
-from accelnet.training.progress import Part, make_progress
+from accelnet.training.progress import PartOfProgress, make_progress
 from accelnet.training.record import write_report
 from accelnet.training.writable import check_workdir
 from accelnet.wording import shown
@@ -99,7 +99,7 @@ def tune(
         members = [Member(first_seed + nth, setting) for setting, nth in wanted]
         population = Population(*at_share(function, config, experiment, share), members, evaluations=EVALUATIONS)
         nonlocal done
-        part, done = Part(display, done), done + len(members) * steps[share]
+        part, done = PartOfProgress(display, done), done + len(members) * steps[share]
         return population.train(workdir=None if folder is None else folder / name, devices=devices, progress=part)
 
     def train_all(settings: Sequence[Mapping[str, float]], name: str) -> Stage:

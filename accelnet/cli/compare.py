@@ -109,7 +109,7 @@ def changed(config: Any, text: str) -> Any:
 
 
 def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candidate"]:
-    """Load scripts, and set the fields that were set for this script and that they have too."""
+    """Load scripts, and give their Configs the values that were set for this script, where they have such fields."""
     from accelnet.choosing.candidates import Candidate
 
     default = script.default_config()

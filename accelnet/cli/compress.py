@@ -20,7 +20,7 @@ class CompressOptions:
     workdir: Path
     """Directory of the run."""
     max_drop: str | None = None
-    """Largest loss, such as 0.5%: of shares such as the accuracy points of a hundred, of other metrics a share of the
+    """Largest loss of quality, such as 0.5%: percentage points of a share such as the accuracy, else a share of the
     original's value. None: 0.5%, or what the validation rows can show."""
     latency: str | None = None
     """Longest time of an answer on this machine, such as 0.05ms: take the best network that is as fast."""
@@ -42,7 +42,7 @@ class CompressOptions:
 
 
 def compress(script: Script, options: CompressOptions, output: Output) -> None:
-    """Find a smaller and faster network in the place of a trained one, by measurement."""
+    """Find a smaller and faster network to replace a trained one, by measurement."""
     max_drop = None if options.max_drop is None else share(options.max_drop)
     latency = None if options.latency is None else seconds(options.latency)
     methods = [name.strip() for name in options.methods.split(",") if name.strip()]
@@ -51,7 +51,7 @@ def compress(script: Script, options: CompressOptions, output: Output) -> None:
         raise UserError(f"{options.workdir} holds no run: `train --workdir {options.workdir}` makes one")
     start_platform()
     from accelnet.compressing.compress import DIRECTORY, compress
-    from accelnet.training.fit import evaluate
+    from accelnet.training.evaluate import evaluate
 
     script, config = known
     out = options.workdir.with_name(f"{options.workdir.name}-small") if options.out is None else options.out.absolute()

@@ -97,7 +97,7 @@ def this_machine() -> Machine:
 
 
 def table(checks: list[Check]) -> str:
-    """Return the checks as text, what should be mended last, with its remedy."""
+    """Return the checks as text; what needs mending comes last, with its remedy."""
     from rich.table import Table
 
     rows = Table("", "", "", box=None, pad_edge=False, show_header=False)

@@ -39,7 +39,7 @@ def evaluate(
     import jax
 
     from accelnet.evaluating.assess import assess
-    from accelnet.training.fit import evaluate
+    from accelnet.training.evaluate import evaluate
 
     known = script.of_run(options.workdir)
     if known is None:

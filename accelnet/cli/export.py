@@ -27,7 +27,7 @@ class ExportOptions:
     out: Path = Path("dist")
     """Directory for the files and export.json; made if needed."""
     docker: bool = False
-    """Write docker/ there, too: what `docker build` makes an image of that serves the model."""
+    """Write docker/ there, too: `docker build` makes an image of it that serves the model."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
     """Write the model of a run in formats of other runtimes, and check each file there before it is kept."""
     from accelnet.exporting.export import check_folder, check_formats, export_source
     from accelnet.exporting.source import source_of_run
-    from accelnet.training.fit import evaluate
+    from accelnet.training.evaluate import evaluate
 
     wanted = check_formats(options.to)
     check_folder(options.out)
@@ -61,7 +61,7 @@ def export(script: Script, options: ExportRunOptions, output: Output) -> None:
 
 
 def write_image(model: "Model", options: ExportOptions) -> None:
-    """Write what an image that serves a model is made of, where that is asked for.
+    """Write the files of an image that serves a model, where they are asked for.
 
     Raises:
         UserError: if it cannot be written, or the model is of another accelnet.

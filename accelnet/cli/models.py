@@ -25,7 +25,7 @@ def load_model(script: Script, workdir: Path, best: bool, devices: DeviceOptions
     """
     from accelnet.artifact.load import BEST, LAST, load
     from accelnet.training.checkpoint import Checkpoints
-    from accelnet.training.fit import evaluate
+    from accelnet.training.evaluate import evaluate
     from accelnet.training.rows import best_step, with_rows
 
     path, checkpoints = (

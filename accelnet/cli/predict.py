@@ -1,6 +1,7 @@
 """The verb `predict`."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,17 +70,27 @@ def write_predictions(model: Any, options: ResultOptions, output: Output) -> Non
     """
     if not options.inputs:
         raise UserError("there are no inputs: name a file of rows, pictures, or a folder of these")
-    found = model.predict(
-        list(options.inputs), batch_size=options.batch_size, skip_bad=options.skip_bad, progress=not output.quiet
-    )
-    found.write(options.out, probabilities=options.probabilities)
-    for reason in list(found.skipped.values())[:_MOST_TOLD]:
+    from accelnet.artifact.prediction import write_predictions as write
+
+    count, skipped = 0, dict[Any, str]()
+
+    def counted() -> Iterator[Any]:
+        nonlocal count
+        for part in model.predictions(
+            list(options.inputs), batch_size=options.batch_size, skip_bad=options.skip_bad, progress=not output.quiet
+        ):
+            count += len(part)
+            skipped.update(part.skipped)
+            yield part
+
+    write(counted(), options.out, probabilities=options.probabilities)
+    for reason in list(skipped.values())[:_MOST_TOLD]:
         say(f"skipped: {reason}")
-    if (more := len(found.skipped) - _MOST_TOLD) > 0:
+    if (more := len(skipped) - _MOST_TOLD) > 0:
         say(f"skipped: {more:,} more")
-    left_out = f", {len(found.skipped):,} rows skipped" if found.skipped else ""
-    show(f"{len(found):,} predictions of {found.kind} in {options.out}{left_out}")
+    left_out, kind = f", {len(skipped):,} rows skipped" if skipped else "", model.schema["kind"]
+    show(f"{count:,} predictions of {kind} in {options.out}{left_out}")
     if output.json:
-        skipped = {str(name): reason for name, reason in found.skipped.items()}
-        values = {"predictions": len(found), "kind": found.kind, "out": str(options.out), "skipped": skipped}
+        told = {str(name): reason for name, reason in skipped.items()}
+        values = {"predictions": count, "kind": kind, "out": str(options.out), "skipped": told}
         show(json.dumps(values))

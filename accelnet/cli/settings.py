@@ -16,7 +16,7 @@ class SettingsOptions:
     """Settings in a file."""
 
     config: Path | None = None
-    """JSON file of settings to start from: one that --save-config wrote, or config.json of a run. Flags count more."""
+    """JSON file of settings to start from: one that --save-config wrote, or config.json of a run. Flags override it."""
     save_config: Path | None = None
     """JSON file to write the settings to."""
 

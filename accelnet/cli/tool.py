@@ -37,7 +37,7 @@ class ModelOptions:
     model: tyro.conf.Positional[Path]
     """File that `run.save` wrote, or the work directory of a run."""
     best: bool = False
-    """Take, of a work directory, the weights with the best validation metric."""
+    """Take the weights with the best validation metric from a work directory."""
 
 
 @dataclass(frozen=True)

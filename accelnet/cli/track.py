@@ -1,4 +1,4 @@
-"""Trackers by their names, and `accelnet track`: a run that is there, told to a tracker."""
+"""Trackers by their names, and `accelnet track`, which tells a tracker about an earlier run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class TrackOptions:
 
 
 def track(options: TrackOptions) -> None:
-    """Tell a run that is there to trackers, row by row, as if it trained now."""
+    """Tell trackers about an earlier run, row by row, as if it trained now."""
     from accelnet.choosing.runs import recorded_rows
     from accelnet.tracking.tracker import Tracking
     from accelnet.training.stored import read_stored

@@ -49,8 +49,9 @@ def train(
 ) -> None:
     """Train, and evaluate at the end."""
     from accelnet.planning.utilization import utilization
+    from accelnet.training.evaluate import evaluate
     from accelnet.training.examples import examples
-    from accelnet.training.fit import evaluate, fit
+    from accelnet.training.fit import fit
     from accelnet.training.histograms import histograms
     from accelnet.training.result import result_line
     from accelnet.training.timing import account_line

@@ -23,12 +23,12 @@ class TuneOptions:
     fields: tyro.conf.Positional[tuple[str, ...]]
     """One or two numbers of the Config, such as learning_rate, or learning_rate weight_decay."""
     range: tuple[str, ...] = ()
-    """Lowest and highest value for each field, such as 1e-4:1. None: from a hundredth of the field's value to its
-    hundredfold."""
+    """Lowest and highest value for each field, such as 1e-4:1. None: from a hundredth of the field's value to a
+    hundred times it."""
     points: int | None = None
     """Values tried per field. None: 16 for one field, 8 for two."""
     seeds: int = 3
-    """Short trainings per value, from --seed on."""
+    """Short trainings per value, with the seeds from --seed on."""
     budget: float | None = None
     """Length of a short training as a share of a whole one. None: a twentieth, or ten steps if that is more."""
     metric: str = "loss"

@@ -93,12 +93,13 @@ class Watch:
         self._beats.mark(step, phase)
 
     def explain(self, error: BaseException) -> None:
-        """Find out whether an error that came up here means that another process is gone; then do not return.
+        """End this process if an error means that another one is gone; return if the error is this process's own.
+
+        In the first case the message names the other process and the exit code is 5, or its own reason and code where
+        it left these. In the second this takes a few seconds.
 
         Args:
-            error: such as gloo's when a connection closes. If a process is gone, this one ends with the message that
-                names it and code 5 (if the other said why it ended, with its reason and its code). If all others are
-                there, the error is this process's own: this returns after a few seconds.
+            error: exception that came up here, such as gloo's when a connection closes.
         """
         if self._store is None or self._left is not None:
             return

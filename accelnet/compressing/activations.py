@@ -18,7 +18,7 @@ from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.rules import path_names
-from accelnet.training.step import prepared
+from accelnet.training.batch import prepared
 
 Key = tuple[str, tuple[int, ...]]
 

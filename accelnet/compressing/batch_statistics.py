@@ -9,7 +9,7 @@ import numpy as np
 
 from accelnet.experiment import Experiment
 from accelnet.parallel.layout import ONE_DEVICE
-from accelnet.training.step import training_batch
+from accelnet.training.batch import training_batch
 
 _STATISTICS_BATCHES = 32
 

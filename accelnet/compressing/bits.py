@@ -1,6 +1,6 @@
 """Weights of fewer bits: chosen after training, or trained for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -190,7 +190,20 @@ def to_training(experiment: Experiment, bits: int | Mapping[str, int]) -> Experi
     return experiment.replace(model=Compressed(experiment.model, Compression(rounded=chosen)))
 
 
-def to_stored(experiment: Experiment, params: Any, model_state: Any, *, embeddings: int | None = None) -> Result:
+def unrounded(experiment: Experiment) -> Experiment:
+    """Return the experiment of `to_training` with layers that round nothing; weights stay the same."""
+    model = experiment.model
+    return experiment.replace(model=Compressed(model.model, replace(model.compression, rounded={})))
+
+
+def to_stored(
+    experiment: Experiment,
+    params: Any,
+    model_state: Any,
+    *,
+    embeddings: int | None = None,
+    leaving: Collection[str] = (),
+) -> Result:
     """Store what was trained in the form of `to_training`: as `quantize` does, but with the whole numbers of training.
 
     Args:
@@ -198,6 +211,7 @@ def to_stored(experiment: Experiment, params: Any, model_state: Any, *, embeddin
         params: Parameters, nested dict.
         model_state: State of the model.
         embeddings: Bits of embeddings, or None to leave them.
+        leaving: Paths of layers that keep their floats.
 
     Raises:
         UserError: if no layer of the model rounds.
@@ -208,10 +222,11 @@ def to_stored(experiment: Experiment, params: Any, model_state: Any, *, embeddin
         raise UserError(
             "no layer of the model rounds its weights: to_training(experiment, bits) gives one in which they do"
         )
-    plain = experiment.replace(model=Compressed(model.model, replace(model.compression, rounded={})))
-    chosen = dict(rounds)
+    plain, chosen = unrounded(experiment), dict(rounds)
     if embeddings is not None:
         chosen |= {path: embeddings for path, names in quantizable(plain).items() if "embedding" in names}
+
+    chosen = {path: one for path, one in chosen.items() if path not in leaving}
 
     def rounding(_: str, layer_bits: int) -> Callable[[str, Any], tuple[Any, Any]]:
         return lambda _, matrix: nearest(matrix, layer_bits)

@@ -69,6 +69,11 @@ def cost_of(experiment: Experiment) -> Cost:
     )
 
 
+def weighing_of(run: Run) -> Weighing:
+    """Return the experiment of a run, with its weights."""
+    return run.experiment, run.params, run.model_state
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A network that may be worth a training.
@@ -114,7 +119,7 @@ class Candidate:
 
     @property
     def structure(self) -> str:
-        """What is equal for networks that compute the same program, with whatever weights."""
+        """A value that is equal for networks that compute the same program, whatever their weights."""
         return json.dumps(self.compression, sort_keys=True) if self.compression else self.name
 
     @property

@@ -129,14 +129,14 @@ def compress(
     store.claim(run)
     say = StatusLine(progress)
     comparison = Comparison(run, name, "validation", say)
+    sizes = sorted({1, batch, max(run.experiment.resolved_eval_batch_size, 2)})
     if ways is None:
-        ways = ways_of(run, methods, say)
+        ways = ways_of(run, methods, sizes, say)
     wanted = Wanted(max_drop, latency, batch)
     fits = None if latency is None else partial(_is_fast, run, wanted)
     goal = Goal(max_drop, fits, most)
     search = Search(run, ways, comparison, goal, budget=budget, store=store, say=say)
     candidates = search.candidates()
-    sizes = sorted({1, batch, max(run.experiment.resolved_eval_batch_size, 2)})
     measured = measure(candidates, comparison, sizes, seconds=_SECONDS, targets=targets, say=say)
     recommended, nearest = choose(measured, wanted)
     test: dict[str, Any] = {}

@@ -122,7 +122,7 @@ def mean_metric(objective: Objective, name: str) -> Mean:
 
 
 def usual_metric(objective: Objective, best_metric: str) -> str:
-    """Return the metric by which a drop is measured if nobody says: a share such as accuracy, else `best_metric`.
+    """Return the metric by which a drop is measured if none is given: a share such as accuracy, else `best_metric`.
 
     Example:
         >>> from accelnet import objectives

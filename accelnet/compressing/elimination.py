@@ -40,7 +40,7 @@ def prune(
 
     Units go one by one, or by a score, as `kept_units` says; the products that took them in are refitted to their
     outputs on training rows. Layers are done from the last to the first, so that no weight has to make up for an output
-    that nobody takes in any more. Then BatchNorm's statistics are computed anew, from batches as training sees them.
+    that no layer takes in any more. Then BatchNorm's statistics are computed anew, from batches as training sees them.
 
     Args:
         experiment: What was trained; the model may be compressed already.
@@ -122,9 +122,9 @@ def _last_use(space: Space, order: Mapping[str, int]) -> int:
 
 
 def _shifted(space: Space, weights: Weights, known: Widths) -> dict[str, str | None]:
-    """Return the products of a space's units behind which a constant is taken up, and the bias that does it.
+    """Return the products of a space's units after which a bias can take up a constant, and that bias.
 
-    None for the bias: BatchNorm's mean, which is computed anew.
+    The bias is None where BatchNorm's mean, which is computed anew, takes it up.
     """
     found: dict[str, str | None] = {}
     every = [one for width in known.proven.values() for one in width.spaces]

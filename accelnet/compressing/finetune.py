@@ -16,8 +16,8 @@ from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
-from accelnet.training.fit import HANG_SECONDS, train_to_end
-from accelnet.training.hosts import supervised
+from accelnet.training.ends import begin, finish
+from accelnet.training.hosts import HANG_SECONDS, supervised
 from accelnet.training.program import Programs, check_fits, prepare
 from accelnet.training.progress import Progress
 from accelnet.training.rhythm import Every
@@ -28,6 +28,7 @@ from accelnet.training.workdir import DiskWorkdir, Workdir
 
 FACTORS = (1.0, 0.3, 0.1)  # of the run's own rate: what is trained already needs less
 SHARE = 0.1  # of the training, for each of them
+_FEW_STEPS = 1000  # below which compiling takes longer than training
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +129,9 @@ def find_rate(
     short = of_length(experiment, SHARE).replace(early_stopping=None, keep_best=0)
     short = short.replace(eval_every=Every(steps=short.total_steps), log_every=Every(steps=short.total_steps))
     feed, programs = prepare(short)
+    if len(factors) * short.total_steps < _FEW_STEPS:
+        quickly = [replace(one, runs_once=True) for one in (programs.train, programs.evaluate)]
+        programs = replace(programs, train=quickly[0], evaluate=quickly[1])
     tried: list[dict[str, Any]] = []
     try:
         peak = _rate(state_of(short, start.params, start.model_state, 0))
@@ -190,7 +194,8 @@ def _train(
         if workdir is not None:
             work = DiskWorkdir(workdir, experiment, hosts, resume=True, allow_change=False, note=say)
         stack.callback(work.close)
-        return train_to_end(experiment, feed, changed, work, hosts, display, Timing())
+        loop, state = begin(experiment, feed, changed, work, hosts, display, Timing())
+        return finish(loop, loop.train(state))
 
 
 def _placed(leaf: Any, like: Any) -> Any:

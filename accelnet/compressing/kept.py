@@ -11,17 +11,15 @@ from accelnet.json_file import read_json
 from accelnet.parallel.memory import exhaustion_explained
 from accelnet.terminal import say
 from accelnet.training.checkpoint import DIRECTORY, Checkpoints
-from accelnet.training.fit import HANG_SECONDS
-from accelnet.training.hosts import supervised
-from accelnet.training.loop import Loop
+from accelnet.training.evaluator import Evaluator
+from accelnet.training.hosts import HANG_SECONDS, supervised
 from accelnet.training.program import prepare
-from accelnet.training.progress import Progress
 from accelnet.training.result import make_result
 from accelnet.training.run import Run
 from accelnet.training.state import abstract_state
 from accelnet.training.stored import CONFIG
 from accelnet.training.timing import Timing
-from accelnet.training.workdir import DiskWorkdir, Workdir
+from accelnet.training.workdir import DiskWorkdir
 
 _KEPT = "kept.json"
 
@@ -37,10 +35,10 @@ def evaluated(run: Run) -> Run:
     with supervised(None, HANG_SECONDS) as hosts, exhaustion_explained():
         feed, programs = prepare(experiment)
         try:
-            loop = Loop(experiment, feed, programs, Workdir(), hosts, Progress(), Timing(), rhythms={})
+            evaluator = Evaluator(experiment, feed, programs, hosts)
             wanted = experiment.final_splits
             metrics = {
-                split: loop.evaluate(state, split) if split in wanted else {}
+                split: evaluator.evaluate(state, split) if split in wanted else {}
                 for split in ("train", *experiment.data.splits)
             }
         finally:

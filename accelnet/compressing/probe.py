@@ -16,7 +16,7 @@ from accelnet.compressing.products import Value, Watcher
 from accelnet.experiment import Experiment
 from accelnet.models.pure import PureModel
 from accelnet.parallel.rules import path_names
-from accelnet.training.step import prepared
+from accelnet.training.batch import prepared
 
 Weights = Mapping[str, Any]
 _ROWS = 16
@@ -60,7 +60,7 @@ class Probe:
         return noise.astype(like.dtype)
 
     def outputs(self, weights: Weights, model: PureModel | None = None) -> np.ndarray:
-        """Return all numbers of the outputs in one row, of the model or of another one of the same inputs."""
+        """Return all outputs of the model, or of another one with the same inputs, as one row of numbers."""
         if model is None:
             return np.asarray(self._outputs(weights))
         like = jax.eval_shape(lambda: model.init(jax.random.key(0), self.inputs))
@@ -121,7 +121,7 @@ class _Seen:
         return {}, {}
 
     def take(self, body: Any, total: Any, stacked: Any) -> None:
-        """Take nothing: the body's sink is this one."""
+        """Do nothing: the body of a loop writes into this sink itself."""
 
 
 def _is_statistic(value: Any) -> bool:

@@ -1,16 +1,13 @@
 """What is proposed to the search: networks with so many times fewer FLOPs, by each method."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
-import jax
-
-from accelnet.compressing.activations import Key, Moments, input_moments
-from accelnet.compressing.bits import bit_sensitivity, quantizable, quantize, to_stored, to_training
-from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of
+from accelnet.compressing.bits import to_training
+from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of, weighing_of
 from accelnet.compressing.elimination import prune
+from accelnet.compressing.fewer_bits import BFLOAT16, FewerBits
+from accelnet.compressing.layer_inputs import InputMoments
 from accelnet.compressing.measured import Say
 from accelnet.compressing.ranks import factorize, spectra
 from accelnet.compressing.sensitivity import Sensitivity
@@ -24,8 +21,6 @@ from accelnet.models.compressed import Compressed, Compression
 from accelnet.training.run import Run
 
 BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
-_BFLOAT16 = 16
-_ROWS = 4000  # of which the moments of a layer's inputs are taken
 _SHARE_OF_RANKS = 1.5  # of the factor, where widths are smaller too
 _SHARES = 64  # steps between nothing and all of the widths
 _ROUND = 1.05  # a network that costs as much more than a share is taken for that share
@@ -37,7 +32,7 @@ def smaller(width: int, share: float, step: int = 1) -> int:
     Args:
         width: The width.
         share: Share of it, above 0 and at most 1.
-        step: Number of which what is taken away has to be a multiple.
+        step: Number that divides what is taken away.
 
     Example:
         >>> [smaller(width, 0.5) for width in (300, 64, 20, 3)], smaller(192, 0.3, step=12)
@@ -52,7 +47,7 @@ def nice_numbers(width: int, step: int = 1) -> list[int]:
 
     Args:
         width: The width.
-        step: Number of which what is taken away has to be a multiple.
+        step: Number that divides what is taken away.
 
     Example:
         >>> nice_numbers(32), nice_numbers(20)
@@ -133,29 +128,6 @@ class WidthLadder:
         return prune(run.experiment, run.params, run.model_state, values, found=self._widths, say=self._say)
 
 
-class Inputs:
-    """The moments of the inputs of a network's layers, computed once.
-
-    Args:
-        say: Function that is told what is being done.
-    """
-
-    def __init__(self, say: Say) -> None:
-        self.say = say
-        self._known: tuple[list[Any], dict[Key, Moments]] = [], {}
-
-    def moments(self, weighing: Weighing) -> dict[Key, Moments]:
-        """Return the moments of weights that suit an experiment."""
-        experiment, params, model_state = weighing
-        leaves = jax.tree.leaves(params)
-        known, found = self._known
-        if len(known) != len(leaves) or any(a is not b for a, b in zip(known, leaves, strict=True)):
-            paths = [f"{re.escape(path)}\\..*" if path else ".*" for path in quantizable(experiment)]
-            found = input_moments(experiment, params, model_state, rows=_ROWS, paths=paths, say=self.say)
-            self._known = leaves, found  # of one network at a time: they are large
-        return found
-
-
 class RankLadder:
     """Networks with layers of low rank.
 
@@ -165,7 +137,7 @@ class RankLadder:
         inputs: Moments of the layers' inputs.
     """
 
-    def __init__(self, weighing: Weighing, total: Cost, inputs: Inputs) -> None:
+    def __init__(self, weighing: Weighing, total: Cost, inputs: InputMoments) -> None:
         self._weighing, self._total, self._say = weighing, total, inputs.say
         self._whole = cost_of(weighing[0])
         self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
@@ -185,7 +157,7 @@ class RankLadder:
         return Proposal(f"{name} 1/{factor:g}", how, made, cost, weigh)
 
 
-def both(widths: WidthLadder, total: Cost, inputs: Inputs, factor: float) -> Proposal | None:
+def both(widths: WidthLadder, total: Cost, inputs: InputMoments, factor: float) -> Proposal | None:
     """Return a network with smaller widths whose layers have low ranks too.
 
     Args:
@@ -201,43 +173,13 @@ def both(widths: WidthLadder, total: Cost, inputs: Inputs, factor: float) -> Pro
     return ladder.propose(factor, "widths and ranks", ("widths", "ranks"))
 
 
-class FewerBits:
-    """Networks whose weights have fewer bits.
-
-    Args:
-        inputs: Moments of the layers' inputs.
-    """
-
-    def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
-
-    def stored(self, bits: int, run: Run) -> Weighing:
-        """Round the weights of a trained network."""
-        weighing = weighing_of(run)
-        moments = None if bits == _BFLOAT16 else self._inputs.moments(weighing)
-        return quantize(*weighing, bits, moments=moments, say=self._inputs.say)
-
-    def trained(self, bits: int, run: Run) -> Weighing:
-        """Store weights that were rounded while they were trained."""
-        return to_stored(*weighing_of(run), embeddings=bits)
-
-    def sensitivity(self, run: Run) -> Sensitivity:
-        """Return by layer how much its outputs change with 8 and with 4 bits."""
-        weighing = weighing_of(run)
-        return bit_sensitivity(*weighing, self._inputs.moments(weighing))
-
-
-def weighing_of(run: Run) -> Weighing:
-    """Return the experiment of a run, with its weights."""
-    return run.experiment, run.params, run.model_state
-
-
-def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
+def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: Say) -> Ways:
     """Return how a run's network is made smaller by methods.
 
     Args:
         run: The run.
         methods: Names of methods.
+        batch_sizes: Batch sizes at which no layer is to be slower.
         say: Function that is told what is being done.
 
     Raises:
@@ -247,7 +189,7 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
     bits: dict[str, Bits] = {}
     notes: list[str] = []
     sensitivity: list[Sensitivity] = []
-    inputs, total = Inputs(say), cost_of(run.experiment)
+    inputs, total = InputMoments(say), cost_of(run.experiment)
     ladder: WidthLadder | None = None
     if "widths" in methods:
         widths = find_widths(run.experiment, say=say)
@@ -263,10 +205,10 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
             if ladder is not None:
                 structures["widths and ranks"] = partial(both, ladder, total, inputs)
         if "bits" in methods:
-            fewer = FewerBits(inputs)
+            fewer = FewerBits(inputs, batch_sizes, notes.append)
             sensitivity.append(fewer.sensitivity(run))
             for name, number in BITS.items():
-                ways = (None, None) if number == _BFLOAT16 else (partial(to_training, bits=number), fewer.trained)
+                ways = (None, None) if number == BFLOAT16 else (partial(to_training, bits=number), fewer.trained)
                 trained = None if ways[1] is None else partial(ways[1], number)
                 bits[name] = Bits(partial(fewer.stored, number), ways[0], trained)
     except UserError as error:
@@ -281,4 +223,4 @@ def ways_of(run: Run, methods: Sequence[str], say: Say) -> Ways:
     if "teacher" in methods:
         original, params, model_state = weighing_of(run)
         teacher = partial(taught, teacher=original, params=params, model_state=model_state, say=say)
-    return Ways(structures, bits, teacher, tuple(notes), tuple(one.as_json() for one in sensitivity))
+    return Ways(structures, bits, teacher, notes, tuple(one.as_json() for one in sensitivity))

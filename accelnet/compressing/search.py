@@ -66,12 +66,17 @@ class Search:
         self, original: Run, ways: Ways, comparison: Comparison, goal: Goal, *, budget: int, store: Store, say: Say
     ) -> None:
         self.original, self.ways, self.comparison, self.goal, self.say = original, ways, comparison, goal, say
-        self.notes = list(ways.notes)
-        self._trainings = Trainings(original, budget, store, say, self.notes.append)
+        self._notes: list[str] = []
+        self._trainings = Trainings(original, budget, store, say, self._notes.append)
         self._trained: list[Trained] = []
         self._proposed: dict[float, list[tuple[Proposal, Run]]] = {}
         self._impossible: set[float] = set()
         self._kept = 0
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left alone, and why; trainings that failed."""
+        return [*self.ways.notes, *self._notes]
 
     def candidates(self) -> list[Candidate]:
         """Return the original and all that was made, in this order."""
@@ -181,7 +186,7 @@ class Search:
         try:
             taught, start = self.ways.teacher(best.proposal.experiment), Start(run.params, run.model_state)
         except UserError as error:
-            self.notes.append(f"no teacher: {error}")
+            self._notes.append(f"no teacher: {error}")
             self.ways = dataclasses.replace(self.ways, teacher=None)
             return False
         how = (*best.proposal.how, "teacher")

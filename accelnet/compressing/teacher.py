@@ -18,7 +18,7 @@ from accelnet.objectives.objective import OFFERED, Objective, Task
 from accelnet.objectives.weights import Batch
 from accelnet.parallel.layout import ONE_DEVICE
 from accelnet.signature import described, wants
-from accelnet.training.step import prepared, training_batch
+from accelnet.training.batch import prepared, training_batch
 
 Say = Callable[[str], None]
 

@@ -115,7 +115,7 @@ class Trials:
 
 
 def parts_of(values: Sequence[int]) -> list[int]:
-    """Return by which parts of their greatest common divisor numbers may become smaller, the first six.
+    """Return the first six parts of the numbers' greatest common divisor, by which they may become smaller.
 
     Example:
         >>> parts_of([16, 24])

@@ -32,7 +32,7 @@ class Ways:
         structures: By name, function from how many times fewer FLOPs to a `Proposal`, None where there is none.
         bits: By name, how a network gets fewer bits, the fewest last.
         teacher: Function from an experiment to the one with the original's outputs as further targets. None: without.
-        notes: What is left alone, and why.
+        notes: What is left alone, and why; methods may add to it as they are used.
         sensitivity: How layers of the original bear it: "title", "axis", "error" and "layers", each with "name" and
             "points".
     """

@@ -2,6 +2,7 @@
 
 from accelnet.data.augment import compose as compose
 from accelnet.data.characters import text as text
+from accelnet.data.cifar import cifar10 as cifar10
 from accelnet.data.colors import color_jitter as color_jitter
 from accelnet.data.dataset import Data as Data
 from accelnet.data.encoding import undo_target as undo_target

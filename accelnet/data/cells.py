@@ -1,6 +1,6 @@
 """One column of a table, as numbers or as names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +32,20 @@ class Cells(NamedTuple):
         """Rows without a value, bool [N]."""
         return self.values < 0 if self.kind == "text" else np.isnan(self.values)
 
+    def take(self, rows: np.ndarray) -> "Cells":
+        """Return some of the rows, int [B], in this order; of text only the names that they have.
+
+        Example:
+            >>> Cells("text", np.array([2, 0, -1]), ("blue", "green", "red")).take(np.array([2, 0]))
+            Cells(kind='text', values=array([-1,  0], dtype=int32), names=('red',))
+        """
+        values = self.values[rows]
+        if self.kind != "text":
+            return self._replace(values=values)
+        present = np.unique(values[values >= 0])
+        codes = np.where(values < 0, -1, np.searchsorted(present, values)).astype(np.int32)
+        return self._replace(values=codes, names=tuple(self.names[one] for one in present))
+
 
 class Mixture(NamedTuple):
     """Hold where text was found among numbers: such a column is neither.
@@ -39,10 +53,12 @@ class Mixture(NamedTuple):
     Attributes:
         row: First row with such text.
         value: The text.
+        as_names: Function that makes the column one of names.
     """
 
     row: int
     value: str
+    as_names: Callable[[], Cells]
 
 
 def to_number(value: Any) -> float | None:
@@ -108,8 +124,9 @@ def untyped(texts: Sequence[str], codes: np.ndarray) -> Cells | Mixture:
     Example:
         >>> untyped(["1", "NA"], np.array([0, 1, -1])).values
         array([ 1., nan, nan])
-        >>> untyped(["1", "one"], np.array([0, 0, 1]))
-        Mixture(row=2, value='one')
+        >>> found = untyped(["1", "one"], np.array([0, 0, 1]))
+        >>> found.row, found.value, found.as_names().names
+        (2, 'one', ('1', 'one'))
     """
     numbers = [to_number(text) for text in texts]
     if None not in numbers:
@@ -118,7 +135,7 @@ def untyped(texts: Sequence[str], codes: np.ndarray) -> Cells | Mixture:
     if any(number is not None and not np.isnan(number) for number in numbers):
         bad = np.array([*(number is None for number in numbers), False])
         row = int(np.argmax(bad[codes]))
-        return Mixture(row, texts[int(codes[row])])
+        return Mixture(row, texts[int(codes[row])], lambda: named(texts, codes))
     present = [text.strip() for text, number in zip(texts, numbers, strict=True) if number is None]
     if {text.lower() for text in present} <= set(_TRUTH):
         written = {text.lower(): text for text in present}
@@ -166,17 +183,23 @@ def stacked(parts: Sequence[Cells]) -> Cells | Mixture:
         if part.kind not in (kind, "none"):
             row = int(np.argmin(part.missing))
             names = as_names(part)
-            return Mixture(start + row, names.names[names.values[row]])
+            return Mixture(start + row, names.names[names.values[row]], lambda: stacked_names(parts))
         start += len(part.values)
     if kind != "text":
         return found[0]._replace(values=np.concatenate([part.values for part in parts]))
+    return stacked_names(parts)
+
+
+def stacked_names(parts: Sequence[Cells]) -> Cells:
+    """Put columns one below the other as names."""
+    found = [as_names(part) for part in parts]
     texts = sorted({name for part in found for name in part.names})
     position = {name: index for index, name in enumerate(texts)}
     codes = [
         np.array([*(position[name] for name in part.names), -1])[part.values]
         if part.kind == "text"
         else np.full(len(part.values), -1)
-        for part in parts
+        for part in found
     ]
     return named(texts, np.concatenate(codes))
 

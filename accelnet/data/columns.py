@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelnet.data.cells import Cells, as_names, not_a_number, shown_name, to_number, written_otherwise
-from accelnet.data.table_source import Table
+from accelnet.data.tables import Table
 from accelnet.data.times import parse_times
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelnet.data.cells import Cells, Mixture, named, to_number, untyped
+from accelnet.data.cells import Cells, Mixture, named, stacked_names, to_number, untyped
 from accelnet.data.files import open_stream, reading
 from accelnet.errors import UserError
 from accelnet.wording import listed
@@ -47,6 +47,25 @@ class CsvFile(NamedTuple):
             UserError: if the file is damaged, no CSV file, not UTF-8 or has no rows; with the line, if a row has more
                 or fewer fields than the header.
         """
+        columns, num_rows = {name: _Column(name in as_names) for name in names}, 0
+        for block in self._blocks(names):
+            num_rows += block.num_rows
+            for name, column in columns.items():
+                column.add(block.column(name))
+        return num_rows, {name: column.cells() for name, column in columns.items()}
+
+    def parts(
+        self, names: Sequence[str], as_names: Collection[str]
+    ) -> Iterator[tuple[int, dict[str, Cells | Mixture]]]:
+        """Yield what `read` returns, block by block, for files that are larger than memory."""
+        for block in self._blocks(names):
+            columns = {name: _Column(name in as_names) for name in names}
+            for name, column in columns.items():
+                column.add(block.column(name))
+            yield block.num_rows, {name: column.cells() for name, column in columns.items()}
+
+    def _blocks(self, names: Sequence[str]) -> Iterator[Any]:
+        """Yield blocks of rows, one at least, as Arrow's batches of text."""
         import pyarrow as pa
         from pyarrow import csv as arrow_csv
 
@@ -63,24 +82,22 @@ class CsvFile(NamedTuple):
             null_values=[""],
             strings_can_be_null=True,
         )
-        columns = [_Column(name in as_names) for name in names]
+        last: Any = None
         try:
             with reading(self.path), open_stream(self.path) as stream:
-                block = None
                 for block in arrow_csv.open_csv(stream, read, parse, convert):
-                    for column, texts in zip(columns, block.columns, strict=True):
-                        column.add(texts)
-                last = block.slice(max(0, block.num_rows - 1)).to_pylist() if block is not None else []
-                if any("\n" in (text or "") for row in last for text in row.values()):
+                    if block.num_rows:
+                        last = block
+                        yield block
+                ends = last.slice(last.num_rows - 1).to_pylist() if last is not None else []
+                if any("\n" in (text or "") for row in ends for text in row.values()):
                     self._check()  # is the last quote open?
         except pa.ArrowInvalid as error:
             self._check()
             if next(self._rows(), None) is not None:
                 raise UserError(f"{self.path} is not a CSV file: {error}") from None
-        if not columns or not columns[0].num_rows:
+        if last is None:
             raise UserError(f"{self.path} is empty: expected a header line and rows")
-        num_rows = columns[0].num_rows
-        return num_rows, {name: column.cells() for name, column in zip(names, columns, strict=True)}
 
     def line(self, row: int) -> int:
         """Return the number of the line in the file where a row ends."""
@@ -163,13 +180,11 @@ class _Column:
 
     def __init__(self, as_names: bool) -> None:
         self.as_names = as_names
-        self.num_rows = 0
         self._blocks: list[np.ndarray] = []  # float64 [n] of numbers, int64 [n] of positions
         self._position: dict[str, int] = {}
 
     def add(self, texts: Any) -> None:
         """Add a block, an Arrow array of text."""
-        self.num_rows += len(texts)
         self._blocks.append(self._numbers(texts) if not self.as_names else self._positions(texts))
 
     def _numbers(self, texts: Any) -> np.ndarray:
@@ -211,10 +226,13 @@ class _Column:
             if block.dtype != np.float64:
                 if bad[block].any():
                     row = int(np.argmax(bad[block]))
-                    return Mixture(start + row, texts[block[row]])
+                    return Mixture(start + row, texts[block[row]], lambda: self._as_names(texts, blocks))
                 blocks[index] = np.array(numbers, np.float64)[block]
             start += len(block)
         return Cells("number", np.concatenate(blocks))
+
+    def _as_names(self, texts: Sequence[str], blocks: Sequence[np.ndarray]) -> Cells:
+        return stacked_names([Cells("number", one) if one.dtype == np.float64 else named(texts, one) for one in blocks])
 
 
 def _codes(distinct: Any) -> np.ndarray:
@@ -222,7 +240,7 @@ def _codes(distinct: Any) -> np.ndarray:
 
 
 def _unquoted(text: str) -> str:
-    """Return a field without blanks around it, and without the quotes that a blank before them kept."""
+    """Return a field without blanks around it, and without quotes that were read as text after a blank."""
     bare = text.strip()
     quoted = bare != text and len(bare) > 1 and bare[0] == bare[-1] == '"'
     return bare[1:-1].replace('""', '"').strip() if quoted else bare

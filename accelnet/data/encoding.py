@@ -12,7 +12,8 @@ from accelnet.data.arrays import native
 from accelnet.data.columns import NAMED, encode_columns, input_names
 from accelnet.data.pictures import encode_pictures
 from accelnet.data.rows import LazyArray
-from accelnet.data.table_source import Table, open_source
+from accelnet.data.table_source import open_source
+from accelnet.data.tables import Table
 from accelnet.data.tokenizer import decode_tokens, encode_tokens
 from accelnet.data.vocabulary import decode as decode_text
 from accelnet.data.vocabulary import encode as encode_text

@@ -1,4 +1,4 @@
-"""What stands for the missing values of a table: other values for other training rows, as folds have them."""
+"""Values in place of a table's missing ones: they depend on the training rows, so each fold has its own."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -187,8 +187,8 @@ def _soft(batch: Any, num_classes: int | None, task: str | None) -> jax.Array:
         return targets.astype(jnp.float32)
     if num_classes is None:
         raise UserError(
-            "targets are whole numbers, and nobody says how many classes there are: give num_classes to the data, or "
-            "to mixup or cutmix; of targets that are quantities, make floats"
+            "targets are whole numbers, and the number of classes is not known: give num_classes to the data, or "
+            "to mixup or cutmix; if they are quantities, make them floats"
         )
     shares = jax.nn.one_hot(targets, num_classes, dtype=jnp.float32)
     # NaN for what is no class, as the loss has it for a number.

@@ -133,7 +133,7 @@ def cutout(size: int = 8) -> Augment:
         images = images_of(batch)
         shape = images.shape[1:3]
         if size >= 2 * max(shape):
-            raise UserError(f"size is {size}, which covers all of images of {shape[0]} x {shape[1]} pixels: take less")
+            raise UserError(f"size is {size}, which covers whole images of {shape[0]} x {shape[1]} pixels: take less")
         centres = (bits(key, (len(images), 2)) % jnp.array(shape, jnp.uint32)[None, :]).astype(jnp.int32)
         first = centres - size // 2
         return {**batch, "inputs": jnp.where(inside(shape, first, first + size), 0, images)}

@@ -18,7 +18,7 @@ from accelnet.errors import UserError
 
 
 class Share(float):
-    """A share of the rows to hold out that nobody asked for: rows that are named need none."""
+    """The default share of rows to hold out; where splits name their rows, it counts as none."""
 
 
 TENTH = Share(0.1)

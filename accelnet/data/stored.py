@@ -147,7 +147,7 @@ def _takes(array: Any, index: Any, least: int) -> bool:
 
 
 def _file_of(array: Any) -> FileRows | None:
-    """Return where the rows of a memory map are in its file; None if it is none or its rows are no bytes in a row."""
+    """Return the place of a memory map's rows in its file; None for another array, or where a row has gaps."""
     if not isinstance(array, np.memmap):
         return None
     root = array

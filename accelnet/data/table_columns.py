@@ -7,7 +7,7 @@ from typing import NamedTuple
 from accelnet import arguments
 from accelnet.characters import visible
 from accelnet.data.columns import NAMED, Column
-from accelnet.data.table_source import Source
+from accelnet.data.tables import Source
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 

@@ -12,7 +12,8 @@ from accelnet.characters import visible
 from accelnet.data.cells import shown_name
 from accelnet.data.splits import TENTH, split_rows
 from accelnet.data.table_columns import Roles
-from accelnet.data.table_source import Source, Table, open_source, stack
+from accelnet.data.table_source import open_source, stack
+from accelnet.data.tables import Source, Table
 from accelnet.errors import UserError
 from accelnet.wording import shown
 
@@ -21,7 +22,7 @@ _TOLD = {"split": "the split", "groups": "the group", "time": "the time", "strat
 DIVIDING = tuple(_TOLD)
 
 
-class Parts(NamedTuple):
+class TableParts(NamedTuple):
     """Hold the rows of a table and of those held out beside it, and how they are divided.
 
     Attributes:
@@ -37,7 +38,7 @@ class Parts(NamedTuple):
     fractions: Mapping[str, float]
 
 
-def read_parts(source: Source, roles: Roles, task: str | None, held_out: Mapping[str, Any]) -> Parts:
+def read_parts(source: Source, roles: Roles, task: str | None, held_out: Mapping[str, Any]) -> TableParts:
     """Read a table, and those that are held out beside it.
 
     Args:
@@ -71,12 +72,12 @@ def read_parts(source: Source, roles: Roles, task: str | None, held_out: Mapping
         other.check(used)
         tables[split] = other.read(used, text)
     division = {use: _division(tables["train"], use, roles.others[use]) for use in DIVIDING if use in roles.others}
-    return Parts(
+    return TableParts(
         stack(list(tables.values())), {split: one.num_rows for split, one in tables.items()}, division, fractions
     )
 
 
-def without_missing(parts: Parts, roles: Roles) -> Parts:
+def without_missing(parts: TableParts, roles: Roles) -> TableParts:
     """Leave out the rows that lack the target or a feature, with a warning that counts them."""
     lacking = np.zeros(parts.rows.num_rows, bool)
     text = roles.names_in(None)
@@ -97,7 +98,7 @@ def without_missing(parts: Parts, roles: Roles) -> Parts:
 
 
 def divide(
-    parts: Parts, columns: Mapping[str, np.ndarray], seed: int, name: str, by_class: bool
+    parts: TableParts, columns: Mapping[str, np.ndarray], seed: int, name: str, by_class: bool
 ) -> tuple[dict[str, Any], dict[str, range]]:
     """Put rows in the order of their splits.
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,63 +15,13 @@ from accelnet.data.cells import Cells, Mixture, as_names, not_a_number, stacked
 from accelnet.data.csv_file import NO_NAME, open_csv
 from accelnet.data.files import COMPRESSED_SUFFIXES, first_bytes, reading
 from accelnet.data.json_table import read_json
+from accelnet.data.tables import Source, Table
 from accelnet.errors import UserError
-from accelnet.wording import did_you_mean, listed, shown
+from accelnet.wording import listed, shown
 
 _PARQUET, _ARROW, _JSON = (".parquet", ".pq"), (".arrow", ".feather", ".ipc", ".arrows"), (".jsonl", ".ndjson", ".json")
+_PART_ROWS = 1 << 18  # of a Parquet file
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"FEA1": "arrow", b"\xff\xff\xff\xff": "stream"}
-
-
-class Table(NamedTuple):
-    """Hold the rows of one or several sources.
-
-    Attributes:
-        label: Where they come from, for messages.
-        num_rows: Number of rows.
-        column: Function of a name, and of whether to take the column for names, that returns it.
-        place: Function of a row that says where it is, for messages, such as "a.csv, line 3".
-    """
-
-    label: str
-    num_rows: int
-    column: Callable[[str, bool], Cells]
-    place: Callable[[int], str]
-
-    def take(self, rows: np.ndarray) -> "Table":
-        """Return a table of some of the rows, int [B], in this order."""
-
-        def column(name: str, names: bool) -> Cells:
-            cells = self.column(name, names)
-            return cells._replace(values=cells.values[rows])
-
-        return Table(self.label, len(rows), column, lambda row: self.place(int(rows[row])))
-
-
-class Source(NamedTuple):
-    """Describe a table that can be read.
-
-    Attributes:
-        label: Where it is, for messages.
-        names: Names of its columns.
-        nameless: Those of them that number the rows or have no name: no features unless they are asked for.
-        read: Function of the columns to read, and of those to take for names, that returns the `Table`.
-        note: Words after the names of the columns, where one is looked for in vain.
-    """
-
-    label: str
-    names: tuple[str, ...]
-    nameless: tuple[str, ...]
-    read: Callable[[Sequence[str], Collection[str]], Table]
-    note: str = ""
-
-    def check(self, names: Sequence[str]) -> None:
-        """Raise UserError unless these columns are there."""
-        for name in names:
-            if name not in self.names:
-                hint = did_you_mean(name, self.names) or "."
-                raise UserError(
-                    f"{self.label} has no column {shown(name)}{hint} It has {listed(self.names)}{self.note}"
-                )
 
 
 def open_source(source: Any, role: str) -> Source:
@@ -158,12 +108,21 @@ def _open_csv(path: Path) -> Source:
         num_rows, found = file.read(names, text)
         return _table(str(path), num_rows, found.__getitem__, lambda row: f"{path}, line {file.line(row)}")
 
+    def read_parts(names: Sequence[str], text: Collection[str]) -> Iterator[Table]:
+        first = 0
+        for num_rows, found in file.parts(names, text):
+            yield _table(
+                str(path), num_rows, found.__getitem__, lambda row, at=first: f"{path}, line {file.line(at + row)}"
+            )
+            first += num_rows
+
     nameless = tuple(name for name in file.names if name.startswith(NO_NAME))
     note = " alone: expected names separated by commas in the first line" if len(file.names) == 1 else ""
-    return Source(str(path), file.names, nameless, read, note)
+    return Source(str(path), file.names, nameless, read, note, read_parts)
 
 
 def _open_parquet(path: Path) -> Source:
+    import pyarrow as pa
     from pyarrow import parquet
 
     def read(names: Sequence[str], text: Collection[str]) -> Table:
@@ -171,8 +130,18 @@ def _open_parquet(path: Path) -> Source:
             columns = file.read(columns=list(names))
         return _of_arrow(str(path), columns).read(names, text)
 
+    def read_parts(names: Sequence[str], text: Collection[str]) -> Iterator[Table]:
+        first = 0
+        with _readable(path), parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(_PART_ROWS, columns=list(names)):
+                part = _of_arrow(
+                    str(path), pa.Table.from_batches([batch]), lambda row, at=first: f"{path}, row {at + row}"
+                )
+                yield part.read(names, text)
+                first += batch.num_rows
+
     with _readable(path), parquet.ParquetFile(path) as file:
-        return _of_arrow(str(path), file.schema_arrow.empty_table())._replace(read=read)
+        return _of_arrow(str(path), file.schema_arrow.empty_table())._replace(read=read, read_parts=read_parts)
 
 
 def _open_arrow(path: Path, stream: bool) -> Source:
@@ -258,7 +227,9 @@ def _table(label: str, num_rows: int, get: Callable[[str], Cells | Mixture], pla
 
     def column(name: str, names: bool) -> Cells:
         cells = get(name)
-        return _whole(as_names(cells) if names and isinstance(cells, Cells) else cells, name, place)
+        if names:
+            return as_names(cells) if isinstance(cells, Cells) else cells.as_names()
+        return _whole(cells, name, place)
 
     return Table(label, num_rows, column, place)
 

@@ -17,7 +17,7 @@ from accelnet.data.cells import (
     written_otherwise,
 )
 from accelnet.data.columns import numbers_of, positions_of
-from accelnet.data.table_source import Table
+from accelnet.data.tables import Table
 from accelnet.errors import UserError
 from accelnet.terminal import say_once
 from accelnet.wording import listed, shown

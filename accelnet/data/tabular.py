@@ -20,8 +20,9 @@ from accelnet.data.normalize import fit, standardize
 from accelnet.data.precision import offsets_of
 from accelnet.data.table_columns import Roles, choose_columns
 from accelnet.data.table_parts import divide, read_parts, without_missing
-from accelnet.data.table_source import Table, open_source
+from accelnet.data.table_source import open_source
 from accelnet.data.table_targets import Task, check_classes, check_task, read_targets
+from accelnet.data.tables import Table
 from accelnet.errors import UserError
 from accelnet.wording import listed
 

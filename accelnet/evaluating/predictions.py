@@ -14,9 +14,9 @@ from accelnet.experiment import Experiment
 from accelnet.models.precision import with_precision
 from accelnet.objectives.objective import Task
 from accelnet.parallel.memory import fetched
+from accelnet.training.batch import prepared
 from accelnet.training.forward import BoundModel
 from accelnet.training.run import Run
-from accelnet.training.step import prepared
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from accelnet.errors import UserError
-from accelnet.exporting.difference import Difference, compare, joined
+from accelnet.exporting.difference import Difference, compare, farthest, joined
 from accelnet.exporting.example_rows import with_steps
 from accelnet.exporting.formats import Format, Running
 from accelnet.exporting.source import Answers, Source, batches
@@ -60,7 +60,8 @@ def _differences(name: str, form: Format, running: Running, source: Source) -> t
         expected = source.reference(inputs)
         parts.append(compare(expected, got, source.tolerance))
         if parts[-1].largest > source.tolerance:
-            raise UserError(_told(name, form, parts[-1], source, inputs))
+            differing = _around(inputs, farthest(expected, got, parts[-1].worst), running.batch)
+            raise UserError(_told(name, form, parts[-1], source, inputs, differing))
         if number < source.count // source.size:
             answers.append(got)
     return joined(parts), {key: np.concatenate([one[key] for one in answers]) for key in answers[0]}
@@ -74,8 +75,15 @@ def _answers(running: Running, inputs: Any) -> Answers:
     return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
-def _told(name: str, form: Format, found: Difference, source: Source, inputs: Any) -> str:
-    where = "" if form.layer is None else f"; {form.layer(source, inputs)}"
+def _around(inputs: Any, row: int, batch: int | None) -> Any:
+    """Return the inputs that are computed together with a row."""
+    if batch is None:
+        return inputs
+    return jax.tree.map(lambda one: one[row // batch * batch :][:batch], inputs)
+
+
+def _told(name: str, form: Format, found: Difference, source: Source, inputs: Any, differing: Any) -> str:
+    where = "" if form.layer is None or source.answer is None else f"; {form.layer(source, differing)}"
     rows = f"{len(jax.tree.leaves(inputs)[0])} of the {source.count} rows of {source.told}"
     return (
         f"the {name} file differs from the model, and nothing is kept of it: {found.worst} by {found.largest:.1e} of "

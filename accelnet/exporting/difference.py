@@ -86,6 +86,22 @@ def of_array(expected: Any, got: Any) -> float:
     return float(differences / largest) if largest else float(differences)
 
 
+def farthest(expected: Answers, got: Answers, name: str) -> int:
+    """Return the row whose output of this name differs most; 0 where shapes differ.
+
+    Example:
+        >>> farthest({"a": np.zeros((3, 2))}, {"a": np.array([[0, 0], [0, np.nan], [0, 1]])}, "a")
+        1
+    """
+    one, other = (np.asarray(answers[name], np.float64) for answers in (expected, got))
+    if one.shape != other.shape:
+        return 0
+    same = (one == other) | (np.isnan(one) & np.isnan(other))
+    with np.errstate(invalid="ignore"):
+        differences = np.where(same, 0, np.nan_to_num(np.abs(one - other), nan=np.inf))
+    return int(differences.reshape(len(one), -1).max(axis=1).argmax())
+
+
 def joined(parts: Sequence[Difference]) -> Difference:
     """Return the largest differences of several comparisons.
 

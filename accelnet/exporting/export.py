@@ -96,7 +96,7 @@ def check_formats(to: Sequence[str] | str) -> tuple[str, ...]:
     given = [to] if isinstance(to, str) else names("to", to)
     wanted = [name for text in given for name in text.replace(",", " ").split()]
     if not wanted:
-        raise UserError(f"there is no format, expected one or more of {listed(FORMATS)}")
+        raise UserError(f"no format is given, expected one or more of {listed(FORMATS)}")
     for name in wanted:
         if name not in FORMATS:
             advice = f": {REFUSED[name]}" if name in REFUSED else did_you_mean(name, FORMATS)

@@ -62,7 +62,7 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def _limits(form: dict[str, Any]) -> str:
-    batch = "" if form["batch"] == "any" else f", {form['batch']} rows at once"
+    batch = "" if form["batch"] == "any" else f", {form['batch']} row{'s' * (form['batch'] > 1)} at once"
     return batch + ("" if form["steps"] in (None, "any") else f", {form['steps']} steps")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import export
 
 from accelnet.artifact.load import load
 from accelnet.artifact.schema import described_arrays
 from accelnet.artifact.tensors import pack, unpack
 from accelnet.errors import UserError
 from accelnet.exporting.fresh import FreshProcess
+from accelnet.exporting.layers import Function, first_difference
 from accelnet.exporting.source import Answers, Source
 from accelnet.exporting.stablehlo import BYTECODE, FILES, PROGRAM, to_stablehlo
 from accelnet.exporting.turns import timer
@@ -59,7 +62,8 @@ class Format:
         write: Function of a source that returns the contents of the files by name.
         runtime: Function that names the runtime that checks them, and raises UserError where a package is missing.
         running: Function of the folder of the files and the source, a context that gives the export `Running`.
-        layer: Function of a source and inputs that names the first layer which differs. None: nobody can tell.
+        layer: Function of a source and inputs, as many rows as it takes at once, that names the first layer which
+            differs. None: it computes by the model's own program, and has no layers of its own.
     """
 
     files: tuple[str, ...]
@@ -118,6 +122,21 @@ def _stablehlo(folder: Path, source: Source) -> Iterator[Running]:
         yield Running(process, timed, source.model.schema["batch"])
 
 
+def _stablehlo_layer(source: Source, inputs: Any) -> str:
+    def run(watched: Function, rows: Any) -> Answers:
+        shapes = jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype), rows)
+        exported = export.export(jax.jit(lambda _, inputs: watched(inputs)))({}, shapes)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            for name, content in {**to_stablehlo(exported), TENSORS: pack({})}.items():
+                if isinstance(content, bytes):
+                    (folder / name).write_bytes(content)
+            with FreshProcess(folder / PROGRAM, folder / BYTECODE, folder / TENSORS) as process:
+                return process(rows)
+
+    return first_difference(source.closed(), inputs, run, source.tolerance)
+
+
 def _write_onnx(source: Source) -> Contents:
     from accelnet.exporting.onnx import to_onnx
 
@@ -154,9 +173,9 @@ def _onnx(folder: Path, source: Source) -> Iterator[Running]:
 
 
 def _onnx_layer(source: Source, inputs: Any) -> str:
-    from accelnet.exporting.onnx.check import first_difference
+    from accelnet.exporting.onnx.check import first_difference_of
 
-    return first_difference(source.closed(), inputs)
+    return first_difference_of(source.closed(), inputs, source.tolerance)
 
 
 def _write_litert(source: Source) -> Contents:
@@ -171,6 +190,15 @@ def _litert(folder: Path, _source: Source) -> Iterator[Running]:
 
     run = interpreter_of((folder / LITERT).read_bytes())
     yield Running(run, lambda inputs: timer(partial(run, inputs)), batch=1, any_steps=False)
+
+
+def _litert_layer(source: Source, inputs: Any) -> str:
+    from accelnet.exporting.litert import interpreter_of, to_litert
+
+    def run(watched: Function, row: Any) -> Answers:
+        return interpreter_of(to_litert(watched, row))(row)
+
+    return first_difference(source.closed(), inputs, run, source.tolerance)
 
 
 def _in_process(run: Callable[[Any], Answers], source: Source) -> Running:
@@ -198,10 +226,14 @@ FORMATS = {
     "artifact": Format((ARTIFACT,), _write_artifact, lambda: f"accelnet {metadata.version('accelnet')}", _artifact),
     "onnx": Format((ONNX,), _write_onnx, _onnx_runtime, _onnx, _onnx_layer),
     "stablehlo": Format(
-        (*FILES, TENSORS, SHAPES), _write_stablehlo, lambda: f"a process with jax {jax.__version__} alone", _stablehlo
+        (*FILES, TENSORS, SHAPES),
+        _write_stablehlo,
+        lambda: f"a process with jax {jax.__version__} alone",
+        _stablehlo,
+        _stablehlo_layer,
     ),
     "safetensors": Format((TENSORS, SHAPES), _write_tensors, lambda: "reading them back", _tensors),
-    "litert": Format((LITERT,), _write_litert, _litert_runtime, _litert),
+    "litert": Format((LITERT,), _write_litert, _litert_runtime, _litert, _litert_layer),
 }
 REFUSED = {
     "savedmodel": "TensorFlow 2.21 cannot read what jax 0.12 writes for an unknown batch, take onnx or litert",

@@ -72,7 +72,7 @@ class FreshProcess:
             return {name: stored[name] for name in stored.files}
 
     def time(self, calls: int) -> list[float]:
-        """Compute the answers for the inputs taken last, so many times, and return the seconds of each."""
+        """Compute the answers for the last inputs a number of times, and return the seconds of each time."""
         return self._ask({"calls": calls})["seconds"]
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

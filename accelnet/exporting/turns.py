@@ -1,4 +1,4 @@
-"""Latency of several runtimes, in turns, so that whatever else the machine does meets all of them."""
+"""Latency of several runtimes, measured in turns: other work on the machine slows all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping

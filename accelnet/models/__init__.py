@@ -5,3 +5,4 @@ from accelnet.models.resnet import ResNet as ResNet
 from accelnet.models.rnn import RNN as RNN
 from accelnet.models.summary import Summary as Summary
 from accelnet.models.summary import summary as summary
+from accelnet.models.transformer import Transformer as Transformer

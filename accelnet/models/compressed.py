@@ -107,7 +107,7 @@ class Compressed:
 
     @cached_property
     def made(self) -> Construction:
-        """How the outermost module of the original is made."""
+        """The class and the arguments by which the original's outermost module is made."""
         return made_by(self.model)
 
     @cached_property

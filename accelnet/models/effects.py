@@ -31,7 +31,7 @@ _ATTENTION = (nnx.MultiHeadAttention, linen.MultiHeadDotProductAttention)
 
 
 @dataclass
-class Watch:
+class LayerEffects:
     """What was seen of the layers of one call.
 
     Attributes:
@@ -57,7 +57,7 @@ class Watch:
             self.found.append(f"{path} ({kind}) {what}")
 
 
-_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+_watch: ContextVar[LayerEffects | None] = ContextVar("effects", default=None)
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def watched(train: bool, paths: Mapping[int, str] | None = None) -> Iterator[Non
     Raises:
         UserError: at the end, if a layer did not do what its mode asks for.
     """
-    watch = Watch(train, paths=paths or {})
+    watch = LayerEffects(train, paths=paths or {})
     token = _watch.set(watch)
     try:
         yield
@@ -147,7 +147,7 @@ def _report(layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
     return run() if watch is None else _see(watch, getattr(layer, _PATH), layer, run, args, kwargs)
 
 
-def _see(watch: Watch, path: str, layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
+def _see(watch: LayerEffects, path: str, layer: Any, run: Callable[[], Any], args: Any, kwargs: Any) -> Any:
     """Call a layer and note what it did."""
     kind = type(layer).__name__
     if isinstance(layer, nnx.BatchNorm | linen.BatchNorm):

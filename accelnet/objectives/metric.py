@@ -40,8 +40,8 @@ class Metric(ABC):
     devices and hosts can be combined in any grouping.
 
     Attributes:
-        lower_is_better: Direction of the metric, None where nobody said. What orders values (the best checkpoint, early
-            stopping, `tune`, `compare`) refuses a metric without a direction; its name decides nothing.
+        lower_is_better: Direction of the metric, None if none was given. What orders values (the best checkpoint,
+            early stopping, `tune`, `compare`) refuses a metric without a direction; its name decides nothing.
         on: Name of the output and the target that it measures, where both are dicts. None: all of them.
 
     Example:
@@ -80,7 +80,7 @@ class Metric(ABC):
 
 
 class Mean(Metric):
-    """Average one value per example or step: `sum(w v) / sum(w)`. A base class: it lacks `values`.
+    """Average one value per example or step: `sum(w v) / sum(w)`. A base class: subclasses define `values`.
 
     Attributes:
         is_share: Whether the values lie between 0 and 1, so that their mean has the interval of a share.

@@ -34,8 +34,8 @@ class Objective:
     """Say what training makes small, and what is reported: `mean = sum(weights * losses) / sum(weights)`.
 
     The loss is a function of (outputs, batch). The batch holds "inputs", "targets", "mask" and what else the data has,
-    but for "weights": the mask and the data's weights are applied to what the loss returns, and nobody else has to.
-    Where the mask is False or the weight is 0, outputs and targets hold zeros, so that whatever was there, NaN
+    but for "weights": the mask and the data's weights are applied to what the loss returns, so the loss need not apply
+    them. Where the mask is False or the weight is 0, outputs and targets hold zeros, so that whatever was there, NaN
     included, counts nowhere, in gradients too.
 
     A loss may ask for more, by the names of further parameters:
@@ -231,7 +231,7 @@ class Objective:
 
     @property
     def directions(self) -> dict[str, bool | None]:
-        """Whether lower is better, by metric; None where nobody said."""
+        """Whether lower is better, by metric; None where it was not given."""
         return {name: metric.lower_is_better for name, metric in self.metrics.items()}
 
     def empty(self) -> States:

@@ -24,7 +24,8 @@ def convolve(lhs: Array, rhs: Array, geometry: Geometry) -> Array:
     if not _has_kernel(lhs, geometry):
         return patches.convolve(lhs, rhs, geometry)
     whole = geometry.of_three_axes()
-    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole, rhs.shape), kernels.Meaning(patches.convolve, (whole,)))
+    meaning = kernels.Meaning(patches.convolve, (whole,))
+    kernel = kernels.Kernel("accelnet_convolve", _numbers(whole, rhs.shape), meaning)
     (out,) = kernels.call(kernel, with_three_axes(lhs, 1), with_three_axes(rhs, 0))
     return out.reshape(lhs.shape[0], *geometry.output_sizes(lhs.shape, rhs.shape), rhs.shape[-1])
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from accelnet.ops.one_call import one_call
 from accelnet.ops.sequences import check_layer, project
-from accelnet.ops.whole import whole
 
 
 def linear_recurrence(
@@ -114,7 +114,7 @@ def min_gru(
 
 
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
-@whole("accelnet_linear_states", 1)
+@one_call("accelnet_linear_states", 1)
 @partial(jax.jit, static_argnums=0, inline=True)
 def _run(reverse: bool, decay: Array, inputs: Array, first: Array) -> Array:
     return _states(reverse, decay, inputs, first)

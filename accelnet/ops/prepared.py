@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from accelnet.ops import chain, kernels
-from accelnet.ops.chain import Layer, Layers, Ref, is_alias
+from accelnet.ops.chain import Layer, Ref, call
+from accelnet.ops.layers import Layers, is_alias, source_of
 from accelnet.ops.program import Constant, Program, Step, flatten, value_of
 
 
@@ -48,6 +48,11 @@ class Prepared:
             self._programs[key] = self._made(inputs)
         late, early = self._programs[key]
         return late(early, inputs)
+
+    @property
+    def num_programs(self) -> int:
+        """How many programs there are, one per shape of the inputs."""
+        return len(self._programs)
 
     def _made(self, inputs: Any) -> tuple[Callable[..., Any], Any]:
         closed, shapes = jax.make_jaxpr(self._function, return_shape=True)(self._weights, inputs)
@@ -90,7 +95,7 @@ def split(program: Program, count: int) -> Halves:
     known = set(program.inputs[:count])
     early, late = list[Step](), list[Step]()
     for step in program.steps:
-        refs = [ref for ref in step.inputs if isinstance(ref, int)]
+        refs = _values_of(step.inputs)
         is_early = bool(refs) and known.issuperset(refs) and not _enlarges(step)
         known.update(step.outputs if is_early else ())
         (early if is_early else late).append(step)
@@ -99,12 +104,12 @@ def split(program: Program, count: int) -> Halves:
     uses = Counter(
         source
         for refs in (*(step.inputs for step in late), program.outputs)
-        for source in {chain.source_of(ref, aliases) for ref in refs if isinstance(ref, int)}
+        for source in {source_of(ref, aliases) for ref in _values_of(refs)}
     )
     items = _grouped(late, Layers(uses, aliases, lambda ref: isinstance(ref, int) and ref in known), aliases)
     layers = [layer for item in items if isinstance(item, list) for layer in item]
-    read = {ref for refs in (*map(_reads, items), program.outputs) for ref in refs if isinstance(ref, int)}
-    read |= {ref for step in aliases.values() for ref in step.inputs if isinstance(ref, int)}
+    read = {*_values_of(program.outputs), *(ref for item in items for ref in _reads(item))}
+    read.update(ref for step in aliases.values() for ref in _values_of(step.inputs))
     kept = [ref for ref in program.inputs[:count] + [ref for step in early for ref in step.outputs] if ref in read]
     avals = {ref: aval for step in program.steps for ref, aval in zip(step.outputs, step.out_avals, strict=True)}
 
@@ -121,12 +126,11 @@ def split(program: Program, count: int) -> Halves:
         for place, item in enumerate(items):
             if isinstance(item, list):
                 given = {ref: values[ref] for ref in _reads(item)}
-                later = {ref for refs in (*map(_reads, items[place + 1 :]), program.outputs) for ref in refs
-                         if isinstance(ref, int)}  # fmt: skip
-                later |= {chain.source_of(ref, aliases) for ref in later}
-                wanted = {ref: jax.ShapeDtypeStruct(avals[ref].shape, avals[ref].dtype)
-                          for layer in item for ref, _ in layer.results if ref in later}  # fmt: skip
-                values.update(chain.call(item, [next(own) for _ in item], given, wanted))
+                later = [*_values_of(program.outputs), *(ref for one in items[place + 1 :] for ref in _reads(one))]
+                later = {source_of(ref, aliases) for ref in later}
+                made = [ref for layer in item for ref, _ in layer.results if ref in later]
+                wanted = {ref: jax.ShapeDtypeStruct(avals[ref].shape, avals[ref].dtype) for ref in made}
+                values.update(call(item, [next(own) for _ in item], given, wanted))
             else:
                 _run(item, values)
         return [value_of(values, ref) for ref in program.outputs]
@@ -139,12 +143,12 @@ def _with_numbers(program: Program) -> Program:
     numbers: dict[int, Constant] = {}
     steps = list[Step]()
     for step in program.steps:
-        step = replace(step, inputs=[numbers.get(ref, ref) if isinstance(ref, int) else ref for ref in step.inputs])  # noqa: PLW2901
-        if step.name == "convert_element_type" and isinstance(step.inputs[0], Constant) and step.out_avals[0].size == 1:
-            (value,) = step.bind(step.inputs[0].value)
+        inputs = [numbers.get(ref, ref) if isinstance(ref, int) else ref for ref in step.inputs]
+        if step.name == "convert_element_type" and isinstance(inputs[0], Constant) and step.out_avals[0].size == 1:
+            (value,) = step.bind(inputs[0].value)
             numbers[step.outputs[0]] = Constant(np.asarray(value))
         else:
-            steps.append(step)
+            steps.append(replace(step, inputs=inputs))
     outputs = [numbers.get(ref, ref) if isinstance(ref, int) else ref for ref in program.outputs]
     return replace(program, steps=steps, outputs=outputs)
 
@@ -167,26 +171,30 @@ def _grouped(steps: Sequence[Step], layers: Layers, aliases: Mapping[int, Step])
     open_chain: list[Layer] = []
     for step in steps:
         found = layers.take(step)
-        if found is True:
-            continue
         if isinstance(found, Layer):
             open_chain.append(found)
+        if found:
             continue
         made = {ref for layer in open_chain for ref, _ in layer.results}
-        if made.intersection(chain.source_of(ref, aliases) for ref in step.inputs if isinstance(ref, int)):
+        if made.intersection(source_of(ref, aliases) for ref in _values_of(step.inputs)):
             items.append(open_chain)
             open_chain = []
         items.append(step)
     return [*items, open_chain] if open_chain else items
 
 
-def _reads(item: Step | Sequence[Layer]) -> list[Ref]:
+def _reads(item: Step | Sequence[Layer]) -> list[int]:
     """Return what a step, or a chain, reads of values from outside."""
     if isinstance(item, Step):
-        return list(item.inputs)
+        return _values_of(item.inputs)
     made = {ref for layer in item for ref, _ in layer.results}
     refs = (operand.ref for layer in item for operand in layer.operands)
     return [ref for ref in dict.fromkeys(refs) if ref is not None and ref not in made]
+
+
+def _values_of(refs: Sequence[Ref]) -> list[int]:
+    """Leave out constants."""
+    return [ref for ref in refs if isinstance(ref, int)]
 
 
 def _run(step: Step, values: dict[int, Any]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from accelnet.ops import kernels
-from accelnet.ops.whole import kept_whole
+from accelnet.ops.one_call import calls_kept
 
 # Primitives that stand for a program of their own, and the names that they have for it.
 _CALLS = frozenset({
@@ -88,7 +88,7 @@ def trace(function: Callable[..., Any], *operands: Any) -> Program:
         >>> [step.name for step in program.steps]
         ['max', 'add']
     """
-    with kept_whole():
+    with calls_kept():
         return flatten(jax.make_jaxpr(function)(*operands))
 
 

@@ -13,8 +13,8 @@ from jax import Array
 
 from accelnet.errors import UserError
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Cell, Operands, scan_cell
+from accelnet.ops.one_call import one_call
 from accelnet.ops.sequences import check_layer, project
-from accelnet.ops.whole import whole
 
 
 def simple_rnn(
@@ -197,7 +197,7 @@ def _run(
     return _layer(cell, reverse, inputs, weights, first, lengths, tokens)
 
 
-@whole("accelnet_recurrence", 2)
+@one_call("accelnet_recurrence", 2)
 def _layer(
     cell: Cell,
     reverse: bool,

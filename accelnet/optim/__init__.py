@@ -1,4 +1,5 @@
 from accelnet.optim import schedules as schedules
+from accelnet.optim.adam import adabelief as adabelief
 from accelnet.optim.adam import adam as adam
 from accelnet.optim.adam import adamw as adamw
 from accelnet.optim.adam import lamb as lamb

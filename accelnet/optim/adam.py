@@ -1,4 +1,4 @@
-"""Algorithms of the Adam family: Adam, AdamW, NAdam, LAMB, schedule-free AdamW."""
+"""Algorithms of the Adam family: Adam, AdamW, NAdam, AdaBelief, LAMB, schedule-free AdamW."""
 
 from typing import Any
 
@@ -52,6 +52,28 @@ def nadam(
     Source: Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2, with a constant b1.
     """
     return descend(optax.scale_by_adam(b1, b2, eps, nesterov=True), learning_rate * schedule)
+
+
+@algorithm(b1="[0, 1)", weight_decay="[0, inf)", fixed={"b2": "[0, 1)", "eps": "[0, inf)"})
+def adabelief(
+    learning_rate: Any,
+    *,
+    schedule: Schedule = CONSTANT,
+    b1: Any = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-16,
+    weight_decay: Any = 0.0,
+    decay_mask: Mask = decayed,
+) -> optax.GradientTransformation:
+    """Divide the mean by how far gradients are from it, so that steps are long where they agree.
+
+    `m = b1 * m + (1 - b1) g`, `s = b2 * s + (1 - b2) (g - m)^2 + eps`,
+    `p = p - rate * (m / (1 - b1^t) / (sqrt(s / (1 - b2^t)) + eps) + weight_decay * p)`, t from 1.
+
+    Source: Zhuang et al., "AdaBelief optimizer: adapting stepsizes by the belief in observed gradients", 2020,
+    algorithm 2, with decoupled weight decay.
+    """
+    return descend(optax.scale_by_belief(b1, b2, eps, eps), learning_rate * schedule, weight_decay, decay_mask)
 
 
 @algorithm(b1="[0, 1)", weight_decay="[0, inf)", fixed={"b2": "[0, 1)", "eps": "[0, inf)"})

@@ -19,11 +19,10 @@ from accelnet.populations.members import ExperimentFunction, Member, Sweep
 from accelnet.populations.programs import MEMBERS, Batches, Wave, make_programs
 from accelnet.populations.results import PopulationFile, PopulationRun, WaveWorkdir, to_arrays
 from accelnet.training.events import Event, check_events
-from accelnet.training.fit import HANG_SECONDS
-from accelnet.training.hosts import Hosts, supervised
+from accelnet.training.hosts import HANG_SECONDS, Hosts, supervised
 from accelnet.training.loop import Loop
 from accelnet.training.program import Programs
-from accelnet.training.progress import Part, Progress, make_progress
+from accelnet.training.progress import PartOfProgress, Progress, make_progress
 from accelnet.training.rhythm import At, Every
 from accelnet.training.rhythms import SAVE_SECONDS
 from accelnet.training.state import num_parameters
@@ -233,7 +232,7 @@ class _Waves:
         points = self.points
         example = self.sweep.example.replace(events=(), early_stopping=None)
         size = len(numbers)
-        display = Part(self.display, int(numbers[0]) * example.total_steps, size, together=size)
+        display = PartOfProgress(self.display, int(numbers[0]) * example.total_steps, size, num_trainings=size)
         loop = Loop(
             example, self.feed, self.programs, work, self.hosts, display, timing,
             rhythms={"log": At(points[1:]), "eval": At(points), "save": Every(seconds=SAVE_SECONDS)},
@@ -241,7 +240,7 @@ class _Waves:
         )  # fmt: skip
         wave = loop.train(wave)
         splits = [name for name in self.population.splits if example.data.num_examples(name)]
-        metrics = {split: loop.evaluate(wave, split) for split in splits}
+        metrics = {split: loop.evaluator.evaluate(wave, split) for split in splits}
         curves = {role: self._curves(work.rows, role, len(numbers)) for role in ("train", "validation")}
         seconds = timing.total - timing.seconds["compile"]
         evaluated = {"curves": curves["validation"], "train": curves["train"], "metrics": metrics}

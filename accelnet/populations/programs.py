@@ -164,7 +164,7 @@ def make_programs(
 def programs_of_size(
     sweep: Sweep, batches: Batches, devices: list[Any], num_members: int
 ) -> tuple[DeviceFeed, Programs]:
-    """Build the programs of so many members at a time; nothing is compiled yet."""
+    """Build the programs that train a number of members at once; nothing is compiled yet."""
     mesh = Mesh(np.array(devices), ("members",), axis_types=(AxisType.Auto,))
     cut, same = NamedSharding(mesh, MEMBERS), NamedSharding(mesh, SAME)
     example = sweep.example

@@ -13,7 +13,7 @@ from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.experiment import Experiment
 from accelnet.optim import learning_rates
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
-from accelnet.scopes import scope
+from accelnet.scopes import FAILURE, LOOP, scope
 from accelnet.training.state import TrainState
 from accelnet.training.step import make_train_step
 
@@ -76,7 +76,7 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
 
         nothing = jnp.float32(0)  # NaN would be taken for a fault by jax_debug_nans
         start = jnp.int32(0), state.replace(metrics=metrics), nothing, Failure(jnp.bool_(False), *[nothing] * 3)
-        with scope("loop"):
+        with scope(LOOP):
             _, state, loss, failure = jax.lax.while_loop(goes_on, body, start)
         # The last update can spoil the weights without a loss that shows it; such weights must not be saved as good.
         norm = _norm(state.params)
@@ -96,7 +96,7 @@ def make_train_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout 
 def _observe_failure(loss: jax.Array, grads: Tree, params: Tree) -> tuple[Tree, Failure]:
     failed, nothing = ~jnp.isfinite(loss), jnp.float32(0)
     # The norms cost a pass over the gradients, 4 % of an MLP's step: only when there is something to say.
-    with scope("failure"):  # by which `plan` knows that this does not count
+    with scope(FAILURE):  # by which `plan` knows that this does not count
         norms = jax.lax.cond(
             failed, lambda *trees: tuple(map(_norm, trees)), lambda *_: (nothing, nothing), grads, params
         )

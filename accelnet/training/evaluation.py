@@ -15,9 +15,10 @@ from accelnet.models.pure import merged
 from accelnet.optim import eval_params
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
 from accelnet.parallel.noise import shard_key
-from accelnet.scopes import scope
+from accelnet.scopes import LOOP, scope
+from accelnet.training.batch import num_examples, prepared, training_batch
 from accelnet.training.state import EVALUATION, TrainState, random_key
-from accelnet.training.step import make_loss, merge_parts, num_examples, prepared, training_batch
+from accelnet.training.step import make_loss, merge_parts
 
 Tree = Any
 
@@ -130,7 +131,7 @@ def make_eval_chunk(experiment: Experiment, feed: AbstractFeed, layout: Layout =
             _, (_, _, states, _) = loss(params, model_state, batch, **settings)
             return objective.merge(metrics, states)
 
-        with scope("loop"):
+        with scope(LOOP):
             states = jax.lax.fori_loop(0, num_batches, body, objective.empty())
         return merge_parts(experiment, layout.parts, states)
 

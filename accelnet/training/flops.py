@@ -10,8 +10,9 @@ from jax.extend.core import Jaxpr
 
 from accelnet.experiment import Experiment
 from accelnet.ops.flops import Flops, count_jaxpr_flops
+from accelnet.training.batch import prepared
 from accelnet.training.state import TrainState, abstract_state
-from accelnet.training.step import make_gradient, make_loss, make_update, prepared
+from accelnet.training.step import make_gradient, make_loss, make_update
 
 
 @dataclass(frozen=True)

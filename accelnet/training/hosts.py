@@ -15,6 +15,9 @@ from accelnet.cluster.preemption import Preemption, raise_dropped
 from accelnet.cluster.watch import Watch
 from accelnet.errors import UserError
 
+# Between two signs of life of a process there are a chunk of steps, some batches of evaluation, a save.
+HANG_SECONDS = 300.0
+
 
 class Hosts:
     """Decide things together with the other processes of the run; trivial for one.

@@ -4,19 +4,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
-import jax
 import numpy as np
 
 from accelnet.arguments import word
 from accelnet.data.abstract_feed import AbstractFeed
-from accelnet.errors import DivergenceError, Interrupted, PreemptedError, UserError
+from accelnet.errors import DivergenceError, UserError
 from accelnet.experiment import Experiment
 from accelnet.parallel.memory import fetched
 from accelnet.tracking.tracker import Tracking
-from accelnet.training.compiled import Program
-from accelnet.training.evaluation import Weights, num_statistics_batches
+from accelnet.training.evaluation import Weights
+from accelnet.training.evaluator import Evaluator
 from accelnet.training.events import Event, Moment, act
 from accelnet.training.hosts import Hosts
 from accelnet.training.program import Programs
@@ -33,7 +32,7 @@ State = Any
 
 @dataclass(eq=False)
 class Loop:
-    """Train a state to the last step, and evaluate it.
+    """Train a state to the last step, and evaluate it on the way.
 
     One run and the members of a population go through the same loop: `programs` advance and evaluate a state, whose
     values (losses, metrics) are numbers of the one or arrays of the others.
@@ -74,7 +73,10 @@ class Loop:
         self.agenda = Agenda({**self.rhythms, **by_count}, self.steps_per_epoch, self.seconds)
         self.step = 0
         self._stopped, self._spikes = False, Spikes(self.display.note)
-        self._weights: tuple[State, Any] | None = None
+        self.evaluator = Evaluator(
+            self.experiment, self.feed, self.programs, self.hosts, self.display, self.timing, self.pace,
+            save=self._save_at_end,
+        )  # fmt: skip
 
     def train(self, state: State) -> State:
         """Run chunks until the last step, or until an event says stop."""
@@ -87,7 +89,7 @@ class Loop:
         stop = self._stopped or self._says_stop()
         if stop or step == total:
             return self._ended(state)
-        self._compile(self.programs.train)
+        self.evaluator.compile(self.programs.train, step)
         length = self._chunk_length(step, None)
         operand = self.timing.measure("input", self.feed.train_operand, step, length, seed)
         while step < total and not stop:
@@ -114,55 +116,6 @@ class Loop:
         self._save(state, None)
         return self._ended(state)
 
-    def weights(self, state: State) -> Any:
-        """Return what a state is evaluated with; computed once for a state."""
-        if self._weights is not None and self._weights[0] is state:
-            return self._weights[1]
-        if self.programs.weights is None:
-            return self.programs.trained_weights(state)
-        count = num_statistics_batches(self.experiment, self.feed)
-        self._compile(self.programs.weights)
-        # A feed of its own: the one that trains reads ahead.
-        feed = self.feed.with_eval_batch_size(self.feed.eval_batch_size)
-        operand = self.timing.measure("input", feed.train_operand, 0, count, int(state.seed))
-        weights = self.timing.measure("eval", self.programs.weights, state, operand)
-        self._weights = state, weights
-        return weights
-
-    def evaluate(self, state: State, split: str) -> dict[str, Any]:
-        """Return the metrics of a split, exact over every example; empty if there is no such split."""
-        rows = self.experiment.data.splits.get(split, range(0))
-        if not len(rows):
-            return {}
-        weights, values = self.weights(state), {}
-        metrics = jax.tree.map(
-            lambda empty, like: np.broadcast_to(jax.device_get(empty), like.shape),
-            self.experiment.objective.empty(),
-            self.programs.abstract_state.metrics,
-        )
-        size = self.feed.eval_batch_size
-        # Of a loss that is one number for a batch, padding cannot be taken out: the rest is a batch of its own size.
-        rest = len(rows) % size if self.experiment.couples_padding else 0
-        full = rows[: len(rows) - rest]
-        num_batches = -(-len(full) // size)
-        most = min(self.feed.max_steps or self.pace.eval_batches, self.pace.eval_batches)
-        parts = [
-            (self.programs.evaluate, self.feed, full, first, min(most, num_batches - first))
-            for first in range(0, num_batches, most)
-        ]
-        if rest:
-            parts.append((*self.programs.evaluate_rest(rest), rows[len(full) :], 0, 1))
-        for index, (program, feed, some, first, length) in enumerate(parts):
-            self._compile(program)
-            self.hosts.mark(self.step, "evaluate")
-            if index and self.hosts.agree()[1]:
-                self._end(state)
-            operand = self.timing.measure("input", feed.eval_operand, some, first, length)
-            numbers = [np.int32(n) for n in (first, length, some.start, some.stop)]
-            # Not waited for: the next operand is read while the device computes.
-            metrics, values = self.timing.measure("eval", program, weights, metrics, operand, *numbers)
-        return {name: value.tolist() for name, value in self.timing.measure("eval", fetched, values).items()}
-
     def _ended(self, state: State) -> State:
         """Let what happens at the end happen, and return the state that the run ends with."""
         stopping = self.experiment.early_stopping
@@ -177,12 +130,6 @@ class Loop:
         start = time.perf_counter()
         operand = self.feed.train_operand(step, length, seed) if length else None
         return time.perf_counter() - start, operand
-
-    def _compile(self, program: Program) -> None:
-        if not program.compiles:
-            self.display.note(f"compiling {program.name} …")
-            self.hosts.mark(self.step, "compile")
-            self.timing.measure("compile", lambda: program.compiled)
 
     def _chunk_length(self, step: int, seconds_per_step: float | None) -> int:
         limits = [self.experiment.total_steps - step, *self.agenda.steps_left(step)]
@@ -220,7 +167,7 @@ class Loop:
             extra = {"learning_rate": None, "examples_per_second": rate, **report["rates"]}
             self.log("train", {**report["metrics"], **extra})
         if told:
-            self._end(state)
+            self.evaluator.end(state)
         stop = False
         if "eval" in due and (due["eval"] or at_end):
             self._validate(state)
@@ -244,14 +191,14 @@ class Loop:
             self.log("event", {name: float(value) for name, value in values.items()})
 
         def predict(inputs: Any) -> Any:
-            weights = self.weights(state)
+            weights = self.evaluator.weights(state)
             if not isinstance(weights, Weights):
                 raise UserError("an event of a population cannot predict: its members have no one model")
             return Run(self.experiment, state, {}, self.work.rows, {}, weights).predict(inputs)
 
         def of_split(split: str) -> dict[str, float]:
             word("the split of Moment.evaluate", split, tuple(self.experiment.data.splits))
-            return self.evaluate(state, split)
+            return self.evaluator.evaluate(state, split)
 
         actions: dict[str, Callable[..., Any]] = {
             "log": log, "predict": predict, "evaluate": of_split, "save": partial(self._save, state, None),
@@ -262,7 +209,7 @@ class Loop:
         self._stopped |= stop
 
     def _validate(self, state: State) -> None:
-        validation = self.evaluate(state, self.watched)
+        validation = self.evaluator.evaluate(state, self.watched)
         self.log("validation", validation)
         self.display.evaluated(self.step, validation)
         self._save(state, validation)
@@ -285,12 +232,10 @@ class Loop:
         seconds = self.timing.seconds | {"total": self.timing.total}
         self.timing.measure("checkpoint", self.work.save, state, seconds, validation)
 
-    def _end(self, state: State) -> NoReturn:
+    def _save_at_end(self, state: State) -> str:
         self._save(state, None)
         self.timing.measure("checkpoint", self.work.wait)
-        interrupted = self.hosts.any(self.hosts.preemption.interrupted)
-        kind, how = (Interrupted, "Ctrl-C") if interrupted else (PreemptedError, "SIGTERM")
-        raise kind(f"told to end ({how}) at step {self.step}: {self.work.saved_as()}")
+        return self.work.saved_as()
 
 
 def _median(losses: Any) -> float:

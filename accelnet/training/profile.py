@@ -16,7 +16,7 @@ from accelnet.disk import raise_unwritable, write_atomically
 from accelnet.errors import UserError
 from accelnet.hlo import SMALL_CALL, HloModule
 from accelnet.json_file import read_json
-from accelnet.scopes import layer_of
+from accelnet.scopes import LOOP, layer_of
 from accelnet.terminal import rendered
 from accelnet.training.program import Programs
 from accelnet.training.rhythm import At, Rhythm
@@ -231,7 +231,7 @@ def profile_of(times: Mapping[str, float], text: str, steps: int, seconds: float
         op_name = "" if is_one_function else module.op_name(instruction)
         total[layer_of(op_name)] += nanoseconds / scale
         backward[layer_of(op_name)] += nanoseconds / scale if "transpose(" in op_name else 0.0
-    unnamed = sum(total.pop(name, 0.0) for name in ("", "loop"))
+    unnamed = sum(total.pop(name, 0.0) for name in ("", LOOP))
     longest = sorted(total.items(), key=lambda item: -item[1])
     layers = [{"layer": name, "ms": ms, "backward_ms": backward[name]} for name, ms in longest]
     return Profile(steps, 1e3 * seconds / max(steps, 1), sum(total.values()) + unnamed, layers, unnamed)

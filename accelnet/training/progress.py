@@ -59,24 +59,24 @@ class Progress:
         self.close()
 
 
-class Part(Progress):
+class PartOfProgress(Progress):
     """Show the steps of one part on the display of the whole, which stays open for the others.
 
     Args:
         display: Display of the whole.
         start: Steps of the whole before this part.
         factor: Steps of the whole that one of this part is.
-        together: Number of trainings that a rate in examples per second is one of.
+        num_trainings: Number of trainings that go on at once: a rate in examples per second is that of one of them.
 
     Example:
-        >>> Part(make_progress("digits", 100, show=False), start=50, factor=0.5).update(20)
+        >>> PartOfProgress(make_progress("digits", 100, show=False), start=50, factor=0.5).update(20)
     """
 
-    def __init__(self, display: Progress, start: int, factor: float = 1.0, together: int = 1) -> None:
-        self._display, self._start, self._factor, self._together = display, start, factor, together
+    def __init__(self, display: Progress, start: int, factor: float = 1.0, num_trainings: int = 1) -> None:
+        self._display, self._start, self._factor, self._num_trainings = display, start, factor, num_trainings
 
     def update(self, step: int, loss: float | None = None, examples_per_second: float | None = None) -> None:
-        rate = None if examples_per_second is None else examples_per_second * self._together
+        rate = None if examples_per_second is None else examples_per_second * self._num_trainings
         self._display.update(self._start + round(step * self._factor), loss, rate)
 
     def note(self, text: str) -> None:

@@ -20,12 +20,12 @@ from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.parallel.layout import to_addressable
 from accelnet.parallel.rules import path_names
+from accelnet.training.batch import prepared
 from accelnet.training.curves import curves
 from accelnet.training.evaluation import Weights
 from accelnet.training.profile import Profile, read_profile
 from accelnet.training.record import ROW_FIELDS
 from accelnet.training.state import TrainState
-from accelnet.training.step import prepared
 from accelnet.training.timing import account_line
 from accelnet.wording import shown, size
 

@@ -1,33 +1,137 @@
-"""The step: gradients of one batch, summed over its microbatches, and one update."""
+"""The step, from top to bottom: the step, the gradient of a batch, the loss of a microbatch, and the update."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from accelnet.errors import user_code
 from accelnet.experiment import Experiment
 from accelnet.models.precision import with_precision
 from accelnet.models.pure import merged
 from accelnet.objectives.weights import safe_ratio
 from accelnet.ops.wide import in_float32
 from accelnet.parallel.layout import ONE_DEVICE, SAME, Layout
-from accelnet.parallel.noise import shard_key
 from accelnet.parallel.parts import Parts
 from accelnet.scopes import scope
-from accelnet.signature import Offer, call, described
+from accelnet.signature import Offer
+from accelnet.training.batch import Batch, training_batch
 from accelnet.training.forward import BoundModel, with_remat
-from accelnet.training.state import AUGMENT, NOISE, UPDATE, TrainState, random_key
+from accelnet.training.state import UPDATE, TrainState, random_key
 
-Batch = dict[str, Any]
 Tree = Any
 Microbatch = Callable[[Tree, Any, Any], Batch]
 
 # What a loss draws is not what the model draws.
 _LOSS_KEY, _AGAIN_KEY = 0x10555, 0xA6A19
+
+
+def make_train_step(
+    experiment: Experiment,
+    layout: Layout = ONE_DEVICE,
+    num_microbatches: int | None = None,
+    observe: Callable[[jax.Array, Tree, Tree], tuple[Tree, Tree]] = lambda _loss, _grads, params: (params, ()),
+) -> Callable[..., Any]:
+    """Return the step of an experiment, a pure function.
+
+    Args:
+        experiment: What is trained.
+        layout: Devices on which batches and weights lie.
+        num_microbatches: Microbatches of a batch. None: those of the experiment's order.
+        observe: Function `observe(loss, grads, params) -> (params, seen)`, called before the update; that starts from
+            the params that it returns.
+
+    Returns:
+        `step(state, microbatch, operand, spec) -> (state, loss, seen)`: the state after one update, the mean loss
+        before it (float32 scalar), and what `observe` saw. For the arguments see `make_gradient`.
+    """
+    gradient, update = make_gradient(experiment, layout, num_microbatches), make_update(experiment)
+
+    def step(
+        state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
+    ) -> tuple[TrainState, jax.Array, Tree]:
+        def of(params: Tree) -> Any:
+            with scope("gradient"):
+                return gradient(state.replace(params=params), microbatch, operand, spec)
+
+        grads, loss, states, model_state = of(state.params)
+        params, seen = observe(loss, grads, state.params)
+        with scope("optimizer"):
+            state = update(state.replace(params=params), grads, loss, states, model_state, of)
+        return state, loss, seen
+
+    return step
+
+
+def make_gradient(
+    experiment: Experiment, layout: Layout = ONE_DEVICE, num_microbatches: int | None = None
+) -> Callable[..., Any]:
+    """Return the function that gives the gradient of a whole batch.
+
+    The gradient of the batch's mean loss is the weighted mean of its parts' gradients, exactly:
+    g = sum_j w_j g_j / sum_j w_j. The parts are microbatches, one after the other, so that a batch may be larger than
+    memory, and their shares on the devices, side by side. Devices exchange gradients once, after the last microbatch.
+
+    Args:
+        experiment: What is trained.
+        layout: Devices on which batches and weights lie.
+        num_microbatches: Microbatches of a batch. None: those of the experiment's order.
+
+    Returns:
+        `gradient(state, microbatch, operand, spec) -> (grads, loss, metric states, model_state)`.
+        `microbatch(operand, number, part)` gives a device's part of a microbatch; `spec` says how the mesh cuts
+        `operand`. Gradients have the parameters' dtype; in float16 they are those of the unscaled loss.
+    """
+    parts = layout.parts
+    of_loss = jax.grad(make_loss(experiment, parts), has_aux=True)
+    if experiment.precision == "bfloat16":
+        of_loss = in_float32(of_loss)
+    num_microbatches = num_microbatches or experiment.order.num_microbatches
+    merge, empty = experiment.objective.merge, experiment.objective.empty
+
+    def gradient(state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME) -> Any:
+        cuts = layout.cuts(state.params)
+        scale = None if state.loss_scale is None else state.loss_scale.scale
+
+        def of_part(params: Tree, others: Any, operand: Tree) -> Any:
+            """Compute what one device does: its part of each microbatch, and one exchange with the others."""
+            model_state, frozen, scale, seed, step = others
+            part, params = parts.index(), parts.gather(params, cuts)
+
+            def add(number: Any, carry: Any) -> Any:
+                model_state, sums = carry
+                batch = microbatch(operand, number, part)
+                batch, noise = training_batch(experiment, batch, layout, part, seed, step, number)
+                grads, (mean, weight, states, model_state) = of_loss(
+                    params, model_state, batch, key=noise, train=True, frozen=frozen, step=step, scale=scale
+                )
+                if scale is not None:
+                    grads = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, grads)
+                if sums is None:  # the one microbatch, which needs no weight
+                    return model_state, (grads, mean, weight, states)
+                total, total_mean, total_weight, total_states = sums
+                total = jax.tree.map(lambda a, b: a + b * weight, total, grads)
+                return model_state, (
+                    total, total_mean + mean * weight, total_weight + weight, merge(total_states, states)
+                )  # fmt: skip
+
+            if num_microbatches == 1:
+                model_state, (grads, mean, _, states) = add(jnp.int32(0), (model_state, None))
+            else:
+                zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
+                start = model_state, (zeros, jnp.float32(0), jnp.float32(0), empty())
+                model_state, sums = jax.lax.fori_loop(0, num_microbatches, add, start)
+                grads, mean, weight, states = sums
+                grads = jax.tree.map(lambda g, p: safe_ratio(g, weight).astype(p.dtype), grads, params)
+                mean = safe_ratio(mean, weight)
+            grads, mean = parts.total(grads, cuts), parts.total(mean)
+            return grads, mean, merge_parts(experiment, parts, states), parts.agreed(model_state)
+
+        of_parts = parts.map(of_part, (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
+        return of_parts(state.params, (state.model_state, state.frozen, scale, state.seed, state.step), operand)
+
+    return gradient
 
 
 def make_loss(experiment: Experiment, parts: Parts = ONE_DEVICE.parts) -> Callable[..., Any]:
@@ -77,102 +181,6 @@ def make_loss(experiment: Experiment, parts: Parts = ONE_DEVICE.parts) -> Callab
     return loss
 
 
-def make_gradient(
-    experiment: Experiment, layout: Layout = ONE_DEVICE, num_microbatches: int | None = None
-) -> Callable[..., Any]:
-    """Return the function that gives the gradient of a whole batch.
-
-    The gradient of the batch's mean loss is the weighted mean of its parts' gradients, exactly:
-    g = sum_j w_j g_j / sum_j w_j. The parts are microbatches, one after the other, so that a batch may be larger than
-    memory, and their shares on the devices, side by side. Devices exchange gradients once, after the last microbatch.
-
-    Args:
-        experiment: What is trained.
-        layout: Devices on which batches and weights lie.
-        num_microbatches: Microbatches of a batch. None: those of the experiment's order.
-
-    Returns:
-        `gradient(state, microbatch, operand, spec) -> (grads, loss, metric states, model_state)`.
-        `microbatch(operand, number, part)` gives a device's part of a microbatch; `spec` says how the mesh cuts
-        `operand`. Gradients have the parameters' dtype; in float16 they are those of the unscaled loss.
-    """
-    parts = layout.parts
-    of_loss = jax.grad(make_loss(experiment, parts), has_aux=True)
-    if experiment.precision == "bfloat16":
-        of_loss = in_float32(of_loss)
-    num_microbatches = num_microbatches or experiment.order.num_microbatches
-    merge, empty = experiment.objective.merge, experiment.objective.empty
-
-    def of_part(microbatch: Microbatch, cuts: Tree, params: Tree, others: Any, operand: Tree) -> Any:
-        model_state, frozen, scale, seed, step = others
-        part, params = parts.index(), parts.gather(params, cuts)
-
-        def of_microbatch(number: Any, model_state: Tree) -> Any:
-            batch = microbatch(operand, number, part)
-            batch, noise = training_batch(experiment, batch, layout, part, seed, step, number)
-            grads, (mean, weight, states, after) = of_loss(
-                params, model_state, batch, key=noise, train=True, frozen=frozen, step=step, scale=scale
-            )
-            if scale is not None:
-                grads = jax.tree.map(lambda g: g.astype(jnp.float32) / scale, grads)
-            return grads, mean, weight, states, after
-
-        if num_microbatches == 1:
-            grads, mean, _, states, model_state = of_microbatch(jnp.int32(0), model_state)
-        else:
-
-            def add(number: Any, carry: Any) -> Any:
-                grads, total, weights, states, model_state = carry
-                new, mean, weight, new_states, model_state = of_microbatch(number, model_state)
-                grads = jax.tree.map(lambda a, b: a + b * weight, grads, new)
-                return grads, total + mean * weight, weights + weight, merge(states, new_states), model_state
-
-            zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params)
-            start = (zeros, jnp.float32(0), jnp.float32(0), empty(), model_state)
-            grads, mean, weight, states, model_state = jax.lax.fori_loop(0, num_microbatches, add, start)
-            grads = jax.tree.map(lambda g, p: safe_ratio(g, weight).astype(p.dtype), grads, params)
-            mean = safe_ratio(mean, weight)
-        grads, mean = parts.total(grads, cuts), parts.total(mean)
-        return grads, mean, merge_parts(experiment, parts, states), parts.agreed(model_state)
-
-    def gradient(state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME) -> Any:
-        cuts = layout.cuts(state.params)
-        scale = None if state.loss_scale is None else state.loss_scale.scale
-        others = (state.model_state, state.frozen, scale, state.seed, state.step)
-        of_parts = parts.map(partial(of_part, microbatch, cuts), (cuts, SAME, spec), (cuts, SAME, SAME, SAME))
-        return of_parts(state.params, others, operand)
-
-    return gradient
-
-
-def num_examples(batch: Batch) -> int:
-    """Return the number of examples of a batch, padding included."""
-    return jax.tree.leaves(batch["inputs"])[0].shape[0]
-
-
-def training_batch(
-    experiment: Experiment, batch: Batch, layout: Layout, part: Any, seed: Any, step: Any, number: Any
-) -> tuple[Batch, jax.Array]:
-    """Return a part of a microbatch as training sees it, prepared and augmented, and the key of the model's noise."""
-    batch = prepared(experiment, batch)
-    noise, changes = (
-        shard_key(random_key(seed, purpose, step, number), part, layout.num_parts, num_examples(batch))
-        for purpose in (NOISE, AUGMENT)
-    )
-    if experiment.data.augment is not None:
-        given = {"step": step, "progress": Offer(lambda: experiment.progress(step)), "task": experiment.objective.task}
-        given |= {name: experiment.data.info[name] for name in ("num_classes",) if name in experiment.data.info}
-        with scope("augmentation"):
-            batch = call("augment", experiment.data.augment, changes, batch, **given)
-    return batch, noise
-
-
-def prepared(experiment: Experiment, batch: Batch) -> Batch:
-    """Prepare a batch as the data says; where that fails, say so with the batch's shapes."""
-    with user_code("prepare", described([batch])), scope("input"):
-        return experiment.data.prepare(batch)
-
-
 def merge_parts(experiment: Experiment, parts: Parts, states: Tree) -> Tree:
     """Merge the metric states of what the devices have seen: in one sum where that is what merging means."""
     objective = experiment.objective
@@ -183,43 +191,6 @@ def merge_parts(experiment: Experiment, parts: Parts, states: Tree) -> Tree:
         if name not in objective.additive
     }
     return {name: (summed | merged)[name] for name in states}
-
-
-def make_train_step(
-    experiment: Experiment,
-    layout: Layout = ONE_DEVICE,
-    num_microbatches: int | None = None,
-    observe: Callable[[jax.Array, Tree, Tree], tuple[Tree, Tree]] = lambda _loss, _grads, params: (params, ()),
-) -> Callable[..., Any]:
-    """Return the step of an experiment, a pure function.
-
-    Args:
-        experiment: What is trained.
-        layout: Devices on which batches and weights lie.
-        num_microbatches: Microbatches of a batch. None: those of the experiment's order.
-        observe: Function `observe(loss, grads, params) -> (params, seen)`, called before the update; that starts from
-            the params that it returns.
-
-    Returns:
-        `step(state, microbatch, operand, spec) -> (state, loss, seen)`: the state after one update, the mean loss
-        before it (float32 scalar), and what `observe` saw. For the arguments see `make_gradient`.
-    """
-    gradient, update = make_gradient(experiment, layout, num_microbatches), make_update(experiment)
-
-    def step(
-        state: TrainState, microbatch: Microbatch, operand: Tree = None, spec: Any = SAME
-    ) -> tuple[TrainState, jax.Array, Tree]:
-        def of(params: Tree) -> Any:
-            with scope("gradient"):
-                return gradient(state.replace(params=params), microbatch, operand, spec)
-
-        grads, loss, states, model_state = of(state.params)
-        params, seen = observe(loss, grads, state.params)
-        with scope("optimizer"):
-            state = update(state.replace(params=params), grads, loss, states, model_state, of)
-        return state, loss, seen
-
-    return step
 
 
 def make_update(experiment: Experiment) -> Callable[..., TrainState]:

@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict
 
 import accelnet as an
 from accelnet.exporting.onnx import to_onnx
+from accelnet.ops.prepared import Prepared
 from accelnet.training.program import prepare
 from accelnet.training.step import make_train_step
 from bench_systems.cases import Arrays, Case, forward_loss
@@ -148,11 +149,15 @@ def _chunks(restart: Any, chunk: Any) -> System:
 def _inference(case: Case, arrays: Arrays) -> System:
     experiment = make_experiment(case)
     state = initial_state(case, experiment)
-    predict = jax.jit(partial(_predict, experiment.pure_model))
+
+    def forward(weights: Any, inputs: Any) -> jax.Array:
+        return _predict(experiment.pure_model, *weights, inputs)
+
+    predict = Prepared(forward, (state.params, state.model_state))  # as a loaded artifact does it
     batches = [jax.device_put(batch) for batch in arrays.inputs]
 
     def step(number: int) -> jax.Array:
-        return jax.block_until_ready(predict(state.params, state.model_state, batches[number % len(batches)]))
+        return jax.block_until_ready(predict(batches[number % len(batches)]))
 
     def losses(num_steps: int) -> list[float]:
         return [forward_loss(case, np.asarray(step(n)), arrays.targets[n]) for n in range(num_steps)]

@@ -114,10 +114,16 @@ def _one(layer: Any, weights: describe.Weights, x: Any) -> Any:
     return x
 
 
+def build(layers: tuple[Any, ...], weights: describe.Weights, rows: np.ndarray) -> Any:
+    """Build a network for inputs like a batch of rows, with its weights."""
+    inputs = keras.Input(rows.shape[1:], dtype=rows.dtype.name)
+    return keras.Model(inputs, _apply(layers, weights, inputs))
+
+
 def _model(case: Case, arrays: Arrays) -> Any:
-    inputs = keras.Input(arrays.inputs.shape[2:], dtype=arrays.inputs.dtype.name)
     if arrays.lengths is None:
-        return keras.Model(inputs, _apply(case.layers, arrays.weights, inputs))
+        return build(case.layers, arrays.weights, arrays.inputs[0])
+    inputs = keras.Input(arrays.inputs.shape[2:], dtype=arrays.inputs.dtype.name)
     mask = keras.Input(arrays.inputs.shape[2:3], dtype="bool")
     return keras.Model([inputs, mask], _apply(case.layers, arrays.weights, inputs, mask))
 

@@ -31,6 +31,10 @@ def rnn(inputs=4, **settings):
     return lambda rngs: an.models.RNN(inputs, 8, 3, rngs=rngs, **settings)
 
 
+def transformer(rngs):
+    return an.models.Transformer(4, 8, 3, num_steps=SERIES.shape[1], num_heads=2, rngs=rngs)
+
+
 def part(raw, rows):
     """Take the first rows of arrays, or of a dict of them."""
     return {name: one[:rows] for name, one in raw.items()} if isinstance(raw, dict) else raw[:rows]
@@ -45,6 +49,7 @@ FAMILIES = {
     "LSTM": (lambda: trained(series(), rnn(cell="lstm", num_layers=2)), SEQUENCES),
     "GRU": (lambda: trained(series(), rnn(cell="gru", bidirectional=True)), SEQUENCES),
     "minGRU": (lambda: trained(series(), rnn(cell="min_gru", output="mean")), SEQUENCES),
+    "Transformer": (lambda: trained(series(), transformer), SEQUENCES),
     "rows of images": (lambda: trained(images(), rnn(12, cell="simple")), IMAGES),
     "bfloat16": (lambda: mlp_run(precision="bfloat16"), IMAGES),
     "table": (table_run, {name: ROWS[name] for name in ("size", "hue")}),

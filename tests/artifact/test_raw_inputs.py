@@ -113,6 +113,57 @@ def test_rows_that_cannot_be_read_are_skipped_when_asked_for(models, tmp_path):
         model.predict([{"size": 1.0, "hue": "pink"}], skip_bad=True)
 
 
+@pytest.mark.parametrize("form", ["csv", "columns", "rows"])
+def test_text_among_numbers_makes_its_rows_bad_and_no_others(models, tmp_path, form):
+    model = models("table")
+    columns = {"size": [str(one) for one in ROWS["size"]], "hue": ROWS["hue"]}
+    columns["size"][5], columns["size"][40] = "wide", "7,5"
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    raw = {"csv": written(tmp_path / "a.csv", columns), "columns": columns, "rows": rows}[form]
+    with pytest.raises(UserError, match=r"size is 'wide', expected a finite number"):
+        model.predict(raw)
+    found = model.predict(raw, skip_bad=True, batch_size=16)
+    assert list(found.skipped) == [5, 40] and "'7,5'" in found.skipped[40]
+    kept = np.delete(np.arange(80), [5, 40])
+    np.testing.assert_allclose(found.numbers, model.predict(ROWS).numbers[kept], rtol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_long_files_are_read_in_parts_and_their_predictions_written_in_parts(models, tmp_path, monkeypatch, suffix):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    from accelnet.artifact import prediction, raw_rows
+    from accelnet.data import csv_file, table_source
+
+    model, columns = models("table"), {"size": list(ROWS["size"]), "hue": list(ROWS["hue"])}
+    whole, path, counts = model.predict(ROWS), written(tmp_path / "a.csv", columns), []
+    if suffix == "parquet":
+        path = tmp_path / "a.parquet"
+        parquet.write_table(pa.table(columns), path)
+    monkeypatch.setattr(csv_file, "_BLOCK_BYTES", 256)
+    monkeypatch.setattr(table_source, "_PART_ROWS", 30)
+    monkeypatch.setattr(prediction, "_GROUP_ROWS", 16)
+    lenient = raw_rows._lenient
+    monkeypatch.setattr(raw_rows, "_lenient", lambda table: counts.append(table.num_rows) or lenient(table))
+    found = model.predict(path, batch_size=8)
+    assert len(counts) > 1 and sum(counts) == 80 and max(counts) < 80
+    assert list(found.ids) == list(range(80))
+    np.testing.assert_allclose(found.numbers, whole.numbers, rtol=1e-6)
+    parts = model.predictions(path, batch_size=8)
+    prediction.write_predictions(parts, tmp_path / "out.parquet")
+    table = parquet.read_table(tmp_path / "out.parquet")
+    assert (
+        table["id"].to_pylist() == list(range(80)) and parquet.ParquetFile(tmp_path / "out.parquet").num_row_groups > 1
+    )
+    np.testing.assert_allclose(table["prediction"].to_numpy(), whole.numbers[:, 0], rtol=1e-6)
+    columns["hue"][79] = "pink"
+    parts = model.predictions(written(tmp_path / "b.csv", columns), batch_size=8)
+    with pytest.raises(UserError, match=r"b\.csv, line 81: hue is 'pink'"):
+        prediction.write_predictions(parts, tmp_path / "bad.csv")
+    assert not list(tmp_path.glob("*bad.csv*"))
+
+
 def test_pictures_come_as_files_folders_and_images(models, tmp_path):
     model = models("pictures")
     path, pixels = tmp_path / "in" / "deep" / "a.png", np.full((16, 16, 3), 7, np.uint8)
@@ -225,4 +276,4 @@ def test_predictions_are_written_as_tables_and_arrays(models, tmp_path):
 def test_programs_are_compiled_once_for_all_batches(models):
     model = an.load(models("images").path)
     model.predict(IMAGES, batch_size=16)
-    assert model._call[0]._cache_size() == 1
+    assert model._call[0].num_programs == 1

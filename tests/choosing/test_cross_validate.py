@@ -10,7 +10,7 @@ import accelnet as an
 from accelnet.choosing.cross_validation import CrossValidation
 from accelnet.choosing.statistics import corrected_interval
 from accelnet.report.numbers import shown
-from accelnet.training import fit
+from accelnet.training import ends
 from tests.pages import needs_browser, needs_nothing, shows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -133,13 +133,13 @@ def test_what_is_finished_is_not_trained_again_and_an_interrupted_fold_goes_on(d
         an.cross_validate(broken, folds, workdir=tmp_path / "cut", progress=False)
     kept = json.loads((tmp_path / "cut" / "cross_validation.json").read_text())
     assert len(kept["folds"]) == 1 and "metrics" not in kept
-    trained, train_to_end = [], fit.train_to_end
+    trained, begin = [], ends.begin
 
     def counted(experiment, *args, **kwargs):
         trained.append(experiment.data.num_examples("validation"))
-        return train_to_end(experiment, *args, **kwargs)
+        return begin(experiment, *args, **kwargs)
 
-    monkeypatch.setattr("accelnet.choosing.cross_validate.train_to_end", counted)
+    monkeypatch.setattr("accelnet.choosing.cross_validate.begin", counted)
     resumed = an.cross_validate(experiment, folds, workdir=tmp_path / "cut", progress=False)
     assert len(trained) == 2
     assert resumed.metrics == whole.metrics

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import accelnet as an
+from accelnet.choosing.runs import compare_runs, runs_table
 from accelnet.compressing import finetune, search, trainings
 from accelnet.compressing.candidate import Proposal, cost_of
 from accelnet.compressing.compress import compress
@@ -133,6 +134,18 @@ def test_the_answer_is_a_run_like_any_other(found, out):
     assert longer.step == 2 * best.step
     with pytest.raises(UserError, match="was trained on since"):
         compress(found.measured[0].run, max_drop=0.12, budget=3, out=out, progress=False)
+
+
+@pytest.mark.slow
+def test_a_compressed_run_stands_in_one_table_with_one_that_was_trained_for_itself(found, out, tmp_path):
+    narrow = experiment(model=lambda rngs: an.models.MLP(4, (4,), 2, rngs=rngs))
+    an.fit(narrow, workdir=tmp_path / "narrow", progress=False)
+    values = compare_runs([out, tmp_path / "narrow"])
+    small, other = values["runs"]
+    assert small["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(found.recommended.run.params))
+    assert other["parameters"] == 4 * 4 + 4 + 4 * 2 + 2 and values["left_out"] == []
+    assert all(one["metrics"]["test"]["accuracy"] > 0.5 and one["finished"] for one in (small, other))
+    assert "narrow" in runs_table(values) and out.name in runs_table(values)
 
 
 @pytest.mark.slow

@@ -147,7 +147,7 @@ def test_composed_augmentations_get_what_they_ask_for():
     [
         (random_crop(8), "images of 8 pixels are to be moved by up to 8, out of sight"),
         (random_shift(0, 9), "images of 9 pixels are to be moved by up to 9"),
-        (cutout(18), "size is 18, which covers all of images of 8 x 9 pixels"),
+        (cutout(18), "size is 18, which covers whole images of 8 x 9 pixels"),
     ],
 )
 def test_moves_that_leave_nothing_of_an_image_are_refused(augment, message):

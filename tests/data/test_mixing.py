@@ -108,7 +108,7 @@ def test_what_cannot_be_mixed_is_refused():
         with pytest.raises(UserError, match=match):
             augment(KEY, batch, **offered)
 
-    refuses("nobody says how many classes there are: give num_classes", mixup(), batch_of())
+    refuses("the number of classes is not known: give num_classes", mixup(), batch_of())
     refuses("num_classes is 3, and the data has 4", mixup(num_classes=3), batch_of(), num_classes=4)
     odd = jax.tree.map(lambda leaf: leaf[:7], batch_of())
     refuses("has 7 examples, and neighbours are mixed: expected an even number", cutmix(num_classes=4), odd)

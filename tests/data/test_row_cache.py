@@ -8,6 +8,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -47,7 +48,7 @@ class Counted(Rows):
 
 
 def assert_same(first, second):
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    chex.assert_trees_all_equal(first, second)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), first) == jax.tree.map(lambda a: (a.shape, a.dtype), second)
 
 

@@ -1,5 +1,6 @@
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,16 +136,16 @@ def test_a_stream_resuming_and_other_devices_draw_as_one_device_does(tmp_path):
     data = imbalanced().sampled("balanced")
     whole = an.fit(experiment_of(data), progress=False)
     streamed = an.fit(experiment_of(data, on_device=False), progress=False)
-    jax.tree.map(np.testing.assert_array_equal, params_of(whole), params_of(streamed))
+    chex.assert_trees_all_equal(params_of(whole), params_of(streamed))
     an.fit(experiment_of(data, steps=11, on_device=False), workdir=tmp_path, progress=False)
     resumed = an.fit(
         experiment_of(data, on_device=False), workdir=tmp_path, resume=True, allow_change=True, progress=False
     )
-    jax.tree.map(np.testing.assert_array_equal, params_of(whole), params_of(resumed))
+    chex.assert_trees_all_equal(params_of(whole), params_of(resumed))
     for on_device in (True, False):
         cut = an.fit(experiment_of(data, on_device=on_device), mesh="data=8", progress=False)
         # Sums over devices round otherwise.
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), params_of(whole), params_of(cut))
+        chex.assert_trees_all_close(params_of(whole), params_of(cut), rtol=1e-7, atol=2e-5)
 
 
 def test_a_run_that_was_sampled_is_not_gone_on_with_without(tmp_path):
@@ -190,7 +191,7 @@ def test_example_weights_count_the_same_streamed_and_grouped():
         rng.normal(size=(80, 2)), labels, weights=rng.random(80), num_classes=2, groups=groups, test=0.2
     )
     on_device, streamed = (an.fit(experiment_of(data, on_device=one), progress=False) for one in (True, False))
-    jax.tree.map(np.testing.assert_array_equal, params_of(on_device), params_of(streamed))
+    chex.assert_trees_all_equal(params_of(on_device), params_of(streamed))
     plain = an.data.from_arrays(data.arrays["inputs"], data.arrays["targets"], num_classes=2, groups=groups, test=0.2)
     assert on_device.metrics["train"] != an.fit(experiment_of(plain), progress=False).metrics["train"]
 

@@ -121,6 +121,20 @@ def test_what_differs_is_named_by_its_layer_and_what_was_there_stays(tmp_path, m
     ]  # fmt: skip
 
 
+@pytest.mark.slow  # processes of their own
+def test_a_layer_that_differs_in_stablehlo_is_named(tmp_path, monkeypatch):
+    class Wrong(formats.FreshProcess):
+        """A runtime that adds one to the second result, pixels less their mean, and to the outputs."""
+
+        def __call__(self, inputs):
+            return {name: one + (name in ("outputs", "result1")) for name, one in super().__call__(inputs).items()}
+
+    monkeypatch.setattr(formats, "FreshProcess", Wrong)
+    with pytest.raises(an.UserError, match=r"stablehlo file differs .* outputs by .* first to differ is sub of"):
+        an.export(activated(jax.nn.tanh), to="stablehlo", out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     path = table_run().save(tmp_path / "model.accelnet")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -138,7 +152,7 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     [
         ("onx", "the format is 'onx', expected one of .* did you mean 'onnx'"),
         ("savedmodel", "TensorFlow 2.21 cannot read .* take onnx or litert"),
-        (" ,", "there is no format"),
+        (" ,", "no format is given"),
         (3, "to is 3, expected"),
     ],
 )

@@ -1,5 +1,6 @@
 """Batch normalization in few passes against Flax's own."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ def test_padding_is_left_out_of_batch_statistics():
     outputs, after = apply(images)
     with_mask, masked = apply(padded, jnp.arange(9) < 6)
     np.testing.assert_allclose(with_mask[:6], outputs, rtol=1e-5, atol=1e-6)  # sums of another length
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), masked, after)
+    chex.assert_trees_all_close(masked, after, rtol=1e-5, atol=1e-6)
     _, seen = apply(padded)
     assert not np.allclose(jax.tree.leaves(seen)[0], jax.tree.leaves(after)[0])
 
@@ -85,7 +86,7 @@ def test_statistics_without_padding_are_the_same_on_any_number_of_devices():
         steps=4,
     )
     one, eight = (an.fit(experiment, mesh=mesh, progress=False) for mesh in (None, "data=8"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.params, eight.params)
+    chex.assert_trees_all_close(one.params, eight.params, rtol=1e-4, atol=1e-5)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one.model_state, eight.model_state
     )

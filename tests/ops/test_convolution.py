@@ -151,7 +151,7 @@ def test_at_the_highest_precision_nothing_rounds_more_than_sums_do(given, with_k
         exact = np.asarray(lax.conv_general_dilated(*wide, (1, 1), "SAME", dimension_numbers=LAYOUTS[4]), np.float32)
     lhs, rhs = jnp.asarray(lhs, jnp.float32), jnp.asarray(rhs, jnp.float32)
     default = "highest" if given is None else None
-    with kernels.taken(with_kernels), jax.default_matmul_precision(default):
+    with kernels.with_kernels(with_kernels), jax.default_matmul_precision(default):
         conv = jax.jit(lambda a, b: conv_general_dilated(a, b, (1, 1), "SAME", None, None, LAYOUTS[4], precision=given))
         out = conv(lhs, rhs)
     # A float32 sum of 4,608 products, one after the other, is off by 2e-6 of the largest, Winograd's by 1.7e-5.

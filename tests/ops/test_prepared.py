@@ -25,9 +25,11 @@ def function_of(module):
     graph, state = nnx.split(module)
     rng = np.random.default_rng(0)
     state = jax.tree.map(
-        lambda leaf: leaf + 0.1 * jnp.abs(rng.standard_normal(leaf.shape)).astype(leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.floating)
-        else leaf,
+        lambda leaf: (
+            leaf + 0.1 * jnp.abs(rng.standard_normal(leaf.shape)).astype(leaf.dtype)
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        ),
         state,
     )
     return lambda weights, inputs: nnx.merge(graph, weights)(inputs), state
@@ -150,8 +152,8 @@ def test_what_stands_behind_a_layer_is_joined_to_it_in_its_order(transposed):
     axes = (((1,), (1 if transposed else 0,)), ((), ()))
 
     def function(weights, x):
-        y = (an.ops.dot_general(x, weights["kernel"], axes) - weights["shift"]) * weights["scale"] / 3 + weights["shift"] * 2
-        return jnp.maximum(0, y)
+        y = (an.ops.dot_general(x, weights["kernel"], axes) - weights["shift"]) * weights["scale"] / 3
+        return jnp.maximum(0, y + weights["shift"] * 2)
 
     x = rng.standard_normal((2, 40)).astype(np.float32)
     assert calls(function, weights, x) == (1, 0)
@@ -173,7 +175,8 @@ def test_what_stands_behind_a_layer_is_joined_to_it_in_its_order(transposed):
 )
 def test_what_is_not_joined_is_still_computed(behind):
     rng = np.random.default_rng(0)
-    weights = {"kernel": rng.standard_normal((40, 48)).astype(np.float32), "v": np.linspace(-2, 2, 48, dtype=np.float32)}
+    kernel, vector = rng.standard_normal((40, 48)).astype(np.float32), np.linspace(-2, 2, 48, dtype=np.float32)
+    weights = {"kernel": kernel, "v": vector}
     x = rng.standard_normal((2, 40)).astype(np.float32)
 
     def function(weights, x):

@@ -173,7 +173,7 @@ def test_a_recurrence_rounds_its_state_in_every_step(cell, bits, hidden, batch, 
         inputs, options["tokens"] = inputs.reshape(-1, features), rng.integers(0, 12, (batch, steps))
     weights = (kernels_of["input"], kernels_of["recurrent"], bias, *more)
     outputs, last = jax.jit(lambda i, w: quantized_recurrence(cell, i, *w, **options))(inputs, weights)
-    with kernels.taken(False):  # by the meaning, which says itself that it rounds every state
+    with kernels.with_kernels(False):  # by the meaning, which says itself that it rounds every state
         expected = jax.jit(lambda i, w: quantized_recurrence(cell, i, *w, **options))(inputs, weights)
     # Where a state lies between two whole numbers, one of 127 steps of it can go either way.
     chex.assert_trees_all_close((outputs, last), expected, atol=2e-2)

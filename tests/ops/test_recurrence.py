@@ -104,7 +104,7 @@ def assert_equal(left, right):
 
 
 def assert_close(left, right, **tolerance):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **(tolerance or CLOSE)), left, right)
+    chex.assert_trees_all_close(left, right, **(tolerance or CLOSE))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,4 +67,4 @@ def test_outputs_states_and_gradients_are_pytorchs(recorded, name, kind):
     theirs = {path.removeprefix("gradient/"): a for path, a in arrays.items() if path.startswith("gradient/")}
     expected = [mapped(name, theirs, suffix, gradient=True) for suffix in ("", "_reverse")], theirs["inputs"]
     # These are sums over all steps and sequences.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, expected)
+    chex.assert_trees_all_close(gradients, expected, rtol=1e-4, atol=1e-5)

@@ -64,6 +64,6 @@ def test_a_gradient_flows_to_the_rows_that_were_taken():
 def test_a_token_that_is_no_symbols_shows(with_kernels):
     table, tokens = jnp.ones((5, 4)), jnp.array([[0, 4, 1], [2, 5, 3]])
     weights = jnp.ones((4, 12)), jnp.ones((3, 12)), jnp.zeros(12)
-    with kernels.taken(with_kernels):
+    with kernels.with_kernels(with_kernels):
         outputs, _ = jax.jit(lambda *w: lstm(table, *w, tokens=tokens))(*weights)
     assert jnp.isnan(outputs).any(-1).tolist() == [[False] * 3, [False, True, True]]

@@ -1,6 +1,7 @@
 import logging
 from types import SimpleNamespace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,7 +157,7 @@ def test_noise_has_the_key_of_its_own_and_the_state_is_plain():
         updates, raw = noisy.update(jax.grad(loss_of)(expected), raw, expected)
         expected = optax.apply_updates(expected, updates)
     # Rounding of a compiled loop, over 21 steps.
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), again, expected)
+    chex.assert_trees_all_close(again, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_lookahead_is_that_of_optax_and_is_evaluated_with_its_slow_weights():
@@ -168,7 +169,7 @@ def test_lookahead_is_that_of_optax_and_is_evaluated_with_its_slow_weights():
         updates, raw = optimizer.update(jax.grad(loss_of)(both.fast), raw, both)
         both = optax.apply_updates(both, updates)
     for ours, theirs in ((params, both.fast), (optim.eval_params(state, params), both.slow)):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+        chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert loss == pytest.approx(float(loss_of(both.slow)), rel=1e-4)
 
 
@@ -197,7 +198,7 @@ def test_sam_is_evaluated_at_the_weights_and_not_at_its_adversarys():
         params, state, _ = train(sam, num_steps)
         evaluated = optim.eval_params(state, params)
         even, _, _ = train(sam, 6)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), evaluated, even)
+        chex.assert_trees_all_close(evaluated, even, rtol=1e-6)
 
 
 def test_opaque_sam_takes_its_gradient_where_the_loss_is_highest_nearby():
@@ -207,7 +208,7 @@ def test_opaque_sam_takes_its_gradient_where_the_loss_is_highest_nearby():
         grads = jax.grad(loss_of)(expected)
         away = optax.tree.add_scale(expected, 0.05 / optax.tree.norm(grads), grads)
         expected = jax.tree.map(lambda p, g: p - 0.05 * g, expected, jax.grad(loss_of)(away))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, expected)
+    chex.assert_trees_all_close(params, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_l_bfgs_is_that_of_optax():

@@ -1,5 +1,6 @@
 """What holds for every optimizer, whatever it computes."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,7 +59,7 @@ def test_the_step_keeps_every_type_can_donate_its_state_and_equals_eager(name):
     assert types(compiled) == before
     # XLA fuses differently than op by op; Newton-Schulz amplifies that.
     tolerance = 1e-4 if name == "muon" else 2e-6
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), compiled, eager)
+    chex.assert_trees_all_close(compiled, eager, rtol=tolerance, atol=tolerance)
 
 
 @every_optimizer

@@ -13,7 +13,7 @@ from flax import nnx
 
 import accelnet as an
 from accelnet.training.compiled import RecompilationError
-from accelnet.training.loop import Loop
+from accelnet.training.evaluator import Evaluator
 from accelnet.training.program import prepare
 from accelnet.training.rhythm import Pace
 
@@ -197,9 +197,9 @@ def test_the_work_directory_holds_all_results(make_experiment, tmp_path):
 
 def test_the_test_split_is_touched_once(make_experiment, monkeypatch):
     splits = []
-    evaluate = Loop.evaluate
+    evaluate = Evaluator.evaluate
     monkeypatch.setattr(
-        Loop,
+        Evaluator,
         "evaluate",
         lambda self, state, split: splits.append(split) or evaluate(self, state, split),
     )

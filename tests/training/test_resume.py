@@ -20,7 +20,7 @@ import pytest
 
 import accelnet as an
 from accelnet.training.checkpoint import Checkpoints
-from accelnet.training.loop import Loop
+from accelnet.training.evaluator import Evaluator
 from accelnet.training.rhythm import Pace
 from accelnet.training.rows import best_step, row_files, with_rows
 from tests.training.conftest import toy_experiment
@@ -95,17 +95,17 @@ def test_a_run_that_was_told_to_end_goes_on_to_the_same_bits(full, whole, tmp_pa
 
 
 def test_a_run_that_is_told_to_end_while_it_evaluates_stops_between_batches(full, tmp_path, monkeypatch):
-    evaluate, pace = Loop.evaluate, Pace(eval_batches=1)
+    evaluate, pace = Evaluator.evaluate, Pace(eval_batches=1)
 
     def told(self, state, split):
         if split == "test":
             signal.raise_signal(signal.SIGTERM)
         return evaluate(self, state, split)
 
-    monkeypatch.setattr(Loop, "evaluate", told)
+    monkeypatch.setattr(Evaluator, "evaluate", told)
     with pytest.raises(an.PreemptedError, match="at step 21"):
         fit(full, workdir=tmp_path / "run", pace=pace)
-    monkeypatch.setattr(Loop, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluator, "evaluate", evaluate)
     same(fit(full, workdir=tmp_path / "run", resume=True, pace=pace), fit(full, pace=pace))
 
 

@@ -29,7 +29,7 @@ def prepare(experiment):
 
 
 def close(a, b, rtol=2e-5, atol=1e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+    chex.assert_trees_all_close(a, b, rtol=rtol, atol=atol)
 
 
 def test_jit_vmap_and_a_loop_by_hand_give_the_same_numbers(make_experiment, make_data, plain_model):

@@ -2,6 +2,7 @@
 
 import json
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -92,7 +93,7 @@ def test_a_changed_seed_counts_on_both_feeds(on_device, tmp_path):
         rows, mask = changed.order.rows(step, 0, seed=5)
         assert mask.all()
         params = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient(params, toy.X[rows], toy.Y[rows]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, params)
+    chex.assert_trees_all_close(run.params, params, rtol=1e-4, atol=1e-6)
 
 
 class Falling(an.objectives.Mean):

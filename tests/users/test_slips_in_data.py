@@ -303,6 +303,8 @@ ROWS = [
     ),
     (ONE_LINE, data.read_idx, [None, *PATH, FOLDER, FOLDER / "none", TEXT_FILE, NPZ]),
     ("directory", data.fashion_mnist, [3, "", THING, FOLDER / "none"]),
+    ("directory", data.cifar10, [None, 3, "", THING]),
+    (ONE_LINE, data.cifar10, [FOLDER / "none", TEXT_FILE]),
     ("path", data.diamonds, [3, "", THING]),
     *[("seed", lambda v, f=f: f(seed=v), WHOLE) for f in (data.digits,)],
     ("padding", data.random_crop, [*WHOLE]),

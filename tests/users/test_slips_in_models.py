@@ -19,6 +19,8 @@ def called(kind, *sizes):
 
 models = an.models
 
+TRANSFORMER = {"in_features": 3, "hidden_features": 4, "out_features": 2, "num_steps": 5}
+
 RN = [None, 0, "a", THING, [], {}, int, FUNCTION, 1.5, jax.random.key(0)]
 
 ROWS = [
@@ -98,6 +100,12 @@ ROWS = [
         (f, lambda v, f=f: models.RNN(4, 4, 4, num_symbols=4, num_layers=2, **{f: v}, rngs=nnx.Rngs(0)), FLAG)
         for f in ("bidirectional", "shared", "tie_embedding")
     ],
+    *[
+        (f, lambda v, f=f: models.Transformer(**{**TRANSFORMER, f: v}, rngs=nnx.Rngs(0)), [*WHOLE, 0])
+        for f in ("in_features", "hidden_features", "out_features", "num_steps", "num_layers", "num_heads")
+    ],
+    ("dropout", lambda v: models.Transformer(**TRANSFORMER, dropout=v, rngs=nnx.Rngs(0)), [*NUMBER, -1, 1, 1.5]),
+    ("rngs", lambda v: models.Transformer(**TRANSFORMER, rngs=v), RN),
     ("", called(models.MLP, 3, (4,), 2), [np.zeros((2, 4)), None, "a", np.zeros(()), [[1, 2]]]),
     (
         "",

@@ -128,7 +128,7 @@ def test_frozen_training_is_that_of_a_chain_that_sets_updates_to_zero():
 
     by_chain = toy.fit(LinenNet(), optimizer=optax.partition(labels, label), steps=5)
     run = toy.fit(LinenNet(), frozen=["backbone.*"], steps=5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), run.params, by_chain.params)
+    chex.assert_trees_all_close(run.params, by_chain.params, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_frozen_run_resumes_and_goes_on_in_another_layout(tmp_path):
     whole = an.fit(experiment, progress=False)
     an.fit(experiment.replace(steps=3), workdir=tmp_path, progress=False)
     run = an.fit(experiment, workdir=tmp_path, resume=True, mesh="data=2,fsdp=4", progress=False)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), run.params, whole.params)
+    chex.assert_trees_all_close(run.params, whole.params, rtol=1e-4, atol=1e-6)
     with pytest.raises(an.UserError, match="frozen is another"):
         an.fit(toy.experiment(Net, steps=8), workdir=tmp_path, resume=True, progress=False)
 

@@ -8,14 +8,10 @@ import jax
 import numpy as np
 
 from accelnet.errors import UserError
-from accelnet.exporting.difference import TOLERANCES, Difference, compare, of_array
-from accelnet.exporting.onnx.export import finish, input_values, named, traced
-from accelnet.exporting.onnx.graph import Value
-from accelnet.exporting.onnx.model import serialize
-from accelnet.exporting.onnx.writer import write
-from accelnet.ops.program import Step, evaluate
+from accelnet.exporting.difference import TOLERANCES, Difference, compare
+from accelnet.exporting.layers import first_difference
+from accelnet.exporting.onnx.export import named, to_onnx
 from accelnet.packages import imported
-from accelnet.scopes import classes
 
 TOLERANCE = TOLERANCES["float32"]
 
@@ -45,7 +41,7 @@ def check_onnx(data: bytes, function: Callable[[Any], Any], rows: Any) -> Differ
     if found.largest > TOLERANCE:
         raise UserError(
             f"the ONNX file differs from the model: {found.worst} by {found.largest:.1e} of its largest number, "
-            f"expected at most {TOLERANCE:.0e}; {first_difference(function, rows)}"
+            f"expected at most {TOLERANCE:.0e}; {first_difference_of(function, rows)}"
         )
     return found
 
@@ -80,26 +76,11 @@ def _refusals() -> Iterator[None]:
         raise UserError(f"onnxruntime cannot run the ONNX file: {' '.join(str(error).split())}") from error
 
 
-def first_difference(function: Callable[[Any], Any], rows: Any) -> str:
-    """Name the first operation whose results differ, by running every one of them in both ways."""
-    shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), rows)
-    graph, program, names = traced(function, shapes)
-    watched: list[tuple[Step, int, str]] = []
+def first_difference_of(function: Callable[[Any], Any], rows: Any, tolerance: float = TOLERANCE) -> str:
+    """Name the first operation whose results differ, in a file that gives all of them."""
 
-    def observe(step: Step, results: list[Value]) -> None:
-        for place, value in enumerate(results):
-            if value.constant is None and np.dtype(value.dtype).kind == "f":
-                name = graph.add("Identity", graph.tensor(value))
-                graph.outputs.append((name, value.dtype, value.shape))
-                watched.append((step, place, name))
+    def run(watched: Callable[[Any], Any], rows: Any) -> dict[str, np.ndarray]:
+        shapes = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), rows)
+        return session_of(to_onnx(watched, shapes))(rows)
 
-    finish(graph, names, write(program, input_values(graph), graph, observe))
-    got = session_of(serialize(graph, {}))(rows)
-    given = list(named(rows, "inputs").values())
-    results = {id(step): arrays for step, arrays in evaluate(program, given)[1]}
-    for step, place, name in watched:
-        difference = of_array(np.asarray(results[id(step)][place]), got[name])
-        if difference > TOLERANCE:
-            layer = f"the layer {classes(step.scope)}, " if step.scope else ""
-            return f"the first to differ is {layer}{step.name} of {step.line or 'a library'}, by {difference:.1e}"
-    return "with the sizes of these rows written into the file no layer differs: a symbolic size is wrong"
+    return first_difference(function, rows, run, tolerance)

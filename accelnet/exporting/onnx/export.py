@@ -42,13 +42,13 @@ def to_onnx(function: Callable[[Any], Any], inputs: Any, *, metadata: Mapping[st
     Source: the specification of ONNX, https://onnx.ai/onnx/operators.
     """
     imported("onnx", "onnx")
-    graph, program, names = traced(function, inputs)
-    results = write(program, input_values(graph), graph)
-    finish(graph, names, results)
+    graph, program, names = _traced(function, inputs)
+    results = write(program, _input_values(graph), graph)
+    _finish(graph, names, results)
     return serialize(graph, metadata or {})
 
 
-def traced(function: Callable[[Any], Any], inputs: Any) -> tuple[Graph, Program, list[str]]:
+def _traced(function: Callable[[Any], Any], inputs: Any) -> tuple[Graph, Program, list[str]]:
     """Trace a function; return an empty graph with its inputs, its program, and the names of its outputs."""
     leaves, structure = jax.tree.flatten(inputs)
     outputs: list[Any] = []
@@ -70,12 +70,12 @@ def traced(function: Callable[[Any], Any], inputs: Any) -> tuple[Graph, Program,
     return graph, program, list(named(outputs[-1], "outputs"))
 
 
-def input_values(graph: Graph) -> list[Value]:
+def _input_values(graph: Graph) -> list[Value]:
     """Return the values of a graph's inputs."""
     return [Value(name, shape, dtype, tuple(range(len(shape)))) for name, dtype, shape in graph.inputs]
 
 
-def finish(graph: Graph, names: list[str], results: list[Value]) -> None:
+def _finish(graph: Graph, names: list[str], results: list[Value]) -> None:
     """Make the results of a program the outputs of its graph, and fold what can be folded."""
     for name, value in zip(names, results, strict=True):
         taken = {given for given, _, _ in graph.inputs}

@@ -44,7 +44,7 @@ class Value:
         """Return the tensor's axes that hold these of the array."""
         return [self.layout.index(axis) for axis in axes]
 
-    def whole(self) -> Any:
+    def full(self) -> Any:
         """Return the constant with thin axes repeated."""
         if not self.thin:
             return self.constant

@@ -34,7 +34,7 @@ def _gather(graph: Graph, step: Any, operand: Value, indices: Value) -> Value:
         return _gather_any(graph, step, operand, indices)
     index = graph.squeeze(indices, [indices.rank - 1])
     if index.constant is not None and _inside(index, operand, axis):
-        name = graph.add("Gather", graph.tensor(operand), graph.store(index.whole().astype(np.int64)), axis=axis)
+        name = graph.add("Gather", graph.tensor(operand), graph.store(index.full().astype(np.int64)), axis=axis)
         return made(name, aval, _order(numbers, axis, aval))
     plain = cast(graph, graph.tensor(index), np.int64)
     last = graph.add("Sub", _number(graph, operand.shape[axis]), scalar(graph, 1, np.int64))

@@ -84,7 +84,7 @@ def _transposed(graph: Graph, step: Any, image: str, rhs: Value, settings: dict[
     """Write a convolution of a dilated image, as transposed convolutions are in JAX."""
     params = step.params
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
-    kernel = np.transpose(rhs.whole(), numbers.rhs_spec)
+    kernel = np.transpose(rhs.full(), numbers.rhs_spec)
     features, width, *taps = kernel.shape
     kernel = kernel.reshape(groups, features // groups, width, *taps).swapaxes(1, 2)
     kernel = np.flip(kernel.reshape(groups * width, features // groups, *taps), tuple(range(2, 2 + len(taps))))

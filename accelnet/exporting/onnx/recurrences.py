@@ -73,7 +73,7 @@ def _gates(graph: Graph, array: Value, gates: Sequence[int], hidden: int) -> Val
     """Bring [in, gates * hidden] into the operator's [1, gates * hidden, in] and order."""
     order = np.concatenate([np.arange(gate * hidden, (gate + 1) * hidden) for gate in gates])
     if array.constant is not None:
-        return constant(array.whole().T[order][None])
+        return constant(array.full().T[order][None])
     name = graph.add("Gather", graph.tensor(array, (1, 0)), graph.store(order), axis=0)
     name = graph.add("Unsqueeze", name, graph.ints([0]))
     return Value(name, (1, len(order), array.shape[0]), array.dtype, (0, 1, 2))

@@ -2,12 +2,16 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from accelnet.exporting.onnx.graph import Graph, Value
 from accelnet.exporting.onnx.rules import UnsupportedError, cast, made, rule
 from accelnet.exporting.onnx.sizes import is_known
 from accelnet.exporting.onnx.windows import pooled_split
+from accelnet.ops.program import trace
 
 _REDUCTIONS = {
     "reduce_sum": "ReduceSum",
@@ -55,6 +59,36 @@ def _cumsum(graph: Graph, step: Any, value: Value) -> Value:
     tensor, axis = graph.tensor(value, value.layout), value.layout.index(step.params["axis"])
     name = graph.add("CumSum", tensor, graph.store(np.int64(axis)), reverse=int(step.params["reverse"]))
     return made(name, step.out_avals[0], value.layout)
+
+
+_CUMULATIVE: dict[str, Any] = {
+    "cumlogsumexp": jnp.logaddexp, "cummax": jnp.maximum, "cummin": jnp.minimum, "cumprod": jnp.multiply,
+}  # fmt: skip
+
+
+@rule(*_CUMULATIVE)
+def _cumulative(graph: Graph, step: Any, value: Value) -> Value:
+    """Write a loop over the steps, since ONNX has an operator for cumulative sums alone."""
+    axis, backwards, combine = step.params["axis"], step.params["reverse"], _CUMULATIVE[step.name]
+
+    def loop(x: jax.Array) -> jax.Array:
+        steps = jnp.moveaxis(x, axis, 0)
+        nothing = jnp.full(steps.shape[1:], _nothing(step.name, x.dtype), x.dtype)
+        _, found = lax.scan(lambda before, one: (combine(before, one),) * 2, nothing, steps, reverse=backwards)
+        return jnp.moveaxis(found, 0, axis)
+
+    assert graph.root.write is not None
+    return graph.root.write(trace(loop, jax.ShapeDtypeStruct(value.shape, value.dtype)), [value], graph)[0]
+
+
+def _nothing(name: str, dtype: Any) -> Any:
+    """Return what changes nothing that it is combined with."""
+    if name == "cumprod":
+        return 1
+    sign = 1 if name == "cummin" else -1
+    if dtype.kind == "f":
+        return sign * np.inf
+    return np.iinfo(dtype).max if sign == 1 else np.iinfo(dtype).min
 
 
 @rule("sort")

@@ -81,6 +81,8 @@ def _split_axes(shape: Sequence[Any], new: Sequence[Any]) -> dict[int, int]:
 @rule("concatenate")
 def _concatenate(graph: Graph, step: Any, *values: Value) -> Value:
     axis = step.params["dimension"]
+    # Runtimes refuse to repeat something no times, which is how a part without elements is made.
+    values = tuple(value for value in values if not same(value.shape[axis], 0)) or values[:1]
     if len(values) == 1:
         return values[0]
     lead = next((value for value in values if value.constant is None), values[0])

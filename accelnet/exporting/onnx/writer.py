@@ -1,6 +1,6 @@
 """From a flat program to a graph: constants computed, each step by its rule."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,24 +17,21 @@ _ROOMS = (elementwise, indexing, loops, products, recurrences, reductions, shape
 # Constants of these stay small: what is repeated is not written down.
 _KEPT_THIN = frozenset({"broadcast_in_dim", "iota", "dim_as_value", "transpose", "scan", "cond", "squeeze", "while"})
 _HINTS = {
-    "while": "repeats something nobody knows how often; lax.scan or lax.fori_loop of a fixed number can be written",
+    "while": "repeats something an unknown number of times; lax.scan or lax.fori_loop of a fixed number can be written",
     "random_bits": "draws random numbers; let the model draw none in evaluation",
     "random_wrap": "draws random numbers; let the model draw none in evaluation",
     "random_seed": "draws random numbers; let the model draw none in evaluation",
     "threefry2x32": "draws random numbers; let the model draw none in evaluation",
 }
 
-Observe = Callable[[Step, list[Value]], None]
 
-
-def write(program: Program, operands: Sequence[Value], graph: Graph, observe: Observe | None = None) -> list[Value]:
+def write(program: Program, operands: Sequence[Value], graph: Graph) -> list[Value]:
     """Write a program into a graph.
 
     Args:
         program: The program.
         operands: Values of its inputs.
         graph: The graph, at whose end the operations are added.
-        observe: Function of each step and its results, or None.
 
     Returns:
         The values of its outputs.
@@ -58,8 +55,6 @@ def write(program: Program, operands: Sequence[Value], graph: Graph, observe: Ob
         graph.scope = step.scope
         results = _write_step(graph, step, [read(ref) for ref in step.inputs])
         env.update(zip(step.outputs, results, strict=True))
-        if observe is not None:
-            observe(step, results)
     graph.scope = outside
     return [read(ref) for ref in program.outputs]
 
@@ -68,7 +63,7 @@ def _write_step(graph: Graph, step: Step, values: list[Value]) -> list[Value]:
     if step.name not in _KEPT_THIN and all(value.constant is not None for value in values):
         known = [aval for aval in (*step.in_avals, *step.out_avals) if all(map(is_known, aval.shape))]
         if len(known) == len(step.in_avals) + len(step.out_avals):
-            return [constant(array) for array in step.bind(*(value.whole() for value in values))]
+            return [constant(array) for array in step.bind(*(value.full() for value in values))]
     try:
         for aval in step.out_avals:
             elementwise.check_type(aval.dtype)

@@ -16,7 +16,7 @@ from accelnet.ops.kernels.call import Rounding as Rounding
 from accelnet.ops.kernels.call import call as call
 from accelnet.ops.kernels.call import call_library as call_library
 from accelnet.ops.kernels.call import meaning_of as meaning_of
-from accelnet.ops.kernels.call import taken as taken
+from accelnet.ops.kernels.call import with_kernels as with_kernels
 from accelnet.ops.kernels.library import TARGETS as TARGETS
 from accelnet.ops.kernels.library import load as load
 from accelnet.ops.kernels.library import most_bytes as most_bytes

@@ -207,26 +207,26 @@ def call_library(kernel: Kernel, results: Sequence[Any], *operands: Array) -> li
     return [array.astype(result.dtype) for array, result in zip(out, results, strict=True)]
 
 
-_taken: ContextVar[bool | None] = ContextVar("taken", default=None)
+_with_kernels: ContextVar[bool | None] = ContextVar("with_kernels", default=None)
 
 
 @contextlib.contextmanager
-def taken(choice: bool) -> Iterator[None]:
+def with_kernels(choice: bool) -> Iterator[None]:
     """Lower programs with kernels although they are exported, to this very machine, or without although they are not.
 
     Args:
         choice: True: with kernels wherever a device is alone. False: without.
     """
-    token = _taken.set(choice)
+    token = _with_kernels.set(choice)
     try:
         yield
     finally:
-        _taken.reset(token)
+        _with_kernels.reset(token)
 
 
 def _alone(module: Any) -> bool:
     """Say whether a program is for one device at a time, and for this process."""
-    choice = _taken.get()
+    choice = _with_kernels.get()
     if choice is False or (choice is None and module.lowering_parameters.for_export):
         return False
     axes = module.axis_context

@@ -53,8 +53,16 @@ static Finish finish_of(const Views& arguments, Numbers numbers) {
   return {argument(arguments, 2), numbers[numbers.size() - 1] != 0};
 }
 
+// Compilers work on two parts side by side; what no handler of a part calls costs it nothing.
+void Convolve(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void Multiply(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void MaxPool(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void Add(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void Mean(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void Shortcut(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+#if ACCELNET_PART == 1
 // Of convolutions: whether Winograd's rounding is allowed, then the geometry of `make_convolution`.
-static void Convolve(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
+void Convolve(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
   const Numbers lhs = shape(arguments, 0), out = shape(results, 0);
   const Weights rhs = weights(arguments, 1);
   const Convolution c = make_convolution(lhs, out, {numbers.begin() + 1, numbers.size() - 1});
@@ -68,6 +76,99 @@ static void Convolve(Threads& pool, const Views& arguments, const Views& results
     case kPlain: convolve(pool, c, out[0], images, member_step(lhs), rhs, to, finish); break;
   }
 }
+
+// Of products: whether the left and the right matrix are transposed, and whether they are rounded to bfloat16. The
+// rows of a left matrix that is not transposed may have more axes than one.
+void Multiply(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
+  const Numbers a = shape(arguments, 0), out = shape(results, 0);
+  const bool a_transposed = numbers[0], b_transposed = numbers[1];
+  const Matrices s{out[0], out[1], out[2], a_transposed ? a[1] : member_size(a) / out[1], a_transposed, b_transposed};
+  const Weights right = weights(arguments, 1);
+#if defined(ACCELNET_BFLOAT16)
+  if (numbers[2]) {
+    multiply_pairs(pool, s, argument(arguments, 0), member_step(a), right.values, right.step, result(results, 0));
+    return;
+  }
+#endif
+  multiply_matrices(pool, s, argument(arguments, 0), member_step(a), right, result(results, 0),
+                    finish_of(arguments, numbers));
+}
+
+// Of pooling: per axis the window, strides and padding in front. `large` is [members, images, in, channels].
+static Pooling make_pooling(Numbers large, Numbers small, Numbers numbers) {
+  Pooling p;
+  p.images = large[1], p.channels = large[5];
+  for (int axis = 0; axis < 3; ++axis) {
+    p.axes[axis] = {large[2 + axis], small[2 + axis], numbers[axis], numbers[3 + axis], numbers[6 + axis]};
+  }
+  return p;
+}
+
+// Results: the maxima, and, if they are asked for, which tap has each, uint8.
+void MaxPool(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
+  const Numbers in = shape(arguments, 0);
+  const Pooling p = make_pooling(in, shape(results, 0), numbers);
+  uint8_t* marks = results.size() > 1 ? reinterpret_cast<uint8_t*>(result(results, 1)) : nullptr;
+  max_pool(pool, p, in[0] * in[1], argument(arguments, 0), result(results, 0), marks);
+}
+
+// Arguments: which tap has each maximum, uint8, and the gradient of the maxima.
+static void MaxPoolBackward(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
+  const Numbers out = shape(results, 0);
+  const Pooling p = make_pooling(out, shape(arguments, 0), numbers);
+  const uint8_t* marks = reinterpret_cast<const uint8_t*>(argument(arguments, 0));
+  const int64_t marks_step = member_step(shape(arguments, 0)), gradient_step = member_step(shape(arguments, 1));
+  for (int64_t member = 0; member < out[0]; ++member) {
+    max_pool_backward(pool, p, out[1], marks + member * marks_step, argument(arguments, 1) + member * gradient_step,
+                      result(results, 0) + member * member_size(out));
+  }
+}
+
+// out = a + b, of one size; the number says whether what is negative becomes 0.
+void Add(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
+  const float *a = argument(arguments, 0), *b = argument(arguments, 1);
+  float* out = result(results, 0);
+  const int64_t size = results[0].bytes / sizeof(float);
+  const bool relu = numbers[0];
+  constexpr int64_t block = 16384;
+  share_out(pool, 4 * size, ceil_div(size, block), [&](int64_t task) {
+    for (int64_t i = task * block; i < std::min(size, (task + 1) * block); ++i) {
+      const float sum = a[i] + b[i];
+      out[i] = relu && sum < 0 ? 0 : sum;
+    }
+  });
+}
+
+// Sums over the middle axis of [images, pixels, channels], divided by the number.
+void Mean(Threads&, const Views& arguments, const Views& results, Numbers numbers) {
+  const Numbers in = shape(arguments, 0);
+  const float* from = argument(arguments, 0);
+  float* out = result(results, 0);
+  for (int64_t image = 0; image < in[0]; ++image, out += in[2]) {
+    std::fill(out, out + in[2], 0.0f);
+    for (int64_t pixel = 0; pixel < in[1]; ++pixel, from += in[2]) {
+      for (int64_t i = 0; i < in[2]; ++i) out[i] += from[i];
+    }
+    for (int64_t i = 0; i < in[2]; ++i) out[i] /= numbers[0];
+  }
+}
+
+// Every `numbers`-th line and column of [images, lines, columns, channels], with channels of zeros behind them.
+void Shortcut(Threads&, const Views& arguments, const Views& results, Numbers numbers) {
+  const Numbers in = shape(arguments, 0), to = shape(results, 0);
+  const float* from = argument(arguments, 0);
+  float* out = result(results, 0);
+  for (int64_t image = 0; image < to[0]; ++image) {
+    for (int64_t line = 0; line < to[1]; ++line) {
+      for (int64_t column = 0; column < to[2]; ++column, out += to[3]) {
+        const float* pixel = from + ((image * in[1] + line * numbers[0]) * in[2] + column * numbers[1]) * in[3];
+        std::copy(pixel, pixel + in[3], out);
+        std::fill(out + in[3], out + to[3], 0.0f);
+      }
+    }
+  }
+}
+#endif
 
 static void KernelGradient(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
   const Numbers lhs = shape(arguments, 0), gradient = shape(arguments, 1);
@@ -141,53 +242,6 @@ static void Prepare(Threads& pool, const Views& arguments, const Views& results,
     case kWinograd: prepare_points(pool, c, members, given.values, given.step, to); break;
     case kPlain: prepare_kernels(pool, c, c.phases(c.axes[0].out), members, given.values, given.step, to); break;
   }
-}
-
-// Of pooling: per axis the window, strides and padding in front. `large` is [members, images, in, channels].
-static Pooling make_pooling(Numbers large, Numbers small, Numbers numbers) {
-  Pooling p;
-  p.images = large[1], p.channels = large[5];
-  for (int axis = 0; axis < 3; ++axis) {
-    p.axes[axis] = {large[2 + axis], small[2 + axis], numbers[axis], numbers[3 + axis], numbers[6 + axis]};
-  }
-  return p;
-}
-
-// Results: the maxima, and, if they are asked for, which tap has each, uint8.
-static void MaxPool(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
-  const Numbers in = shape(arguments, 0);
-  const Pooling p = make_pooling(in, shape(results, 0), numbers);
-  uint8_t* marks = results.size() > 1 ? reinterpret_cast<uint8_t*>(result(results, 1)) : nullptr;
-  max_pool(pool, p, in[0] * in[1], argument(arguments, 0), result(results, 0), marks);
-}
-
-// Arguments: which tap has each maximum, uint8, and the gradient of the maxima.
-static void MaxPoolBackward(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
-  const Numbers out = shape(results, 0);
-  const Pooling p = make_pooling(out, shape(arguments, 0), numbers);
-  const uint8_t* marks = reinterpret_cast<const uint8_t*>(argument(arguments, 0));
-  const int64_t marks_step = member_step(shape(arguments, 0)), gradient_step = member_step(shape(arguments, 1));
-  for (int64_t member = 0; member < out[0]; ++member) {
-    max_pool_backward(pool, p, out[1], marks + member * marks_step, argument(arguments, 1) + member * gradient_step,
-                      result(results, 0) + member * member_size(out));
-  }
-}
-
-// Of products: whether the left and the right matrix are transposed, and whether they are rounded to bfloat16. The
-// rows of a left matrix that is not transposed may have more axes than one.
-static void Multiply(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
-  const Numbers a = shape(arguments, 0), out = shape(results, 0);
-  const bool a_transposed = numbers[0], b_transposed = numbers[1];
-  const Matrices s{out[0], out[1], out[2], a_transposed ? a[1] : member_size(a) / out[1], a_transposed, b_transposed};
-  const Weights right = weights(arguments, 1);
-#if defined(ACCELNET_BFLOAT16)
-  if (numbers[2]) {
-    multiply_pairs(pool, s, argument(arguments, 0), member_step(a), right.values, right.step, result(results, 0));
-    return;
-  }
-#endif
-  multiply_matrices(pool, s, argument(arguments, 0), member_step(a), right, result(results, 0),
-                    finish_of(arguments, numbers));
 }
 
 // Weights of 8 or 4 bits [panels, quads, 16, 4], and behind them their scales [columns].
@@ -266,15 +320,12 @@ static void with_kernel(const Layer& layer, Weights kernel, bool transposed, boo
   function(FloatKernel(layer, kernel, transposed));
 }
 
-#if ACCELNET_PART == 1
-void Recur(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
-#else
 // Of recurrence: cell, reverse, whether what the backward pass wants is kept, whether there are tokens, a bias, and
 // lengths, and whether products are of bfloat16.
 // Arguments: projected [steps, batch, gates], or by symbol [symbols, gates] and tokens [steps, batch], first state, first memory of an LSTM, kernel, bias?, valid?.
 // Results: hiddens [steps, batch, hidden], last state, last memory of an LSTM, and, if kept, the state before each step
 // and what the cell saves.
-void Recur(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
+static void Recur(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
   const Numbers out = shape(results, 0);
   const Layer layer{numbers[0], numbers[1], out[0], out[1], out[2], out[3]};
   Reader reader{arguments};
@@ -292,8 +343,6 @@ void Recur(Threads& pool, const Views& arguments, const Views& results, Numbers 
     recur(pool, layer, projected, packed, bias, first, first_memory, valid, hiddens, last, last_memory, before, saved);
   });
 }
-
-#endif
 
 // Of recurrence with a kernel of 8 or 4 bits: cell, reverse, the instructions, whether there are tokens, a bias, and
 // lengths. Arguments and results are those of recurrence without what is kept; behind the kernel are its scales.
@@ -340,58 +389,11 @@ static void RecurBackward(Threads& pool, const Views& arguments, const Views& re
   });
 }
 
-#if ACCELNET_PART == 1
-// out = a + b, of one size; the number says whether what is negative becomes 0.
-static void Add(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
-  const float *a = argument(arguments, 0), *b = argument(arguments, 1);
-  float* out = result(results, 0);
-  const int64_t size = results[0].bytes / sizeof(float);
-  const bool relu = numbers[0];
-  constexpr int64_t block = 16384;
-  share_out(pool, 4 * size, ceil_div(size, block), [&](int64_t task) {
-    for (int64_t i = task * block; i < std::min(size, (task + 1) * block); ++i) {
-      const float sum = a[i] + b[i];
-      out[i] = relu && sum < 0 ? 0 : sum;
-    }
-  });
-}
-
-// Sums over the middle axis of [images, pixels, channels], divided by the number.
-static void Mean(Threads&, const Views& arguments, const Views& results, Numbers numbers) {
-  const Numbers in = shape(arguments, 0);
-  const float* from = argument(arguments, 0);
-  float* out = result(results, 0);
-  for (int64_t image = 0; image < in[0]; ++image, out += in[2]) {
-    std::fill(out, out + in[2], 0.0f);
-    for (int64_t pixel = 0; pixel < in[1]; ++pixel, from += in[2]) {
-      for (int64_t i = 0; i < in[2]; ++i) out[i] += from[i];
-    }
-    for (int64_t i = 0; i < in[2]; ++i) out[i] /= numbers[0];
-  }
-}
-
-// Every `numbers`-th line and column of [images, lines, columns, channels], with channels of zeros behind them.
-static void Shortcut(Threads&, const Views& arguments, const Views& results, Numbers numbers) {
-  const Numbers in = shape(arguments, 0), to = shape(results, 0);
-  const float* from = argument(arguments, 0);
-  float* out = result(results, 0);
-  for (int64_t image = 0; image < to[0]; ++image) {
-    for (int64_t line = 0; line < to[1]; ++line) {
-      for (int64_t column = 0; column < to[2]; ++column, out += to[3]) {
-        const float* pixel = from + ((image * in[1] + line * numbers[0]) * in[2] + column * numbers[1]) * in[3];
-        std::copy(pixel, pixel + in[3], out);
-        std::fill(out + in[3], out + to[3], 0.0f);
-      }
-    }
-  }
-}
-
 // What a chain may consist of, in the order of `LAYERS` in chain.py.
 static void Chain(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
   static constexpr Function kinds[] = {Convolve, Multiply, Recur, MaxPool, Add, Mean, Shortcut};
   run_chain(kinds, pool, arguments, results, numbers);
 }
-#endif
 
 }  // namespace accelnet
 
@@ -403,16 +405,15 @@ static void Chain(Threads& pool, const Views& arguments, const Views& results, N
                                     .RemainingRets()                              \
                                     .Attr<xla::ffi::Span<const int64_t>>("numbers"))
 
-// Compilers work on the parts side by side; what no handler of a part calls costs it nothing.
 #if ACCELNET_PART == 1
 ACCELNET_HANDLER(accelnet_convolve, Convolve);
 ACCELNET_HANDLER(accelnet_kernel_gradient, KernelGradient);
+ACCELNET_HANDLER(accelnet_multiply, Multiply);
 ACCELNET_HANDLER(accelnet_prepare, Prepare);
-ACCELNET_HANDLER(accelnet_chain, Chain);
 ACCELNET_HANDLER(accelnet_max_pool, MaxPool);
 ACCELNET_HANDLER(accelnet_max_pool_backward, MaxPoolBackward);
 #else
-ACCELNET_HANDLER(accelnet_multiply, Multiply);
+ACCELNET_HANDLER(accelnet_chain, Chain);
 ACCELNET_HANDLER(accelnet_take_rows, TakeRows);
 ACCELNET_HANDLER(accelnet_recur, Recur);
 ACCELNET_HANDLER(accelnet_recur_backward, RecurBackward);

@@ -45,7 +45,7 @@ _PARTS = {"1": "-O3", "2": "-O2"}
 def load() -> bool:
     """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
 
-    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for about 6 seconds on two
+    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for 6 to 20 seconds on two
     cores, once per version of accelnet, of jaxlib and of the compiler and per kind of processor.
 
     Returns:
@@ -60,9 +60,9 @@ def load() -> bool:
 
 
 def most_bytes() -> int:
-    """Return how many bytes the kernels have had in this process, at most, beside their operands and results.
+    """Return the most bytes that the kernels have had in this process, beside their operands and results.
 
-    Every thread of XLA's pool is taken to have had what one had, whether or not it came to take part.
+    Each thread of XLA's pool counts with what one of them had, whether it took part or not.
 
     Example:
         >>> most_bytes() >= 0
@@ -186,7 +186,7 @@ def _kept(directory: Path, key: str) -> ctypes.CDLL | None:
 
 def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     """Compile the library into a private directory, and load it."""
-    say("accelnet: compiling the CPU kernels, once (about 6 seconds)")
+    say("accelnet: compiling the CPU kernels, once (6 to 20 seconds)")
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as unfinished:
         output = Path(unfinished) / "kernels.so"
         source = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", "-c", str(_SOURCES / "kernels.cc")]

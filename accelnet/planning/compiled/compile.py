@@ -36,7 +36,7 @@ class Compiled:
         status: "ok", "too large" (it refused for lack of the target's memory) or "failed".
         memory: Bytes per device: "argument", "output", "alias", "temp", "generated_code".
         collectives: Exchanges of one step, as the partitioner made them.
-        required_bytes: Bytes that a program needs which is too large, where the compiler said it.
+        required_bytes: Bytes that a program needs that is too large, where the compiler says so.
     """
 
     status: str

@@ -52,7 +52,7 @@ def export_program(program: Program, axes: dict[str, int], platforms: Sequence[s
     jitted = jax.jit(program.function, donate_argnums=program.donate, out_shardings=program.out_shardings)
     checks = [export.DisabledSafetyCheck.custom_call(name) for name in kernels.TARGETS]
     # For the CPU alone it is this machine's, and the program of the run: with the kernels that are only here.
-    with kernels.taken(list(platforms) == ["cpu"]):
+    with kernels.with_kernels(list(platforms) == ["cpu"]):
         exported = export.export(jitted, platforms=list(platforms), disabled_checks=checks)(*program.operands)
     arguments, results = (tuple(range(len(avals))) for avals in (exported.in_avals, exported.out_avals))
     in_tree, out_tree = jax.tree.structure((arguments, {})), jax.tree.structure(list(results))

@@ -23,7 +23,7 @@ from accelnet.planning.compiled.traffic import (
     matrix_product,
     plain_bytes,
 )
-from accelnet.scopes import innermost
+from accelnet.scopes import FAILURE, innermost
 
 # Move nothing and compute nothing, or are the second half of something that is counted at its start.
 _FREE = frozenset({
@@ -150,7 +150,7 @@ def _walk_branch(module: HloModule, instruction: Instruction, count: int) -> Ite
         branches = [instruction.attribute(f"{which}_computation") or "" for which in ("true", "false")]
     ways = [list(_walk(module, module.computations[name], count)) for name in branches if name in module.computations]
     # What explains a failure runs once, before the run ends. Of all other branches the costliest counts.
-    choose = min if instruction.scope == "failure" else max
+    choose = min if instruction.scope == FAILURE else max
     yield from choose(ways, key=lambda ops: sum(op.bytes * op.count for op in ops), default=[])
 
 

@@ -45,7 +45,7 @@ def collective_seconds(op: DeviceOp, target: Target, *, efficient: bool = False)
     permutation b. Where the devices lie in several domains of links (hosts without NVLink between them), each domain
     reduces first and the domains exchange a share of 1 / n each.
 
-    At its peak it is the bytes that a device has to receive, or to send, over its links' bandwidth: b for an
+    At its peak, the time is the bytes that a device has to receive or send, divided by its links' bandwidth: b for an
     all-reduce, since switches can add (8 H200 reach 475 GB/s of "bus bandwidth" over links of 450).
 
     Args:

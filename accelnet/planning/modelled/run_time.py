@@ -54,7 +54,7 @@ def run_time(
     streamed: bool,
     num_parts: int = 1,
 ) -> RunTime:
-    """Estimate how long a run takes that goes to its last step; `NOT_COUNTED` lists what is left out.
+    """Estimate the time of a whole run, to its last step; `NOT_COUNTED` lists what is left out.
 
     Args:
         experiment: Experiment that is run.

@@ -1,4 +1,4 @@
-"""What is installed to compile for hardware that is not here, and the command that adds what is not."""
+"""The compilers for hardware that is not here: which are installed, and the command that installs the others."""
 
 import importlib.metadata
 import re

@@ -85,7 +85,7 @@ def fourier(x):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (while_loop, "primitive while repeats something nobody knows how often"),
+        (while_loop, "primitive while repeats something an unknown number of times"),
         (random, "random_bits draws random numbers"),
         (in_bfloat16, "computes in bfloat16"),
         (fourier, "complex64"),

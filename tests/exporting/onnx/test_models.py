@@ -78,6 +78,12 @@ def test_a_recurrent_network_of_rows_of_images(cell, agrees, tools):
     assert agrees(tools.of_module(model), tools.shape("b", 6, 8, 1))[OPERATORS[cell]] == 1
 
 
+def test_a_transformer_of_sequences_of_any_length(agrees, tools):
+    model = an.models.Transformer(5, 8, 4, num_steps=9, num_heads=2, rngs=rngs())
+    inputs = {"inputs": tools.shape("b", "t", 5), "lengths": tools.shape("b", dtype=jnp.int32)}
+    assert agrees(tools.of_module(model), inputs)["Softmax"] in (0, 2)
+
+
 @pytest.mark.parametrize("cell", OPERATORS)
 def test_what_lies_behind_a_length_changes_nothing(cell, tools):
     from accelnet.exporting.onnx import check_onnx, to_onnx

@@ -94,6 +94,7 @@ SHAPES = {
     "iota_of_known_size": lambda x: x + lax.broadcasted_iota(jnp.float32, (x.shape[0], 6), 1),
     "one_hot": lambda x: jax.nn.one_hot(jnp.argmax(x, 1), 6),
     "pad": lambda x: lax.pad(x, jnp.float32(1), [(0, 0, 0), (2, 1, 2)]),
+    "pad_by_repeating": lambda x: jnp.pad(x, ((0, 0), (2, 1)), mode="edge"),
     "pad_and_crop": lambda x: lax.pad(x, jnp.float32(1), [(1, 2, 0), (-1, 3, 1)]),
     "repeat": lambda x: jnp.repeat(x, 2, axis=1),
     "reshape": lambda x: x.reshape(-1, 2, 3).transpose(2, 0, 1).reshape(3, -1),
@@ -110,6 +111,11 @@ REDUCTIONS = {
     "any_and_all": lambda x: (x > 0).any(1).astype(jnp.float32) + (x > -1).all(1),
     "argmax_and_argmin": lambda x: jnp.argmax(x, 1) + jnp.argmin(x, 1),
     "cumulative_sums": lambda x: jnp.cumsum(x, 1) + jnp.cumsum(x, 0) + lax.cumsum(x, 1, reverse=True),
+    "cumulative_extremes": lambda x: (
+        lax.cummax(x, 1) - lax.cummin(x, 0) + lax.cummin((x * 9).astype(int), 1, reverse=True)
+    ),
+    "cumulative_logsumexp": lambda x: lax.cumlogsumexp(x, axis=1) + lax.cumlogsumexp(x, axis=0, reverse=True),
+    "cumulative_products": lambda x: jnp.cumprod(x, 1) + lax.cumprod(x, 0, reverse=True),
     "logsumexp": lambda x: jax.nn.logsumexp(x, 1),
     "median": lambda x: jnp.median(x, 1),
     "reductions": lambda x: x.sum(1) + x.max(1) - x.min(1) + x.prod(1),

@@ -1,4 +1,4 @@
-"""Ops that programs hold whole while they are traced for another runtime, which has an operator for them."""
+"""Ops that are one call each in programs that are traced for another runtime, which has an operator for them."""
 
 import functools
 from collections.abc import Callable
@@ -10,8 +10,8 @@ import jax
 _kept = jax.make_user_context(False)
 
 
-def whole(name: str, num_static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare that a function is one call, a `jit` of this name, in programs that are traced under `kept_whole`.
+def one_call(name: str, num_static: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Declare that a function is one call, a `jit` of this name, in programs that are traced under `calls_kept`.
 
     Everywhere else it is its parts: as a call in every program, two LSTM layers and their gradient had nine copies
     more, of the steps between the layers.
@@ -21,8 +21,8 @@ def whole(name: str, num_static: int) -> Callable[[Callable[..., Any]], Callable
         num_static: How many of the function's first arguments are no arrays.
 
     Example:
-        >>> double = whole("double", 0)(lambda x: x + x)
-        >>> with kept_whole():
+        >>> double = one_call("double", 0)(lambda x: x + x)
+        >>> with calls_kept():
         ...     [equation.params["name"] for equation in jax.make_jaxpr(double)(1.0).eqns]
         ['double']
     """
@@ -43,6 +43,6 @@ def whole(name: str, num_static: int) -> Callable[[Callable[..., Any]], Callable
     return declare
 
 
-def kept_whole() -> Any:
-    """Return a context in which functions under `whole` are one call in every program that is traced."""
+def calls_kept() -> Any:
+    """Return a context in which functions under `one_call` are calls in every program that is traced."""
     return _kept(True)

@@ -1,0 +1,140 @@
+"""Which layers are slower with fewer bits than without, as they are timed one by one."""
+
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from accelnet.compressing.candidate import Weighing
+from accelnet.compressing.finetune import untrained_run
+from accelnet.evaluating.latency import make_answer, measure_in_turns
+from accelnet.evaluating.predictions import make_forward
+from accelnet.models.effects import intercept_calls
+from accelnet.training.run import Run
+
+SLOWER = 1.05  # times that count as longer: medians of the same program differ by less
+_SECONDS = 0.1  # for each network or layer at a batch size
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def never_slower(
+    whole: Run,
+    stored: Callable[[Collection[str]], Weighing],
+    batch_sizes: Sequence[int],
+    say: Callable[[str], None],
+) -> tuple[Weighing, dict[str, float]]:
+    """Return a network with fewer bits in which layers that are slower so keep their floats.
+
+    Layers are timed where the network as a whole is slower at some batch size, and at that one alone.
+
+    Args:
+        whole: The network.
+        stored: Function from the paths of layers that keep their floats to the network with fewer bits.
+        batch_sizes: Batch sizes at which it is not to be slower.
+        say: Function that is told what is being done.
+
+    Returns:
+        The network, and by the paths of the layers that kept their floats how many times as long they took without.
+    """
+    made = stored(())
+    smaller, kept = untrained_run(*made), {}
+    for batch_size in batch_sizes:
+        say(f"latency at batch {batch_size} with fewer bits")
+        answers = {"whole": make_answer(whole, batch_size), "smaller": make_answer(smaller, batch_size)}
+        if measure_in_turns(answers, _SECONDS)["smaller"]["ratio"] > SLOWER:
+            ratios = layer_ratios(whole, smaller, batch_size)
+            kept |= {path: max(one, kept.get(path, 0.0)) for path, one in ratios.items() if one > SLOWER}
+    return (stored(kept), kept) if kept else (made, kept)
+
+
+def layer_ratios(whole: Run, smaller: Run, batch_size: int) -> dict[str, float]:
+    """Time the layers of a network that have fewer bits in another, each alone and in turns.
+
+    Args:
+        whole: The network, of an nnx module.
+        smaller: The same one, of a compressed model.
+        batch_size: Number of examples.
+
+    Returns:
+        By the path of a layer that was called, how many times as long it takes in `smaller`. One whose weights alone
+        are used, such as a table of tokens that is projected first, is left out.
+    """
+    paths = list(smaller.experiment.model.compression.bits)
+    calls = layer_calls(whole, paths, batch_size)
+    found: dict[str, float] = {}
+    for path, (args, kwargs) in calls.items():
+        given = jax.tree.map(_filled, (args, kwargs))
+        answers = {
+            name: _answer(_layer(run, path), given) for name, run in {"whole": whole, "smaller": smaller}.items()
+        }
+        found[path] = measure_in_turns(answers, _SECONDS)["smaller"]["ratio"]
+    return found
+
+
+def layer_calls(run: Run, paths: Collection[str], batch_size: int) -> dict[str, _Call]:
+    """Return with what layers of a network are called first, as shapes, by their paths; nothing is computed.
+
+    Args:
+        run: Run of an nnx module.
+        paths: Paths of layers.
+        batch_size: Number of examples.
+    """
+    calls: dict[str, _Call] = {}
+
+    def note(path: str, _: Any, run: Callable[[], Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        calls.setdefault(path, jax.tree.map(_shape, (args, kwargs)))
+        return run()
+
+    experiment = run.experiment
+
+    def watched(rngs: nnx.Rngs) -> nnx.Module:
+        module = experiment.model(rngs=rngs)
+        layers = {".".join(map(str, path)): layer for path, layer in nnx.iter_modules(module)}
+        for path in paths:
+            intercept_calls(layers[path], partial(note, path))
+        return module
+
+    data = experiment.data
+    batch = {**data.take(np.arange(batch_size) % data.num_rows), "mask": np.ones(batch_size, bool)}
+    forward = make_forward(experiment.replace(model=watched, initial=None))
+    jax.eval_shape(lambda *given: jax.tree.leaves(forward(*given)[0]), run.params, run.model_state, batch)
+    return calls
+
+
+def _shape(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, jax.Array) else leaf
+
+
+def _filled(leaf: Any) -> Any:
+    """Return numbers of a shape: normal ones, and zeros, which every table has, in the place of whole ones."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return np.zeros(leaf.shape, leaf.dtype)
+    return np.random.default_rng(0).standard_normal(leaf.shape).astype(leaf.dtype)
+
+
+def _layer(run: Run, path: str) -> nnx.Module:
+    module = run.experiment.pure_model.module(run.params, run.model_state)
+    return next(layer for names, layer in nnx.iter_modules(module) if ".".join(map(str, names)) == path)
+
+
+def _answer(layer: nnx.Module, given: _Call) -> Callable[[], Any]:
+    graph, state = nnx.split(layer)
+    arrays, structure = jax.tree.flatten(given)
+    moving = [place for place, one in enumerate(arrays) if isinstance(one, np.ndarray)]
+
+    def outputs(state: Any, numbers: list[Any]) -> Any:
+        filled = list(arrays)
+        for place, one in zip(moving, numbers, strict=True):
+            filled[place] = one
+        args, kwargs = jax.tree.unflatten(structure, filled)
+        return nnx.merge(graph, state)(*args, **kwargs)
+
+    numbers = jax.device_put([arrays[place] for place in moving])
+    program = jax.jit(outputs).lower(state, numbers).compile()
+    return lambda: jax.block_until_ready(program(state, numbers))

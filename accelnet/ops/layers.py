@@ -1,0 +1,229 @@
+"""Which steps of a flat program are layers of a chain.
+
+A bias, a normalization by known statistics and relu behind a layer become a part of it.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from accelnet.ops import kernels
+from accelnet.ops.chain import LAYERS, Layer, Operand, Ref
+from accelnet.ops.program import Constant, Step
+
+
+def source_of(ref: Any, aliases: Mapping[int, Step]) -> Any:
+    """Follow a value through steps that only give it another shape.
+
+    Example:
+        >>> source_of(3, {})
+        3
+    """
+    while isinstance(ref, int) and ref in aliases:
+        ref = aliases[ref].inputs[0]
+    return ref
+
+
+def is_alias(step: Step) -> bool:
+    """Say whether a step gives the numbers of its first operand in their order, in another shape."""
+    if not step.in_avals or step.in_avals[0].size != step.out_avals[0].size:
+        return False
+    if step.in_avals[0].dtype != step.out_avals[0].dtype:
+        return False
+    if step.name == "transpose":
+        shape = step.in_avals[0].shape
+        moved = [axis for axis in step.params["permutation"] if shape[axis] > 1]
+        return moved == sorted(moved)
+    if step.name == "pad":
+        return not np.any(step.params["padding_config"])
+    return step.name in ("reshape", "squeeze", "expand_dims", "broadcast_in_dim", "name", "slice", "copy")
+
+
+class Layers:
+    """The layers of a program that the library can compute, found as its steps are offered in their order.
+
+    Args:
+        uses: How often each value is read, those read through steps of `aliases` as well.
+        aliases: Steps that only give a value another shape, by the number of their result.
+        is_known: Whether a value is made of weights alone.
+    """
+
+    def __init__(self, uses: Counter[int], aliases: Mapping[int, Step], is_known: Callable[[Ref], bool]) -> None:
+        self._uses, self._aliases, self._is_known = uses, aliases, is_known
+        self._made: dict[int, Layer] = {}
+
+    def take(self, step: Step) -> Layer | bool:
+        """Return the layer that a step is, or say whether it has become a part of an earlier one."""
+        if any(aval.dtype == jnp.bfloat16 for aval in (*step.in_avals, *step.out_avals)):
+            return False
+        if step.name == "pad" and self._join_channels(step):
+            return True
+        if step.name in ("add", "sub", "mul", "div", "max") and self._join_elementwise(step):
+            return True
+        makers = {
+            kernels.NAME: self._kernel, "add": self._sum, "reduce_sum": self._pixel_sum, "slice": self._cut,
+            "dot_general": self._product,
+        }  # fmt: skip
+        layer = makers[step.name](step) if step.name in makers else None
+        if layer is None:
+            return False
+        self._made[layer.results[0][0]] = layer
+        return layer
+
+    def _kernel(self, step: Step) -> Layer | None:
+        return _of_kernel(step, self._source, self._is_known)
+
+    def _source(self, ref: Ref) -> Ref:
+        return source_of(ref, self._aliases)
+
+    def _before(self, step: Step, place: int) -> Layer | None:
+        """Return the layer that makes an operand, if nothing else reads it and it may still become another."""
+        ref = self._source(step.inputs[place])
+        layer = self._made.get(ref) if isinstance(ref, int) else None
+        return None if layer is None or layer.relu or self._uses[layer.results[0][0]] != 1 else layer
+
+    def _joined(self, step: Step, layer: Layer, shape: tuple[int, ...]) -> bool:
+        del self._made[layer.results[0][0]]
+        layer.results[0] = (step.outputs[0], shape)
+        self._made[step.outputs[0]] = layer
+        return True
+
+    def _join_elementwise(self, step: Step) -> bool:
+        """Make a step a part of the layer before it."""
+        for place, other in ((0, 1), (1, 0)):
+            layer, with_ = self._before(step, place), step.inputs[other]
+            if layer is None or step.out_avals[0].size != math.prod(layer.results[0][1]):
+                continue
+            if step.name == "max":
+                if not (_is_zero(with_) and (layer.features or layer.kind == "add")):
+                    continue
+                layer.relu = True
+            elif layer.kind == "mean" and step.name == "div" and place == 0:
+                pixels = layer.operands[0].shape[1]
+                if layer.numbers != (1,) or not isinstance(with_, Constant) or not np.all(with_.value == pixels):
+                    continue
+                layer.numbers = (pixels,)
+            elif layer.features and (place == 0 or step.name in ("add", "mul")) and self._is_vector(layer, step, other):
+                layer.steps.append((step.name, self._source(with_)))
+            else:
+                continue
+            return self._joined(step, layer, layer.results[0][1])
+        return False
+
+    def _join_channels(self, step: Step) -> bool:
+        """Make channels of zeros a part of the cut that they stand behind."""
+        layer = self._before(step, 0)
+        *rest, last = (tuple(map(int, one)) for one in step.params["padding_config"])
+        only_behind = not any(map(any, rest)) and last[0] == last[2] == 0 <= last[1]
+        if layer is None or layer.kind != "shortcut" or not only_behind or not _is_zero(step.inputs[1]):
+            return False
+        return self._joined(step, layer, step.out_avals[0].shape)
+
+    def _is_vector(self, layer: Layer, step: Step, place: int) -> bool:
+        """Say whether an operand has one known number for each feature, or one for all."""
+        ref, aval = step.inputs[place], step.in_avals[place]
+        if isinstance(ref, Constant):
+            return np.size(ref.value) == 1
+        ref = self._source(ref)
+        last = aval.shape[-1] if aval.shape else 1
+        return self._is_known(ref) and aval.size in (1, layer.features) and last == aval.size
+
+    def _sum(self, step: Step) -> Layer | None:
+        refs = [self._source(ref) for ref in step.inputs]
+        shapes = [aval.shape for aval in step.in_avals]
+        alike = shapes[0] == shapes[1] and step.out_avals[0].dtype == jnp.float32
+        if not alike or any(not isinstance(ref, int) or self._is_known(ref) for ref in refs):
+            return None
+        if not any(ref in self._made for ref in refs):
+            return None
+        flat = (1, math.prod(shapes[0]))
+        return Layer("add", [Operand(_number(ref), flat) for ref in refs], [(step.outputs[0], flat)])
+
+    def _pixel_sum(self, step: Step) -> Layer | None:
+        """Return the layer of sums over all pixels, which become means if they are divided by their number."""
+        shape, source = step.in_avals[0].shape, self._source(step.inputs[0])
+        is_over_pixels = len(shape) > 2 and tuple(step.params["axes"]) == tuple(range(1, len(shape) - 1))
+        if not is_over_pixels or source not in self._made or step.out_avals[0].dtype != jnp.float32:
+            return None
+        whole = (shape[0], math.prod(shape[1:-1]), shape[-1])
+        return Layer("mean", [Operand(_number(source), whole)], [(step.outputs[0], step.out_avals[0].shape)], (1,))
+
+    def _cut(self, step: Step) -> Layer | None:
+        """Return the layer of every n-th pixel of whole images."""
+        shape, source = step.in_avals[0].shape, self._source(step.inputs[0])
+        strides = step.params["strides"] or (1,) * len(shape)
+        is_whole = not any(step.params["start_indices"]) and tuple(step.params["limit_indices"]) == shape
+        if not is_whole or len(shape) != 4 or strides[0] * strides[3] != 1 or source not in self._made:
+            return None
+        return Layer(
+            "shortcut", [Operand(_number(source), shape)], [(step.outputs[0], step.out_avals[0].shape)], strides[1:3]
+        )
+
+    def _product(self, step: Step) -> Layer | None:
+        """Return the layer of a product that is too small for a kernel of its own."""
+        rows, weights = step.in_avals
+        plain = step.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
+        floats = rows.dtype == weights.dtype == step.out_avals[0].dtype == jnp.float32
+        source = self._source(step.inputs[0])
+        if not (plain and floats and rows.ndim == weights.ndim == 2 and source in self._made):
+            return None
+        if not self._is_known(step.inputs[1]):
+            return None
+        (m, k), n = rows.shape, weights.shape[1]
+        operands = [Operand(_number(source), (1, m, k)), Operand(None, (1, k, n))]
+        result = (step.outputs[0], (1, m, n))
+        return Layer("accelnet_multiply", operands, [result], (0, 0, 0), [step.inputs[1]], (0, 0, k, n), n)
+
+
+def _number(ref: Ref) -> int:
+    assert isinstance(ref, int), "a layer reads what is made before it"
+    return ref
+
+
+def _is_zero(ref: Ref) -> bool:
+    return isinstance(ref, Constant) and not np.any(ref.value)
+
+
+_LSTM = 1  # of `Cell` in recurrence.h
+
+
+def _of_kernel(step: Step, source: Callable[[Ref], Ref], is_known: Callable[[Ref], bool]) -> Layer | None:
+    """Return the layer of a step that is a kernel, if there is one and its weights are known."""
+    kernel = step.params["kernel"]
+    kind, numbers = kernel.target, tuple(kernel.numbers)
+    shapes = [tuple(aval.shape) for aval in step.in_avals]
+    if kind not in LAYERS or any(shape[0] != 1 for shape in shapes) or isinstance(kernel.meaning, kernels.Rounding):
+        return None
+    results = list(zip(step.outputs, (tuple(aval.shape) for aval in step.out_avals), strict=True))
+    places, prepares, features = range(1, 2), None, shapes[1][-1] if len(shapes) > 1 else 0
+    if kind == "accelnet_multiply":
+        if numbers[0]:
+            return None
+        _, rows, columns = shapes[1]
+        features = rows if numbers[1] else columns
+        prepares, numbers = (0, numbers[1], *((columns, rows) if numbers[1] else (rows, columns))), (*numbers, 0)
+    elif kind == "accelnet_convolve":
+        prepares = (1, *shapes[0], *results[0][1], *numbers)
+    elif kind == "accelnet_recur":
+        if numbers[2]:
+            return None
+        first = 2 + numbers[3] + (numbers[0] == _LSTM)  # behind inputs, tokens, state and memory
+        places, features = range(first, first + 1 + numbers[4]), 0
+        prepares, numbers = (0, 0, *shapes[first][1:]), (*numbers, 0)
+    else:
+        places = range(0)
+    refs = [source(ref) for ref in step.inputs]
+    if not all(is_known(refs[place]) for place in places):
+        return None
+    if any(not isinstance(ref, int) or is_known(ref) for place, ref in enumerate(refs) if place not in places):
+        return None
+    operands = [
+        Operand(None if place in places else _number(ref), shape)
+        for place, (ref, shape) in enumerate(zip(refs, shapes, strict=True))
+    ]
+    weights = [step.inputs[place] for place in places]
+    return Layer(kind, operands, results, numbers, weights, prepares, features)
