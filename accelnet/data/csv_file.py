@@ -78,7 +78,7 @@ class CsvFile(NamedTuple):
         # An empty field is missing; what else is, depends on the column.
         convert = arrow_csv.ConvertOptions(
             column_types=dict.fromkeys(names, pa.string()),
-            include_columns=list(names),
+            include_columns=list(dict.fromkeys(names)),
             null_values=[""],
             strings_can_be_null=True,
         )

@@ -30,6 +30,7 @@ class Prepared:
         weights: The weights.
 
     Example:
+        >>> from accelnet.ops import kernels
         >>> if kernels.load():
         ...     double = Prepared(lambda weights, x: x @ (2 * weights), jnp.eye(3))
         ...     assert double(jnp.ones((1, 3))).tolist() == [[2.0, 2.0, 2.0]]

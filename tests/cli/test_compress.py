@@ -42,7 +42,10 @@ def test_what_compress_makes_is_evaluated_predicts_and_is_trained_on(command, tm
     assert values["recommended"] in ("bfloat16", "int8", "int4") and values["recommended"] in done.out
     assert f"evaluate --workdir {small}" in done.out
     int8 = next(one for one in values["candidates"] if one["name"] == "int8")
-    assert set(int8["compression"]["bits"].values()) == {8} and int8["targets"][0]["name"] == "h100"
+    # A layer keeps its floats where 8 bits are slower, as they may be in so small a network.
+    bits = int8["compression"]["bits"]
+    assert set(bits.values()) <= {8} and (bits or any("kept their floats" in note for note in values["notes"])), values
+    assert int8["targets"][0]["name"] == "h100"
     assert values["sensitivity"][0]["layers"][0]["name"] == "head"
 
     evaluated = command(script, "evaluate", "--workdir", str(small), "--json", "--quiet")

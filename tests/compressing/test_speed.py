@@ -10,7 +10,7 @@ from accelnet.compressing.bits import quantizable, quantize, to_stored, to_train
 from accelnet.compressing.candidate import weighing_of
 from accelnet.compressing.fewer_bits import FewerBits
 from accelnet.compressing.finetune import untrained_run
-from accelnet.compressing.layer_inputs import Inputs
+from accelnet.compressing.layer_inputs import InputMoments
 from tests.compressing import modules
 from tests.compressing.modules import IMAGES, TOKENS, SequenceToSequence, VisionTransformer
 
@@ -78,7 +78,7 @@ def test_layers_are_timed_alone(run):
 def test_a_layer_keeps_its_floats_where_the_network_and_it_are_slower(run, monkeypatch):
     seen = timed(monkeypatch, {2}, {"embedding", "layers.0.forward"})
     notes = []
-    bits = FewerBits(Inputs(lambda _: None), (1, 2), notes.append)
+    bits = FewerBits(InputMoments(lambda _: None), (1, 2), notes.append)
     experiment, params, state = bits.stored(8, run)
     assert seen == [1, 2, *speed.layer_calls(run, LAYERS, 1)]
     assert dict(experiment.model.compression.bits) == {"layers.0.backward": 8, "output_layer": 8}
@@ -90,14 +90,14 @@ def test_a_layer_keeps_its_floats_where_the_network_and_it_are_slower(run, monke
 
 def test_nothing_is_timed_layer_by_layer_where_the_network_is_faster(run, monkeypatch):
     seen = timed(monkeypatch, set(), set(LAYERS))
-    experiment, *_ = FewerBits(Inputs(lambda _: None), (1, 64), pytest.fail).stored(4, run)
+    experiment, *_ = FewerBits(InputMoments(lambda _: None), (1, 64), pytest.fail).stored(4, run)
     assert seen == [1, 64] and dict(experiment.model.compression.bits) == dict.fromkeys(LAYERS, 4)
 
 
 def test_what_was_trained_for_few_bits_keeps_floats_too(run, monkeypatch):
     timed(monkeypatch, {1}, {"output_layer"})
     rounded = untrained_run(to_training(run.experiment, 8), run.params, run.model_state)
-    made = FewerBits(Inputs(lambda _: None), (1,), lambda _: None).trained(8, rounded)
+    made = FewerBits(InputMoments(lambda _: None), (1,), lambda _: None).trained(8, rounded)
     expected = to_stored(*weighing_of(rounded), embeddings=8, leaving=["output_layer"])
     assert made[0].model.compression == expected[0].model.compression
     assert set(made[0].model.compression.bits) == set(LAYERS[:3])

@@ -67,6 +67,17 @@ def test_splits_follow_the_seed_and_features_their_order(tmp_path):
     }
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_column_may_have_two_uses(tmp_path, kind):
+    path = write(tmp_path / "a.csv")
+    if kind == "parquet":
+        parquet, arrow_csv = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.csv")
+        path = tmp_path / "a.parquet"
+        parquet.write_table(arrow_csv.read_csv(tmp_path / "a.csv"), path)
+    data = table(path, target="grade", stratify="grade", features=["size", "price"])
+    assert data.info["class_names"] == ("high", "low", "mid")
+
+
 def test_quotes_blank_lines_and_byte_order_marks_are_read(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes(b"\xef\xbb\xbfsize,name,price\r\n" + b'1,"a, b",2\r\n\r\n2,"c ""d""\ne",3\r\n' * 5)
