@@ -102,12 +102,17 @@ void each_output(const Pooling& p, int64_t begin, int64_t end, const F& function
   }
 }
 
-// Calls function(lanes, channel), lanes a constant of 16, 8, 4 and 1, over all channels.
+// Calls function(lanes, channel), lanes a constant of at most 16, 8, 4 and 1, over all channels.
 template <typename F>
 void each_channel(int64_t channels, const F& function) {
   int64_t channel = 0;
-  for (; channel + 16 <= channels; channel += 16) function(std::integral_constant<int, 16>{}, channel);
-  for (; channel + 8 <= channels; channel += 8) function(std::integral_constant<int, 8>{}, channel);
+  // Vectors that the processor does not have would be taken apart into numbers.
+  if constexpr (kLanes >= 16) {
+    for (; channel + 16 <= channels; channel += 16) function(std::integral_constant<int, 16>{}, channel);
+  }
+  if constexpr (kLanes >= 8) {
+    for (; channel + 8 <= channels; channel += 8) function(std::integral_constant<int, 8>{}, channel);
+  }
   for (; channel + 4 <= channels; channel += 4) function(std::integral_constant<int, 4>{}, channel);
   for (; channel < channels; ++channel) function(std::integral_constant<int, 1>{}, channel);
 }
