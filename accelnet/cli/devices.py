@@ -178,7 +178,7 @@ def join_cluster(options: ClusterOptions, workdir: Path | None = None) -> None:
     if not options.hang_timeout > 0:
         raise UserError(f"--hang-timeout is {options.hang_timeout}, expected seconds above 0")
     from accelnet import cluster
-    from accelnet.cluster.preemption import Preemption
+    from accelnet.cluster.preemption import Preemption, end_untrained
     from accelnet.cluster.watch import Watch
 
     joined = options.coordinator, options.num_processes, options.process_id
@@ -188,6 +188,8 @@ def join_cluster(options: ClusterOptions, workdir: Path | None = None) -> None:
     with Preemption() as preemption, Watch(options.hang_timeout, workdir, preemption=preemption) as watch:
         watch.mark(0, "compile")
         check_platform(watch.explain)
+    if preemption.requested:  # when this process waited in no compiler, nor for one that does
+        end_untrained()
     import jax
 
     if jax.process_index() > 0:

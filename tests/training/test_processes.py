@@ -119,17 +119,21 @@ def test_a_run_wanders_from_one_process_to_three_and_back(processes, alone, tmp_
 
 
 @pytest.mark.parametrize(
-    ("number", "codes", "others", "its_own"),
+    ("number", "moment", "codes", "others", "its_own"),
     [
-        (signal.SIGTERM, [4, 4, 4], "preempted: rank 1", "preempted: told to end (SIGTERM)"),
-        (signal.SIGINT, [130, 130, 130], "error: rank 1", "interrupted: nothing was saved"),
-        (signal.SIGKILL, [5, -9, 5], "error: rank 1 is lost: it joined, but was not heard of in", ""),
+        (signal.SIGTERM, "before", [4, 4, 4], "preempted: rank 1", "preempted: told to end (SIGTERM)"),
+        (signal.SIGTERM, "after", [4, 4, 4], "preempted: rank 1", "preempted: told to end (SIGTERM)"),
+        (signal.SIGINT, "before", [130, 130, 130], "error: rank 1", "interrupted: nothing was saved"),
+        (signal.SIGKILL, "before", [5, -9, 5], "error: rank 1", ""),
+        (signal.SIGKILL, "after", [5, -9, 5], "error: rank 1", ""),
     ],
 )
-def test_a_process_that_ends_before_devices_are_open_is_named(processes, tmp_path, number, codes, others, its_own):
+def test_a_process_that_ends_where_devices_are_opened_is_named(
+    processes, tmp_path, number, moment, codes, others, its_own
+):
     """The others wait inside jax until it says which devices it has."""
-    args = ("--hang-timeout", "5", "--workdir", str(tmp_path / "run"))
-    processes.start(3, *args, script=SCRIPT.with_name("gone_script.py"), NUMBER=str(int(number)))
+    args, env = ("--hang-timeout", "5", "--workdir", str(tmp_path / "run")), {"NUMBER": str(int(number))}
+    processes.start(3, *args, script=SCRIPT.with_name("gone_script.py"), MOMENT=moment, **env)
     ended, said = processes.end(90)
     assert ended == codes, said
     for rank, text in enumerate(said):
