@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from accelnet import models, ops
-from accelnet.artifact.program import Forward
+from accelnet.artifact.program import Forward, NotAccelnetsError
 from accelnet.artifact.schema import held_of
 from accelnet.data.dataset import Data, unchanged
 from accelnet.data.fitted import plain
@@ -29,10 +29,6 @@ _PLACES = {"jax.nn": jax.nn, "jax.numpy": jnp, "jax.lax": jax.lax, "flax.nnx": n
 _OWN_PREPARES = (standardize, standardize_series, unchanged, with_cast_targets, with_cast_tokens)
 _PREPARES = {one.__name__: one for one in _OWN_PREPARES}
 _MODELS = {name: kind for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, nnx.Module)}
-
-
-class NotAccelnetsError(Exception):
-    """Report that a model or its `prepare` is not accelnet's own, or was made with what JSON cannot hold."""
 
 
 def recipe_of(model: PureModel, data: Data) -> dict[str, Any]:

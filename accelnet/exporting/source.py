@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from accelnet.artifact.model import Model
-from accelnet.artifact.recipe import NotAccelnetsError
+from accelnet.artifact.program import NotAccelnetsError
 from accelnet.artifact.saving import forward_in
 from accelnet.errors import UserError
 from accelnet.exporting.difference import TOLERANCES
