@@ -72,11 +72,11 @@ class Model:
         """Return the exported program.
 
         Raises:
-            UserError: if this jax cannot read it.
+            UserError: if this jax cannot read it, or it takes other weights than there are.
         """
         try:
             with needing("the program of an artifact"):
-                return export.deserialize(bytearray(self.program))
+                exported = export.deserialize(bytearray(self.program))
         except UserError:
             raise
         except Exception as error:
@@ -84,6 +84,10 @@ class Model:
                 f"jax {jax.__version__} cannot read the program of {self.path}, made with jax "
                 f"{self.config['versions'].get('jax')}: refresh it with a jax of the six months after that one"
             ) from error
+        (weights, _), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+        if _shapes(weights) != _shapes(self.weights):
+            raise UserError(f"{self.path} has a program of other weights than it holds: save the run again")
+        return exported
 
     def rebuilt(self) -> Any:
         """Return the function of weights and inputs made of accelnet's own model.
@@ -97,8 +101,7 @@ class Model:
         except ImportError as error:  # the program of an artifact needs jax alone
             raise NotAccelnetsError(f"what makes the model cannot be imported ({error})") from error
         forward, weights = forward_of(self.recipe, self.schema)
-        shapes = {name: (one.shape, one.dtype) for name, one in weights.items()}
-        if shapes != {name: (one.shape, one.dtype) for name, one in self.weights.items()}:
+        if _shapes(weights) != _shapes(self.weights):
             raise NotAccelnetsError("this version of accelnet makes a model with other weights")
         return forward.answer(self.schema["kind"], self.schema["fitted"].get("target"))
 
@@ -262,3 +265,7 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
     """Repeat the last row until there are so many."""
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: (tuple(one.shape), np.dtype(one.dtype)) for name, one in weights.items()}

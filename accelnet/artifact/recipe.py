@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from accelnet.errors import UserError
 from accelnet.models.adapter import adapt
 from accelnet.models.compressed import Compressed, Compression, made_by
 from accelnet.models.nnx_modules import NnxModel
+from accelnet.models.precision import Precision
 from accelnet.models.pure import PureModel
 from accelnet.signature import wants
 
@@ -71,6 +72,8 @@ def forward_of(recipe: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Fo
         raise NotAccelnetsError(recipe["reason"])
     if recipe["model"] not in _MODELS or recipe["prepare"] not in _PREPARES:
         raise NotAccelnetsError(f"this accelnet has no {recipe['model']}, or no {recipe['prepare']}")
+    if recipe["precision"] not in get_args(Precision):
+        raise NotAccelnetsError(f"this accelnet knows no precision {recipe['precision']}")
     arguments = {name: _read(value) for name, value in recipe["arguments"].items()}
     model = partial(_MODELS[recipe["model"]], **arguments)
     small = recipe.get("compression")

@@ -168,7 +168,7 @@ def read_npy(content: bytes) -> np.ndarray:
             raise ValueError("it holds Python's objects")
         array = np.frombuffer(content, dtype, offset=stream.tell())
         return array.reshape(shape, order="F" if fortran else "C")
-    except (ValueError, EOFError, TypeError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001, whatever a damaged header makes NumPy, and Python's parser, do
         raise UserError(f"the .npy file cannot be read ({error}): write it again with numpy.save") from None
 
 
