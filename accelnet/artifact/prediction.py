@@ -144,7 +144,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         words = f"{len(self):,} prediction{'s' * (len(self) != 1)} of {self.kind}"
-        words += f", {len(self.skipped):,} rows skipped" if self.skipped else ""
+        words += f", {len(self.skipped):,} row{'s' * (len(self.skipped) != 1)} skipped" if self.skipped else ""
         return "\n".join([words, *self._lines()])
 
     def _lines(self) -> list[str]:
