@@ -1,9 +1,13 @@
-"""Packages of the extras, which may be missing."""
+"""Packages that may be missing: those of the extras, and in an environment that has jax alone many others."""
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 from accelnet.errors import UserError
+
+_DISTRIBUTIONS = {"PIL": "pillow"}
 
 
 def imported(package: str, extra: str) -> Any:
@@ -28,3 +32,26 @@ def imported(package: str, extra: str) -> Any:
         return importlib.import_module(package)
     except ImportError as error:
         raise UserError(f'{package} cannot be imported ({error}): pip install "accelnet[{extra}]"') from error
+
+
+@contextlib.contextmanager
+def needing(what: str) -> Iterator[None]:
+    """Name the package that is missing where what is imported only when it is needed is not installed.
+
+    Args:
+        what: What needs it, at the start of a message.
+
+    Example:
+        >>> with needing("a picture"):
+        ...     import no_such_package
+        Traceback (most recent call last):
+        accelnet.errors.UserError: a picture needs no_such_package, which cannot be imported (No module named
+        'no_such_package'): pip install no_such_package
+    """
+    try:
+        yield
+    except ImportError as error:
+        cause = error if error.name or not isinstance(error.__cause__, ImportError) else error.__cause__
+        name = (cause.name or "a package").partition(".")[0]
+        advice = f": pip install {_DISTRIBUTIONS.get(name, name)}" if cause.name else ""
+        raise UserError(f"{what} needs {name}, which cannot be imported ({cause}){advice}") from error

@@ -1,15 +1,17 @@
 """How many requests a server answers, how fast, and whether it loses any, with bad clients among the good ones.
 
-python scripts/bench_serving.py [--seconds 10] [--clients 16] [--bad 0.05] [--model model.accelnet] [--body json]
+python scripts/bench_serving.py [--case lstm] [--seconds 10] [--clients 16] [--bad 0.05] [--model m.accelnet]
 
 `accelnet serve` runs in a process of its own and serves the network of experiments/fashion_rnn.py (an LSTM of 128 over
-28 rows of 28 bytes), with random weights; or the model that is given, of arrays. Clients keep their connections, send
+28 rows of 28 bytes), or an MLP of a table with nine columns, with random weights; or the model that is given, of
+arrays. Clients keep their connections, send
 one row at a time, and wait for the answer. They are in processes of their own, which parse no more of an answer than
 they compare. Bad requests are among theirs: JSON cut short, rows of another shape, a body that is too large, and
 clients that leave in the middle of a request or before their answer.
 
 A request is lost if a good one has no answer, another status than 200, or another label than `Model.predict` gives; or
-if a bad one has another status than it deserves. `--seconds 600` is the long run. The exit code is 1 if one was lost.
+if a bad one has another status than it deserves. Of a table the last lines tell what it takes to encode as many rows as
+came together, one by one and in one pass. `--seconds 600` is the long run. The exit code is 1 if one was lost.
 """
 
 import argparse
@@ -23,14 +25,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[1]
+from scripts.served_models import Requests, encoding_us, make, requests
+
 _MOST_SECONDS = 30  # that a client waits for an answer
 
 
@@ -41,13 +48,14 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=16, help="clients at once")
     parser.add_argument("--processes", type=int, default=2, help="processes that the clients share")
     parser.add_argument("--bad", type=float, default=0.05, help="share of bad requests")
-    parser.add_argument("--body", choices=("json", "npy"), default="json", help="form of a good request's row")
+    parser.add_argument("--case", choices=("lstm", "table"), default="lstm", help="model that is made")
+    parser.add_argument("--body", choices=("json", "npy"), default="json", help="form of a row of arrays")
     parser.add_argument("--model", type=Path, help="artifact, or the work directory of a run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        model = options.model or _made(Path(folder) / "lstm.accelnet")
-        rows, labels = _rows(model, options.body)
+        model = options.model or make(options.case, Path(folder) / "model.accelnet")
+        sent = requests(model, options.body)
         server, port = _started(model)
         try:
             before = _cpu_seconds(server.pid)
@@ -55,26 +63,29 @@ def main() -> None:
             share[0] += options.clients - sum(share)
             with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
                 jobs = [
-                    pool.submit(load, port, rows, labels, count, options.seconds, options.bad, seed)
+                    pool.submit(load, port, sent, count, options.seconds, options.bad, seed)
                     for seed, count in enumerate(share)
                 ]
                 found = [job.result() for job in jobs]
             cpu = _cpu_seconds(server.pid) - before
+            together = _rows_of_a_batch(port)
         finally:
             server.terminate()
             code = server.wait(60)
-    _tell(found, options, code, cpu)
+        values = {"rows_of_a_batch": together}
+        if sent.raw:
+            encoding = encoding_us(model, sent.raw[: max(1, round(together))])
+            values |= {f"encoding_{name}_us": one for name, one in encoding.items()}
+            values["encoding_ratio"] = encoding["alone"] / encoding["together"]
+    _tell(found, options, code, cpu, values)
 
 
-def load(
-    port: int, rows: list[bytes], labels: list[str], clients: int, seconds: float, bad: float, seed: int
-) -> dict[str, Any]:
+def load(port: int, sent: Requests, clients: int, seconds: float, bad: float, seed: int) -> dict[str, Any]:
     """Be several clients: send requests, bad ones among them, and compare the answers.
 
     Args:
         port: Port of the server.
-        rows: Good requests.
-        labels: What each of them is to be answered.
+        sent: Requests.
         clients: Number of clients.
         seconds: Time.
         bad: Share of bad requests.
@@ -94,7 +105,7 @@ def load(
         _Client(port, selector)
     waiting = 0
     for key in list(selector.get_map().values()):
-        key.data.send(*_next(rows, labels, bad, rng))
+        key.data.send(*_next(sent, bad, rng))
         waiting += 1
     while waiting:
         now = time.perf_counter()
@@ -114,7 +125,7 @@ def load(
                 waiting -= 1
                 client.close()
             else:
-                client.send(*_next(rows, labels, bad, rng))
+                client.send(*_next(sent, bad, rng))
         for key in list(selector.get_map().values()):
             if now - key.data.sent > _MOST_SECONDS:
                 lost[f"{key.data.name}: no answer"] += 1
@@ -175,66 +186,25 @@ class _Client:
         return int(head[9:12]), label
 
 
-def _next(rows: list[bytes], labels: list[str], bad: float, rng: random.Random) -> tuple[Any, ...]:
+def _next(sent: Requests, bad: float, rng: random.Random) -> tuple[Any, ...]:
     """Return name, request, expected answer, and whether the client leaves at once."""
-    index = rng.randrange(len(rows))
+    index = rng.randrange(len(sent.good))
+    good = _request("POST /predict", sent.good[index], sent.kind)
     if rng.random() >= bad:
-        return "good", rows[index], (200, labels[index]), False
-    body = rows[index].partition(b"\r\n\r\n")[2]
+        return "good", good, (200, sent.labels[index]), False
     return rng.choice([
         ("cut short", _request("POST /predict", b"[[1, 2], [3"), (400, ""), False),
-        ("of another shape", _request("POST /predict", b"[[1, 2], [3, 4]]"), (422, ""), False),
+        ("of wrong rows", _request("POST /predict", rng.choice(sent.wrong)), (422, ""), False),
         ("not there", _request("GET /not/there", b""), (404, ""), False),
         ("too large", b"POST /predict HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\n", (413, ""), False),
-        ("left in the middle", _request("POST /predict", body)[:-10], (0, ""), True),
-        ("left before the answer", rows[index], (0, ""), True),
+        ("left in the middle", good[:-10], (0, ""), True),
+        ("left before the answer", good, (0, ""), True),
     ])  # fmt: skip
 
 
 def _request(line: str, body: bytes, kind: str = "application/json") -> bytes:
     head = f"{line} HTTP/1.1\r\nhost: bench\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
     return head.encode() + body
-
-
-def _made(path: Path) -> Path:
-    import accelnet as an
-
-    rng = np.random.default_rng(0)
-    images, classes = rng.integers(0, 256, (100, 28, 28)).astype(np.uint8), np.arange(100) % 10
-    experiment = an.Experiment(
-        data=an.data.from_arrays(images, classes, class_names=[f"class {number}" for number in range(10)]),
-        model=lambda rngs: an.models.RNN(28, 128, 10, cell="lstm", rngs=rngs),
-        objective=an.objectives.softmax_cross_entropy(),
-        optimizer=an.optim.adam(1e-2),
-        batch_size=32,
-        steps=20,
-        final_evaluation=(),
-    )
-    return an.fit(experiment, progress=False).save(path)
-
-
-def _rows(path: Path, kind: str) -> tuple[list[bytes], list[str]]:
-    """Return requests of random rows, and their labels; rows that are nearly of two classes are left out."""
-    import io
-
-    import accelnet as an
-
-    model, rng = an.load(path), np.random.default_rng(1)
-    held = model.schema["inputs"]
-    raw = rng.integers(0, 256, (256, *held["shape"][1:])).astype(held["dtype"])
-    found = model.predict(raw)
-    shares = np.sort(np.asarray(found.probabilities), axis=1)
-    clear = np.flatnonzero(shares[:, -1] - shares[:, -2] > 1e-3).tolist()
-    assert found.labels is not None
-    requests = []
-    for row in clear:
-        if kind == "json":
-            requests.append(_request("POST /predict", json.dumps(raw[row].tolist()).encode()))
-        else:
-            buffer = io.BytesIO()
-            np.save(buffer, raw[row])
-            requests.append(_request("POST /predict", buffer.getvalue(), "application/octet-stream"))
-    return requests, [str(found.labels[row]) for row in clear]
 
 
 def _started(model: Path) -> tuple[subprocess.Popen[str], int]:
@@ -255,7 +225,16 @@ def _cpu_seconds(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _tell(found: list[dict[str, Any]], options: argparse.Namespace, code: int, cpu: float) -> None:
+def _rows_of_a_batch(port: int) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = answer.read().decode()
+    total, batches = (float(text.partition(f"\naccelnet_batch_rows_{one} ")[2].split()[0]) for one in ("sum", "count"))
+    return total / batches
+
+
+def _tell(
+    found: list[dict[str, Any]], options: argparse.Namespace, code: int, cpu: float, more: dict[str, float]
+) -> None:
     latencies = 1e3 * np.concatenate([one["latencies"] for one in found])
     bad, lost = (sum((Counter(one[name]) for one in found), Counter()) for name in ("bad", "lost"))
     p50, p99, most = np.percentile(latencies, [50, 99, 100])
@@ -267,6 +246,7 @@ def _tell(found: list[dict[str, Any]], options: argparse.Namespace, code: int, c
         "good": len(latencies), "bad": bad.total(), "lost": lost.total(), "exit_code": code,
         "p50_ms": float(p50), "p99_ms": float(p99), "most_ms": float(most),
         "server_cpu_us": 1e6 * cpu / count, "client_cpu_us": 1e6 * sum(one["cpu"] for one in found) / count,
+        **more,
     }  # fmt: skip
     for reason, count in lost.most_common(10):
         print(f"lost {count}: {reason}", file=sys.stderr)

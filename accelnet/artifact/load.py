@@ -10,10 +10,9 @@ import jax
 from accelnet.arguments import flags
 from accelnet.arguments import path as checked_path
 from accelnet.artifact.bundle import read_bundle
+from accelnet.artifact.entries import PROGRAM, SUFFIX, WEIGHTS, versions, write_entries
 from accelnet.artifact.model import Model
-from accelnet.artifact.program import export_answer, reexport
-from accelnet.artifact.recipe import NotAccelnetsError
-from accelnet.artifact.saving import PROGRAM, SUFFIX, WEIGHTS, versions, write_entries
+from accelnet.artifact.program import NotAccelnetsError, export_answer, reexport
 from accelnet.artifact.schema import SHAPE, held_of, read_schema
 from accelnet.artifact.tensors import unpack
 from accelnet.errors import UserError

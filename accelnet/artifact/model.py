@@ -1,5 +1,6 @@
 """Model: what is loaded of an artifact, and predicts from raw inputs."""
 
+import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -14,12 +15,13 @@ from accelnet import runtime
 from accelnet.arguments import flags, integer
 from accelnet.artifact.outputs import OUTPUTS
 from accelnet.artifact.prediction import Prediction, joined
+from accelnet.artifact.program import NotAccelnetsError
 from accelnet.artifact.raw_rows import RawRows, open_rows
-from accelnet.artifact.recipe import NotAccelnetsError, forward_of
 from accelnet.artifact.schema import encode, input_words
 from accelnet.errors import UserError
 from accelnet.ops.kernels import library
 from accelnet.ops.prepared import Prepared
+from accelnet.packages import needing
 from accelnet.parallel.memory import fetched
 from accelnet.report.markup import tag
 from accelnet.terminal import StatusLine
@@ -70,25 +72,36 @@ class Model:
         """Return the exported program.
 
         Raises:
-            UserError: if this jax cannot read it.
+            UserError: if this jax cannot read it, or it takes other weights than there are.
         """
         try:
-            return export.deserialize(bytearray(self.program))
+            with needing("the program of an artifact"):
+                exported = export.deserialize(bytearray(self.program))
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"jax {jax.__version__} cannot read the program of {self.path}, made with jax "
                 f"{self.config['versions'].get('jax')}: refresh it with a jax of the six months after that one"
             ) from error
+        (weights, _), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+        if _shapes(weights) != _shapes(self.weights):
+            raise UserError(f"{self.path} has a program of other weights than it holds: save the run again")
+        return exported
 
     def rebuilt(self) -> Any:
         """Return the function of weights and inputs made of accelnet's own model.
 
         Raises:
-            NotAccelnetsError: if the model is not accelnet's own, or this accelnet makes another one of it.
+            NotAccelnetsError: if the model is not accelnet's own, this accelnet makes another one of it, or there is no
+                Flax.
         """
+        try:
+            from accelnet.artifact.recipe import forward_of
+        except ImportError as error:  # the program of an artifact needs jax alone
+            raise NotAccelnetsError(f"what makes the model cannot be imported ({error})") from error
         forward, weights = forward_of(self.recipe, self.schema)
-        shapes = {name: (one.shape, one.dtype) for name, one in weights.items()}
-        if shapes != {name: (one.shape, one.dtype) for name, one in self.weights.items()}:
+        if _shapes(weights) != _shapes(self.weights):
             raise NotAccelnetsError("this version of accelnet makes a model with other weights")
         return forward.answer(self.schema["kind"], self.schema["fitted"].get("target"))
 
@@ -137,8 +150,7 @@ class Model:
         integer("batch_size", batch_size, 1)
         flags(skip_bad=skip_bad, progress=progress)
         size, count, answered, reason = self.schema["batch"], 0, 0, ""
-        line = StatusLine(progress)
-        try:
+        with needing("an input of this kind"), contextlib.closing(StatusLine(progress)) as line:
             for rows in open_rows(raw, self.schema):
                 size = size or min(batch_size, 1 << (rows.count - 1).bit_length())
                 for first in range(0, rows.count, size):
@@ -149,8 +161,6 @@ class Model:
                         yield found
                     count += len(index)
                     line(f"{count:,} of {rows.count:,} rows" if rows.are_all else f"{count:,} rows")
-        finally:
-            line.close()
         if not answered:
             raise UserError(f"none of the {count} rows can be read; the first: {reason}")
 
@@ -255,3 +265,7 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
     """Repeat the last row until there are so many."""
     missing = size - len(array)
     return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)]) if missing > 0 else array
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: (tuple(one.shape), np.dtype(one.dtype)) for name, one in weights.items()}

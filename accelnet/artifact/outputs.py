@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 OUTPUTS = "outputs"
+KINDS = ("classes", "labels", "tokens", "numbers", "other")
 
 
 def kind_of(task: str, outputs: Any) -> str:

@@ -13,6 +13,7 @@ from accelnet.artifact.outputs import OUTPUTS
 from accelnet.data.encoding import decode_outputs
 from accelnet.disk import replacing
 from accelnet.errors import UserError
+from accelnet.packages import needing
 from accelnet.wording import listed
 
 _FORMATS = (".csv", ".parquet", ".npz")
@@ -143,7 +144,7 @@ class Prediction:
 
     def __repr__(self) -> str:
         words = f"{len(self):,} prediction{'s' * (len(self) != 1)} of {self.kind}"
-        words += f", {len(self.skipped):,} rows skipped" if self.skipped else ""
+        words += f", {len(self.skipped):,} row{'s' * (len(self.skipped) != 1)} skipped" if self.skipped else ""
         return "\n".join([words, *self._lines()])
 
     def _lines(self) -> list[str]:
@@ -264,8 +265,9 @@ def _csv(file: BinaryIO) -> Add:
 
 def _parquet(file: BinaryIO) -> Add:
     """Return the function that writes columns below those before, in groups of many rows, or None at the end."""
-    import pyarrow as pa
-    from pyarrow import parquet
+    with needing("a Parquet file"):
+        import pyarrow as pa
+        from pyarrow import parquet
 
     waiting: list[Any] = []
     writers: list[Any] = []

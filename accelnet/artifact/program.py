@@ -4,7 +4,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,9 @@ from jax.interpreters import mlir
 
 from accelnet.artifact.outputs import answered, kind_of
 from accelnet.errors import UserCodeError, UserError
-from accelnet.models.precision import Precision, with_precision
+
+if TYPE_CHECKING:
+    from accelnet.models.precision import Precision
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH, STEPS = "batch", "steps"
@@ -24,6 +26,10 @@ BATCH, STEPS = "batch", "steps"
 _FIXED_BATCH = 64
 Weights = Mapping[str, Any]
 Shape = tuple[Any, ...]
+
+
+class NotAccelnetsError(Exception):
+    """Report that a model or `prepare` is not accelnet's own, was made with what JSON cannot hold, or lacks Flax."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +50,14 @@ class Forward:
     unflatten: Callable[[Weights], tuple[Any, Any]]
     prepare: Callable[..., Any]
     others: Mapping[str, Any]
-    precision: Precision
+    precision: "Precision"
     step: int
     progress: float
 
     def __call__(self, weights: Weights, inputs: Any) -> Any:
         """Compute outputs of inputs, arrays [B, ...] as the data holds them."""
+        from accelnet.models.precision import with_precision
+
         size = jax.tree.leaves(inputs)[0].shape[0]
 
         def zeros(like: Any) -> jax.Array:

@@ -18,7 +18,7 @@ from accelnet.data.pictures import EXTENSIONS, PictureForm, encode_pictures
 from accelnet.data.table_source import open_source
 from accelnet.data.tables import Table
 from accelnet.errors import UserError
-from accelnet.wording import listed, shown
+from accelnet.wording import listed
 
 _ARRAYS = (".npy", ".npz")
 
@@ -214,5 +214,5 @@ def _read_arrays(path: Path, held: Any) -> Any:
 
 def _checked(rows: RawRows) -> RawRows:
     if not rows.count:
-        raise UserError(f"inputs are empty ({shown(rows.ids)}), expected one row at least")
+        raise UserError("inputs are empty, expected one row at least")
     return rows

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from accelnet import models, ops
-from accelnet.artifact.program import Forward
+from accelnet.artifact.program import Forward, NotAccelnetsError
 from accelnet.artifact.schema import held_of
 from accelnet.data.dataset import Data, unchanged
 from accelnet.data.fitted import plain
@@ -21,6 +21,7 @@ from accelnet.errors import UserError
 from accelnet.models.adapter import adapt
 from accelnet.models.compressed import Compressed, Compression, made_by
 from accelnet.models.nnx_modules import NnxModel
+from accelnet.models.precision import Precision
 from accelnet.models.pure import PureModel
 from accelnet.signature import wants
 
@@ -29,10 +30,6 @@ _PLACES = {"jax.nn": jax.nn, "jax.numpy": jnp, "jax.lax": jax.lax, "flax.nnx": n
 _OWN_PREPARES = (standardize, standardize_series, unchanged, with_cast_targets, with_cast_tokens)
 _PREPARES = {one.__name__: one for one in _OWN_PREPARES}
 _MODELS = {name: kind for name, kind in vars(models).items() if isinstance(kind, type) and issubclass(kind, nnx.Module)}
-
-
-class NotAccelnetsError(Exception):
-    """Report that a model or its `prepare` is not accelnet's own, or was made with what JSON cannot hold."""
 
 
 def recipe_of(model: PureModel, data: Data) -> dict[str, Any]:
@@ -75,6 +72,8 @@ def forward_of(recipe: Mapping[str, Any], schema: Mapping[str, Any]) -> tuple[Fo
         raise NotAccelnetsError(recipe["reason"])
     if recipe["model"] not in _MODELS or recipe["prepare"] not in _PREPARES:
         raise NotAccelnetsError(f"this accelnet has no {recipe['model']}, or no {recipe['prepare']}")
+    if recipe["precision"] not in get_args(Precision):
+        raise NotAccelnetsError(f"this accelnet knows no precision {recipe['precision']}")
     arguments = {name: _read(value) for name, value in recipe["arguments"].items()}
     model = partial(_MODELS[recipe["model"]], **arguments)
     small = recipe.get("compression")

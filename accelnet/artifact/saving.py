@@ -1,9 +1,7 @@
 """From a trained model to its artifact."""
 
-import json
 import os
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,7 @@ import jax
 import numpy as np
 
 from accelnet.arguments import path as checked_path
-from accelnet.artifact.bundle import write_bundle
-from accelnet.artifact.card import card
+from accelnet.artifact.entries import SUFFIX, versions, write_entries
 from accelnet.artifact.outputs import kind_of
 from accelnet.artifact.program import Forward, export_answer, with_steps_in
 from accelnet.artifact.recipe import flattened, recipe_of, unflattener
@@ -20,12 +17,8 @@ from accelnet.artifact.schema import described_arrays, schema_of
 from accelnet.artifact.tensors import pack
 from accelnet.data.dataset import Data
 from accelnet.errors import UserError
-from accelnet.json_file import plain_value
 from accelnet.models.precision import Precision
 from accelnet.models.pure import PureModel
-
-WEIGHTS, PROGRAM = "weights.safetensors", "program.jax"
-SUFFIX = ".accelnet"
 
 
 def save_model(
@@ -93,39 +86,6 @@ def forward_in(
     others = {name: one for name, one in data.arrays.items() if name not in ("inputs", "weights")}
     shapes = jax.tree.map(_shape, others)
     return Forward(model.apply, unflattener(weights), data.prepare, shapes, precision, step, progress)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages that make a program.
-
-    Example:
-        >>> sorted(versions())
-        ['accelnet', 'flax', 'jax', 'numpy']
-    """
-    return {name: metadata.version(name) for name in ("accelnet", "jax", "flax", "numpy")}
-
-
-def write_entries(
-    path: Path,
-    weights: bytes,
-    program: bytes,
-    schema: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    config: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-) -> None:
-    """Write the entries of an artifact, and a card.
-
-    Raises:
-        UserError: if they cannot be written.
-    """
-    parts = {"schema": schema, "metrics": metrics, "config": config, "model": recipe}
-    parts = {name: plain_value(part) for name, part in parts.items()}
-    entries = {f"{name}.json": (json.dumps(part, indent=1) + "\n").encode() for name, part in parts.items()}
-    told = card(parts["schema"], parts["metrics"], parts["config"]).encode()
-    write_bundle(
-        path, {"README.md": told, **entries, PROGRAM: program, WEIGHTS: weights}, config["versions"]["accelnet"]
-    )
 
 
 def _shape(one: Any) -> jax.ShapeDtypeStruct:

@@ -7,17 +7,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.artifact.program import BATCH
-from accelnet.data.columns import input_names
+from accelnet.artifact.outputs import KINDS
+from accelnet.artifact.program import BATCH, STEPS
+from accelnet.data.columns import NAMED, input_names
 from accelnet.data.encoding import encode_inputs
 from accelnet.data.fitted import plain
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
 BYTES, OWN = "bytes", "the user's own"
+_COLUMNS = ("number", "boolean", "time", *NAMED)
 SHAPE = {
     "inputs": dict,
-    "fitted": dict,
+    "fitted": {
+        "columns?": [{"name": str, "kind": str, "names": [str], "fill?": float}],
+        "picture?": {"height": int, "width": int, "channels": int, "resize": str},
+        "class_names?": [str],
+        "vocabulary?": str,
+    },
     "coding": dict,
     "tokenizer": (str, None),
     "kind": str,
@@ -117,11 +124,34 @@ def encode(raw: Any, schema: Mapping[str, Any]) -> Any:
         came = jax.tree.map(lambda one: list(one.shape), arrays)
         expected = jax.tree.map(lambda one: list(one.shape), held)
         raise UserError(f"inputs have shape {came}, expected {expected}")
+    _check_steps(held, arrays)
     return arrays
 
 
+def _check_steps(held: Any, arrays: Any) -> None:
+    """Refuse sequences without a step, and lengths that are none: a model would make something of them."""
+    pairs = zip(jax.tree.leaves(held), jax.tree.leaves(arrays), strict=True)
+    counts = sorted({array.shape[1] for one, array in pairs if one.ndim > 1 and one.shape[1] == STEPS})
+    if not counts:
+        return
+    if len(counts) > 1 or not counts[0]:
+        raise UserError(f"inputs have {listed(counts)} steps, expected one number of at least 1")
+    lengths = arrays.get("lengths") if isinstance(arrays, Mapping) else None
+    if lengths is not None and not ((lengths >= 1) & (lengths <= counts[0])).all():
+        raise UserError(f"lengths are {lengths.tolist()[:8]}, expected 1 to {counts[0]}, the number of steps")
+
+
 def read_schema(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema as it was before its way through JSON: lists of fitted values as tuples."""
+    """Return a schema as it was before its way through JSON: lists of fitted values as tuples.
+
+    Raises:
+        ValueError: if it is of no kind that there is.
+    """
+    kinds = [column["kind"] for column in values["fitted"].get("columns", ())]
+    if values["kind"] not in KINDS or not set(kinds) <= set(_COLUMNS):
+        raise ValueError(f"schema.json has the kinds {listed([values['kind'], *kinds])}, which are not all known")
+    if values["batch"] is not None and values["batch"] < 1:
+        raise ValueError(f"schema.json has batch {values['batch']}, expected at least 1")
     return {**values, **{name: plain(values[name], name) for name in ("fitted", "coding")}}
 
 

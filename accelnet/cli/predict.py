@@ -88,9 +88,9 @@ def write_predictions(model: Any, options: ResultOptions, output: Output) -> Non
         say(f"skipped: {reason}")
     if (more := len(skipped) - _MOST_TOLD) > 0:
         say(f"skipped: {more:,} more")
-    left_out, kind = f", {len(skipped):,} rows skipped" if skipped else "", model.schema["kind"]
-    show(f"{count:,} predictions of {kind} in {options.out}{left_out}")
+    left_out = f", {len(skipped):,} row{'s' * (len(skipped) != 1)} skipped" if skipped else ""
+    show(f"{count:,} predictions of {model.schema['kind']} in {options.out}{left_out}")
     if output.json:
         told = {str(name): reason for name, reason in skipped.items()}
-        values = {"predictions": count, "kind": kind, "out": str(options.out), "skipped": told}
+        values = {"predictions": count, "kind": model.schema["kind"], "out": str(options.out), "skipped": told}
         show(json.dumps(values))

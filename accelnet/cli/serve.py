@@ -55,8 +55,12 @@ def limits_of(options: ServerOptions) -> Any:
     Raises:
         UserError: if one is out of its range.
     """
+    from accelnet.arguments import integer, number
     from accelnet.serving.limits import Limits
 
+    for name in ("batch_size", "max_steps", "max_body_mib", "max_queue"):
+        integer(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    number("--timeout", options.timeout, above=0)
     return Limits(
         batch_rows=options.batch_size,
         steps=options.max_steps,

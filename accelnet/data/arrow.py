@@ -1,12 +1,14 @@
 """Columns of Arrow's types, and of Python's and NumPy's values, which Arrow reads."""
 
 import contextlib
+import sys
 from typing import Any
 
 import numpy as np
 
 from accelnet.data.arrays import native
-from accelnet.data.cells import Cells, Mixture, as_names, named, untyped
+from accelnet.data.cells import Cells, Mixture, as_names, named
+from accelnet.data.scalars import of_scalars, whole_too_large
 from accelnet.data.times import seconds_of
 from accelnet.errors import UserError
 
@@ -46,10 +48,7 @@ def of_arrow(array: Any, where: str) -> Cells:
         try:
             return _filled("number", array.cast(pa.float64()))
         except pa.ArrowInvalid:
-            raise UserError(
-                f"{where} has whole numbers beyond 2**53, which float64 cannot tell apart: leave it out of the "
-                f"features, or make text or smaller numbers of it"
-            ) from None
+            raise whole_too_large(where) from None
     if types.is_temporal(kind) and not types.is_interval(kind):
         values = seconds_of(array)
         return Cells("none" if np.isnan(values).all() else "time", values)
@@ -79,21 +78,28 @@ def of_values(values: Any, where: str, names: bool = False) -> Cells | Mixture:
         >>> of_values([1.5, "2"], "column 'size'").values
         array([1.5, 2. ])
     """
-    import pyarrow as pa
-
-    if isinstance(values, pa.Array | pa.ChunkedArray):
+    arrow = sys.modules.get("pyarrow")  # who has not imported it has no array of its
+    if arrow is not None and isinstance(values, arrow.Array | arrow.ChunkedArray):
         return of_arrow(values, where)
     if not isinstance(values, list | tuple | np.ma.MaskedArray):
         one = isinstance(values, str | bytes) or np.ndim(values) == 0
         values = [values] if one else native(values, where)
     if isinstance(values, np.ndarray) and (values.dtype.kind in "UT" or values.ndim > 1):
         values = values.tolist()
+    found = of_scalars(values, where, names)
+    return _of_others(values, where, names) if found is None else found
+
+
+def _of_others(values: Any, where: str, names: bool) -> Cells | Mixture:
+    import pyarrow as pa
+
     try:
         array = pa.array(values, from_pandas=True)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         if all(isinstance(one, str | int | float | np.number | None) for one in values):
-            texts = ["" if one is None or one != one else str(one) for one in values]
-            return (named if names else untyped)(texts, np.arange(len(texts)))
+            plain = [one.item() if isinstance(one, np.generic) else one for one in values]
+            if (found := of_scalars(plain, where, names)) is not None:
+                return found
         reason = str(error).partition("\n")[0]
         raise UserError(f"{where} is no column of numbers, booleans, text or times: {reason}") from None
     return of_arrow(array, where)

@@ -93,7 +93,8 @@ def undo_target(values: Any, target: Mapping[str, Any]) -> np.ndarray:
     if array.dtype.kind not in "biufV":
         raise UserError(f"values have dtype {array.dtype}, expected numbers")
     values = array.astype(np.float64) * target["std"] + target["mean"]
-    return np.exp(values) if target["log"] else values
+    with np.errstate(over="ignore"):  # infinite, as it is in the program
+        return np.exp(values) if target["log"] else values
 
 
 def _encode_dict(inputs: Any, held: Mapping[str, Any], coding: Mapping[str, Any]) -> dict[str, Any]:

@@ -259,8 +259,8 @@ def _resized(image: "Image", form: PictureForm, where: str) -> "Image":
         return image
     if form.resize == "none":
         raise UserError(
-            f"{where} has {width} x {height} pixels, and the first picture {form.width} x {form.height}: give "
-            f"size=({form.height}, {form.width}) to make all of them as large"
+            f"{where} has {width} x {height} pixels, expected {form.width} x {form.height} as the data has: make it as "
+            f"large, or give size=({form.height}, {form.width}) where the data is made"
         )
     if form.resize == "squash":
         return image.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)

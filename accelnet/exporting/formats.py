@@ -235,8 +235,11 @@ FORMATS = {
     "safetensors": Format((TENSORS, SHAPES), _write_tensors, lambda: "reading them back", _tensors),
     "litert": Format((LITERT,), _write_litert, _litert_runtime, _litert, _litert_layer),
 }
+_SAVED_MODEL = "TensorFlow 2.21 reads programs for any batch of jax 0.10, and none of jax 0.12: take onnx or litert"
 REFUSED = {
-    "savedmodel": "TensorFlow 2.21 cannot read what jax 0.12 writes for an unknown batch, take onnx or litert",
+    "savedmodel": _SAVED_MODEL,
+    "saved_model": _SAVED_MODEL,
+    "tensorflow": _SAVED_MODEL,
     "tflite": "it is called litert here",
     "torch": "take onnx, or safetensors for the weights alone",
     "torchscript": "take onnx, or safetensors for the weights alone",

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from accelnet.artifact.model import Model
-from accelnet.artifact.recipe import NotAccelnetsError
+from accelnet.artifact.program import NotAccelnetsError
 from accelnet.artifact.saving import forward_in
 from accelnet.errors import UserError
 from accelnet.exporting.difference import TOLERANCES
@@ -37,6 +37,7 @@ class Source:
         size: Rows of a batch.
         told: What the rows are, in words.
         score: Function of the answers to all rows that gives the metrics; None without targets.
+        timed: Whether exports are timed beside the model.
     """
 
     model: Model
@@ -46,6 +47,7 @@ class Source:
     size: int
     told: str
     score: Callable[[Mapping[str, np.ndarray]], dict[str, float]] | None
+    timed: bool = True
 
     @property
     def count(self) -> int:
@@ -55,6 +57,8 @@ class Source:
     @property
     def sizes(self) -> list[int]:
         """Batch sizes at which exports are timed: 1 and `size`, where the program takes any."""
+        if not self.timed:
+            return []
         return [self.size] if self.model.schema["batch"] else sorted({1, self.size})
 
     @property

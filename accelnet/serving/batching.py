@@ -2,23 +2,24 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from accelnet.serving.limits import Limits, Refused
-from accelnet.serving.sizes import Answers, Encoded, Sizes
+from accelnet.serving.sizes import Answers, Encoded
+from accelnet.serving.tables import TableRows, Tables
 
 _FULL = "as many rows wait as the server takes on: try again in a moment"
 
 
 @dataclass(eq=False)
 class _Piece:
-    """Encoded of one request that are computed in one batch."""
+    """Rows of one request that are computed in one batch."""
 
-    rows: Encoded
+    rows: TableRows | Encoded
     answers: asyncio.Future[Answers]
 
 
@@ -28,30 +29,30 @@ class Batches:
     Everything but the computing happens in the event loop, so that nothing needs a lock.
 
     Args:
-        sizes: Shapes that are computed.
+        sizes: What computes a batch.
         limits: Limits of the server.
         told: Function that is called with the number of rows of each batch.
     """
 
-    def __init__(self, sizes: Sizes, limits: Limits, told: Callable[[int], object]) -> None:
+    def __init__(self, sizes: Tables, limits: Limits, told: Callable[[int], object]) -> None:
         self._sizes, self._limits, self._told = sizes, limits, told
         self._queue: deque[_Piece] = deque()
         self._running = False
         self.thread = ThreadPoolExecutor(1, "accelnet-predictions")
         self.waiting_rows = 0
 
-    async def answer(self, rows: Encoded) -> Answers:
+    async def answer(self, rows: TableRows | Encoded) -> Answers:
         """Compute rows.
 
         Args:
-            rows: The rows, as of `Sizes.padded`.
+            rows: The rows, as of `Sizes.padded`, or `TableRows`.
 
         Returns:
             Arrays [B, ...] by name.
 
         Raises:
-            Refused: with 413 if there are more rows than may ever wait, with 503 if too many wait now, and with 504 if
-                the time ends before there is an answer.
+            Refused: with 413 if there are more rows than may ever wait, with 503 if too many wait now, with 504 if the
+                time ends before there is an answer, and with 422 if rows of a table are not what the model takes.
         """
         count, most = len(rows), self._limits.queue_rows
         if count > most:
@@ -110,16 +111,16 @@ class Batches:
         self._queue = rest
         return batch
 
-    def _computed(self, batch: list[_Piece]) -> list[Answers | Exception]:
+    def _computed(self, batch: list[_Piece]) -> Sequence[Answers | Exception]:
         """Compute a batch; if that fails, each piece alone, so that none suffers from another one."""
         try:
-            return list(self._sizes.compute([piece.rows for piece in batch]))
+            return self._sizes.compute([piece.rows for piece in batch])
         except Exception as error:  # noqa: BLE001, whatever a model or a device does
             if len(batch) == 1:
                 return [error]
             return [found for piece in batch for found in self._computed([piece])]
 
-    def _deliver(self, batch: list[_Piece], found: list[Answers | Exception]) -> None:
+    def _deliver(self, batch: list[_Piece], found: Sequence[Answers | Exception]) -> None:
         for piece, answers in zip(batch, found, strict=True):
             if piece.answers.done():
                 continue

@@ -16,7 +16,8 @@ from accelnet.artifact.raw_rows import picture_form, takes_text
 from accelnet.artifact.schema import Held, encode, held_of
 from accelnet.data.pictures import PictureForm, decode_picture
 from accelnet.errors import UserError
-from accelnet.serving.limits import Refused
+from accelnet.serving.limits import Refused, refusing
+from accelnet.serving.tables import TableRows
 from accelnet.wording import listed, shown
 
 _NPY = b"\x93NUMPY"
@@ -28,7 +29,7 @@ class Rows(NamedTuple):
     """Hold the rows of a request.
 
     Attributes:
-        inputs: Arrays [B, ...] as `schema.encode` makes them.
+        inputs: Arrays [B, ...] as `schema.encode` makes them; of a table in JSON its `TableRows`.
         alone: Whether the request was one row, not a list of rows.
     """
 
@@ -60,7 +61,7 @@ class Bodies:
         Raises:
             Refused: with 400 if it cannot be read, and with 422 if it is not what the model takes.
         """
-        try:
+        with refusing():
             if content_type.startswith("multipart/form-data"):
                 return self._of_files(parts_of(body, content_type))
             if body.startswith(_NPY):
@@ -68,15 +69,11 @@ class Bodies:
             if content_type.startswith("image/") or (self._form is not None and body[:1] not in _JSON):
                 return Rows(self._encoded([self._picture(body, "the picture")]), True)
             return self._of_json(parse(body))
-        except UserError as error:
-            raise Refused(422, str(error)) from None
-        except (ValueError, TypeError, ArithmeticError, MemoryError) as error:  # of NumPy, about what it cannot convert
-            raise Refused(422, f"the inputs cannot be read: {error}") from None
 
     def _of_json(self, value: Any) -> Rows:
         if self._columns:
             rows, alone = _listed(value, dict if isinstance(_first(value), Mapping) else list)
-            return Rows(self._encoded([self._by_column(row, index) for index, row in enumerate(rows)]), alone)
+            return Rows(TableRows([self._by_column(row, index) for index, row in enumerate(rows)]), alone)
         if isinstance(_first(value), str) and (self._form is not None or self._text):
             rows, alone = _listed(value, str)
             if self._text:
@@ -171,7 +168,7 @@ def read_npy(content: bytes) -> np.ndarray:
             raise ValueError("it holds Python's objects")
         array = np.frombuffer(content, dtype, offset=stream.tell())
         return array.reshape(shape, order="F" if fortran else "C")
-    except (ValueError, EOFError, TypeError, OverflowError) as error:
+    except Exception as error:  # noqa: BLE001, whatever a damaged header makes NumPy, and Python's parser, do
         raise UserError(f"the .npy file cannot be read ({error}): write it again with numpy.save") from None
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from accelnet.serving.answering import written
 from accelnet.serving.limits import Limits
 
+_HEAD_BYTES = 1 << 16  # of a request's first line and headers, and no more than one read beyond
 _READ_BYTES = 1 << 16  # that a client reads of a large answer at least, in the time that it has
 
 
@@ -53,6 +54,7 @@ def connection_type(limits: Limits) -> Any:
 
     class Connection(HttpToolsProtocol):
         _began: float | None = None  # when it was made, or the request began that is not complete yet
+        _in_head, _head_bytes, _messages = True, 0, 0
         _unread, _stood = 0, 0.0  # bytes of the answer that the client had not read, and since when there are as many
 
         def connection_made(self, transport: Any) -> None:
@@ -60,21 +62,37 @@ def connection_type(limits: Limits) -> Any:
             super().connection_made(self._whole)
             self._began = self.loop.time()
 
+        def data_received(self, data: bytes) -> None:
+            if self._head_bytes > _HEAD_BYTES:
+                self._end("431 Request Header Fields Too Large", f"the head has more than {_HEAD_BYTES:,} bytes")
+                return
+            before = self._in_head, self._messages
+            super().data_received(data)
+            if before == (True, self._messages) and self._in_head:
+                self._head_bytes += len(data)
+
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._began = self.loop.time()
 
+        def on_headers_complete(self) -> None:
+            self._in_head, self._head_bytes = False, 0
+            super().on_headers_complete()
+
         def on_message_complete(self) -> None:
             super().on_message_complete()
-            self._began = None
+            self._in_head, self._messages, self._began = True, self._messages + 1, None
 
         def on_response_complete(self) -> None:
             self._whole.flush()
             super().on_response_complete()
 
         def send_400_response(self, msg: str) -> None:
-            body = written({"error": "this is no request of HTTP/1.1"})
-            head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+            self._end("400 Bad Request", "this is no request of HTTP/1.1")
+
+        def _end(self, status: str, message: str) -> None:
+            body = written({"error": message})
+            head = f"HTTP/1.1 {status}\r\ncontent-type: application/json\r\nconnection: close\r\n".encode()
             self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
             self.transport.close()
 

@@ -1,9 +1,11 @@
 """How much a server takes on, and how a request is refused."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from accelnet.arguments import integer, number
+from accelnet.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -56,3 +58,21 @@ class Refused(Exception):  # noqa: N818, it is an answer
 
     def __str__(self) -> str:
         return self.message
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """Refuse a request, with 422, whose inputs are not what the model takes, or what NumPy cannot make of them.
+
+    Example:
+        >>> with refusing():
+        ...     int("much")
+        Traceback (most recent call last):
+        accelnet.serving.limits.Refused: the inputs cannot be read: invalid literal for int() with base 10: 'much'
+    """
+    try:
+        yield
+    except UserError as error:
+        raise Refused(422, str(error)) from None
+    except (ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        raise Refused(422, f"the inputs cannot be read: {error}") from None

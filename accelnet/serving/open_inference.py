@@ -66,9 +66,10 @@ def told_tensors(prediction: Prediction, request: Mapping[str, Any], name: str) 
     if prediction.kind == "classes" and prediction.class_names and prediction.labels is not None:
         found["labels"] = prediction.labels
     asked = request.get("outputs") or [{"name": one} for one in found]
-    names = [str(one["name"]) for one in asked if isinstance(one, Mapping) and one.get("name") in found]
+    told = asked if isinstance(asked, list) else [asked]
+    names = [one["name"] for one in told if isinstance(one, Mapping) and one.get("name") in list(found)]
     if not isinstance(asked, list) or len(names) != len(asked):
-        raise UserError(f"outputs are {shown(asked)}, expected of {listed(found)}")
+        raise UserError(f"outputs are {shown(asked)}, expected a list of tensors with a name of {listed(found)}")
     kinds = {one: "BYTES" if found[one].dtype.kind == "U" else _TYPES[found[one].dtype.name] for one in names}
     outputs = [
         {

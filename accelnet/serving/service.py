@@ -9,17 +9,18 @@ from typing import Any
 
 from accelnet.artifact.model import Model
 from accelnet.artifact.prediction import Prediction
-from accelnet.errors import UserError
+from accelnet.artifact.schema import encode
 from accelnet.serving.answering import told, written
 from accelnet.serving.batching import Batches
 from accelnet.serving.bodies import Bodies, parse
 from accelnet.serving.counts import Counts
 from accelnet.serving.http import HTML, TEXT, Answer, Application, Handler, Request
-from accelnet.serving.limits import Limits, Refused
+from accelnet.serving.limits import Limits, Refused, refusing
 from accelnet.serving.open_inference import described, read_tensors, told_tensors
 from accelnet.serving.openapi import documented
 from accelnet.serving.pages import documentation, trying
 from accelnet.serving.sizes import Encoded, Sizes
+from accelnet.serving.tables import TableRows, Tables
 
 # Larger bodies are read in threads: pictures take milliseconds to decode.
 _SMALL = 1 << 15
@@ -43,7 +44,8 @@ class Service:
         self.name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.config["experiment"]).strip("-") or "model"
         self.ready = False
         counts = Counts(lambda: self._batches.waiting_rows)
-        self._counts, self._batches = counts, Batches(self._sizes, limits, counts.batch)
+        tables = Tables(self._sizes, self._encode)
+        self._counts, self._batches = counts, Batches(tables, limits, counts.batch)
         self._readers = ThreadPoolExecutor(2, "accelnet-readers")
         self.application = Application(self._routes(), limits, counts)
 
@@ -96,12 +98,14 @@ class Service:
         self._refuse_unless_ready()
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
 
-        def read() -> tuple[Encoded, bool]:
-            rows = self._bodies.read(request.body, kind)
-            return self._padded(lambda: rows.inputs), rows.alone
+        def read() -> tuple[TableRows | Encoded, bool]:
+            inputs, alone = self._bodies.read(request.body, kind)
+            if isinstance(inputs, TableRows) and len(inputs) <= self._sizes.rows[-1]:
+                return inputs, alone
+            return self._padded(lambda: self._encode(inputs.rows) if isinstance(inputs, TableRows) else inputs), alone
 
-        encoded, alone = await self._read(request, read)
-        rows = told(await self._predicted(encoded))
+        waiting, alone = await self._read(request, read)
+        rows = told(await self._predicted(waiting))
         return Answer(written(rows[0] if alone else {"predictions": rows}))
 
     async def _answer_infer(self, request: Request) -> Answer:
@@ -115,29 +119,28 @@ class Service:
 
         encoded, asked = await self._read(request, read)
         prediction = await self._predicted(encoded)
-        try:
+        with refusing():
             return Answer(written(told_tensors(prediction, asked, self.name)))
-        except UserError as error:
-            raise Refused(422, str(error)) from None
 
     def _refuse_unless_ready(self) -> None:
         if not self.ready:
             raise Refused(503, "the model is still being compiled: /ready tells when it is done", {"retry-after": "1"})
 
-    async def _read(self, request: Request, read: Callable[[], tuple[Encoded, Any]]) -> tuple[Encoded, Any]:
+    def _encode(self, rows: Any) -> Any:
+        return encode(rows, self._model.schema)
+
+    async def _read(self, request: Request, read: Callable[[], Any]) -> Any:
         if len(request.body) < _SMALL:
             return read()
         return await asyncio.get_running_loop().run_in_executor(self._readers, read)
 
     def _padded(self, inputs: Callable[[], Any]) -> Encoded:
-        try:
+        with refusing():
             return self._sizes.padded(inputs())
-        except UserError as error:
-            raise Refused(422, str(error)) from None
 
-    async def _predicted(self, encoded: Encoded) -> Prediction:
-        values = await self._batches.answer(encoded)
-        return Prediction(self._model.schema["kind"], range(len(encoded)), values, self._model.names)
+    async def _predicted(self, rows: TableRows | Encoded) -> Prediction:
+        values = await self._batches.answer(rows)
+        return Prediction(self._model.schema["kind"], range(len(rows)), values, self._model.names)
 
 
 def _constant(answer: Answer) -> Handler:

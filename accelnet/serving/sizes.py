@@ -92,20 +92,16 @@ class Sizes:
             inputs: As `schema.encode` makes them.
 
         Raises:
-            UserError: if there are too many steps, or lengths that do not fit them.
+            UserError: if there are too many steps.
         """
         found = jax.tree.leaves(inputs)
         if not self.steps:
             return Encoded(found, 0, 0)
         pairs = list(zip(found, self._is_sequence, strict=True))
-        (count, *more) = {one.shape[1] for one, yes in pairs if yes}
-        if more:
-            raise UserError(f"inputs have {sorted((count, *more))} steps, expected one number")
+        count = next(one.shape[1] for one, yes in pairs if yes)
         size = next((one for one in self.steps if one >= count), None)
         if size is None or not count:
             raise UserError(f"inputs have {count} steps, expected 1 to {self.steps[-1]}")
-        if self._has_lengths and not ((inputs["lengths"] >= 1) & (inputs["lengths"] <= count)).all():
-            raise UserError(f"lengths are {inputs['lengths'].tolist()}, expected 1 to {count}, the number of steps")
         if size != count and not self._pads_steps:
             raise UserError(f"inputs have {count} steps, and this model looks ahead: expected one of {self.steps}")
         return Encoded([_with_steps(one, size) if yes else one for one, yes in pairs], count, size)

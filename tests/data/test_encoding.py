@@ -6,6 +6,7 @@ import pytest
 
 from accelnet.data import Data, decode, encode, from_arrays, text, xor
 from accelnet.data import table as read_table
+from accelnet.data.encoding import undo_target
 from accelnet.errors import UserError
 
 X, Y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 2
@@ -148,3 +149,7 @@ def test_a_vocabulary_out_of_order_is_refused_where_text_is_encoded():
         encode("b", "ba")
     with pytest.raises(UserError, match="content is 5"):
         encode(5, "ab")
+
+
+def test_a_logarithm_that_overflows_is_infinite_and_no_warning():
+    assert undo_target([1e4, 0.0], {"mean": 0.0, "std": 1.0, "log": True}).tolist() == [np.inf, 1.0]

@@ -238,7 +238,7 @@ def test_a_picture_that_vanished_or_came_in_another_size_or_colour_is_named(tmp_
     data = image_folder(tmp_path, validation=0, test=0)
     assert data.arrays["inputs"].shape == (20, 8, 8, 1)
     save(tmp_path / "cat" / "003.png", picture(0, 9, 8, 1))
-    with pytest.raises(UserError, match=r"cat/003\.png has 8 x 9 pixels, and the first picture 8 x 8: give size="):
+    with pytest.raises(UserError, match=r"cat/003\.png has 8 x 9 pixels, expected 8 x 8 .* give size="):
         data.take(np.arange(20))
     save(tmp_path / "cat" / "003.png", picture(0))
     with pytest.raises(UserError, match=r"cat/003\.png is in colour, and the first pictures are grey"):

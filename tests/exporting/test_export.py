@@ -151,7 +151,8 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path):
     ("to", "message"),
     [
         ("onx", "the format is 'onx', expected one of .* did you mean 'onnx'"),
-        ("savedmodel", "TensorFlow 2.21 cannot read .* take onnx or litert"),
+        ("savedmodel", r"TensorFlow 2\.21 reads .* take onnx or litert"),
+        ("saved_model", r"TensorFlow 2\.21 reads .* take onnx or litert"),
         (" ,", "no format is given"),
         (3, "to is 3, expected"),
     ],

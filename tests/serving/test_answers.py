@@ -87,7 +87,7 @@ def test_tensors_of_the_open_inference_protocol_give_what_predict_gives(pictures
         status, found = pictures.ask("POST", path, {"inputs": [tensor | change]})
         assert status == code and text in found["error"], found
     status, found = pictures.ask("POST", path, {"inputs": [tensor], "outputs": [{"name": "none"}]})
-    assert status == 422 and "expected of 'classes'" in found["error"]
+    assert status == 422 and "a name of 'classes'" in found["error"]
     for path in ("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/experiment/ready"):
         assert pictures.ask("GET", path)[0] == 200
 

@@ -66,8 +66,8 @@ def test_sigterm_ends_a_server_after_what_is_under_way(artifact):
         (["--port", "{port}"], "port {port} of 127.0.0.1 is in use: give another port"),
         (["--port", "70000"], "port is 70000, expected a whole number from 0 to 65535"),
         (["--host", "no.such.host.invalid"], "host is 'no.such.host.invalid', expected an address of this machine"),
-        (["--max-queue", "0"], "queue_rows is 0, expected"),
-        (["--timeout", "0"], "seconds is 0.0, expected a finite number above 0"),
+        (["--max-queue", "0"], "--max-queue is 0, expected"),
+        (["--timeout", "0"], "--timeout is 0.0, expected a finite number above 0"),
     ],
 )
 def test_a_mistake_is_one_message(artifact, args, text, capsys):
