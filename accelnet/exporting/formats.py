@@ -235,7 +235,7 @@ FORMATS = {
     "safetensors": Format((TENSORS, SHAPES), _write_tensors, lambda: "reading them back", _tensors),
     "litert": Format((LITERT,), _write_litert, _litert_runtime, _litert, _litert_layer),
 }
-_SAVED_MODEL = "TensorFlow 2.21 reads programs for any batch of jax 0.10, and none of jax 0.12: take onnx or litert"
+_SAVED_MODEL = "TensorFlow 2.21 reads programs for any number of rows of jax 0.10, not of jax 0.12: take onnx or litert"
 REFUSED = {
     "savedmodel": _SAVED_MODEL,
     "saved_model": _SAVED_MODEL,
