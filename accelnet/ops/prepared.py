@@ -5,6 +5,7 @@ called; for one row that takes longer than the products. The same holds for what
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from accelnet.ops.chain import Layer, Ref, call
+from accelnet.ops.chain import LIGHT, Layer, Ref, call, encode
+from accelnet.ops.host_call import HostCall, as_read, takes
 from accelnet.ops.layers import Layers, is_alias, source_of
 from accelnet.ops.program import Constant, Program, Step, flatten, value_of
 
@@ -38,34 +40,63 @@ class Prepared:
 
     def __init__(self, function: Callable[[Any, Any], Any], weights: Any) -> None:
         self._function, self._weights = function, weights
-        self._programs: dict[Any, tuple[Callable[..., Any], Any]] = {}
+        self._programs: dict[Any, _Compiled] = {}
         self._kept: dict[Any, Array] = {}
 
     def __call__(self, inputs: Any) -> Any:
-        """Compute the outputs for inputs, a tree of arrays."""
-        leaves, structure = jax.tree.flatten(inputs)
-        key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
-        if key not in self._programs:
-            self._programs[key] = self._made(inputs)
-        late, early = self._programs[key]
-        return late(early, inputs)
+        """Compute the outputs for inputs, a tree of arrays.
+
+        Where all layers are one chain and all inputs NumPy arrays, it is called without XLA, and outputs are NumPy
+        arrays, too.
+        """
+        leaves, program = self._of(inputs)
+        if program.host is not None and all(type(leaf) is np.ndarray for leaf in leaves):
+            return program.host(leaves)
+        return program.late(program.early, inputs)
 
     @property
     def num_programs(self) -> int:
         """How many programs there are, one per shape of the inputs."""
         return len(self._programs)
 
-    def _made(self, inputs: Any) -> tuple[Callable[..., Any], Any]:
+    def num_bytes(self, inputs: Any) -> int:
+        """Count the memory of a call: prepared weights, inputs, outputs and what lies between, without the kernels'.
+
+        Args:
+            inputs: Inputs of the call, or their shapes.
+        """
+        leaves, program = self._of(inputs)
+        if program.host is not None:
+            weights = sum(leaf.nbytes for leaf in jax.tree.leaves(program.early))
+            return weights + sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) + program.host.num_bytes
+        memory: Any = program.late.lower(program.early, inputs).compile().memory_analysis()
+        return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+    def _of(self, inputs: Any) -> tuple[list[Any], "_Compiled"]:
+        if type(inputs) is np.ndarray:
+            leaves, key = [inputs], (inputs.shape, inputs.dtype)
+        else:
+            leaves, structure = jax.tree.flatten(inputs)
+            key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = self._made(inputs)
+        return leaves, program
+
+    def _made(self, inputs: Any) -> "_Compiled":
         closed, shapes = jax.make_jaxpr(self._function, return_shape=True)(self._weights, inputs)
         structure = jax.tree.structure(shapes)
         halves = split(flatten(closed, with_kernels=True), len(jax.tree.leaves(self._weights)))
-        early = jax.jit(halves.early)(*jax.tree.leaves(self._weights))
+        early = jax.tree.map(self._once, jax.jit(halves.early)(*jax.tree.leaves(self._weights)))
 
         @jax.jit
         def late(early: Any, inputs: Any) -> Any:
             return structure.unflatten(halves.late(early, jax.tree.leaves(inputs)))
 
-        return late, jax.tree.map(self._once, early)
+        host, leaves = None, jax.tree.leaves(inputs)
+        if halves.whole is not None and all(takes(leaf.dtype) for leaf in leaves):
+            host = _OnHost(halves.whole, early, leaves, structure)
+        return _Compiled(late, early, host)
 
     def _once(self, array: Array) -> Array:
         """Return the array that is kept of those that are alike: programs of other shapes prepare the same."""
@@ -79,10 +110,68 @@ class Halves(NamedTuple):
     Attributes:
         early: Function from the weights to a tree of arrays.
         late: Function from that tree and the list of inputs to the outputs.
+        whole: The late half as one chain, if it is no more than that.
     """
 
     early: Callable[..., Any]
     late: Callable[[Any, list[Array]], list[Any]]
+    whole: "_Whole | None"
+
+
+class _Whole(NamedTuple):
+    """A program whose late half is one chain, beside steps that compute the same every time.
+
+    Attributes:
+        layers: Layers of the chain.
+        fixed: Function from what is computed early to the values that the chain reads beside inputs, by number.
+        inputs: Numbers of the program's inputs.
+        outputs: Number of each output's value, with its shape and dtype.
+    """
+
+    layers: list[Layer]
+    fixed: Callable[[Any], dict[int, Any]]
+    inputs: list[int]
+    outputs: list[tuple[int, Any]]
+
+
+class _OnHost:
+    """A whole program called from Python without XLA, with NumPy arrays."""
+
+    def __init__(self, whole: _Whole, early: Any, leaves: Sequence[Any], structure: Any) -> None:
+        given = _reads(whole.layers)
+        fixed = {ref: np.asarray(value) for ref, value in whole.fixed(early).items()}
+        dtypes = {ref: np.dtype(leaf.dtype) for ref, leaf in zip(whole.inputs, leaves, strict=True)}
+        refs = {ref: aval for ref, aval in whole.outputs}
+        shapes = [[array.shape for array in arrays] for arrays in early[1]]
+        own = [np.asarray(array) for arrays in early[1] for array in arrays]
+        self._call = HostCall(
+            encode(whole.layers, shapes, given, list(refs)),
+            [*(fixed[ref] if ref in fixed else dtypes[ref] for ref in given), *own],
+            [(aval.shape, aval.dtype) for aval in refs.values()],
+        )
+        self._places = [whole.inputs.index(ref) for ref in given if ref not in fixed]
+        numbers = list(refs)
+        self._outputs = [(numbers.index(ref), aval.shape) for ref, aval in whole.outputs]
+        self._structure = structure
+        self.num_bytes = sum(aval.size * aval.dtype.itemsize for aval in refs.values())
+
+    def __call__(self, leaves: Sequence[np.ndarray]) -> Any:
+        results = self._call(*[as_read(leaves[place]) for place in self._places])
+        return self._structure.unflatten([results[number].reshape(shape) for number, shape in self._outputs])
+
+
+class _Compiled(NamedTuple):
+    """The program of one shape of inputs.
+
+    Attributes:
+        late: Function from what is computed early and the inputs to the outputs.
+        early: What is computed early.
+        host: The same for NumPy arrays, without XLA, where there is one.
+    """
+
+    late: Any
+    early: Any
+    host: _OnHost | None
 
 
 def split(program: Program, count: int) -> Halves:
@@ -107,7 +196,8 @@ def split(program: Program, count: int) -> Halves:
         for refs in (*(step.inputs for step in late), program.outputs)
         for source in {source_of(ref, aliases) for ref in _values_of(refs)}
     )
-    items = _grouped(late, Layers(uses, aliases, lambda ref: isinstance(ref, int) and ref in known), aliases)
+    own_inputs = program.inputs[count:]
+    items = _grouped(late, Layers(uses, aliases, lambda ref: isinstance(ref, int) and ref in known, own_inputs), aliases)
     layers = [layer for item in items if isinstance(item, list) for layer in item]
     read = {*_values_of(program.outputs), *(ref for item in items for ref in _reads(item))}
     read.update(ref for step in aliases.values() for ref in _values_of(step.inputs))
@@ -122,7 +212,7 @@ def split(program: Program, count: int) -> Halves:
         return [values[ref] for ref in kept], made
 
     def run_late(early: Any, inputs: list[Array]) -> list[Any]:
-        values = _Values(zip([*kept, *program.inputs[count:]], [*early[0], *inputs], strict=True), aliases)
+        values = _Values(zip([*kept, *own_inputs], [*early[0], *inputs], strict=True), aliases)
         own = iter(early[1])
         for place, item in enumerate(items):
             if isinstance(item, list):
@@ -136,7 +226,43 @@ def split(program: Program, count: int) -> Halves:
                 _run(item, values)
         return [value_of(values, ref) for ref in program.outputs]
 
-    return Halves(run_early, run_late)
+    whole = _whole(items, program.outputs, own_inputs, kept, aliases, avals)
+    return Halves(run_early, run_late, whole)
+
+
+def _whole(
+    items: Sequence[Step | list[Layer]],
+    outputs: Sequence[Ref],
+    inputs: list[int],
+    kept: Sequence[int],
+    aliases: Mapping[int, Step],
+    avals: Mapping[int, Any],
+) -> _Whole | None:
+    """Return a program as one chain, if nothing else in it depends on the inputs."""
+    fixed, steps, layers = set(kept), list[Step](), list[list[Layer]]()
+    for item in items:
+        if isinstance(item, list):
+            layers.append(item)
+        elif fixed.issuperset(source_of(ref, aliases) for ref in _values_of(item.inputs)):
+            steps.append(item)
+            fixed.update(item.outputs)
+        else:
+            return None
+    made = {ref for layer in layers[0] for ref, _ in layer.results} if len(layers) == 1 else set[int]()
+    found = [(source_of(ref, aliases), ref) for ref in outputs]
+    if not found or any(source not in made or not isinstance(ref, int) for source, ref in found):
+        return None
+    read = [ref for ref in _reads(layers[0]) if ref not in inputs]
+
+    def values(early: Any) -> dict[int, Any]:
+        values = _Values(zip(kept, early[0], strict=True), aliases)
+        for step in steps:
+            _run(step, values)
+        return {ref: values[ref] for ref in read}
+
+    return _Whole(layers[0], jax.jit(values) if steps else values, inputs, [(source, avals[ref]) for source, ref in found])
+
+
 
 
 def _with_numbers(program: Program) -> Program:
@@ -181,7 +307,14 @@ def _grouped(steps: Sequence[Step], layers: Layers, aliases: Mapping[int, Step])
             items.append(open_chain)
             open_chain = []
         items.append(step)
-    return [*items, open_chain] if open_chain else items
+    return list(itertools.chain.from_iterable(map(_worth_a_call, [*items, open_chain])))
+
+
+def _worth_a_call(item: Step | list[Layer]) -> list[Any]:
+    """Return a chain, or the steps of one that has nothing but light layers."""
+    if isinstance(item, Step) or not all(layer.kind in LIGHT for layer in item):
+        return [item]
+    return [step for layer in item for step in layer.made_of]
 
 
 def _reads(item: Step | Sequence[Layer]) -> list[int]:

@@ -34,7 +34,14 @@ TARGETS = (
     "accelnet_convolve_rounded",
     "accelnet_recur_rounded",
 )
-_FUNCTIONS = ("accelnet_most_bytes", "accelnet_has_bfloat16", "accelnet_prepared_size")
+_FUNCTIONS = (
+    "accelnet_most_bytes",
+    "accelnet_has_bfloat16",
+    "accelnet_prepared_size",
+    "accelnet_chain_make",
+    "accelnet_chain_call",
+    "accelnet_chain_free",
+)
 _SOURCES = Path(__file__).parent
 # Without -ffp-contract, products and sums stay apart; the warnings are those of XLA's own header.
 _FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=fast", "-fPIC", "-w")
@@ -96,10 +103,23 @@ def prepared_size(numbers: Sequence[int]) -> int:
         >>> prepared_size((0, 0, 3, 64)) >= 3 * 64 if load() else True
         True
     """
+    return loaded().accelnet_prepared_size((ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+
+
+def loaded() -> ctypes.CDLL:
+    """Return the library, whose functions are called without XLA.
+
+    Raises:
+        RuntimeError: where there are no kernels.
+
+    Example:
+        >>> loaded().accelnet_most_bytes() >= 0 if load() else True
+        True
+    """
     library = _library()
     if library is None:
         raise RuntimeError("there are no kernels")
-    return library.accelnet_prepared_size((ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+    return library
 
 
 @functools.cache
@@ -119,6 +139,14 @@ def _library() -> ctypes.CDLL | None:
     library.accelnet_has_bfloat16.restype = ctypes.c_bool
     library.accelnet_prepared_size.restype = ctypes.c_int64
     library.accelnet_prepared_size.argtypes = (ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t)
+    numbers, count = ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t
+    pointers = ctypes.POINTER(ctypes.c_void_p)
+    library.accelnet_chain_make.restype = ctypes.c_void_p
+    library.accelnet_chain_make.argtypes = (numbers, count, numbers, pointers, count, count, ctypes.c_int64)
+    library.accelnet_chain_call.restype = None
+    library.accelnet_chain_call.argtypes = (ctypes.c_void_p, pointers)
+    library.accelnet_chain_free.restype = None
+    library.accelnet_chain_free.argtypes = (ctypes.c_void_p,)
     for target in TARGETS:
         jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library
