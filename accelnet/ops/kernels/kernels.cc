@@ -492,7 +492,12 @@ extern "C" void* accelnet_chain_make(const int64_t* numbers, size_t count, const
   return new accelnet::HostChain(accelnet::kLayers, {numbers, count}, std::move(arguments), num_results, num_threads);
 }
 
-extern "C" void accelnet_chain_call(void* chain, void* const* arrays) {
+// The arrays of a call, as pointers to their data, or to where a pointer to their data lies `offset` bytes behind.
+extern "C" void accelnet_chain_call(void* chain, int64_t offset, char* a, char* b, char* c, char* d, char* e, char* f) {
+  void* arrays[] = {a, b, c, d, e, f};
+  for (void*& array : arrays) {
+    if (offset && array) array = *reinterpret_cast<void**>(static_cast<char*>(array) + offset);
+  }
   static_cast<accelnet::HostChain*>(chain)->call(arrays);
 }
 

@@ -144,7 +144,7 @@ def _library() -> ctypes.CDLL | None:
     library.accelnet_chain_make.restype = ctypes.c_void_p
     library.accelnet_chain_make.argtypes = (numbers, count, numbers, pointers, count, count, ctypes.c_int64)
     library.accelnet_chain_call.restype = None
-    library.accelnet_chain_call.argtypes = (ctypes.c_void_p, pointers)
+    library.accelnet_chain_call.argtypes = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 6)
     library.accelnet_chain_free.restype = None
     library.accelnet_chain_free.argtypes = (ctypes.c_void_p,)
     for target in TARGETS:
