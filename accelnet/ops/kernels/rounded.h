@@ -160,6 +160,12 @@ constexpr std::array<RoundedTile, sizeof...(M)> rounded_tiles(std::integer_seque
   return {&rounded_tile<Isa, halves, M + 1, P>...};
 }
 
+// Of one row, with any number of panels: each sum waits for the one before, so that few panels take as long as many.
+template <class Isa, bool halves, int... P>
+constexpr std::array<RoundedTile, sizeof...(P)> rounded_rows(std::integer_sequence<int, P...>) {
+  return {&rounded_tile<Isa, halves, 1, P + 1>...};
+}
+
 // out[m][column] (+)= sums * scales (+ bias), with `relu` 0 where that is negative, for the panels [first, last) of the
 // weights and `count` rows.
 template <class Isa, bool halves>
@@ -168,15 +174,16 @@ void multiply_rounded(int64_t count, const Rounded& given, const int32_t* offset
                       float* const* out) {
   constexpr auto kRows = std::make_integer_sequence<int, Isa::kTileRows>();
   static constexpr auto wide = rounded_tiles<Isa, halves, Isa::kTilePanels>(kRows), one = rounded_tiles<Isa, halves, 1>(kRows);
+  static constexpr auto row = rounded_rows<Isa, halves>(std::make_integer_sequence<int, Isa::kRowPanels>());
   alignas(64) int32_t sums[std::max(Isa::kRowPanels, Isa::kTileRows * Isa::kTilePanels) * kPanel];
   const int64_t bytes = weights.panel_bytes(), tiles = ceil_div(count, Isa::kTileRows);
   for (int64_t p = first, panels; p < last; p += panels) {
-    const bool is_row = count == 1 && last - p >= Isa::kRowPanels;
-    panels = is_row ? Isa::kRowPanels : last - p >= Isa::kTilePanels ? Isa::kTilePanels : 1;
+    const bool is_row = count == 1;
+    panels = is_row ? ceil_div(last - p, ceil_div(last - p, Isa::kRowPanels))
+                    : last - p >= Isa::kTilePanels ? Isa::kTilePanels : 1;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t begin = count * tile / tiles, end = count * (tile + 1) / tiles;
-      const RoundedTile function = is_row ? &rounded_tile<Isa, halves, 1, Isa::kRowPanels>
-                                          : (panels == 1 ? one : wide)[end - begin - 1];
+      const RoundedTile function = is_row ? row[panels - 1] : (panels == 1 ? one : wide)[end - begin - 1];
       function(given.rows + begin, offsets, weights.quads, weights.data + p * bytes, bytes, sums);
       const int32_t* from = sums;
       for (int64_t m = begin; m < end; ++m) {
