@@ -65,7 +65,8 @@ class Layers:
         inputs: Collection[int],
     ) -> None:
         self._uses, self._aliases, self._is_known, self._inputs = uses, aliases, is_known, inputs
-        self._made: dict[int, Layer] = {}
+        self._made: dict[int, Layer] = {}  # by the number of its first result, which may be joined to
+        self._results = set[int]()
 
     def take(self, step: Step) -> Layer | bool:
         """Return the layer that a step is, or say whether it has become a part of an earlier one."""
@@ -85,6 +86,7 @@ class Layers:
             return False
         layer.made_of.append(step)
         self._made[layer.results[0][0]] = layer
+        self._results.update(ref for ref, _ in layer.results)
         return layer
 
     def _kernel(self, step: Step) -> Layer | None:
@@ -92,6 +94,9 @@ class Layers:
 
     def _source(self, ref: Ref) -> Ref:
         return source_of(ref, self._aliases)
+
+    def _is_result(self, ref: Ref) -> bool:
+        return isinstance(ref, int) and ref in self._results
 
     def _before(self, step: Step, place: int) -> Layer | None:
         """Return the layer that makes an operand, if nothing else reads it and it may still become another."""
@@ -104,6 +109,7 @@ class Layers:
         layer.made_of.append(step)
         layer.results[0] = (step.outputs[0], shape)
         self._made[step.outputs[0]] = layer
+        self._results.add(step.outputs[0])
         return True
 
     def _join_elementwise(self, step: Step) -> bool:
@@ -153,7 +159,7 @@ class Layers:
         alike = shapes[0] == shapes[1] and step.out_avals[0].dtype == jnp.float32
         if not alike or any(not isinstance(ref, int) or self._is_known(ref) for ref in refs):
             return None
-        if not any(ref in self._made for ref in refs):
+        if not any(map(self._is_result, refs)):
             return None
         flat = (1, math.prod(shapes[0]))
         return Layer("add", [Operand(number_of(ref), flat) for ref in refs], [(step.outputs[0], flat)])
@@ -162,7 +168,7 @@ class Layers:
         """Return the layer of sums over all pixels, which become means if they are divided by their number."""
         shape, source = step.in_avals[0].shape, self._source(step.inputs[0])
         is_over_pixels = len(shape) > 2 and tuple(step.params["axes"]) == tuple(range(1, len(shape) - 1))
-        if not is_over_pixels or source not in self._made or step.out_avals[0].dtype != jnp.float32:
+        if not is_over_pixels or not self._is_result(source) or step.out_avals[0].dtype != jnp.float32:
             return None
         whole = (shape[0], math.prod(shape[1:-1]), shape[-1])
         return Layer("mean", [Operand(number_of(source), whole)], [(step.outputs[0], step.out_avals[0].shape)], (1,))
@@ -172,7 +178,7 @@ class Layers:
         shape, source = step.in_avals[0].shape, self._source(step.inputs[0])
         strides = step.params["strides"] or (1,) * len(shape)
         is_whole = not any(step.params["start_indices"]) and tuple(step.params["limit_indices"]) == shape
-        if not is_whole or len(shape) != 4 or strides[0] * strides[3] != 1 or source not in self._made:
+        if not is_whole or len(shape) != 4 or strides[0] * strides[3] != 1 or not self._is_result(source):
             return None
         return Layer(
             "shortcut", [Operand(number_of(source), shape)], [(step.outputs[0], step.out_avals[0].shape)], strides[1:3]
@@ -222,7 +228,7 @@ class Layers:
         plain = step.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
         floats = rows.dtype == weights.dtype == step.out_avals[0].dtype == jnp.float32
         source = self._source(step.inputs[0])
-        follows = source in self._made or source in self._inputs
+        follows = self._is_result(source) or source in self._inputs
         if not (plain and floats and rows.ndim == weights.ndim == 2 and follows):
             return None
         if not self._is_known(step.inputs[1]):

@@ -66,7 +66,7 @@ MODELS = {
     "lstm, shared": (lambda r: an.models.RNN(28, 384, 5, cell="lstm", rngs=r), IMAGES),
     "gru of tokens": (
         lambda r: an.models.RNN(8, 48, 12, cell="gru", num_layers=2, num_symbols=12, output="steps", rngs=r),
-        ((9,), np.int32),
+        ((14,), np.int32),
     ),
     "simple": (lambda r: an.models.RNN(6, 48, 5, cell="simple", rngs=r), ((9, 6), np.float32)),
 }  # fmt: skip
@@ -184,16 +184,9 @@ def test_a_pointer_that_numpy_keeps_elsewhere_is_asked_for(monkeypatch):
 
 def test_scores_that_are_no_numbers():
     scores = np.array([[1, np.nan, np.inf], [-np.inf, 0, -np.inf], [2, 2, 1], [1e30, -1e30, 0]], np.float32)
-    prepared = Prepared(lambda kernel, x: (softmax(y := x @ kernel), argmax(y)), np.eye(3, dtype=np.float32))
-    for row in scores:
-        x = row[None]
-        if not np.isfinite(x).all():
-            continue
-        shares, places = prepared(x)
-        np.testing.assert_allclose(shares, jax.nn.softmax(x), rtol=1e-6)
-        assert places == np.argmax(x)
+    # Kinds 13 and 14, the second of the first's own operand.
     code = [0, 2, 13, 1, 0, 0, 2, 4, 3, 1, 1, 0, 2, 4, 3, 0, 14, 1, 0, 0, 2, 4, 3, 1, 1, 1, 1, 4, 0]
     call = HostCall(np.array(code), [np.dtype("float32")], [((4, 3), np.float32), ((4,), np.int32)])
     shares, places = call([scores])
-    np.testing.assert_allclose(shares, jax.nn.softmax(scores, axis=-1), rtol=1e-6, atol=1e-37)
+    np.testing.assert_allclose(shares, jax.nn.softmax(scores, axis=-1), rtol=1e-6, atol=1e-37)  # below it numbers lose digits
     np.testing.assert_array_equal(places, jnp.argmax(scores, axis=-1))

@@ -73,7 +73,7 @@ void swap_axes(Pool& pool, const float* in, int64_t first, int64_t second, int64
 
 // e^x for x of at most 0 within 2e-7 of its value: 2^n times a polynomial of the rest; NaN where x is.
 inline float exponential(float x) {
-  const float bounded = x < -87.0f ? -87.0f : x;
+  const float bounded = x < -87.0f ? -87.0f : x;  // and 0 below it, where numbers lose their digits
   const float n = __builtin_rintf(bounded * 1.44269504f);
   const float r = (bounded - n * 0.693359375f) + n * 2.12194440e-4f;
   float p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -85,7 +85,7 @@ inline float exponential(float x) {
   const int32_t bits = (static_cast<int32_t>(n == n ? n : 0) + 127) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
-  return p * power;
+  return x < -87.0f ? 0.0f : p * power;
 }
 
 template <typename Pool>
