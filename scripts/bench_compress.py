@@ -183,7 +183,8 @@ def outputs_of(run: an.Run) -> Callable[[np.ndarray], np.ndarray]:
     apply = run.experiment.pure_model.apply
 
     def outputs(weights: Any, inputs: Any) -> Any:
-        return apply(*weights, inputs, key=jax.random.key(0), train=False)[0]
+        params, model_state = weights
+        return apply(params, model_state, inputs, key=jax.random.key(0), train=False)[0]
 
     function = inference(outputs, (run.params, run.model_state))
     return lambda inputs: np.asarray(function(inputs))

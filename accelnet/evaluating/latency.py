@@ -133,7 +133,8 @@ class Answer:
         if isinstance(self.function, Prepared):
             return self.function.num_bytes(self.inputs)
         assert isinstance(self.function, partial)
-        memory = self.function.func.lower(*self.function.args, self.inputs).compile().memory_analysis()
+        program: Any = self.function.func
+        memory = program.lower(*self.function.args, self.inputs).compile().memory_analysis()
         return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
@@ -149,7 +150,8 @@ def make_answer(run: Run, batch_size: int) -> Answer:
     inputs = batch.pop("inputs")
 
     def outputs(weights: Any, inputs: Any) -> Any:
-        return forward(*weights, {**batch, "inputs": inputs})[0]
+        params, model_state = weights
+        return forward(params, model_state, {**batch, "inputs": inputs})[0]
 
     answer = Answer(inference(outputs, (run.params, run.model_state)), inputs)
     answer()  # compiles

@@ -69,7 +69,8 @@ def split(program: Program, count: int) -> Halves:
         for source in {source_of(ref, aliases) for ref in _values_of(refs)}
     )
     own_inputs = program.inputs[count:]
-    items = _grouped(late, Layers(uses, aliases, lambda ref: isinstance(ref, int) and ref in known, own_inputs), aliases)
+    found = Layers(uses, aliases, lambda ref: isinstance(ref, int) and ref in known, own_inputs)
+    items = _grouped(late, found, aliases)
     layers = [layer for item in items if isinstance(item, list) for layer in item]
     read = {*_values_of(program.outputs), *(ref for item in items for ref in reads(item))}
     read.update(ref for step in aliases.values() for ref in _values_of(step.inputs))
@@ -121,8 +122,8 @@ def _whole(
         else:
             return None
     made = {ref for layer in layers[0] for ref, _ in layer.results} if len(layers) == 1 else set[int]()
-    found = [(source_of(ref, aliases), ref) for ref in outputs]
-    if not found or any(source not in made or not isinstance(ref, int) for source, ref in found):
+    found = [(source_of(ref, aliases), avals[ref]) for ref in outputs if isinstance(ref, int) and ref in avals]
+    if not found or len(found) < len(outputs) or any(source not in made for source, _ in found):
         return None
     read = [ref for ref in reads(layers[0]) if ref not in inputs]
 
@@ -132,9 +133,7 @@ def _whole(
             _run(step, values)
         return {ref: values[ref] for ref in read}
 
-    return Whole(layers[0], jax.jit(values) if steps else values, inputs, [(source, avals[ref]) for source, ref in found])
-
-
+    return Whole(layers[0], jax.jit(values) if steps else values, inputs, found)
 
 
 def _with_numbers(program: Program) -> Program:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -42,6 +41,7 @@ class Prepared:
         weights: The weights.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> from accelnet.ops import kernels
         >>> if kernels.load():
         ...     double = Prepared(lambda weights, x: x @ (2 * weights), jnp.eye(3))

@@ -188,5 +188,7 @@ def test_scores_that_are_no_numbers():
     code = [0, 2, 13, 1, 0, 0, 2, 4, 3, 1, 1, 0, 2, 4, 3, 0, 14, 1, 0, 0, 2, 4, 3, 1, 1, 1, 1, 4, 0]
     call = HostCall(np.array(code), [np.dtype("float32")], [((4, 3), np.float32), ((4,), np.int32)])
     shares, places = call([scores])
-    np.testing.assert_allclose(shares, jax.nn.softmax(scores, axis=-1), rtol=1e-6, atol=1e-37)  # below it numbers lose digits
+    np.testing.assert_allclose(
+        shares, jax.nn.softmax(scores, axis=-1), rtol=1e-6, atol=1e-37
+    )  # below it numbers lose digits
     np.testing.assert_array_equal(places, jnp.argmax(scores, axis=-1))
