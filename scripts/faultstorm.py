@@ -1,6 +1,7 @@
 """Hurt real runs at random, let them go on, and compare each with a run that nothing happened to.
 
 python scripts/faultstorm.py                                     2,000 faults: 4 s each on two cores, after 5 minutes
+python scripts/faultstorm.py --seconds 1800                      some of them; the next such command goes on there
 python scripts/faultstorm.py --seconds 60 --runs mlp,cnn         as many as a minute takes
 python scripts/faultstorm.py --kinds kill,full-disk --faults 50  some kinds of faults
 python scripts/faultstorm.py --flips 20 --runs mlp               20 flipped bits in each file of a checkpoint
@@ -11,7 +12,8 @@ ends, its network is lost, at a random instant or at the n-th operation on some 
 is damaged, deleted or replaced between two starts. Then the same command with --resume is given until the run is done.
 Its metrics, rows, TensorBoard's scalars and every array of every checkpoint must be those of the run that nothing
 happened to, bit for bit, and each process must end with the promised code and one message that names the cause. Results
-go to benchmarks/faults.json; the exit code is 1 if a fault, or a control that must fail, shows something wrong.
+go to benchmarks/faults.json, and what is there already does not happen again, unless seed, runs or kinds are others, or
+--again is given; the exit code is 1 if a fault, or a control that must fail, shows something wrong.
 `kill -USR1` holds new faults back until it is sent again, for who needs the machine; `kill` starts no more and writes
 what there is.
 """
@@ -37,34 +39,48 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 from accelnet.disk import write_atomically
 from accelnet.errors import UserError
 from accelnet.json_file import plain_value
-from scripts.faultstorm.controls import controls, files_control
+from scripts.faultstorm.controls import controls as controls_of
+from scripts.faultstorm.controls import files_control
 from scripts.faultstorm.faults import ALL, OF_PROCESSES, PLACES, RUN_OF_MEMORY, RUN_OF_PLACES, Fault, draw, flips
 from scripts.faultstorm.kinds import PROCESSES
 from scripts.faultstorm.processes import Server
-from scripts.faultstorm.report import is_wrong, summary, table, wrong_of
-from scripts.faultstorm.storm import Grounds, Verdict, endure
+from scripts.faultstorm.report import Row, is_wrong, reference_of, row_of, summary, table, written, wrong_of
+from scripts.faultstorm.storm import Grounds, endure
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a storm and return the exit code."""
     options = _parse(args)
+    record = _begun(options)
     folder = Path(tempfile.mkdtemp(prefix="faultstorm-"))
     try:
         with Server(folder) as server:
-            found = _storm(options, server, folder)
+            _storm(options, record, server, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(table(found))
-    every = found["all"]
+    print(table(record))
+    every = record["all"]
     if every["tried"]:
         print(f"goodput: {100 * every['goodput_steps']:.1f} % of steps, {100 * every['goodput_seconds']:.1f} % of time")
-    missed = [name for name, noticed in found["controls"].items() if not noticed]
-    print(f"controls: {len(found['controls']) - len(missed)} of {len(found['controls'])} noticed", *missed, sep="\n  ")
-    write_atomically(options.output, json.dumps(plain_value(found), indent=1) + "\n")
-    return int(bool(missed or found["wrong"]))
+    missed = [name for name, noticed in record["controls"].items() if not noticed]
+    print(
+        f"controls: {len(record['controls']) - len(missed)} of {len(record['controls'])} noticed", *missed, sep="\n  "
+    )
+    return int(bool(missed or record["wrong"]))
 
 
-def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[str, Any]:
+def _begun(options: argparse.Namespace) -> Row:
+    """Return the record of the same storm, if there is one, or else an empty one."""
+    settings = {name: getattr(options, name) for name in ("seed", "runs", "kinds", "flips")}
+    if options.output.exists() and not options.again and options.only is None:
+        found = json.loads(options.output.read_text())
+        if found.get("settings") == settings:
+            return found
+    return {"settings": settings, "seconds": 0.0, "references": {}, "faults": {}}
+
+
+def _storm(options: argparse.Namespace, record: Row, server: Server, folder: Path) -> None:
+    """Let all faults happen that the record does not have yet, and keep them there."""
     going, ended = _obey_signals()
     begun, grounds = time.monotonic(), Grounds(server, folder / "grounds")
     (folder / "grounds").mkdir()
@@ -75,10 +91,18 @@ def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[st
         faults = [
             draw(options.seed, index, options.runs, options.kinds, lambda run, midway: grounds[run].courses[midway])
             for index in (range(options.faults) if options.only is None else [options.only])
+            if str(index) not in record["faults"]
         ]
     for run in dict.fromkeys(fault.run for fault in faults):
-        _ = grounds[run]
-    verdicts, printing, started = list[Verdict](), threading.Lock(), time.monotonic()
+        record["references"][run] = reference_of(grounds[run])
+    keeping, started, before = threading.Lock(), time.monotonic(), record["seconds"]
+
+    def keep() -> None:
+        record["seconds"] = round(before + time.monotonic() - begun, 1)
+        record["faults"] = {number: record["faults"][number] for number in sorted(record["faults"], key=int)}
+        record["wrong"] = [row["wrong"] for row in record["faults"].values() if "wrong" in row]
+        record.update(summary(record["faults"], record["references"]))
+        write_atomically(options.output, written(plain_value(record)))
 
     def one(fault: Fault) -> None:
         while not going.wait(1):
@@ -88,22 +112,24 @@ def _storm(options: argparse.Namespace, server: Server, folder: Path) -> dict[st
         workdir = folder / f"fault-{fault.index}"
         verdict = endure(grounds[fault.run], fault, workdir)
         shutil.rmtree(workdir, ignore_errors=True)
-        with printing:
-            verdicts.append(verdict)
+        with keeping:
+            record["faults"][str(fault.index)] = row_of(verdict)
             if is_wrong(verdict) or options.only is not None:
                 print(json.dumps(wrong_of(verdict), indent=1), flush=True)
-            if len(verdicts) % 25 == 0:
-                print(f"{time.monotonic() - begun:5.0f} s  {len(verdicts)} faults", flush=True)
+            if len(record["faults"]) % 25 == 0:
+                print(f"{time.monotonic() - begun:5.0f} s  {len(record['faults'])} faults", flush=True)
+                keep()
 
-    with ThreadPoolExecutor(options.workers) as pool:
-        for future in [pool.submit(one, fault) for fault in faults]:
+    # Two runs of three processes on two cores would stand still for longer than they wait for each other.
+    with ThreadPoolExecutor(options.workers) as pool, ThreadPoolExecutor(1) as pool_of_several:
+        for future in [(pool if PROCESSES[fault.run] == 1 else pool_of_several).submit(one, fault) for fault in faults]:
             future.result()
-    verdicts.sort(key=lambda verdict: verdict.fault.index)
-    found = {"seed": options.seed, "seconds": time.monotonic() - begun, "import_seconds": server.import_seconds}
-    found |= summary(verdicts, grounds)
-    ground = grounds[faults[0].run]
-    found["controls"] = controls(ground) | {"result.json on the disk": files_control(ground, folder / "control")}
-    return found
+    if "controls" not in record or faults:
+        ground = grounds[faults[0].run if faults else options.runs[0]]
+        record["controls"] = controls_of(ground) | {
+            "result.json on the disk": files_control(ground, folder / "control")
+        }
+    keep()
 
 
 def _obey_signals() -> tuple[threading.Event, threading.Event]:
@@ -135,7 +161,13 @@ def _parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--flips", type=int, help="instead, flip so many bits in each file of a checkpoint")
     parser.add_argument("--kinds", type=_some_of(ALL), default=list(ALL), help=f"kinds of faults: {_listed(ALL)}")
     parser.add_argument("--runs", type=_some_of(PROCESSES), default=list(PROCESSES), help=f"{_listed(PROCESSES)}")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="faults at the same time (2)")
+    parser.add_argument("--again", action="store_true", help="begin anew where the results have some of these faults")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=min(2, os.cpu_count() or 1),
+        help="runs of one process at the same time (2)",
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "faults.json", help="where results go")
     options = parser.parse_args(args)
     if os.getuid():

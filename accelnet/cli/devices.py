@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -109,10 +109,13 @@ def start_cpu() -> None:
     check_platform()
 
 
-def check_platform() -> None:
+def check_platform(explain: Callable[[BaseException], None] = lambda _: None) -> None:
     """Start the platform on which everything is computed.
 
     A plugin of jax that cannot start is one line of the error, or a warning where another platform serves.
+
+    Args:
+        explain: Function that is called with what jax raised, and does not return where it knows another reason.
 
     Raises:
         UserError: if the platform is missing.
@@ -126,6 +129,7 @@ def check_platform() -> None:
         for failure in failures:
             say(f"warning: a plugin of jax could not start: {failure}")
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin found no device and said so to the log
+        explain(error)
         asked = getattr(jax.config, "jax_platforms", None)
         said = failures or str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()
         reason = f" ({said[0]})" if said else ""
@@ -160,26 +164,37 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def join_cluster(options: ClusterOptions) -> None:
-    """Join the other processes of the run, if it has any.
+def join_cluster(options: ClusterOptions, workdir: Path | None = None) -> None:
+    """Join the other processes of the run, if it has any, and open the devices of all.
 
     Args:
         options: Options of the processes.
+        workdir: Directory for the Python stacks, should one of them be lost. None: they go to standard error.
 
     Raises:
-        UserError: if the timeout is not above 0.
+        UserError: if the timeout is not above 0, or the platform is missing.
+        LostProcessError: as in `accelnet.cluster.initialize`.
     """
     if not options.hang_timeout > 0:
         raise UserError(f"--hang-timeout is {options.hang_timeout}, expected seconds above 0")
     from accelnet import cluster
+    from accelnet.cluster.preemption import Preemption, end_untrained
+    from accelnet.cluster.watch import Watch
 
     joined = options.coordinator, options.num_processes, options.process_id
-    if cluster.initialize(*joined, timeout_seconds=options.hang_timeout):
-        import jax
+    if not cluster.initialize(*joined, timeout_seconds=options.hang_timeout):
+        return
+    # While devices are opened, each process waits inside jax until all others have said which ones they have.
+    with Preemption() as preemption, Watch(options.hang_timeout, workdir, preemption=preemption) as watch:
+        watch.mark(0, "compile")
+        check_platform(watch.explain)
+    if preemption.requested:  # when this process waited in no compiler, nor for one that does
+        end_untrained()
+    import jax
 
-        if jax.process_index() > 0:
-            # The first process speaks for all.
-            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123, until the process ends
+    if jax.process_index() > 0:
+        # The first process speaks for all.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123, until the process ends
 
 
 def has_compilers_alone(devices: Path = Path("/dev")) -> bool:

@@ -177,19 +177,22 @@ def _memory(machine: Machine) -> Iterator[Check]:
 
 
 def _kernels(machine: Machine) -> Iterator[Check]:
-    from accelnet.ops.kernels.library import find_compiler, load
+    from accelnet.ops.kernels.compiler import find_compiler
+    from accelnet.ops.kernels.library import load, origin
+    from accelnet.ops.kernels.shipped import shipped_kinds
 
     if machine.platform not in ("cpu", None):
         yield Check("kernels", "ok", "not needed on this platform")
     elif machine.environment.get("ACCELNET_KERNELS") == "xla":
         yield Check("kernels", "note", "ACCELNET_KERNELS=xla: XLA's operations, which take longer", "unset it")
-    elif find_compiler() is None:
-        yield Check("kernels", "problem", "no C++ compiler: layers take longer", "apt-get install g++, or set CXX")
+    elif not shipped_kinds() and find_compiler() is None:
+        remedy = "apt-get install g++, set CXX, or pip install ziglang"
+        yield Check("kernels", "problem", "no C++ compiler: layers take longer", remedy)
     else:
         start = time.monotonic()
         built = load()
         seconds = time.monotonic() - start
-        found = f"loaded in {seconds:.1f} s" if built else "the compiler fails, as the line above says"
+        found = f"{origin()}, loaded in {seconds:.1f} s" if built else "the compiler fails, as the line above says"
         yield Check("kernels", "ok" if built else "problem", found, "" if built else "set CXX to another compiler")
 
 

@@ -135,7 +135,7 @@ class _Command:
 
         def run() -> None:
             runtime.prepare()
-            _choose_devices(arguments.values())
+            _choose_devices(arguments.values(), getattr(self.options, "workdir", None))
             verb(script, **arguments)
 
         return run
@@ -168,13 +168,13 @@ def _with_absolute_workdir(options: Any) -> Any:
     return dataclasses.replace(options, workdir=workdir)
 
 
-def _choose_devices(arguments: Iterable[Any]) -> None:
+def _choose_devices(arguments: Iterable[Any], workdir: Path | None) -> None:
     found = [value for value in arguments if isinstance(value, DeviceOptions | ClusterOptions)]
     for value in found:
         if isinstance(value, DeviceOptions):
             choose_platform(value.cpu_devices)
         else:
-            join_cluster(value)
+            join_cluster(value, workdir)
     if found:
         check_platform()
 

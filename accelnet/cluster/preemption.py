@@ -49,7 +49,18 @@ def leave_others(error: BaseException) -> None:
         exchange.leave(error)
 
 
-def _end(*_: Any) -> None:
+def end_untrained(*_: Any) -> NoReturn:
+    """End because SIGTERM came where no training goes on, and tell the other processes.
+
+    Raises:
+        PreemptedError: always.
+
+    Example:
+        >>> with told_to_end():
+        ...     end_untrained()
+        Traceback (most recent call last):
+        accelnet.errors.PreemptedError: told to end (SIGTERM) while nothing was trained; what was saved before stays
+    """
     error = PreemptedError("told to end (SIGTERM) while nothing was trained; what was saved before stays")
     leave_others(error)
     _raise(error)
@@ -78,7 +89,7 @@ def told_to_end() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    ours = ((signal.SIGTERM, signal.SIG_DFL, _end), (signal.SIGINT, signal.default_int_handler, _interrupt))
+    ours = ((signal.SIGTERM, signal.SIG_DFL, end_untrained), (signal.SIGINT, signal.default_int_handler, _interrupt))
     before = {}
     for number, default, handler in ours:
         if signal.getsignal(number) in (default, _do_nothing):
@@ -168,7 +179,7 @@ class Preemption:
             return
         # None stands for a handler that Python did not install, and cannot bring back.
         handler = signal.SIG_DFL if self._old_handler is None else self._old_handler
-        if isinstance(error, PreemptedError) and handler in (signal.SIG_DFL, _end):
+        if isinstance(error, PreemptedError) and handler in (signal.SIG_DFL, end_untrained):
             # Another process was told first: this one's own SIGTERM, on its way, would make 143 of the exit code.
             handler = _do_nothing
             atexit.register(_ignore_for_good)

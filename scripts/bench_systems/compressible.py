@@ -51,7 +51,7 @@ def of_script(name: str, **settings: Any) -> Callable[[int, Any], an.Experiment]
 MODELS: dict[str, Callable[[int, Any], an.Experiment]] = {
     "fashion_mlp": fashion(lambda rngs: an.models.MLP(784, (300, 300), 10, rngs=rngs), 8),
     "fashion_cnn": fashion(lambda rngs: an.models.CNN((28, 28, 1), (16, 32), 10, norm="batch", rngs=rngs), 4),
-    "resnet8": fashion(lambda rngs: an.models.ResNet((28, 28, 1), (16, 32, 64), 10, rngs=rngs), 4),
+    "resnet8": fashion(lambda rngs: an.models.ResNet(1, 8, 10, rngs=rngs), 4),
     "fashion_rnn": of_script("fashion_rnn", epochs=6),
     "char_rnn": of_script("char_rnn", epochs=1),
     "digits_cnn": of_script("digits_cnn"),

@@ -1,6 +1,5 @@
 """One fault from its start to its end: a run is hurt, goes on until it is done, and is compared with its reference."""
 
-import contextlib
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ from pathlib import Path
 
 from scripts.faultstorm.faults import DAMAGES, PLACES, Course, Fault, damage, mend
 from scripts.faultstorm.judge import DONE, misnamed, misnamed_resume
-from scripts.faultstorm.kinds import PROCESSES
 from scripts.faultstorm.outcome import Outcome, Reader, Reference, differences
 from scripts.faultstorm.processes import Ended, Plan, Server, start
 
@@ -104,8 +102,6 @@ class Grounds(dict[str, Ground]):
 
 # JAX in this process serves one thread at a time.
 _READING = threading.Lock()
-# Two runs of three processes on two cores stand still for longer than they wait for each other.
-_SEVERAL = threading.Lock()
 
 
 def _done(ended: Ended) -> Ended:
@@ -116,11 +112,6 @@ def _done(ended: Ended) -> Ended:
 
 def endure(ground: Ground, fault: Fault, workdir: Path) -> Verdict:
     """Let a fault happen to a run in a directory that does not exist yet, and let the run go on until it is done."""
-    with _SEVERAL if PROCESSES[ground.kind] > 1 else contextlib.nullcontext():
-        return _endure(ground, fault, workdir)
-
-
-def _endure(ground: Ground, fault: Fault, workdir: Path) -> Verdict:
     server, kind = ground.server, ground.kind
     if fault.midway:
         shutil.copytree(ground.middle, workdir)

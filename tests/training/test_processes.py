@@ -25,9 +25,9 @@ class Processes:
     def __init__(self, forks, folder):
         self.forks, self.folder, self.all = forks, folder, []
 
-    def start(self, num_processes, *args, devices=1, each=lambda rank: ()):
+    def start(self, num_processes, *args, devices=1, each=lambda rank: (), script=SCRIPT, **env):
         address = f"127.0.0.1:{free_port()}"
-        env = {"JAX_NUM_CPU_DEVICES": str(devices)}
+        env |= {"JAX_NUM_CPU_DEVICES": str(devices)}
         if num_processes > 1:
             env |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
             env |= {"JAX_NUM_PROCESSES": str(num_processes)}
@@ -35,7 +35,7 @@ class Processes:
         for rank in range(num_processes):
             own = env | ({"JAX_PROCESS_ID": str(rank)} if num_processes > 1 else {})
             output = self.folder / f"{rank}.txt"
-            self.all.append(self.forks.start(SCRIPT, "train", *args, *each(rank), output=output, **own))
+            self.all.append(self.forks.start(script, "train", *args, *each(rank), output=output, **own))
         return self
 
     def end(self, timeout=300):
@@ -116,6 +116,28 @@ def test_a_run_wanders_from_one_process_to_three_and_back(processes, alone, tmp_
     run(processes, 3, tmp_path, "--steps", "35", "--mesh", "fsdp=3")
     run_here(tmp_path, "--steps", "50")
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=RTOL)
+
+
+@pytest.mark.parametrize(
+    ("number", "moment", "codes", "others", "its_own"),
+    [
+        (signal.SIGTERM, "before", [4, 4, 4], "preempted: rank 1", "preempted: told to end (SIGTERM)"),
+        (signal.SIGTERM, "after", [4, 4, 4], "preempted: rank 1", "preempted: told to end (SIGTERM)"),
+        (signal.SIGINT, "before", [130, 130, 130], "error: rank 1", "interrupted: nothing was saved"),
+        (signal.SIGKILL, "before", [5, -9, 5], "error: rank 1", ""),
+        (signal.SIGKILL, "after", [5, -9, 5], "error: rank 1", ""),
+    ],
+)
+def test_a_process_that_ends_where_devices_are_opened_is_named(
+    processes, tmp_path, number, moment, codes, others, its_own
+):
+    """The others wait inside jax until it says which devices it has."""
+    args, env = ("--hang-timeout", "5", "--workdir", str(tmp_path / "run")), {"NUMBER": str(int(number))}
+    processes.start(3, *args, script=SCRIPT.with_name("gone_script.py"), MOMENT=moment, **env)
+    ended, said = processes.end(90)
+    assert ended == codes, said
+    for rank, text in enumerate(said):
+        assert text.startswith(its_own if rank == 1 else others) and len(text.splitlines()) <= 1, said
 
 
 # More steps than any machine takes before the signal comes: none of these runs is to reach its end.

@@ -1,4 +1,4 @@
-"""The kernels' library: C++ compiled on this machine, once, into the user's cache, and known to XLA from then on."""
+"""The kernels' library: of the wheel, or compiled on this machine, once, into the user's cache; XLA knows it then."""
 
 import ctypes
 import functools
@@ -6,17 +6,17 @@ import hashlib
 import os
 import platform
 import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
 import jax
 
 from accelnet.cache import UNFINISHED, check_place, private_directory, write_private
+from accelnet.ops.kernels.compiler import FLAGS, PARTS, SOURCES, compile_library, find_compiler, output_of
+from accelnet.ops.kernels.shipped import DIRECTORY, shipped_kinds
 from accelnet.terminal import say
 
 TARGETS = (
@@ -42,18 +42,14 @@ _FUNCTIONS = (
     "accelnet_chain_call",
     "accelnet_chain_free",
 )
-_SOURCES = Path(__file__).parent
-# Without -ffp-contract, products and sums stay apart; the warnings are those of XLA's own header.
-_FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=fast", "-fPIC", "-w")
-# Of kernels.cc: convolutions take 7 % less time at -O3, all else as much as at -O2, which compiles faster.
-_PARTS = {"1": "-O3", "2": "-O2"}
 
 
 def load() -> bool:
     """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
 
-    The first call of a process counts. The compiler is $CXX, or c++, g++ or clang++; it runs for 6 to 20 seconds on two
-    cores, once per version of accelnet, of jaxlib and of the compiler and per kind of processor.
+    The first call of a process counts. A wheel that carries kernels for this processor needs no compiler. Else it is
+    $CXX, c++, g++, clang++ or that of the package ziglang; it runs for 6 to 20 seconds on two cores, once per version
+    of accelnet, of jaxlib and of the compiler and per kind of processor.
 
     Returns:
         False where ACCELNET_KERNELS is "xla", and, said once on standard error, where there is no compiler or it fails:
@@ -64,6 +60,20 @@ def load() -> bool:
         True
     """
     return _library() is not None
+
+
+def origin() -> str:
+    """Describe where the kernels come from.
+
+    Example:
+        >>> "kernels" in origin()
+        True
+    """
+    library = _library()
+    if library is None:
+        return "no kernels: XLA's operations take longer"
+    path = Path(library._name)
+    return f"the wheel's kernels for {path.stem}" if path.parent == DIRECTORY else f"kernels compiled here ({path})"
 
 
 def most_bytes() -> int:
@@ -126,15 +136,36 @@ def loaded() -> ctypes.CDLL:
 def _library() -> ctypes.CDLL | None:
     if os.environ.get("ACCELNET_KERNELS") == "xla":
         return None
+    return _shipped() or _own()
+
+
+def _shipped() -> ctypes.CDLL | None:
+    """Load the best library of the wheel that this processor can run."""
+    for kind in shipped_kinds():
+        try:
+            return _registered(ctypes.CDLL(str(DIRECTORY / f"{kind}.so")))
+        except (OSError, AttributeError, jax.errors.JaxRuntimeError) as error:
+            say(f"accelnet: the wheel's CPU kernels for {kind} do not load: {str(error).splitlines()[0]}")
+    return None
+
+
+def _own() -> ctypes.CDLL | None:
+    """Load the library that is compiled on this machine."""
     compiler = find_compiler()
     if compiler is None:
-        _say("found no C++ compiler ($CXX, c++, g++, clang++)")
+        _say("found no C++ compiler ($CXX, c++, g++, clang++, or pip install ziglang)")
         return None
     try:
-        library = _loaded_or_compiled(compiler)
+        return _registered(_loaded_or_compiled(compiler))
     except (OSError, subprocess.SubprocessError) as error:
         _say(f"the CPU kernels could not be compiled or loaded: {error}")
         return None
+
+
+def _registered(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Register the library's kernels with XLA."""
+    for target in TARGETS:
+        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     library.accelnet_most_bytes.restype = ctypes.c_int64
     library.accelnet_has_bfloat16.restype = ctypes.c_bool
     library.accelnet_prepared_size.restype = ctypes.c_int64
@@ -147,8 +178,6 @@ def _library() -> ctypes.CDLL | None:
     library.accelnet_chain_call.argtypes = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 6)
     library.accelnet_chain_free.restype = None
     library.accelnet_chain_free.argtypes = (ctypes.c_void_p,)
-    for target in TARGETS:
-        jax.ffi.register_ffi_target(target, jax.ffi.pycapsule(getattr(library, target)), platform="cpu")
     return library
 
 
@@ -167,13 +196,6 @@ def share(cache: str | os.PathLike[str]) -> None:
         (Path(cache) / "accelnet" / "kernels").symlink_to(directory)
 
 
-def find_compiler() -> tuple[str, ...] | None:
-    """Return the command of the C++ compiler, $CXX or one of the usual names, or None."""
-    if os.environ.get("CXX"):
-        return tuple(shlex.split(os.environ["CXX"]))
-    return next(((found,) for name in ("c++", "g++", "clang++") if (found := shutil.which(name))), None)
-
-
 def _say(what: str) -> None:
     say(
         f"accelnet: {what}; convolutions and recurrence on the CPU consist of XLA's operations and take longer. "
@@ -183,12 +205,12 @@ def _say(what: str) -> None:
 
 def _loaded_or_compiled(compiler: tuple[str, ...]) -> ctypes.CDLL:
     """Load the library from the cache, or from a directory of this process alone where there is no cache."""
-    version = _output_of([*compiler, "--version"])
-    sources = sorted([*_SOURCES.glob("*.h"), *_SOURCES.glob("*.cc")])
+    version = output_of([*compiler, "--version"])
+    sources = sorted([*SOURCES.glob("*.h"), *SOURCES.glob("*.cc")])
     facts = (
         version,
-        _FLAGS,
-        _PARTS,
+        FLAGS,
+        PARTS,
         metadata.version("jaxlib"),
         _processor(),
         *(source.read_text() for source in sources),
@@ -217,15 +239,7 @@ def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     say("accelnet: compiling the CPU kernels, once (6 to 20 seconds)")
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as unfinished:
         output = Path(unfinished) / "kernels.so"
-        source = [*compiler, *_FLAGS, f"-I{jax.ffi.include_dir()}", "-c", str(_SOURCES / "kernels.cc")]
-        objects = [f"{unfinished}/{part}.o" for part in _PARTS]
-        commands = [
-            [*source, level, f"-DACCELNET_PART={part}", "-o", to]
-            for (part, level), to in zip(_PARTS.items(), objects, strict=True)
-        ]
-        with ThreadPoolExecutor(len(_PARTS)) as side_by_side:
-            list(side_by_side.map(_output_of, commands))
-        _output_of([*compiler, "-shared", *objects, "-o", str(output)])
+        compile_library(compiler, jax.ffi.include_dir(), "native", output)
         content = output.read_bytes()
     path = directory / f"{key}-{_hash(content)}.so"
     write_private(path, content)
@@ -242,14 +256,6 @@ def _lacking(library: ctypes.CDLL) -> list[str]:
 
 def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
-
-
-def _output_of(command: list[str]) -> str:
-    """Run the compiler, which the user or the PATH names, and return what it prints."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)  # noqa: S603
-    if done.returncode:
-        raise subprocess.SubprocessError(f"{shlex.join(command)} ended with {done.returncode}\n{done.stderr[-2000:]}")
-    return done.stdout
 
 
 def _processor() -> str:
