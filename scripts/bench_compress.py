@@ -47,7 +47,7 @@ from accelnet.compressing.measured import Comparison, weight_bytes
 from accelnet.compressing.proposals import WidthLadder
 from accelnet.compressing.widths import find_widths
 from accelnet.disk import write_atomically
-from accelnet.evaluating.latency import make_answer, measure_in_turns
+from accelnet.evaluating.latency import inference, make_answer, measure_in_turns
 from accelnet.exporting.onnx.export import to_onnx
 from accelnet.json_file import plain_value
 from accelnet.training.progress import Progress
@@ -180,9 +180,14 @@ def peers(run: an.Run, options: Any, known: Result) -> Rows:
 
 def outputs_of(run: an.Run) -> Callable[[np.ndarray], np.ndarray]:
     """Return the compiled model of a run, from prepared inputs of the host to outputs there."""
-    apply, weights = run.experiment.pure_model.apply, jax.device_put((run.params, run.model_state))
-    program = jax.jit(lambda weights, inputs: apply(*weights, inputs, key=jax.random.key(0), train=False)[0])
-    return lambda inputs: jax.device_get(program(weights, inputs))
+    apply = run.experiment.pure_model.apply
+
+    def outputs(weights: Any, inputs: Any) -> Any:
+        params, model_state = weights
+        return apply(params, model_state, inputs, key=jax.random.key(0), train=False)[0]
+
+    function = inference(outputs, (run.params, run.model_state))
+    return lambda inputs: np.asarray(function(inputs))
 
 
 def exported(run: an.Run, inputs: np.ndarray) -> bytes:

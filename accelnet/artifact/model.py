@@ -238,7 +238,9 @@ class Model:
         """
         count = len(jax.tree.leaves(inputs)[0])
         padded = jax.tree.map(lambda one: _padded(one, size or count), inputs)
-        found = fetched(self._call[0](padded))
+        found = self._call[0](padded)
+        if any(isinstance(one, jax.Array) for one in found.values()):
+            found = fetched(found)
         return {name: np.asarray(one)[:count] for name, one in found.items()}
 
     def __repr__(self) -> str:

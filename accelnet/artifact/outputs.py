@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from accelnet.ops.classes import argmax, softmax
+
 OUTPUTS = "outputs"
 KINDS = ("classes", "labels", "tokens", "numbers", "other")
 
@@ -49,12 +51,12 @@ def answered(kind: str, outputs: Any, target: Mapping[str, Any] | None) -> dict[
         return {name: jnp.asarray(one) for name, one in named_outputs(outputs).items()}
     found = {OUTPUTS: outputs}
     if kind == "classes":
-        found["probabilities"] = jax.nn.softmax(outputs, axis=-1)
-        found["classes"] = jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+        found["probabilities"] = softmax(outputs)
+        found["classes"] = argmax(outputs)
     elif kind == "labels":
         found["probabilities"] = jax.nn.sigmoid(outputs)
     elif kind == "tokens":
-        found["tokens"] = jnp.argmax(outputs, axis=-1).astype(jnp.int32)
+        found["tokens"] = argmax(outputs)
     elif target is not None:
         numbers = outputs * np.float32(target["std"]) + np.float32(target["mean"])
         found["numbers"] = jnp.exp(numbers) if target["log"] else numbers

@@ -14,7 +14,7 @@ from accelnet.artifact.tensors import pack
 from accelnet.compressing.candidate import Candidate
 from accelnet.compressing.drop import Drop, Pair, mean_metric, paired_drop, undefined
 from accelnet.errors import UserError
-from accelnet.evaluating.latency import make_answer, measure_in_turns
+from accelnet.evaluating.latency import Answer, make_answer, measure_in_turns
 from accelnet.evaluating.predictions import predict
 from accelnet.objectives.metric import Mean
 from accelnet.planning.plan import plan
@@ -174,13 +174,13 @@ def measure(
     # Equal networks with other weights run the same program: one of them is timed.
     timed = {one.structure: one.run for one in reversed(candidates)}
     times: dict[str, list[dict[str, Any]]] = {structure: [] for structure in timed}
-    memory: dict[str, int] = {}
+    answers: dict[str, Answer] = {}
     for batch_size in batch_sizes:
         say(f"latency at batch {batch_size} of {len(timed)} networks in turns")
         answers = {structure: make_answer(run, batch_size) for structure, run in reversed(timed.items())}
-        memory = {structure: answer.num_bytes for structure, answer in answers.items()}
         for structure, found in measure_in_turns(answers, seconds).items():
             times[structure].append({"batch_size": batch_size, **found})
+    memory = {structure: answer.num_bytes for structure, answer in answers.items()}
     sizes = {one.name: weight_bytes(one.run) for one in candidates}
     first = candidates[0]
     measured: list[Measured] = []

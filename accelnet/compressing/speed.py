@@ -11,7 +11,7 @@ from flax import nnx
 
 from accelnet.compressing.candidate import Weighing
 from accelnet.compressing.finetune import untrained_run
-from accelnet.evaluating.latency import make_answer, measure_in_turns
+from accelnet.evaluating.latency import inference, make_answer, measure_in_turns
 from accelnet.evaluating.predictions import make_forward
 from accelnet.models.effects import intercept_calls
 from accelnet.training.run import Run
@@ -135,6 +135,5 @@ def _answer(layer: nnx.Module, given: _Call) -> Callable[[], Any]:
         args, kwargs = jax.tree.unflatten(structure, filled)
         return nnx.merge(graph, state)(*args, **kwargs)
 
-    numbers = jax.device_put([arrays[place] for place in moving])
-    program = jax.jit(outputs).lower(state, numbers).compile()
-    return lambda: jax.block_until_ready(program(state, numbers))
+    numbers, run = [arrays[place] for place in moving], inference(outputs, state)
+    return lambda: jax.block_until_ready(run(numbers))

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +11,9 @@ import numpy as np
 
 from accelnet.evaluating.predictions import make_forward
 from accelnet.experiment import Experiment
+from accelnet.ops import kernels
+from accelnet.ops.prepared import Prepared
+from accelnet.parallel.memory import fetched
 from accelnet.training.fit import fit
 from accelnet.training.run import Run
 
@@ -87,20 +91,38 @@ def measure_in_turns(answers: Mapping[str, Callable[[], Any]], seconds: float = 
     }
 
 
+def inference(function: Callable[[Any, Any], Any], weights: Any) -> Callable[[Any], Any]:
+    """Return a function of inputs on the host as a loaded artifact runs it: on a CPU with kernels, weights prepared.
+
+    Args:
+        function: Function of weights and inputs, trees of arrays.
+        weights: The weights.
+
+    Example:
+        >>> double = inference(lambda weights, x: weights * x, np.float32(2))
+        >>> float(double(np.float32(3)))
+        6.0
+    """
+    if jax.default_backend() == "cpu" and kernels.load():
+        return Prepared(function, fetched(weights))
+    return partial(jax.jit(function), jax.device_put(weights))
+
+
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A compiled model with its weights and a batch of raw examples: a call answers it, from NumPy to NumPy.
+    """A model with its weights and a batch of raw examples: a call answers it, from NumPy to NumPy.
 
     Attributes:
-        program: The compiled program.
-        operands: Params and model state on the device, and the batch.
+        function: Function of inputs, as of `inference`.
+        inputs: Inputs of the batch.
     """
 
-    program: Any
-    operands: tuple[Any, Any, Any]
+    function: Callable[[Any], Any]
+    inputs: Any
 
     def __call__(self) -> Any:
-        return jax.device_get(self.program(*self.operands))
+        outputs = self.function(self.inputs)
+        return outputs if isinstance(outputs, np.ndarray) else jax.device_get(outputs)
 
     @property
     def num_bytes(self) -> int:
@@ -108,7 +130,11 @@ class Answer:
 
         What C++ kernels allocate themselves does not count.
         """
-        memory = self.program.memory_analysis()
+        if isinstance(self.function, Prepared):
+            return self.function.num_bytes(self.inputs)
+        assert isinstance(self.function, partial)
+        program: Any = self.function.func
+        memory = program.lower(*self.function.args, self.inputs).compile().memory_analysis()
         return memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
 
 
@@ -120,10 +146,16 @@ def make_answer(run: Run, batch_size: int) -> Answer:
         batch_size: Number of examples, at least 1.
     """
     data, forward = run.experiment.data, make_forward(run.experiment)
-    program = jax.jit(lambda params, model_state, batch: forward(params, model_state, batch)[0])
-    weights = jax.device_put((run.params, run.model_state))
     batch = {**data.take(np.arange(batch_size) % data.num_rows), "mask": np.ones(batch_size, bool)}
-    return Answer(program.lower(*weights, batch).compile(), (*weights, batch))
+    inputs = batch.pop("inputs")
+
+    def outputs(weights: Any, inputs: Any) -> Any:
+        params, model_state = weights
+        return forward(params, model_state, {**batch, "inputs": inputs})[0]
+
+    answer = Answer(inference(outputs, (run.params, run.model_state)), inputs)
+    answer()  # compiles
+    return answer
 
 
 def _seconds_of(answer: Callable[[], Any]) -> float:

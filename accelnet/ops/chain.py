@@ -11,11 +11,20 @@ import numpy as np
 from jax import Array
 
 from accelnet.ops import kernels
-from accelnet.ops.program import Constant
+from accelnet.ops.program import Constant, Step
 
 Ref = int | Constant
 # In the order of kernels.cc.
-LAYERS = ("accelnet_convolve", "accelnet_multiply", "accelnet_recur", "accelnet_pool", "add", "mean", "shortcut")
+STANDARDIZE, CAST, SWAP = "standardize", "cast", "swap"
+LAYERS = (
+    "accelnet_convolve", "accelnet_multiply", "accelnet_recur", "accelnet_pool", "add", "mean", "shortcut",
+    "accelnet_multiply_rounded", "accelnet_convolve_rounded", "accelnet_recur_rounded", STANDARDIZE, CAST, SWAP,
+    "accelnet_softmax", "accelnet_argmax",
+)  # fmt: skip
+# Layers with weights of few bits, whose columns have scales of their own.
+ROUNDED = frozenset({"accelnet_multiply_rounded", "accelnet_convolve_rounded", "accelnet_recur_rounded"})
+# Layers that are worth a call only beside others: XLA joins their steps to those around them.
+LIGHT = frozenset({"add", "mean", "shortcut", STANDARDIZE, CAST, SWAP, "accelnet_softmax", "accelnet_argmax"})
 _ARGUMENT, _RESULT, _BETWEEN = range(3)
 _ALIGNED = 16  # floats of a cache line
 
@@ -47,6 +56,7 @@ class Layer:
         features: Size of the last axis where known vectors can be joined to it, 0 if they cannot.
         steps: What is joined: "mul", "add", "sub" or "div", by a known vector or number.
         relu: Whether what is negative becomes 0 at last.
+        made_of: Steps of the program that it is.
     """
 
     kind: str
@@ -58,14 +68,20 @@ class Layer:
     features: int = 0
     steps: list[tuple[str, Ref]] = field(default_factory=list)
     relu: bool = False
+    made_of: list[Step] = field(default_factory=list)
 
     @property
     def has_finish(self) -> bool:
-        return bool(self.steps) or (self.relu and self.features > 0)
+        return self.kind != STANDARDIZE and (bool(self.steps) or (self.relu and self.features > 0))
 
     def early(self, read: Callable[[Ref], Array]) -> list[Array]:
         """Compute the arrays that it needs of its weights: prepared weights, others, and a bias."""
         arrays = [read(ref) for ref in self.weights]
+        if self.kind == STANDARDIZE:
+            # Not joined to a scale and a bias, which would round otherwise.
+            given = {name: read(ref).astype(jnp.float32).reshape(-1) for name, ref in self.steps}
+            pair = given.get("sub", jnp.zeros(1)), given.get("mul", jnp.ones(1))
+            return [jnp.broadcast_to(one.astype(jnp.float32), (1, self.features)) for one in pair]
         scale, bias = jnp.ones(self.features, jnp.float32), jnp.zeros(self.features, jnp.float32)
         for name, ref in self.steps:
             vector = jnp.broadcast_to(read(ref).reshape(-1), (self.features,)).astype(jnp.float32)
@@ -76,8 +92,8 @@ class Layer:
                 bias = bias + vector if name == "add" else bias - vector
         if any(name in ("mul", "div") for name, _ in self.steps):
             is_transposed = self.kind == "accelnet_multiply" and self.numbers[1]
-            columns = scale[:, None] if is_transposed else scale
-            arrays[0] = arrays[0] * columns.reshape((1,) * (arrays[0].ndim - columns.ndim) + columns.shape)
+            columns, place = scale[:, None] if is_transposed else scale, int(self.kind in ROUNDED)
+            arrays[place] = arrays[place] * columns.reshape((1,) * (arrays[place].ndim - columns.ndim) + columns.shape)
         if self.prepares is not None and (size := kernels.prepared_size(self.prepares)):
             shape = jax.ShapeDtypeStruct((1, size), jnp.float32)
             preparation = kernels.Kernel("accelnet_prepare", self.prepares, lambda *arrays: arrays)
@@ -99,34 +115,44 @@ def call(
     Returns:
         The wanted values, by number.
     """
-    given = list(values)
-    arrays = [values[ref] for ref in given]
+    own = [array for arrays in weights for array in arrays]
+    shapes = [[array.shape for array in arrays] for arrays in weights]
+    numbers = encode(layers, shapes, list(values), list(wanted))
+    results = jax.ffi.ffi_call("accelnet_chain", list(wanted.values()))(*values.values(), *own, numbers=numbers)
+    return dict(zip(wanted, results, strict=True))
+
+
+def encode(
+    layers: Sequence[Layer], weights: Sequence[Sequence[tuple[int, ...]]], given: Sequence[int], wanted: Sequence[int]
+) -> np.ndarray:
+    """Return the numbers that tell the library a chain, whose arguments are the given values and then all weights.
+
+    Args:
+        layers: The layers, in their order.
+        weights: Shapes of what `Layer.early` gave for each.
+        given: Numbers of the values that come from outside.
+        wanted: Numbers of the values that are read outside, its results.
+    """
     places: dict[int, tuple[int, int]] = {ref: (_ARGUMENT, index) for index, ref in enumerate(given)}
     places |= {ref: (_RESULT, index) for index, ref in enumerate(wanted)}
-    between = _Memory(layers, {*given, *wanted})
+    between, next_weight = _Memory(layers, {*given, *wanted}), len(given)
     code = list[int]()
     for position, (layer, own) in enumerate(zip(layers, weights, strict=True)):
-        left = [(_ARGUMENT, len(arrays) + index) for index in range(len(own))]
-        shapes = [array.shape for array in own]
-        arrays += own
+        # Prepared weights have another shape than those that they are made of.
+        left = [((_ARGUMENT, next_weight + index), shape) for index, shape in enumerate(own)]
+        next_weight += len(own)
         code += [LAYERS.index(layer.kind), len(layer.operands) + layer.has_finish]
         for operand in layer.operands:
-            if operand.ref is None:
-                # Prepared weights have another shape than those that they are made of.
-                code += _array(left.pop(0), shapes.pop(0))
-            else:
-                code += _array(places[operand.ref], operand.shape)
+            code += _array(*left.pop(0)) if operand.ref is None else _array(places[operand.ref], operand.shape)
         if layer.has_finish:
-            code += _array(left.pop(0), shapes.pop(0))
+            code += _array(*left.pop(0))
         places |= between.give(position)
         code += [len(layer.results), *(number for ref, shape in layer.results for number in _array(places[ref], shape))]
         numbers = layer.numbers
         numbers = (*numbers, int(layer.relu)) if layer.has_finish or layer.kind == "add" else numbers
         code += [len(numbers), *numbers]
         between.take_back(position)
-    numbers = np.array([between.size, len(layers), *code], np.int64)
-    results = jax.ffi.ffi_call("accelnet_chain", list(wanted.values()))(*arrays, numbers=numbers)
-    return dict(zip(wanted, results, strict=True))
+    return np.array([between.size, len(layers), *code], np.int64)
 
 
 def _array(place: tuple[int, int], shape: Sequence[int]) -> list[int]:

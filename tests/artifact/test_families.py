@@ -1,5 +1,7 @@
 """An artifact of every family of models gives what the run gives, for any batch."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 import pytest
@@ -84,6 +86,20 @@ def test_an_artifact_gives_what_the_run_gives_for_any_batch(name, by, saved):
         np.testing.assert_allclose(found.outputs, expected, rtol=0, atol=tolerance * np.abs(expected).max())
         assert len(found) == rows
     assert model.computed_by == ("accelnet's model and kernels" if by == "kernels" else "the exported program")
+
+
+def test_threads_ask_an_artifact_at_the_same_time_and_without_xla(saved):
+    model = an.load(saved("CNN")[1])
+    if model.computed_by == "the exported program":
+        pytest.skip("no C++ compiler: there are no kernels to call")
+    first = model.answers(IMAGES[:2])
+    by_xla = model._call[0](jax.device_put(IMAGES[:2]))
+    for name, one in by_xla.items():
+        assert isinstance(one, jax.Array) and type(first[name]) is np.ndarray
+        np.testing.assert_array_equal(first[name], one)
+    with ThreadPoolExecutor(3) as pool:
+        for found in pool.map(model.answers, [IMAGES[:2]] * 60):
+            np.testing.assert_array_equal(found["outputs"], first["outputs"])
 
 
 def test_classes_have_names_and_probabilities(saved):

@@ -40,7 +40,7 @@ def calls(function, weights, inputs):
     # A product of few numbers is XLA's where no layer stands before it.
     prepared = Prepared(function, weights)
     prepared(inputs)
-    ((late, early),) = prepared._programs.values()
+    ((late, early, _),) = prepared._programs.values()
     text = late.lower(early, inputs).as_text()
     return text.count("@accelnet_chain"), text.count("@accelnet_") - text.count("@accelnet_chain")
 
@@ -201,7 +201,7 @@ def test_weights_of_several_shapes_of_inputs_are_kept_once():
     prepared = Prepared(function, weights)
     for batch in (1, 2, 4):
         prepared(np.ones((batch, 20), np.float32))
-    early = [{id(leaf) for leaf in jax.tree.leaves(early)} for _, early in prepared._programs.values()]
+    early = [{id(leaf) for leaf in jax.tree.leaves(early)} for _, early, _ in prepared._programs.values()]
     assert early[0] == early[1] == early[2]
 
 

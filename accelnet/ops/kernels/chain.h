@@ -86,6 +86,14 @@ struct CrewOfProcess {
   }
 };
 
+// Runs a plan on the crew. Who comes while another thread's chain runs has its own thread alone.
+inline void run_plan(ChainPlan& plan, int64_t num_threads, const Views& arguments, const Views& results) {
+  static CrewOfProcess own;
+  std::unique_lock<std::mutex> lock(own.mutex, std::try_to_lock);
+  Threads threads(lock.owns_lock() && num_threads > 1 ? own.get(num_threads) : nullptr, num_threads);
+  plan.run(threads, arguments, results);
+}
+
 inline void run_chain(const Function* kinds, Threads& pool, const Views& arguments, const Views& results,
                       Numbers numbers) {
   static thread_local std::vector<std::unique_ptr<ChainPlan>> plans;
@@ -94,12 +102,55 @@ inline void run_chain(const Function* kinds, Threads& pool, const Views& argumen
     plans.push_back(std::make_unique<ChainPlan>(kinds, numbers, arguments));
     plan = plans.end() - 1;
   }
-  static CrewOfProcess own;
-  // Who comes while another thread's chain runs has its own thread alone.
-  std::unique_lock<std::mutex> lock(own.mutex, std::try_to_lock);
-  Threads threads(lock.owns_lock() && pool.num_threads() > 1 ? own.get(pool.num_threads()) : nullptr,
-                  pool.num_threads());
-  (*plan)->run(threads, arguments, results);
+  run_plan(**plan, pool.num_threads(), arguments, results);
 }
+
+// A chain that is called without XLA, by any threads at the same time. Arguments that have no data yet come with every
+// call, in their order, and behind them the results.
+class HostChain {
+ public:
+  HostChain(const Function* kinds, Numbers numbers, Views arguments, int64_t num_results, int64_t num_threads)
+      : kinds_(kinds), numbers_(numbers.begin(), numbers.end()), arguments_(std::move(arguments)),
+        num_results_(num_results), num_threads_(num_threads) {}
+
+  void call(void* const* arrays) {
+    std::unique_ptr<Call> call = take();
+    for (View& view : call->arguments) view.data = view.bytes ? view.data : *arrays++;
+    for (View& view : call->results) view.data = *arrays++;
+    run_plan(call->plan, num_threads_, call->arguments, call->results);
+    std::lock_guard<std::mutex> lock(mutex_);
+    free_.push_back(std::move(call));
+  }
+
+ private:
+  // What one call at a time has.
+  struct Call {
+    ChainPlan plan;
+    Views arguments, results;
+
+    explicit Call(const HostChain& chain)
+        : plan(chain.kinds_, {chain.numbers_.data(), chain.numbers_.size()}, chain.arguments_),
+          arguments(chain.arguments_), results(chain.num_results_, View{nullptr, {nullptr, 0}, ffi::F32, 0}) {}
+  };
+
+  std::unique_ptr<Call> take() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        std::unique_ptr<Call> call = std::move(free_.back());
+        free_.pop_back();
+        return call;
+      }
+    }
+    return std::make_unique<Call>(*this);
+  }
+
+  const Function* kinds_;
+  const std::vector<int64_t> numbers_;
+  const Views arguments_;
+  const int64_t num_results_, num_threads_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Call>> free_;
+};
 
 }  // namespace accelnet

@@ -154,6 +154,9 @@ inline const std::vector<Phase>& phases_of(const Convolution& c, int64_t lines) 
 
 // lhs [members, images, in, channels], out [members, images, out, features], with three spatial axes; the geometry is
 // groups, then per axis strides, padding in front, dilations of the image and of the kernel, and the kernel's size.
+// Numbers that tell a geometry.
+constexpr size_t kGeometry = 16;
+
 inline Convolution make_convolution(Numbers lhs, Numbers out, Numbers geometry) {
   Convolution c;
   c.images = lhs[1], c.channels = lhs[5], c.features = out[5], c.groups = geometry[0];

@@ -6,6 +6,7 @@
 #include "recurrence.h"
 #include "rounded_convolution.h"
 #include "rows.h"
+#include "rows_between.h"
 #include "winograd.h"
 
 namespace accelnet {
@@ -60,6 +61,11 @@ void MaxPool(Threads& pool, const Views& arguments, const Views& results, Number
 void Add(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
 void Mean(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
 void Shortcut(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void Standardize(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void WholeNumbers(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void SwapAxes(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void Softmax(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
+void LargestPlaces(Threads& pool, const Views& arguments, const Views& results, Numbers numbers);
 #if ACCELNET_PART == 1
 // Of convolutions: whether Winograd's rounding is allowed, then the geometry of `make_convolution`.
 void Convolve(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
@@ -168,6 +174,35 @@ void Shortcut(Threads&, const Views& arguments, const Views& results, Numbers nu
     }
   }
 }
+
+// Of [rows, features] of any type: shifts that are subtracted, and scales that multiply the rest, [1, features].
+void Standardize(Threads& pool, const Views& arguments, const Views& results, Numbers) {
+  const Numbers in = shape(arguments, 0);
+  standardize(pool, arguments[0], in[0], in[1], argument(arguments, 1), argument(arguments, 2), result(results, 0));
+}
+
+// [1, count] of any type to int32.
+void WholeNumbers(Threads&, const Views& arguments, const Views& results, Numbers) {
+  to_whole_numbers(arguments[0], shape(arguments, 0)[1], reinterpret_cast<int32_t*>(result(results, 0)));
+}
+
+// [first, second, width] to [second, first, width], of any type of four bytes.
+void SwapAxes(Threads& pool, const Views& arguments, const Views& results, Numbers) {
+  const Numbers in = shape(arguments, 0);
+  swap_axes(pool, argument(arguments, 0), in[0], in[1], in[2], result(results, 0));
+}
+
+// Of rows [rows, columns].
+void Softmax(Threads& pool, const Views& arguments, const Views& results, Numbers) {
+  const Numbers in = shape(arguments, 0);
+  softmax(pool, argument(arguments, 0), in[0], in[1], result(results, 0));
+}
+
+// Of rows [rows, columns]; results are int32 [rows].
+void LargestPlaces(Threads& pool, const Views& arguments, const Views& results, Numbers) {
+  const Numbers in = shape(arguments, 0);
+  largest_places(pool, argument(arguments, 0), in[0], in[1], reinterpret_cast<int32_t*>(result(results, 0)));
+}
 #endif
 
 static void KernelGradient(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
@@ -252,18 +287,20 @@ static Packed packed(const Views& arguments, size_t i) {
           halves};
 }
 
-// Of products of rounded rows: the instructions. Arguments: rows, weights, their scales, bias?.
+// Of products of rounded rows: the instructions, and in a chain whether what is negative becomes 0. Arguments: rows,
+// weights, their scales, bias?.
 static void MultiplyRoundedRows(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
   const Numbers x = shape(arguments, 0), out = shape(results, 0);
   const bool has_bias = arguments.size() > 3;
   const RoundedProduct product{out[0], out[1], x[2], numbers[0], packed(arguments, 1), member_step(x),
                                member_step(shape(arguments, 1)), member_step(shape(arguments, 2)),
-                               has_bias ? member_step(shape(arguments, 3)) : 0};
+                               has_bias ? member_step(shape(arguments, 3)) : 0, numbers.size() > 1 && numbers[1] != 0};
   multiply_rounded_rows(pool, product, argument(arguments, 0), has_bias ? argument(arguments, 3) : nullptr,
                         result(results, 0));
 }
 
-// Of convolutions of rounded images: the instructions, then the geometry of `make_convolution`.
+// Of convolutions of rounded images: the instructions, then the geometry of `make_convolution`, and in a chain whether
+// what is negative becomes 0.
 // Arguments: images, weights, their scales, bias?.
 static void ConvolveRounded(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
   const Numbers images = shape(arguments, 0), out = shape(results, 0);
@@ -271,7 +308,8 @@ static void ConvolveRounded(Threads& pool, const Views& arguments, const Views& 
   const Convolution c = make_convolution(images, out, {numbers.begin() + 1, numbers.size() - 1});
   const RoundedConvolution convolution{c, out[0], numbers[0], packed(arguments, 1), member_step(images),
                                        member_step(shape(arguments, 1)), member_step(shape(arguments, 2)),
-                                       has_bias ? member_step(shape(arguments, 3)) : 0};
+                                       has_bias ? member_step(shape(arguments, 3)) : 0,
+                                       numbers.size() > 1 + kGeometry && numbers[1 + kGeometry] != 0};
   convolve_rounded(pool, convolution, argument(arguments, 0), has_bias ? argument(arguments, 3) : nullptr,
                    result(results, 0));
 }
@@ -390,9 +428,13 @@ static void RecurBackward(Threads& pool, const Views& arguments, const Views& re
 }
 
 // What a chain may consist of, in the order of `LAYERS` in chain.py.
+[[maybe_unused]] static constexpr Function kLayers[] = {
+    Convolve,     Multiply,    Recur,        MaxPool,  Add,     Mean,          Shortcut, MultiplyRoundedRows, ConvolveRounded,
+    RecurRounded, Standardize, WholeNumbers, SwapAxes, Softmax, LargestPlaces,
+};
+
 static void Chain(Threads& pool, const Views& arguments, const Views& results, Numbers numbers) {
-  static constexpr Function kinds[] = {Convolve, Multiply, Recur, MaxPool, Add, Mean, Shortcut};
-  run_chain(kinds, pool, arguments, results, numbers);
+  run_chain(kLayers, pool, arguments, results, numbers);
 }
 
 }  // namespace accelnet
@@ -437,4 +479,27 @@ extern "C" bool accelnet_has_bfloat16() {
   return false;
 #endif
 }
+#endif
+
+#if ACCELNET_PART == 2
+// A chain for calls without XLA: its numbers, and of each argument its type and its data, null where calls bring it.
+extern "C" void* accelnet_chain_make(const int64_t* numbers, size_t count, const int64_t* types, void* const* data,
+                                     size_t num_arguments, size_t num_results, int64_t num_threads) {
+  accelnet::Views arguments;
+  for (size_t i = 0; i < num_arguments; ++i) {
+    arguments.push_back({data[i], {nullptr, 0}, static_cast<xla::ffi::DataType>(types[i]), data[i] != nullptr});
+  }
+  return new accelnet::HostChain(accelnet::kLayers, {numbers, count}, std::move(arguments), num_results, num_threads);
+}
+
+// The arrays of a call, as pointers to their data, or to where a pointer to their data lies `offset` bytes behind.
+extern "C" void accelnet_chain_call(void* chain, int64_t offset, char* a, char* b, char* c, char* d, char* e, char* f) {
+  void* arrays[] = {a, b, c, d, e, f};
+  for (void*& array : arrays) {
+    if (offset && array) array = *reinterpret_cast<void**>(static_cast<char*>(array) + offset);
+  }
+  static_cast<accelnet::HostChain*>(chain)->call(arrays);
+}
+
+extern "C" void accelnet_chain_free(void* chain) { delete static_cast<accelnet::HostChain*>(chain); }
 #endif

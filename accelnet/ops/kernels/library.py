@@ -34,7 +34,14 @@ TARGETS = (
     "accelnet_convolve_rounded",
     "accelnet_recur_rounded",
 )
-_FUNCTIONS = ("accelnet_most_bytes", "accelnet_has_bfloat16", "accelnet_prepared_size")
+_FUNCTIONS = (
+    "accelnet_most_bytes",
+    "accelnet_has_bfloat16",
+    "accelnet_prepared_size",
+    "accelnet_chain_make",
+    "accelnet_chain_call",
+    "accelnet_chain_free",
+)
 
 
 def load() -> bool:
@@ -106,10 +113,23 @@ def prepared_size(numbers: Sequence[int]) -> int:
         >>> prepared_size((0, 0, 3, 64)) >= 3 * 64 if load() else True
         True
     """
+    return loaded().accelnet_prepared_size((ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+
+
+def loaded() -> ctypes.CDLL:
+    """Return the library, whose functions are called without XLA.
+
+    Raises:
+        RuntimeError: where there are no kernels.
+
+    Example:
+        >>> loaded().accelnet_most_bytes() >= 0 if load() else True
+        True
+    """
     library = _library()
     if library is None:
         raise RuntimeError("there are no kernels")
-    return library.accelnet_prepared_size((ctypes.c_int64 * len(numbers))(*numbers), len(numbers))
+    return library
 
 
 @functools.cache
@@ -150,6 +170,14 @@ def _registered(library: ctypes.CDLL) -> ctypes.CDLL:
     library.accelnet_has_bfloat16.restype = ctypes.c_bool
     library.accelnet_prepared_size.restype = ctypes.c_int64
     library.accelnet_prepared_size.argtypes = (ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t)
+    numbers, count = ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t
+    pointers = ctypes.POINTER(ctypes.c_void_p)
+    library.accelnet_chain_make.restype = ctypes.c_void_p
+    library.accelnet_chain_make.argtypes = (numbers, count, numbers, pointers, count, count, ctypes.c_int64)
+    library.accelnet_chain_call.restype = None
+    library.accelnet_chain_call.argtypes = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 6)
+    library.accelnet_chain_free.restype = None
+    library.accelnet_chain_free.argtypes = (ctypes.c_void_p,)
     return library
 
 

@@ -226,7 +226,7 @@ struct RoundedKernel {
     here.data += member * step + from / kPanel * weights.panel_bytes();
     here.scale += member * scale_step + from;
     here.columns = width;
-    product(count, rounded.view(), offsets.data(), here, 0, ceil_div(width, kPanel), nullptr, accumulate, out);
+    product(count, rounded.view(), offsets.data(), here, 0, ceil_div(width, kPanel), nullptr, accumulate, false, out);
   }
 };
 

@@ -160,21 +160,30 @@ constexpr std::array<RoundedTile, sizeof...(M)> rounded_tiles(std::integer_seque
   return {&rounded_tile<Isa, halves, M + 1, P>...};
 }
 
-// out[m][column] (+)= sums * scales (+ bias), for the panels [first, last) of the weights and `count` rows.
+// Of one row, with any number of panels: each sum waits for the one before, so that few panels take as long as many.
+template <class Isa, bool halves, int... P>
+constexpr std::array<RoundedTile, sizeof...(P)> rounded_rows(std::integer_sequence<int, P...>) {
+  return {&rounded_tile<Isa, halves, 1, P + 1>...};
+}
+
+// out[m][column] (+)= sums * scales (+ bias), with `relu` 0 where that is negative, for the panels [first, last) of the
+// weights and `count` rows.
 template <class Isa, bool halves>
 void multiply_rounded(int64_t count, const Rounded& given, const int32_t* offsets, const Packed& weights, int64_t first,
-                      int64_t last, const float* bias, bool accumulate, float* const* out) {
+                      int64_t last, const float* bias, bool accumulate, bool relu,
+                      float* const* out) {
   constexpr auto kRows = std::make_integer_sequence<int, Isa::kTileRows>();
   static constexpr auto wide = rounded_tiles<Isa, halves, Isa::kTilePanels>(kRows), one = rounded_tiles<Isa, halves, 1>(kRows);
+  static constexpr auto row = rounded_rows<Isa, halves>(std::make_integer_sequence<int, Isa::kRowPanels>());
   alignas(64) int32_t sums[std::max(Isa::kRowPanels, Isa::kTileRows * Isa::kTilePanels) * kPanel];
   const int64_t bytes = weights.panel_bytes(), tiles = ceil_div(count, Isa::kTileRows);
   for (int64_t p = first, panels; p < last; p += panels) {
-    const bool is_row = count == 1 && last - p >= Isa::kRowPanels;
-    panels = is_row ? Isa::kRowPanels : last - p >= Isa::kTilePanels ? Isa::kTilePanels : 1;
+    const bool is_row = count == 1;
+    panels = is_row ? ceil_div(last - p, ceil_div(last - p, Isa::kRowPanels))
+                    : last - p >= Isa::kTilePanels ? Isa::kTilePanels : 1;
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t begin = count * tile / tiles, end = count * (tile + 1) / tiles;
-      const RoundedTile function = is_row ? &rounded_tile<Isa, halves, 1, Isa::kRowPanels>
-                                          : (panels == 1 ? one : wide)[end - begin - 1];
+      const RoundedTile function = is_row ? row[panels - 1] : (panels == 1 ? one : wide)[end - begin - 1];
       function(given.rows + begin, offsets, weights.quads, weights.data + p * bytes, bytes, sums);
       const int32_t* from = sums;
       for (int64_t m = begin; m < end; ++m) {
@@ -192,11 +201,15 @@ void multiply_rounded(int64_t count, const Rounded& given, const int32_t* offset
             if (more) {
               for (int n = 0; n < kPanel; ++n) values[n] += more[n];
             }
+            if (relu) {
+              for (int n = 0; n < kPanel; ++n) values[n] = values[n] < 0 ? 0 : values[n];
+            }
             std::memcpy(to, values, sizeof values);
           } else {
             for (int64_t n = 0; n < width; ++n) {
-              const float value = static_cast<float>(from[n] - added) * (row_scale * scale[n]);
-              to[n] = more ? more[n] + value : value;
+              float value = static_cast<float>(from[n] - added) * (row_scale * scale[n]);
+              value = more ? more[n] + value : value;
+              to[n] = relu && value < 0 ? 0 : value;
             }
           }
         }
@@ -315,16 +328,17 @@ struct RoundedProduct {
   int64_t members, m, depth, instructions;
   Packed weights;
   int64_t x_step, weights_step, scale_step, bias_step;
+  bool relu;
 };
 
-// Below as many products waking a thread takes longer than it saves.
-constexpr int64_t kRoundedAlone = 1 << 21;
+// Below as many products waking a thread takes longer than it saves; so does meeting one of a crew.
+constexpr int64_t kRoundedAlone = 1 << 21, kRoundedAloneInCrew = 1 << 18;
 
 template <typename Pool>
 void multiply_rounded_rows(Pool& pool, const RoundedProduct& s, const float* x, const float* bias, float* out) {
   const MultiplyRounded multiply = rounded_product(s.instructions, s.weights.halves);
   const int64_t columns = s.weights.columns, panels = ceil_div(columns, kPanel), threads = pool.num_threads();
-  const bool alone = threads == 1 || s.members * s.m * columns * s.depth < kRoundedAlone;
+  const bool alone = threads == 1 || s.members * s.m * columns * s.depth < (pool.crew ? kRoundedAloneInCrew : kRoundedAlone);
   const int64_t wanted = alone ? 1 : 4 * threads;
   // Rows of a task stay in the second cache; where they are few, tasks share the panels.
   const int64_t rows = std::min<int64_t>(s.m, std::max<int64_t>(24, std::min<int64_t>(96, ceil_div(s.members * s.m, wanted))));
@@ -342,7 +356,7 @@ void multiply_rounded_rows(Pool& pool, const RoundedProduct& s, const float* x, 
     Packed weights = s.weights;
     weights.data += member * s.weights_step, weights.scale += member * s.scale_step;
     multiply(count, rounded.view(), offsets.data(), weights, panels * share / shares, panels * (share + 1) / shares,
-             bias ? bias + member * s.bias_step : nullptr, false, to);
+             bias ? bias + member * s.bias_step : nullptr, false, s.relu, to);
   };
   const int64_t tasks = s.members * blocks * shares;
   if (alone) {

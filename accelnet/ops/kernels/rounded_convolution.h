@@ -12,6 +12,7 @@ struct RoundedConvolution {
   int64_t members, instructions;
   Packed weights;
   int64_t image_step, weights_step, scale_step, bias_step;
+  bool relu;
 };
 
 template <typename Pool>
@@ -70,7 +71,7 @@ void convolve_rounded(Pool& pool, const RoundedConvolution& s, const float* imag
         for (const int64_t tap : phase.tap_offsets) of_rows[i] += sums[pixel + tap];
       }
       multiply(count, {rows, scales, of_rows}, offsets.data(), weights, 0, panels, bias ? bias + member * s.bias_step : nullptr,
-               false, results);
+               false, s.relu, results);
     }
   });
 }
