@@ -19,6 +19,7 @@ from accelnet.models.compressed import Compressed, Compression, replace_layer
 from accelnet.models.nnx_modules import NnxModel
 from accelnet.models.quantized import kernels_of, quantized
 from accelnet.ops.quantized import MOST, nearest
+from accelnet.parallel.rules import path_names
 
 Result = tuple[Experiment, Any, Any]
 
@@ -50,6 +51,21 @@ def quantizable(experiment: Experiment) -> dict[str, dict[str, tuple[int, int]]]
 
     jax.eval_shape(look, *shapes)
     return dict(sorted(found.items()))
+
+
+def floats_left(params: Any, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the weights, parameters of two axes or more, that no layer has with fewer bits.
+
+    Args:
+        params: Parameters, nested dict.
+        known: Layers that can have fewer bits, as of `quantizable`.
+
+    Example:
+        >>> floats_left({"head": {"kernel": np.ones((3, 2))}, "places": np.ones((4, 3))}, {"head": {"kernel": (3, 2)}})
+        ['places']
+    """
+    rounded = {f"{path}.{name}".lstrip(".") for path, kernels in known.items() for name in kernels}
+    return [name for name, leaf in path_names(params) if np.ndim(leaf) >= 2 and name not in rounded]
 
 
 def quantize(

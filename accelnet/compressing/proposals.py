@@ -12,6 +12,7 @@ from accelnet.compressing.measured import Say
 from accelnet.compressing.ranks import factorize, spectra
 from accelnet.compressing.sensitivity import Sensitivity
 from accelnet.compressing.spectrum import choose_ranks, rank_sensitivity
+from accelnet.compressing.speed import slower_recurrences
 from accelnet.compressing.teacher import taught
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.compressing.widths import Widths, find_widths
@@ -135,12 +136,20 @@ class RankLadder:
         weighing: Weights that suit an experiment: the original's, or those of a network with smaller widths.
         total: Cost of the original.
         inputs: Moments of the layers' inputs.
+        batch_sizes: Batch sizes at which recurrent layers are timed: where a low rank makes them slower, their
+            recurrent kernels stay whole.
+        note: Function that gets a sentence worth keeping.
     """
 
-    def __init__(self, weighing: Weighing, total: Cost, inputs: InputMoments) -> None:
+    def __init__(
+        self, weighing: Weighing, total: Cost, inputs: InputMoments, batch_sizes: Sequence[int], note: Say
+    ) -> None:
         self._weighing, self._total, self._say = weighing, total, inputs.say
         self._whole = cost_of(weighing[0])
         self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
+        for path, times in slower_recurrences(weighing, self.found, batch_sizes, inputs.say).items():
+            del self.found[path]
+            note(f"{path} stays whole: of low rank its layer takes {times:.2f} times as long")
 
     def propose(self, factor: float, name: str = "ranks", how: tuple[str, ...] = ("ranks",)) -> Proposal | None:
         """Return the network with so many times fewer FLOPs than the original, None where there is none."""
@@ -157,19 +166,22 @@ class RankLadder:
         return Proposal(f"{name} 1/{factor:g}", how, made, cost, weigh)
 
 
-def both(widths: WidthLadder, total: Cost, inputs: InputMoments, factor: float) -> Proposal | None:
+def both(
+    widths: WidthLadder, total: Cost, inputs: InputMoments, batch_sizes: Sequence[int], factor: float
+) -> Proposal | None:
     """Return a network with smaller widths whose layers have low ranks too.
 
     Args:
         widths: Networks with smaller widths.
         total: Cost of the original.
         inputs: Moments of the layers' inputs.
+        batch_sizes: As of `RankLadder`.
         factor: How many times fewer FLOPs it has than the original.
     """
     narrow = widths.propose(factor / _SHARE_OF_RANKS) if factor > _SHARE_OF_RANKS else None
     if narrow is None:
         return None
-    ladder = RankLadder(narrow.weigh(), total, inputs)
+    ladder = RankLadder(narrow.weigh(), total, inputs, batch_sizes, lambda _: None)
     return ladder.propose(factor, "widths and ranks", ("widths", "ranks"))
 
 
@@ -199,11 +211,11 @@ def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: S
             structures["widths"] = ladder.propose
     try:
         if "ranks" in methods:
-            low = RankLadder(weighing_of(run), total, inputs)
+            low = RankLadder(weighing_of(run), total, inputs, batch_sizes, notes.append)
             sensitivity.append(rank_sensitivity(low.found))
             structures["ranks"] = low.propose
             if ladder is not None:
-                structures["widths and ranks"] = partial(both, ladder, total, inputs)
+                structures["widths and ranks"] = partial(both, ladder, total, inputs, batch_sizes)
         if "bits" in methods:
             fewer = FewerBits(inputs, batch_sizes, notes.append)
             sensitivity.append(fewer.sensitivity(run))

@@ -13,6 +13,7 @@ from accelnet.models.pure import PureModel
 from accelnet.models.quantized import quantized
 from accelnet.models.rounded import rounded
 from accelnet.models.split import split
+from accelnet.models.split_recurrence import RECURRENT, split_recurrent
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Compression:
 
     Attributes:
         widths: Numbers of the outermost constructor by their paths among its arguments: {"channels.0": 48}.
-        ranks: Ranks of layers by their paths: {"layers.0.linear": 16}.
+        ranks: Ranks of layers by their paths: {"layers.0.linear": 16}; of recurrent layers that of the input kernel,
+            and that of the recurrent kernel by its own path: {"layers.0.forward.recurrent_kernel": 16}.
         bits: Bits of layers' weights by their paths: {"layers.0.linear": 8}.
         rounded: Bits that layers' weights, which are floats, are rounded to while they are trained, by their paths.
 
@@ -128,8 +130,10 @@ class Compressed:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
-        for path, rank in self.compression.ranks.items():
-            replace_layer(module, path, partial(split, rank=rank, rngs=rngs))
+        # The layer whose input kernel is split takes over what its recurrent kernel is.
+        for path, rank in sorted(self.compression.ranks.items(), key=lambda one: not one[0].endswith(RECURRENT)):
+            make = split_recurrent if path.endswith(RECURRENT) else split
+            replace_layer(module, path.removesuffix(RECURRENT), partial(make, rank=rank, rngs=rngs))
         for path, bits in self.compression.rounded.items():
             replace_layer(module, path, partial(rounded, bits=bits))
         for path, bits in self.compression.bits.items():
