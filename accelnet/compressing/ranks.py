@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
+from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from accelnet.compressing.activations import Key, Moments, drawn_rows, input_moments
@@ -42,7 +42,7 @@ def spectra(
     """Find how well each layer that can be split could have a low rank.
 
     Args:
-        experiment: What was trained, with an nnx model that a function makes.
+        experiment: What was trained, with a model that a function makes, or a Linen module.
         params: Parameters, nested dict.
         model_state: State of the model.
         moments: Moments of the inputs, as `input_moments` computes them. None: they are computed.
@@ -53,9 +53,6 @@ def spectra(
     Returns:
         `Spectrum` by the path of the layer, of those for which some rank is smaller; of the recurrent kernel of a
         recurrent layer by the path of that kernel.
-
-    Raises:
-        UserError: if the model is a Linen module.
 
     Example:
         >>> import accelnet as an
@@ -120,16 +117,10 @@ def _weights(
 
 def _layers(experiment: Experiment, params: Any, model_state: Any) -> dict[str, tuple[Any, str]]:
     """Return the layers that can be split, with the names of their kernels, by the paths that their ranks have."""
-    module = experiment.pure_model.module(params, model_state)
-    if isinstance(module, linen.Module):
-        raise UserError(
-            "layers of a Linen module make their parameters themselves and cannot be replaced: ranks are for nnx "
-            "modules; compress the widths of this one"
-        )
-    every = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
-    done = [path for path, layer in every if isinstance(layer, SplitLinear | SplitConv | SplitRecurrence)]
+    every = experiment.pure_model.layers(params, model_state, experiment.sample_inputs())
+    done = [path for path, layer in every.items() if isinstance(layer, SplitLinear | SplitConv | SplitRecurrence)]
     found: dict[str, tuple[Any, str]] = {}
-    for path, layer in every:
+    for path, layer in every.items():
         if not path or any(path.startswith(f"{one}.") for one in done):
             continue
         if (kernel := split_kernel(layer)) is not None:
@@ -214,11 +205,15 @@ def factorize(
         for path, leaf in shapes.items()
     }
     new = unflatten_dict(new)
-    module = experiment.pure_model.module(params, model_state)
-    if ranks and any(isinstance(layer, nnx.BatchNorm) for _, layer in nnx.iter_modules(module)):
+    if ranks and _has_batch_statistics(experiment, params, model_state):
         say("batch statistics")
         model_state = with_batch_statistics(smaller, new, model_state)
     return smaller, new, model_state
+
+
+def _has_batch_statistics(experiment: Experiment, params: Any, model_state: Any) -> bool:
+    layers = experiment.pure_model.layers(params, model_state, experiment.sample_inputs()).values()
+    return "batch_stats" in model_state or any(isinstance(layer, nnx.BatchNorm) for layer in layers)
 
 
 def _names(path: str) -> tuple[str, ...]:

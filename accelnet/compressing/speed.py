@@ -16,6 +16,7 @@ from accelnet.compressing.spectrum import Spectrum
 from accelnet.evaluating.latency import make_answer, measure_in_turns
 from accelnet.evaluating.predictions import make_forward
 from accelnet.models.effects import intercept_calls
+from accelnet.models.replacing import Change
 from accelnet.models.split_recurrence import RECURRENT
 from accelnet.training.run import Run
 
@@ -90,7 +91,7 @@ def layer_ratios(whole: Run, smaller: Run, batch_size: int, paths: Collection[st
     """Time the layers of a network that are others in a compressed one, each alone and in turns.
 
     Args:
-        whole: The network, of an nnx module.
+        whole: The network.
         smaller: The same one, of a compressed model.
         batch_size: Number of examples.
         paths: Paths of the layers. None: of those that have fewer bits.
@@ -115,7 +116,7 @@ def layer_calls(run: Run, paths: Collection[str], batch_size: int) -> dict[str, 
     """Return with what layers of a network are called first, as shapes, by their paths; nothing is computed.
 
     Args:
-        run: Run of an nnx module.
+        run: The run.
         paths: Paths of layers.
         batch_size: Number of examples.
     """
@@ -127,14 +128,14 @@ def layer_calls(run: Run, paths: Collection[str], batch_size: int) -> dict[str, 
 
     experiment = run.experiment
 
-    def watched(rngs: nnx.Rngs) -> nnx.Module:
-        module = experiment.model(rngs=rngs)
-        layers = {".".join(map(str, path)): layer for path, layer in nnx.iter_modules(module)}
-        for path in paths:
-            intercept_calls(layers[path], partial(note, path))
-        return module
+    def watching(path: str) -> Change:
+        def watched(layer: Any, _: nnx.Rngs) -> Any:
+            intercept_calls(layer, partial(note, path))
+            return layer
 
-    data = experiment.data
+        return path, watched
+
+    watched, data = experiment.pure_model.changed([watching(path) for path in paths]), experiment.data
     batch = {**data.take(np.arange(batch_size) % data.num_rows), "mask": np.ones(batch_size, bool)}
     forward = make_forward(experiment.replace(model=watched, initial=None))
     jax.eval_shape(lambda *given: jax.tree.leaves(forward(*given)[0]), run.params, run.model_state, batch)
@@ -155,8 +156,8 @@ def _filled(leaf: Any) -> Any:
 
 
 def _layer(run: Run, path: str) -> nnx.Module:
-    module = run.experiment.pure_model.module(run.params, run.model_state)
-    return next(layer for names, layer in nnx.iter_modules(module) if ".".join(map(str, names)) == path)
+    experiment = run.experiment
+    return experiment.pure_model.layers(run.params, run.model_state, experiment.sample_inputs())[path]
 
 
 def _answer(layer: nnx.Module, given: _Call) -> Callable[[], Any]:

@@ -246,7 +246,25 @@ def test_training_with_rounded_weights_gives_more_than_rounding_afterwards(train
 class Plain(linen.Module):
     @linen.compact
     def __call__(self, x):
-        return linen.Dense(4)(x)
+        return linen.Dense(4)(linen.relu(linen.Dense(32)(x)))
+
+
+@pytest.mark.slow  # of two runs
+def test_a_linen_module_has_few_bits_too():
+    run = an.fit(experiment_of(Plain(), steps=20), progress=False)
+    whole = run.experiment, run.params, run.model_state
+    inputs = whole[0].data.arrays["inputs"]
+    assert set(bit_sensitivity(*whole, input_moments(*whole, paths=[".*"])).layers) == {"Dense_0", "Dense_1"}
+    expected, scale = outputs_of(*whole, inputs), np.std(outputs_of(*whole, inputs))
+    for bits, most in ((16, 0.01), (8, 0.03), (4, 0.3)):
+        small = quantize(*whole, bits)
+        assert np.std(outputs_of(*small, inputs) - expected) < most * scale
+    assert small[2]["params"]["Dense_0"]["kernel"].dtype == np.uint8
+    trained = an.fit(to_training(whole[0], 8).replace(initial=run.params), progress=False)
+    rounds = trained.experiment, trained.params, trained.model_state
+    stored = to_stored(*rounds)
+    # The same whole numbers; sums in another order.
+    np.testing.assert_allclose(outputs_of(*stored, inputs), outputs_of(*rounds, inputs), atol=1e-5)
 
 
 def test_what_cannot_have_fewer_bits_is_refused_in_one_message(trained):
@@ -255,8 +273,6 @@ def test_what_cannot_have_fewer_bits_is_refused_in_one_message(trained):
         quantize(whole, params, state, {"middle": 8})
     with pytest.raises(UserError, match="bits are 3, expected 16, 8 or 4"):
         quantize(whole, params, state, 3)
-    with pytest.raises(UserError, match="needs an nnx module"):
-        quantizable(experiment_of(Plain()))
     with pytest.raises(UserError, match="no layer of the model rounds its weights"):
         to_stored(whole, params, state)
     with pytest.raises(UserError, match="a LayerNorm has no weights of 8 bits"):

@@ -217,6 +217,38 @@ def test_what_cannot_have_a_lower_rank_is_refused():
     for ranks in ({"layers.0.linear": 4}, {"layers.1.linear": 1}):  # 8 x 6 numbers are fewer than 4 x 14
         with pytest.raises(an.UserError, match=r"layers\.0\.linear \(1 to 3\)"):
             factorize(experiment, params, state, ranks)
-    linear = experiment.replace(model=linen.Dense(3))
-    with pytest.raises(an.UserError, match="Linen"):
-        spectra(linear, *linear.pure_model.init(jax.random.key(0), linear.sample_inputs()))
+
+
+class Convolutional(linen.Module):
+    filters: int = 8
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Conv(self.filters, (3, 3))(x)
+        x = linen.relu(linen.BatchNorm(use_running_average=not train)(x)).reshape(len(x), -1, 8)
+        x = x + linen.MultiHeadDotProductAttention(2)(x)
+        return linen.Dense(3)(linen.Dense(24)(x).mean(1))
+
+
+@pytest.mark.slow  # the moments, two forward passes, the statistics and a run
+def test_layers_of_a_linen_module_have_low_ranks():
+    inputs = np.random.default_rng(0).normal(size=(ROWS, 6, 6, 2)).astype(np.float32)
+    experiment = experiment_of(Convolutional(), inputs)
+    params, state = experiment.pure_model.init(jax.random.key(0), inputs[:1])
+    state = with_batch_statistics(experiment, params, state)
+    ranks = {"Dense_1": 3, "MultiHeadDotProductAttention_0.query": 2, "MultiHeadDotProductAttention_0.out": 2}
+    flat = flatten_dict(params)
+    for path, rank in ranks.items():
+        name = (*path.split("."), "kernel")
+        outs = 8 if path.endswith("query") else flat[name].shape[-1]
+        left, middle, right = np.linalg.svd(np.asarray(flat[name]).reshape(-1, outs), full_matrices=False)
+        flat[name] = jnp.asarray((left[:, :rank] * middle[:rank]) @ right[:rank]).reshape(flat[name].shape)
+    params = unflatten_dict(flat)
+    found = spectra(experiment, params, state)
+    assert {*ranks, "Conv_0"} <= set(found) and all(found[path].error(rank) < 1e-6 for path, rank in ranks.items())
+    smaller, *weights = factorize(experiment, params, state, ranks, found=found)
+    # Kernels of float32, one product after the other.
+    np.testing.assert_allclose(outputs_of(smaller, *weights), outputs_of(experiment, params, state), atol=1e-4)
+    run = an.fit(smaller.replace(initial=weights[0]))
+    assert np.isfinite(run.metrics["train"]["loss"])
+    assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, weights[0])
