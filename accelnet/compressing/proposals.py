@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from accelnet.compressing.bits import to_training
+from accelnet.compressing.bits import quantizable, to_training
 from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of, weighing_of
 from accelnet.compressing.elimination import prune
 from accelnet.compressing.fewer_bits import BFLOAT16, FewerBits
@@ -18,7 +19,7 @@ from accelnet.compressing.ways import Bits, Ways
 from accelnet.compressing.widths import Widths, find_widths
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.models.compressed import Compressed, Compression
+from accelnet.models.compressed import Compressed, Compression, made_by
 from accelnet.training.run import Run
 
 BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
@@ -185,6 +186,17 @@ def both(
     return ladder.propose(factor, "widths and ranks", ("widths", "ranks"))
 
 
+def _no_numbers(experiment: Experiment) -> str:
+    made = made_by(experiment.model)
+    given = ", ".join(f"{name}={_short(value)}" for name, value in made.arguments.items())
+    return f"widths are whole numbers, and the constructor, {made.kind.__name__}({given}), has none"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
+
+
 def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: Say) -> Ways:
     """Return how a run's network is made smaller by methods.
 
@@ -206,6 +218,8 @@ def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: S
     if "widths" in methods:
         widths = find_widths(run.experiment, say=say)
         notes += [f"{path} is no width: {reason}" for path, reason in widths.left.items()]
+        if not widths.proven and not widths.left:
+            notes.append(_no_numbers(run.experiment))
         if widths.proven:
             ladder = WidthLadder(run, widths, say)
             structures["widths"] = ladder.propose
@@ -213,10 +227,15 @@ def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: S
         if "ranks" in methods:
             low = RankLadder(weighing_of(run), total, inputs, batch_sizes, notes.append)
             sensitivity.append(rank_sensitivity(low.found))
-            structures["ranks"] = low.propose
+            if low.found:
+                structures["ranks"] = low.propose
+            else:
+                notes.append("no layer is smaller with a low rank")
             if ladder is not None:
                 structures["widths and ranks"] = partial(both, ladder, total, inputs, batch_sizes)
-        if "bits" in methods:
+        if "bits" in methods and not quantizable(run.experiment):
+            notes.append("no layer's weights can have fewer bits")
+        elif "bits" in methods:
             fewer = FewerBits(inputs, batch_sizes, notes.append)
             sensitivity.append(fewer.sensitivity(run))
             for name, number in BITS.items():
@@ -227,9 +246,8 @@ def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: S
         notes.append(str(error))
     if not structures and not bits:
         raise UserError(
-            f"{' and '.join(methods)} find nothing to make smaller in the model: "
-            f"{'; '.join(notes) or 'it has no layers'}. Give numbers to its constructor that are widths, or more "
-            "methods"
+            f"{' and '.join(methods)} find nothing to make smaller in the model: {'; '.join(notes)}. Give numbers to "
+            "its constructor that are widths, or more methods"
         )
     teacher = None
     if "teacher" in methods:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import accelnet as an
 from accelnet.choosing.runs import compare_runs, runs_table
@@ -34,6 +35,15 @@ def experiment(**settings):
         objective=an.objectives.softmax_cross_entropy(),
         **(defaults | settings),
     )
+
+
+class Named(nnx.Module):
+    def __init__(self, size="small", *, rngs):
+        hidden = {"small": 3}[size]
+        self.first, self.second = nnx.Linear(4, hidden, rngs=rngs), nnx.Linear(hidden, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(nnx.relu(self.first(x)))
 
 
 def narrower(run):
@@ -198,6 +208,9 @@ def test_what_cannot_be_found_out_is_refused_with_what_can_be_done(trained, tmp_
     instance = dataclasses.replace(trained, experiment=experiment(model=trained.model))
     with pytest.raises(UserError, match=r"is an instance.*model=lambda rngs"):
         compress(instance, max_drop=0.5, progress=False)
+    named = an.fit(experiment(model=lambda rngs: Named(rngs=rngs), epochs=None, steps=1), progress=False)
+    with pytest.raises(UserError, match=r"and the constructor, Named\(size='small'\), has none"):
+        compress(named, max_drop=0.5, methods=["widths"], progress=False)
     with pytest.raises(UserError, match=r"method is 'magic'|expected .*widths"):
         compress(trained, methods=["magic"], progress=False)
     assert not list(tmp_path.iterdir())
