@@ -18,6 +18,7 @@ from accelnet.compressing.rounding import fitted
 from accelnet.errors import UserError
 from accelnet.exporting.onnx.check import check_onnx
 from accelnet.exporting.onnx.export import to_onnx
+from accelnet.exporting.source import source_of_model
 from accelnet.models.adapter import adapt
 from accelnet.models.compressed import Compressed, Compression
 from accelnet.models.quantized import kernels_of, quantized
@@ -157,7 +158,7 @@ def test_everything_understands_a_network_of_few_bits(trained, tmp_path):
     model = an.load(path)
     before = model.predict(inputs[:5])
     assert {model.weights[f"state.layers.{i}.linear.kernel"].dtype.name for i in (0, 1)} == {"int8", "uint8"}
-    an.load(path)
+    assert source_of_model(model).tolerance == 1e-2  # of an export: a number between two steps goes either way
     assert an.refresh(path) == "accelnet's own model, made again"
     chex.assert_trees_all_equal(before.values, an.load(path).predict(inputs[:5]).values)
 
