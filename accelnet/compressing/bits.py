@@ -59,7 +59,8 @@ def floats_left(params: Any, known: Mapping[str, Mapping[str, Any]]) -> list[str
         ['places']
     """
     rounded = {f"{path}.{name}".lstrip(".") for path, kernels in known.items() for name in kernels}
-    return [name for name, leaf in path_names(params) if np.ndim(leaf) >= 2 and name not in rounded]
+    biases = rounded | {name for name, _ in path_names(params) if name.rpartition(".")[2] == "bias"}  # heads' have axes
+    return [name for name, leaf in path_names(params) if np.ndim(leaf) >= 2 and name not in biases]
 
 
 def quantize(
