@@ -26,7 +26,7 @@ from accelnet.compressing.candidate import Candidate, Proposal, cost_of, weighin
 from accelnet.compressing.drop import Drop, Pair, mean_metric, paired_drop
 from accelnet.compressing.fewer_bits import FewerBits
 from accelnet.compressing.finetune import untrained_run
-from accelnet.compressing.layer_inputs import Inputs
+from accelnet.compressing.layer_inputs import InputMoments
 from accelnet.compressing.measured import Measured, weight_bytes
 from accelnet.compressing.proposals import RankLadder, WidthLadder
 from accelnet.compressing.widths import find_widths
@@ -59,10 +59,10 @@ def experiment(epochs: float) -> an.Experiment:
 
 def smaller(run: an.Run) -> Iterator[tuple[str, an.Run]]:
     """Make the smaller networks."""
-    inputs, total = Inputs(quiet), cost_of(run.experiment)
+    inputs, total = InputMoments(quiet), cost_of(run.experiment)
     ladders = {
         "widths": WidthLadder(run, find_widths(run.experiment), quiet).propose,
-        "ranks": RankLadder(weighing_of(run), total, inputs).propose,
+        "ranks": RankLadder(weighing_of(run), total, inputs, (), quiet).propose,
     }
     for propose in ladders.values():
         for factor in FACTORS:

@@ -61,9 +61,11 @@ class Model:
         """The compiled function of inputs, and what computes in it."""
         runtime.prepare()
         weights = jax.device_put(dict(self.weights))
-        if jax.default_backend() == "cpu" and "reason" not in self.recipe and library.load():
+        if jax.default_backend() == "cpu" and "reason" not in self.recipe:
             try:
-                return Prepared(self.rebuilt(), weights), KERNELS
+                rebuilt = self.rebuilt()
+                if library.load():
+                    return Prepared(rebuilt, weights), KERNELS
             except NotAccelnetsError:
                 pass  # of another version of accelnet
         return functools.partial(jax.jit(self.exported().call), weights), XLA

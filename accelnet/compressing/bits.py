@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 from flax.traverse_util import unflatten_dict
 
 from accelnet.compressing.activations import Key, Moments, input_moments
@@ -15,19 +13,17 @@ from accelnet.compressing.rounding import fitted
 from accelnet.compressing.sensitivity import Sensitivity
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.models.compressed import Compressed, Compression, replace_layer
-from accelnet.models.nnx_modules import NnxModel
+from accelnet.models.compressed import Compressed, Compression
 from accelnet.models.quantized import kernels_of, quantized
+from accelnet.models.replacing import Change
 from accelnet.ops.quantized import MOST, nearest
+from accelnet.parallel.rules import path_names
 
 Result = tuple[Experiment, Any, Any]
 
 
 def quantizable(experiment: Experiment) -> dict[str, dict[str, tuple[int, int]]]:
     """Return the layers whose weights can have fewer bits: by path, the shapes of their kernels as matrices.
-
-    Raises:
-        UserError: if the model is no `nnx` module: layers of a Linen module cannot be replaced.
 
     Example:
         >>> import accelnet as an
@@ -37,19 +33,34 @@ def quantizable(experiment: Experiment) -> dict[str, dict[str, tuple[int, int]]]
         >>> quantizable(an.Experiment(data=an.data.xor(), model=model, objective=objective, **settings))
         {'head': {'kernel': (8, 1)}, 'layers.0.linear': {'kernel': (2, 8)}}
     """
-    _check_nnx(experiment)
-    pure = experiment.pure_model
-    shapes = jax.eval_shape(lambda: pure.init(jax.random.key(0)))
+    pure, inputs = experiment.pure_model, experiment.sample_inputs()
+    shapes = jax.eval_shape(lambda: pure.init(jax.random.key(0), inputs))
     found: dict[str, dict[str, tuple[int, int]]] = {}
 
     def look(params: Any, model_state: Any) -> Any:
-        for path, layer in nnx.iter_modules(_module(experiment, params, model_state)):
+        for path, layer in pure.layers(params, model_state, inputs).items():
             if kernels := kernels_of(layer):
-                found[".".join(map(str, path))] = {name: one.shape for name, one in kernels.items()}
+                found[path] = {name: one.shape for name, one in kernels.items()}
         return ()
 
     jax.eval_shape(look, *shapes)
     return dict(sorted(found.items()))
+
+
+def floats_left(params: Any, known: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the weights, parameters of two axes or more, that no layer has with fewer bits.
+
+    Args:
+        params: Parameters, nested dict.
+        known: Layers that can have fewer bits, as of `quantizable`.
+
+    Example:
+        >>> floats_left({"head": {"kernel": np.ones((3, 2))}, "places": np.ones((4, 3))}, {"head": {"kernel": (3, 2)}})
+        ['places']
+    """
+    rounded = {f"{path}.{name}".lstrip(".") for path, kernels in known.items() for name in kernels}
+    biases = rounded | {name for name, _ in path_names(params) if name.rpartition(".")[2] == "bias"}  # heads' have axes
+    return [name for name, leaf in path_names(params) if np.ndim(leaf) >= 2 and name not in biases]
 
 
 def quantize(
@@ -70,7 +81,7 @@ def quantize(
     rows that follow, W_j -= (W_i - Ŵ_i) [H^-1]_ij / [H^-1]_ii. Then the scale is fitted to the whole numbers.
 
     Args:
-        experiment: What was trained, of an `nnx` model.
+        experiment: What was trained.
         params: Parameters, nested dict.
         model_state: State of the model.
         bits: 16 (bfloat16), 8 or 4, for every layer that can have them or by its path.
@@ -83,7 +94,7 @@ def quantize(
         The experiment with a compressed model, and that model's params and state.
 
     Raises:
-        UserError: for other bits, for a layer that is not there or cannot have them, or for a Linen model.
+        UserError: for other bits, or for a layer that is not there or cannot have them.
 
     Example:
         >>> import accelnet as an, jax
@@ -135,31 +146,19 @@ def _with_layers(
     experiment: Experiment, params: Any, model_state: Any, chosen: Mapping[str, int], rounding: Any
 ) -> Result:
     made = experiment.replace(model=Compressed(experiment.model, Compression(bits=chosen)))
-    module = _module(experiment, params, model_state)
-    for path, layer_bits in chosen.items():
-        replace_layer(module, path, partial(quantized, bits=layer_bits, rounding=rounding(path, layer_bits)))
-    values = {tuple(map(str, path)): leaf for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
-    values = {path: leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf for path, leaf in values.items()}
+
+    def change(path: str, layer_bits: int) -> Change:
+        return path, lambda layer, _: quantized(layer, layer_bits, rounding(path, layer_bits))
+
+    changes, inputs = [change(*one) for one in chosen.items()], experiment.sample_inputs()
+    values = experiment.pure_model.values_after(params, model_state, changes, inputs)
 
     def filled(shapes: Any) -> Any:
         paths = [tuple(str(key.key) for key in keys) for keys, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]]
         return unflatten_dict({path: np.asarray(values[path]) for path in paths})
 
-    shapes = jax.eval_shape(lambda: made.pure_model.init(jax.random.key(0)))
+    shapes = jax.eval_shape(lambda: made.pure_model.init(jax.random.key(0), inputs))
     return made, *map(filled, shapes)
-
-
-def _module(experiment: Experiment, params: Any, model_state: Any) -> nnx.Module:
-    _check_nnx(experiment)
-    return experiment.pure_model.module(params, model_state)
-
-
-def _check_nnx(experiment: Experiment) -> None:
-    if not isinstance(experiment.pure_model, NnxModel):
-        raise UserError(
-            "the layers of this model cannot be replaced by those of fewer bits, which needs an nnx module: write it "
-            "in flax.nnx, or leave bits out of the methods"
-        )
 
 
 def _second_of(moments: Mapping[Key, Moments], path: str, depth: int) -> np.ndarray | None:
@@ -174,7 +173,7 @@ def to_training(experiment: Experiment, bits: int | Mapping[str, int]) -> Experi
     Embeddings are left out: their tables are rounded by `to_stored` alone.
 
     Args:
-        experiment: What was trained, of an `nnx` model.
+        experiment: What was trained.
         bits: 8 or 4, for every layer or by its path.
 
     Returns:
@@ -244,7 +243,7 @@ def bit_sensitivity(
     """Tell by layer and bits how much its outputs change: the root of the mean squared change over that of outputs.
 
     Args:
-        experiment: What was trained, of an `nnx` model.
+        experiment: What was trained.
         params: Parameters, nested dict.
         model_state: State of the model.
         moments: As of `input_moments`.
@@ -254,13 +253,13 @@ def bit_sensitivity(
         The errors; of a layer of several kernels the largest. Layers of which there are no moments are left out.
     """
     found: dict[str, dict[int, float]] = {}
-    for path, layer in nnx.iter_modules(_module(experiment, params, model_state)):
+    for path, layer in experiment.pure_model.layers(params, model_state, experiment.sample_inputs()).items():
         for name, matrix in kernels_of(layer).items():
-            second = _second_of(moments, ".".join((*map(str, path), name)), matrix.shape[0])
+            second = _second_of(moments, f"{path}.{name}".lstrip("."), matrix.shape[0])
             if second is None:
                 continue
             weights = np.asarray(matrix, np.float64)
-            of_layer = found.setdefault(".".join(map(str, path)), {})
+            of_layer = found.setdefault(path, {})
             for one in bits:
                 whole, scale = fitted(weights, second, one)
                 change = whole * scale.astype(np.float64) - weights

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from accelnet.compressing.bits import bit_sensitivity, quantizable, quantize, to_stored, unrounded
+from accelnet.compressing.bits import bit_sensitivity, floats_left, quantizable, quantize, to_stored, unrounded
 from accelnet.compressing.candidate import Weighing, weighing_of
 from accelnet.compressing.layer_inputs import InputMoments
 from accelnet.compressing.measured import Say
@@ -32,6 +32,8 @@ class FewerBits:
         if bits == BFLOAT16:  # a form of storage, of which the time is shown
             return quantize(*weighing, bits, say=say)
         moments, known = self._inputs.moments(weighing), quantizable(run.experiment)
+        if left := floats_left(run.params, known):
+            self._note(f"of these weights there are none with fewer bits: {', '.join(left)}")
 
         def stored(leaving: Collection[str]) -> Weighing:
             chosen = {path: bits for path in known if path not in leaving}

@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from accelnet.compressing.bits import to_training
+from accelnet.compressing.bits import quantizable, to_training
 from accelnet.compressing.candidate import Cost, Proposal, Weighing, cost_of, weighing_of
 from accelnet.compressing.elimination import prune
 from accelnet.compressing.fewer_bits import BFLOAT16, FewerBits
@@ -12,12 +13,13 @@ from accelnet.compressing.measured import Say
 from accelnet.compressing.ranks import factorize, spectra
 from accelnet.compressing.sensitivity import Sensitivity
 from accelnet.compressing.spectrum import choose_ranks, rank_sensitivity
+from accelnet.compressing.speed import slower_recurrences
 from accelnet.compressing.teacher import taught
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.compressing.widths import Widths, find_widths
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
-from accelnet.models.compressed import Compressed, Compression
+from accelnet.models.compressed import Compressed, Compression, made_by
 from accelnet.training.run import Run
 
 BITS = {"bfloat16": 16, "int8": 8, "int4": 4}
@@ -135,12 +137,20 @@ class RankLadder:
         weighing: Weights that suit an experiment: the original's, or those of a network with smaller widths.
         total: Cost of the original.
         inputs: Moments of the layers' inputs.
+        batch_sizes: Batch sizes at which recurrent layers are timed: where a low rank makes them slower, their
+            recurrent kernels stay whole.
+        note: Function that gets a sentence worth keeping.
     """
 
-    def __init__(self, weighing: Weighing, total: Cost, inputs: InputMoments) -> None:
+    def __init__(
+        self, weighing: Weighing, total: Cost, inputs: InputMoments, batch_sizes: Sequence[int], note: Say
+    ) -> None:
         self._weighing, self._total, self._say = weighing, total, inputs.say
         self._whole = cost_of(weighing[0])
         self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
+        for path, times in slower_recurrences(weighing, self.found, batch_sizes, inputs.say).items():
+            del self.found[path]
+            note(f"{path} stays whole: of low rank its layer takes {times:.2f} times as long")
 
     def propose(self, factor: float, name: str = "ranks", how: tuple[str, ...] = ("ranks",)) -> Proposal | None:
         """Return the network with so many times fewer FLOPs than the original, None where there is none."""
@@ -157,20 +167,34 @@ class RankLadder:
         return Proposal(f"{name} 1/{factor:g}", how, made, cost, weigh)
 
 
-def both(widths: WidthLadder, total: Cost, inputs: InputMoments, factor: float) -> Proposal | None:
+def both(
+    widths: WidthLadder, total: Cost, inputs: InputMoments, batch_sizes: Sequence[int], factor: float
+) -> Proposal | None:
     """Return a network with smaller widths whose layers have low ranks too.
 
     Args:
         widths: Networks with smaller widths.
         total: Cost of the original.
         inputs: Moments of the layers' inputs.
+        batch_sizes: As of `RankLadder`.
         factor: How many times fewer FLOPs it has than the original.
     """
     narrow = widths.propose(factor / _SHARE_OF_RANKS) if factor > _SHARE_OF_RANKS else None
     if narrow is None:
         return None
-    ladder = RankLadder(narrow.weigh(), total, inputs)
+    ladder = RankLadder(narrow.weigh(), total, inputs, batch_sizes, lambda _: None)
     return ladder.propose(factor, "widths and ranks", ("widths", "ranks"))
+
+
+def _no_numbers(experiment: Experiment) -> str:
+    made = made_by(experiment.model)
+    given = ", ".join(f"{name}={_short(value)}" for name, value in made.arguments.items())
+    return f"widths are whole numbers, and the constructor, {made.kind.__name__}({given}), has none"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
 
 
 def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: Say) -> Ways:
@@ -194,17 +218,24 @@ def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: S
     if "widths" in methods:
         widths = find_widths(run.experiment, say=say)
         notes += [f"{path} is no width: {reason}" for path, reason in widths.left.items()]
+        if not widths.proven and not widths.left:
+            notes.append(_no_numbers(run.experiment))
         if widths.proven:
             ladder = WidthLadder(run, widths, say)
             structures["widths"] = ladder.propose
     try:
         if "ranks" in methods:
-            low = RankLadder(weighing_of(run), total, inputs)
+            low = RankLadder(weighing_of(run), total, inputs, batch_sizes, notes.append)
             sensitivity.append(rank_sensitivity(low.found))
-            structures["ranks"] = low.propose
+            if low.found:
+                structures["ranks"] = low.propose
+            else:
+                notes.append("no layer is smaller with a low rank")
             if ladder is not None:
-                structures["widths and ranks"] = partial(both, ladder, total, inputs)
-        if "bits" in methods:
+                structures["widths and ranks"] = partial(both, ladder, total, inputs, batch_sizes)
+        if "bits" in methods and not quantizable(run.experiment):
+            notes.append("no layer's weights can have fewer bits")
+        elif "bits" in methods:
             fewer = FewerBits(inputs, batch_sizes, notes.append)
             sensitivity.append(fewer.sensitivity(run))
             for name, number in BITS.items():
@@ -215,9 +246,8 @@ def ways_of(run: Run, methods: Sequence[str], batch_sizes: Sequence[int], say: S
         notes.append(str(error))
     if not structures and not bits:
         raise UserError(
-            f"{' and '.join(methods)} find nothing to make smaller in the model: "
-            f"{'; '.join(notes) or 'it has no layers'}. Give numbers to its constructor that are widths, or more "
-            "methods"
+            f"{' and '.join(methods)} find nothing to make smaller in the model: {'; '.join(notes)}. Give numbers to "
+            "its constructor that are widths, or more methods"
         )
     teacher = None
     if "teacher" in methods:

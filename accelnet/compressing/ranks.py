@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen, nnx
+from flax import nnx
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from accelnet.compressing.activations import Key, Moments, drawn_rows, input_moments
@@ -19,7 +19,8 @@ from accelnet.errors import UserError
 from accelnet.evaluating.predictions import make_forward
 from accelnet.experiment import Experiment
 from accelnet.models.compressed import Compressed, Compression
-from accelnet.models.split import SplitConv, SplitLinear, SplitRecurrence, each, is_separated, split_kernel
+from accelnet.models.split import SplitConv, SplitLinear, each, is_separated, split_kernel
+from accelnet.models.split_recurrence import RECURRENT, SplitRecurrence, has_whole_recurrent_kernel
 from accelnet.parallel.rules import path_names
 
 Say = Callable[[str], None]
@@ -41,7 +42,7 @@ def spectra(
     """Find how well each layer that can be split could have a low rank.
 
     Args:
-        experiment: What was trained, with an nnx model that a function makes.
+        experiment: What was trained, with a model that a function makes, or a Linen module.
         params: Parameters, nested dict.
         model_state: State of the model.
         moments: Moments of the inputs, as `input_moments` computes them. None: they are computed.
@@ -50,10 +51,8 @@ def spectra(
         say: Function that is told what is being done.
 
     Returns:
-        `Spectrum` by the path of the layer, of those for which some rank is smaller.
-
-    Raises:
-        UserError: if the model is a Linen module.
+        `Spectrum` by the path of the layer, of those for which some rank is smaller; of the recurrent kernel of a
+        recurrent layer by the path of that kernel.
 
     Example:
         >>> import accelnet as an
@@ -70,7 +69,7 @@ def spectra(
         [('layers.0.linear', [1]), ('layers.1.linear', [1, 2, 3])]
     """
     layers = _layers(experiment, params, model_state)
-    names = {".".join(part for part in (path, kernel) if part): path for path, (_, kernel) in layers.items()}
+    names = {f"{path.removesuffix(RECURRENT)}.{kernel}": path for path, (_, kernel) in layers.items()}
     if moments is None and names:
         paths = [re.escape(name) for name in names]
         moments = input_moments(experiment, params, model_state, rows=rows, seed=seed, paths=paths, say=say)
@@ -106,10 +105,9 @@ def _weights(
     weights = {}
     for path, one in found.items():
         rank = min(one.ranks, key=lambda rank, one=one: abs(one.error(rank) - _TRIED_ERROR))
-        layer = tuple(path.split("."))
-        changed = {(*layer, one.kernel): one.product(rank)}
-        if (bias := (*layer, "bias")) in flat:
-            changed[bias] = np.ravel(flat[bias]) + one.shift(rank)
+        layer = _names(path)
+        changed = {one.kernel: one.product(rank), **_biases(one, rank, _own(layer, flat))}
+        changed = {(*layer, name): part for name, part in changed.items()}
         parts = {name: jnp.asarray(part, flat[name].dtype).reshape(flat[name].shape) for name, part in changed.items()}
         outputs = forward(unflatten_dict({**flat, **parts}), model_state, batch)
         moved = sum(float(output_distance(task, *both, 1.0).mean()) for both in zip(outputs, whole, strict=True))
@@ -118,21 +116,18 @@ def _weights(
 
 
 def _layers(experiment: Experiment, params: Any, model_state: Any) -> dict[str, tuple[Any, str]]:
-    """Return the layers that can be split, with the names of their kernels, by path."""
-    module = experiment.pure_model.module(params, model_state)
-    if isinstance(module, linen.Module):
-        raise UserError(
-            "layers of a Linen module make their parameters themselves and cannot be replaced: ranks are for nnx "
-            "modules; compress the widths of this one"
-        )
-    every = [(".".join(map(str, path)), layer) for path, layer in nnx.iter_modules(module)]
-    done = [path for path, layer in every if isinstance(layer, SplitLinear | SplitConv | SplitRecurrence)]
-    named = [(path, layer, split_kernel(layer)) for path, layer in every]
-    return {
-        path: (layer, kernel)
-        for path, layer, kernel in sorted(named, key=lambda one: one[0])
-        if path and kernel is not None and not any(path.startswith(f"{one}.") for one in done)
-    }
+    """Return the layers that can be split, with the names of their kernels, by the paths that their ranks have."""
+    every = experiment.pure_model.layers(params, model_state, experiment.sample_inputs())
+    done = [path for path, layer in every.items() if isinstance(layer, SplitLinear | SplitConv | SplitRecurrence)]
+    found: dict[str, tuple[Any, str]] = {}
+    for path, layer in every.items():
+        if not path or any(path.startswith(f"{one}.") for one in done):
+            continue
+        if (kernel := split_kernel(layer)) is not None:
+            found[path] = layer, kernel
+        if has_whole_recurrent_kernel(layer):
+            found[f"{path}{RECURRENT}"] = layer, RECURRENT[1:]
+    return dict(sorted(found.items()))
 
 
 def _spectrum(path: str, kernel: str, layer: Any, moments: Moments, values: Any) -> Spectrum:
@@ -203,26 +198,67 @@ def factorize(
     old: dict[Any, Any] = flatten_dict(params)
     shapes: dict[Any, Any] = flatten_dict(like)
     made: dict[Any, Any] = {}
-    for path, rank in ranks.items():
-        made |= _parts(tuple(path.split(".")), found[path], rank, old)
+    for layer in dict.fromkeys(map(_names, ranks)):
+        made |= _parts(layer, {path: rank for path, rank in ranks.items() if _names(path) == layer}, found, old)
     new = {
-        path: old[path] if path in old else jnp.asarray(made[path], leaf.dtype).reshape(leaf.shape)
+        path: jnp.asarray(made[path], leaf.dtype).reshape(leaf.shape) if path in made else old[path]
         for path, leaf in shapes.items()
     }
     new = unflatten_dict(new)
-    module = experiment.pure_model.module(params, model_state)
-    if ranks and any(isinstance(layer, nnx.BatchNorm) for _, layer in nnx.iter_modules(module)):
+    if ranks and _has_batch_statistics(experiment, params, model_state):
         say("batch statistics")
         model_state = with_batch_statistics(smaller, new, model_state)
     return smaller, new, model_state
 
 
-def _parts(layer: tuple[str, ...], spectrum: Spectrum, rank: int, old: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Return the parameters of a layer of low rank, by path: of `SplitLinear` and `SplitConv`, or `SplitRecurrence`."""
-    down, up = spectrum.factors(rank)
-    second = "up" if spectrum.kernel == "kernel" else "layer"
-    parts = {(*layer, second, *path[len(layer) :]): leaf for path, leaf in old.items() if path[: len(layer)] == layer}
-    parts |= {(*layer, "down", "kernel"): down, (*layer, second, spectrum.kernel): up}
-    if (bias := (*layer, second, "bias")) in parts:
-        parts[bias] = np.asarray(parts[bias], np.float64).ravel() + spectrum.shift(rank)
-    return parts
+def _has_batch_statistics(experiment: Experiment, params: Any, model_state: Any) -> bool:
+    layers = experiment.pure_model.layers(params, model_state, experiment.sample_inputs()).values()
+    return "batch_stats" in model_state or any(isinstance(layer, nnx.BatchNorm) for layer in layers)
+
+
+def _names(path: str) -> tuple[str, ...]:
+    """Return the names on the way to the layer that a rank is for."""
+    return tuple(path.removesuffix(RECURRENT).split("."))
+
+
+def _own(layer: tuple[str, ...], flat: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return a layer's own parameters."""
+    return {path[-1]: leaf for path, leaf in flat.items() if path[:-1] == layer}
+
+
+def _parts(
+    layer: tuple[str, ...], ranks: Mapping[str, int], found: Mapping[str, Spectrum], old: Mapping[Any, Any]
+) -> dict[Any, Any]:
+    """Return the parameters of a layer of low rank, by path: of `SplitLinear` and `SplitConv`, or `SplitRecurrence`.
+
+    Args:
+        layer: Names on the way to it.
+        ranks: Rank of its kernel; of a recurrent layer also of its recurrent kernel.
+        found: `Spectrum` by the paths of the ranks.
+        old: Parameters of the whole network, by path.
+    """
+    parts: dict[tuple[str, ...], Any] = {(name,): leaf for name, leaf in _own(layer, old).items()}
+    for path, rank in sorted(ranks.items(), reverse=True):  # that of the recurrent kernel first
+        spectrum = found[path]
+        down, up = spectrum.factors(rank)
+        parts |= {(name,): bias for name, bias in _biases(spectrum, rank, _own((), parts)).items()}
+        del parts[spectrum.kernel,]
+        if path.endswith(RECURRENT):
+            parts |= {("recurrent_down",): down, ("recurrent_up",): up}
+        else:
+            second = "up" if spectrum.kernel == "kernel" else "layer"
+            parts = {(second, *names): leaf for names, leaf in parts.items()}
+            parts |= {("down", "kernel"): down, (second, spectrum.kernel): up}
+    return {(*layer, *names): part for names, part in parts.items()}
+
+
+def _biases(spectrum: Spectrum, rank: int, own: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return a layer's biases with what a rank loses of the outputs' mean."""
+    if "bias" not in own:
+        return {}
+    shift, bias = spectrum.shift(rank), np.asarray(own["bias"], np.float64).ravel()
+    if spectrum.path.endswith(RECURRENT) and "recurrent_bias" in own:  # a GRU's, behind its reset gate
+        inner = np.asarray(own["recurrent_bias"], np.float64)
+        outer, last = np.split(shift, [len(shift) - len(inner)])
+        return {"bias": bias + np.pad(outer, (0, len(last))), "recurrent_bias": inner + last}
+    return {"bias": bias + shift}

@@ -76,7 +76,7 @@ class Search:
     @property
     def notes(self) -> list[str]:
         """What was left alone, and why; trainings that failed."""
-        return [*self.ways.notes, *self._notes]
+        return list(dict.fromkeys([*self.ways.notes, *self._notes]))
 
     def candidates(self) -> list[Candidate]:
         """Return the original and all that was made, in this order."""

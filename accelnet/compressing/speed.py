@@ -1,6 +1,6 @@
-"""Which layers are slower with fewer bits than without, as they are timed one by one."""
+"""Which layers are slower with fewer bits or of low rank than without, as they are timed one by one."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,13 @@ from flax import nnx
 
 from accelnet.compressing.candidate import Weighing
 from accelnet.compressing.finetune import untrained_run
+from accelnet.compressing.ranks import factorize
+from accelnet.compressing.spectrum import Spectrum
 from accelnet.evaluating.latency import inference, make_answer, measure_in_turns
 from accelnet.evaluating.predictions import make_forward
 from accelnet.models.effects import intercept_calls
+from accelnet.models.replacing import Change
+from accelnet.models.split_recurrence import RECURRENT
 from accelnet.training.run import Run
 
 SLOWER = 1.05  # times that count as longer: medians of the same program differ by less
@@ -51,19 +55,52 @@ def never_slower(
     return (stored(kept), kept) if kept else (made, kept)
 
 
-def layer_ratios(whole: Run, smaller: Run, batch_size: int) -> dict[str, float]:
-    """Time the layers of a network that have fewer bits in another, each alone and in turns.
+def slower_recurrences(
+    weighing: Weighing, found: Mapping[str, Spectrum], batch_sizes: Sequence[int], say: Callable[[str], None]
+) -> dict[str, float]:
+    """Return the recurrent kernels with which a layer is slower where they have half the largest rank.
+
+    A whole one is multiplied in a compiled loop on the CPU, one of low rank in a loop of XLA's, which pays only where
+    the kernel is large.
 
     Args:
-        whole: The network, of an nnx module.
+        weighing: The network.
+        found: `Spectrum` by the path that a rank has.
+        batch_sizes: Batch sizes that the layers are timed at.
+        say: Function that is told what is being done.
+
+    Returns:
+        By the path of a recurrent kernel, how many times as long its layer takes, the geometric mean over the batch
+        sizes, of those for which this is more than once.
+    """
+    ranks = {path: -(-one.largest // 2) for path, one in found.items() if path.endswith(RECURRENT)}
+    if not ranks:
+        return {}
+    whole, smaller = untrained_run(*weighing), untrained_run(*factorize(*weighing, ranks, found=found))
+    times: dict[str, list[float]] = {}
+    for batch_size in batch_sizes:
+        say(f"recurrent layers of low rank at batch {batch_size}")
+        paths = [path.removesuffix(RECURRENT) for path in ranks]
+        for path, ratio in layer_ratios(whole, smaller, batch_size, paths).items():
+            times.setdefault(f"{path}{RECURRENT}", []).append(ratio)
+    means = {path: float(np.exp(np.mean(np.log(ratios)))) for path, ratios in times.items()}
+    return {path: mean for path, mean in means.items() if mean > 1}
+
+
+def layer_ratios(whole: Run, smaller: Run, batch_size: int, paths: Collection[str] | None = None) -> dict[str, float]:
+    """Time the layers of a network that are others in a compressed one, each alone and in turns.
+
+    Args:
+        whole: The network.
         smaller: The same one, of a compressed model.
         batch_size: Number of examples.
+        paths: Paths of the layers. None: of those that have fewer bits.
 
     Returns:
         By the path of a layer that was called, how many times as long it takes in `smaller`. One whose weights alone
         are used, such as a table of tokens that is projected first, is left out.
     """
-    paths = list(smaller.experiment.model.compression.bits)
+    paths = list(smaller.experiment.model.compression.bits) if paths is None else paths
     calls = layer_calls(whole, paths, batch_size)
     found: dict[str, float] = {}
     for path, (args, kwargs) in calls.items():
@@ -79,7 +116,7 @@ def layer_calls(run: Run, paths: Collection[str], batch_size: int) -> dict[str, 
     """Return with what layers of a network are called first, as shapes, by their paths; nothing is computed.
 
     Args:
-        run: Run of an nnx module.
+        run: The run.
         paths: Paths of layers.
         batch_size: Number of examples.
     """
@@ -91,14 +128,14 @@ def layer_calls(run: Run, paths: Collection[str], batch_size: int) -> dict[str, 
 
     experiment = run.experiment
 
-    def watched(rngs: nnx.Rngs) -> nnx.Module:
-        module = experiment.model(rngs=rngs)
-        layers = {".".join(map(str, path)): layer for path, layer in nnx.iter_modules(module)}
-        for path in paths:
-            intercept_calls(layers[path], partial(note, path))
-        return module
+    def watching(path: str) -> Change:
+        def watched(layer: Any, _: nnx.Rngs) -> Any:
+            intercept_calls(layer, partial(note, path))
+            return layer
 
-    data = experiment.data
+        return path, watched
+
+    watched, data = experiment.pure_model.changed([watching(path) for path in paths]), experiment.data
     batch = {**data.take(np.arange(batch_size) % data.num_rows), "mask": np.ones(batch_size, bool)}
     forward = make_forward(experiment.replace(model=watched, initial=None))
     jax.eval_shape(lambda *given: jax.tree.leaves(forward(*given)[0]), run.params, run.model_state, batch)
@@ -119,8 +156,8 @@ def _filled(leaf: Any) -> Any:
 
 
 def _layer(run: Run, path: str) -> nnx.Module:
-    module = run.experiment.pure_model.module(run.params, run.model_state)
-    return next(layer for names, layer in nnx.iter_modules(module) if ".".join(map(str, names)) == path)
+    experiment = run.experiment
+    return experiment.pure_model.layers(run.params, run.model_state, experiment.sample_inputs())[path]
 
 
 def _answer(layer: nnx.Module, given: _Call) -> Callable[[], Any]:

@@ -64,7 +64,9 @@ class Source:
     @property
     def tolerance(self) -> float:
         """Difference that counts as rounding, as a share of the largest output."""
-        return TOLERANCES.get(str(self.model.recipe["precision"]), TOLERANCES["float32"])
+        few_bits = any(np.dtype(one.dtype) in (np.int8, np.uint8) for one in self.model.weights.values())
+        own = TOLERANCES.get(str(self.model.recipe["precision"]), TOLERANCES["float32"])
+        return max(own, TOLERANCES["int8"]) if few_bits else own
 
     @functools.cached_property
     def call(self) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from accelnet.models.compressed import Compressed
 from accelnet.models.linen_modules import LinenModel
 from accelnet.models.nnx_modules import NnxModel
 from accelnet.models.pure import CallSettings, ModelState, Params, PureModel
+from accelnet.models.replacing import Change
 from accelnet.signature import name_of, wants
 
 
@@ -59,7 +60,7 @@ def adapt(model: Any, *, frozen: Sequence[str] = ()) -> PureModel:
     if isinstance(model, PureModel):
         return model
     if isinstance(model, Compressed) and model.is_linen:
-        return LinenModel(model.linen_module(), frozen)
+        return LinenModel(model.linen_module(), frozen, model.changes)
     return LinenModel(model, frozen) if isinstance(model, linen.Module) else NnxModel(model, frozen)
 
 
@@ -125,6 +126,17 @@ class _PerMode(PureModel):
 
     def module(self, params: Params, model_state: ModelState) -> Any:
         return self._models[False].module(params, model_state)
+
+    def layers(self, params: Params, model_state: ModelState, inputs: Any = None) -> dict[str, nnx.Module]:
+        return self._models[False].layers(params, model_state, inputs)
+
+    def changed(self, changes: Sequence[Change]) -> PureModel:
+        return _PerMode(*(self._models[mode].changed(changes) for mode in (True, False)))
+
+    def values_after(
+        self, params: Params, model_state: ModelState, changes: Sequence[Change], inputs: Any = None
+    ) -> dict[tuple[str, ...], Any]:
+        return self._models[False].values_after(params, model_state, changes, inputs)
 
     def rules(self, inputs: Any) -> Sequence[tuple[str, PartitionSpec]]:
         return self._models[True].rules(inputs)

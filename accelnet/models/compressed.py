@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 from flax import linen, nnx
@@ -11,8 +11,10 @@ from accelnet.errors import UserError, user_code
 from accelnet.models.built import Construction, construction, numbers_in, other_numbers, with_numbers
 from accelnet.models.pure import PureModel
 from accelnet.models.quantized import quantized
+from accelnet.models.replacing import Change, changed
 from accelnet.models.rounded import rounded
 from accelnet.models.split import split
+from accelnet.models.split_recurrence import RECURRENT, split_recurrent
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class Compression:
 
     Attributes:
         widths: Numbers of the outermost constructor by their paths among its arguments: {"channels.0": 48}.
-        ranks: Ranks of layers by their paths: {"layers.0.linear": 16}.
+        ranks: Ranks of layers by their paths: {"layers.0.linear": 16}; of recurrent layers that of the input kernel,
+            and that of the recurrent kernel by its own path: {"layers.0.forward.recurrent_kernel": 16}.
         bits: Bits of layers' weights by their paths: {"layers.0.linear": 8}.
         rounded: Bits that layers' weights, which are floats, are rounded to while they are trained, by their paths.
 
@@ -98,12 +101,6 @@ class Compressed:
                 f"the model has no number {', '.join(unknown)} to be made with: its constructor, "
                 f"{self.made.kind.__name__}, has {', '.join(known) or 'none'}"
             )
-        layers = {**self.compression.ranks, **self.compression.rounded, **self.compression.bits}
-        if layers and self.is_linen:
-            raise UserError(
-                "layers of a Linen module make their parameters themselves and cannot be replaced: ranks and bits are "
-                "for nnx modules; compress the widths of this one"
-            )
 
     @cached_property
     def made(self) -> Construction:
@@ -120,21 +117,32 @@ class Compressed:
         """Whether the model is a Linen module."""
         return isinstance(self.model, linen.Module)
 
+    @property
+    def changes(self) -> list[Change]:
+        """The layers that take the places of others, in the order of making."""
+
+        def low(make: Any, rank: int) -> Callable[[Any, nnx.Rngs], Any]:
+            return lambda layer, rngs: make(layer, rank, rngs=rngs)
+
+        def of(make: Any, bits: int) -> Callable[[Any, nnx.Rngs], Any]:
+            return lambda layer, _: make(layer, bits)
+
+        ranks, one = self.compression.ranks, self.compression
+        # The layer whose input kernel is split takes over what its recurrent kernel is.
+        found = [(path.removesuffix(RECURRENT), low(split_recurrent, ranks[path])) for path in ranks if _is_state(path)]
+        found += [(path, low(split, rank)) for path, rank in ranks.items() if not _is_state(path)]
+        found += [(path, of(rounded, bits)) for path, bits in one.rounded.items()]
+        return found + [(path, of(quantized, bits)) for path, bits in one.bits.items()]
+
     def linen_module(self) -> linen.Module:
-        """Return the Linen module with its numbers."""
+        """Return the Linen module with its numbers; `changes` are made as it is called."""
         return with_numbers(self.model, self.compression.widths)
 
     def __call__(self, *, rngs: nnx.Rngs) -> nnx.Module:
         """Make the module."""
         with user_code("the model's constructor"), other_numbers(self.made.turn, self.compression.widths):
             module = self.model(rngs=rngs)
-        for path, rank in self.compression.ranks.items():
-            replace_layer(module, path, partial(split, rank=rank, rngs=rngs))
-        for path, bits in self.compression.rounded.items():
-            replace_layer(module, path, partial(rounded, bits=bits))
-        for path, bits in self.compression.bits.items():
-            replace_layer(module, path, partial(quantized, bits=bits))
-        return module
+        return changed(module, self.changes, rngs)
 
 
 def made_by(model: Any) -> Construction:
@@ -164,43 +172,9 @@ def made_by(model: Any) -> Construction:
     return found
 
 
+def _is_state(path: str) -> bool:
+    return path.endswith(RECURRENT)
+
+
 def _fields(module: linen.Module) -> list[str]:
     return [one for one in module.__dataclass_fields__ if one not in ("parent", "name") and hasattr(module, one)]
-
-
-def replace_layer(module: nnx.Module, path: str, make: Callable[[Any], nnx.Module]) -> None:
-    """Put another layer in the place of one, wherever the module holds it.
-
-    Args:
-        module: Module that is changed.
-        path: Dotted path of the layer, as in the names of its parameters: "layers.0.linear".
-        make: Function from the layer to that which replaces it.
-
-    Raises:
-        UserError: if there is no layer of this path.
-
-    Example:
-        >>> from accelnet.models import MLP
-        >>> model = MLP(4, (16,), 2, rngs=nnx.Rngs(0))
-        >>> replace_layer(model, "layers.0.linear", lambda old: nnx.Linear(4, 16, use_bias=False, rngs=nnx.Rngs(1)))
-        >>> model.layers[0].linear.bias is None
-        True
-    """
-    places = {".".join(map(str, names)): layer for names, layer in nnx.iter_modules(module) if names}
-    if path not in places:
-        raise UserError(f"the model has no layer {path}: it has {', '.join(sorted(places))}")
-    old = places[path]
-    new = make(old)
-    for _, holder in list(nnx.iter_modules(module)):
-        _put(holder, old, new)
-
-
-def _put(holder: Any, old: Any, new: Any) -> None:
-    if isinstance(holder, nnx.List):
-        for i, one in enumerate(holder):
-            if one is old:
-                holder[i] = new
-        return
-    for name, one in list(vars(holder).items()):
-        if one is old:
-            setattr(holder, name, new)

@@ -1,7 +1,7 @@
 """A model's layers, by tracing one forward pass in evaluation mode: what each puts out, holds and computes."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,10 @@ from flax import linen, nnx
 from flax.traverse_util import flatten_dict
 
 from accelnet.models.effects import intercept_calls
+from accelnet.models.linen_layers import replacing
 from accelnet.models.nnx_modules import abstract_split
 from accelnet.models.pure import at_start, call_arguments
+from accelnet.models.replacing import Change
 from accelnet.ops.flops import Flops, count_jaxpr_flops
 
 _SCOPE = "accelnet-layer-"
@@ -146,8 +148,8 @@ def _enter(layer: Any, run: Callable[[], Any], _args: Any, _kwargs: Any) -> Any:
     return _current.get().enter(getattr(layer, _TAG), run)
 
 
-def trace_linen(model: linen.Module, inputs: Any) -> LayerTrace:
-    """Trace a Linen module."""
+def trace_linen(model: linen.Module, inputs: Any, changes: Sequence[Change] = ()) -> LayerTrace:
+    """Trace a Linen module, with other layers in the places of its own."""
     model = model if model.scope is None else model.unbind()[0]
     call = type(model).__call__
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -155,7 +157,8 @@ def trace_linen(model: linen.Module, inputs: Any) -> LayerTrace:
 
     def init(arrays: Any) -> Any:
         given, named = _arguments(call, rebuild(arrays), bound=False)
-        return model.init(keys, *given, **named)
+        with linen.intercept_methods(replacing(changes)):
+            return model.init(keys, *given, **named)
 
     variables = jax.eval_shape(init, arrays)
     trace = LayerTrace([Layer("", type(model).__name__)])
@@ -171,7 +174,7 @@ def trace_linen(model: linen.Module, inputs: Any) -> LayerTrace:
         return trace.enter(indices[path], lambda: call(*args, **kwargs))
 
     def forward(variables: Any, inputs: Any) -> Any:
-        with linen.intercept_methods(intercept):
+        with linen.intercept_methods(intercept), linen.intercept_methods(replacing(changes)):
             given, named = _arguments(call, inputs, bound=False)
             return model.apply(variables, *given, rngs=keys, mutable=True, **named)[0]
 

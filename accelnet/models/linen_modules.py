@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen
+from flax import linen, nnx
 from flax.core import DenyList
 from flax.core.scope import Scope
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec
 from accelnet.errors import UserError
 from accelnet.models.batch_statistics import linen_without_padding, without_padding
 from accelnet.models.effects import watch_linen, watched
+from accelnet.models.linen_layers import Twin, below, is_below, replacing
 from accelnet.models.pure import (
     FLAGS,
     CallSettings,
@@ -32,6 +33,7 @@ from accelnet.models.pure import (
     is_trained,
     merged,
 )
+from accelnet.models.replacing import Change, changed
 
 _lock = threading.RLock()
 
@@ -87,19 +89,25 @@ def _recorded(*, noise: bool) -> Iterator[_Asked]:
 
 
 class LinenModel(PureModel):
-    """The pure functions of a Linen module; a bound one starts from its variables."""
+    """The pure functions of a Linen module; a bound one starts from its variables.
 
-    def __init__(self, model: linen.Module, frozen: Sequence[str] = ()) -> None:
+    Attributes:
+        changes: Layers in the places of the module's own.
+    """
+
+    def __init__(self, model: linen.Module, frozen: Sequence[str] = (), changes: Sequence[Change] = ()) -> None:
         self._given: Mapping[str, Any] | None = None
         if model.scope is not None:
             model, self._given = model.unbind()
-        self.source, self._frozen = model, frozen
+        self.source, self._frozen, self.changes = model, frozen, changes
         self._streams = {"dropout"}
 
     def init(self, key: jax.Array, inputs: Any = None) -> tuple[Params, ModelState]:
-        variables = jax.tree.map(jnp.array, linen.meta.unbox(self._variables(key, inputs)))
+        twins: dict[str, Twin] = {}
+        variables = jax.tree.map(jnp.array, linen.meta.unbox(self._variables(key, inputs, twins)))
         flat = flatten_dict(dict(variables.pop("params", {})))
-        trained = {path: value for path, value in flat.items() if is_trained(value)}
+        others = {(*_names(path), *rest) for path, twin in twins.items() if twin.changes for rest in twin.untrained()}
+        trained = {path: value for path, value in flat.items() if is_trained(value) and path not in others}
         others = {path: value for path, value in flat.items() if path not in trained}
         state = {"params": unflatten_dict(others)} if others else {}
         return unflatten_dict(trained), state | {name: _plain(value) for name, value in variables.items()}
@@ -122,7 +130,8 @@ class LinenModel(PureModel):
                 without_padding(settings.mask),
                 linen.intercept_methods(watch_linen(self._frozen)),
                 linen.intercept_methods(functools.partial(_configured, settings)),
-                linen.intercept_methods(linen_without_padding),  # the innermost
+                linen.intercept_methods(linen_without_padding),
+                linen.intercept_methods(replacing(self.changes)),  # the innermost
             ):
                 return call_module(bound, args, kwargs)
 
@@ -132,20 +141,67 @@ class LinenModel(PureModel):
         return (outputs, state, _plain(left)) if settings.sown else (outputs, state)
 
     def module(self, params: Params, model_state: ModelState) -> linen.Module:
+        if self.changes:
+            raise UserError(
+                "layers of this Linen module are others than its own, which it cannot be bound to: take "
+                "run.predict(inputs), or experiment.pure_model.apply(...)"
+            )
         return self.source.bind(merged({"params": params}, model_state))
+
+    def layers(self, params: Params, model_state: ModelState, inputs: Any = None) -> dict[str, nnx.Module]:
+        found = {}
+        for path, twin in self._twins(inputs).items():
+            layer = self._filled(path, twin, params, model_state)
+            for names, one in () if layer is None else nnx.iter_modules(layer):
+                found[".".join((*filter(None, [path]), *map(str, names)))] = one
+        return found
+
+    def changed(self, changes: Sequence[Change]) -> "LinenModel":
+        source = self.source if self._given is None else self.source.bind(self._given)
+        return LinenModel(source, self._frozen, [*self.changes, *changes])
+
+    def values_after(
+        self, params: Params, model_state: ModelState, changes: Sequence[Change], inputs: Any = None
+    ) -> dict[tuple[str, ...], Any]:
+        values: dict[Any, Any] = flatten_dict(params) | flatten_dict(model_state)
+        for path, twin in self._twins(inputs).items():
+            own, layer = below(changes, path), self._filled(path, twin, params, model_state)
+            if not own or layer is None:
+                continue
+            for rest, leaf in nnx.to_flat_state(nnx.split(changed(layer, own, nnx.Rngs(0)))[1]):
+                kind = () if isinstance(leaf, nnx.Param) else ("params",)
+                values[*kind, *_names(path), *map(str, rest)] = leaf.get_value()
+        return values
+
+    def _twins(self, inputs: Any) -> dict[str, Twin]:
+        """Return the layers that can have others in their places, as they are now, by path."""
+        found: dict[str, Twin] = {}
+        jax.eval_shape(lambda inputs: self._variables(jax.random.key(0), inputs, found), inputs)
+        return found
+
+    def _filled(self, path: str, twin: Twin, params: Params, model_state: ModelState) -> Any:
+        return twin.filled(_values_below(path, params) | _values_below(path, model_state.get("params", {})))
 
     def rules(self, inputs: Any) -> list[tuple[str, PartitionSpec]]:
         variables = jax.eval_shape(lambda inputs: self._variables(jax.random.key(0), inputs), inputs)
         flat: dict[Any, Any] = flatten_dict(_plain(linen.get_partition_spec(variables).get("params", {})))
         return [(re.escape(".".join(path)), spec) for path, spec in flat.items() if spec is not None and any(spec)]
 
-    def _variables(self, key: jax.Array, inputs: Any) -> dict[str, Any]:
+    def _variables(self, key: jax.Array, inputs: Any, found: dict[str, Twin] | None = None) -> dict[str, Any]:
         args, kwargs = self._arguments(type(self.source).__call__, inputs, at_start(key))
+        found = {} if found is None else found
 
         def made(rngs: dict[str, jax.Array]) -> Any:
-            return call_module(lambda *a, **k: self.source.init(rngs, *a, **k), args, kwargs)
+            with linen.intercept_methods(replacing(self.changes, found)):
+                return call_module(lambda *a, **k: self.source.init(rngs, *a, **k), args, kwargs)
 
         variables, asked = self._traced(made, key, noise=False)
+        names = {path for path, _ in self.changes}
+        if unknown := sorted(name for name in names if not any(is_below(name, path) for path in found)):
+            raise UserError(
+                f"the model has no layer {', '.join(unknown)} that could be another one: of a Linen module these are "
+                f"flax's Dense, DenseGeneral, Conv and Embed, {', '.join(sorted(found)) or 'none'}"
+            )
         variables = {name: value for name, value in variables.items() if name not in {"intermediates", *asked.sown}}
         return variables if self._given is None else {**variables, **self._given}
 
@@ -182,6 +238,16 @@ def _configured(settings: CallSettings, next_call: Callable[..., Any], args: Any
     if dtype is None or getattr(module, "dtype", dtype) is not None or context.method_name != "__call__":
         return outputs
     return jax.tree.map(lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, outputs)
+
+
+def _names(path: str) -> tuple[str, ...]:
+    return tuple(path.split(".")) if path else ()
+
+
+def _values_below(path: str, tree: Any) -> dict[tuple[str, ...], Any]:
+    for name in _names(path):
+        tree = tree.get(name, {})
+    return flatten_dict(tree)
 
 
 def _plain(tree: Any) -> Any:

@@ -16,6 +16,7 @@ from accelnet.errors import UserError, user_code
 from accelnet.models.batch_statistics import leave_padding_out, without_padding
 from accelnet.models.effects import watch_layers, watched
 from accelnet.models.pure import CallSettings, ModelState, Params, PureModel, call_arguments, call_module, is_trained
+from accelnet.models.replacing import Change, changed
 from accelnet.signature import described
 
 Path = tuple[Any, ...]
@@ -98,6 +99,22 @@ class NnxModel(PureModel):
         module = self._merge(params, model_state, jax.random.key(0))
         module.eval()
         return module
+
+    def layers(self, params: Params, model_state: ModelState, inputs: Any = None) -> dict[str, nnx.Module]:
+        module = self.module(params, model_state)
+        return {".".join(_names(path)): layer for path, layer in nnx.iter_modules(module)}
+
+    def changed(self, changes: Sequence[Change]) -> "NnxModel":
+        def made(rngs: nnx.Rngs) -> nnx.Module:
+            return changed(self.source(rngs=rngs), changes, rngs)
+
+        return NnxModel(made, self._frozen)
+
+    def values_after(
+        self, params: Params, model_state: ModelState, changes: Sequence[Change], inputs: Any = None
+    ) -> dict[tuple[str, ...], Any]:
+        module = changed(self.module(params, model_state), changes, nnx.Rngs(0))
+        return {_names(path): _value(leaf) for path, leaf in nnx.to_flat_state(nnx.split(module)[1])}
 
     def rules(self, inputs: Any) -> list[tuple[str, PartitionSpec]]:
         found = []

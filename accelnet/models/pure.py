@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from accelnet.errors import UserError, user_code
+from accelnet.models.replacing import Change
 from accelnet.signature import described, name_of, wants
 
 Params = dict[str, Any]
@@ -59,6 +60,24 @@ class PureModel(ABC):
     @abstractmethod
     def module(self, params: Params, model_state: ModelState) -> Any:
         """Return the live `nnx` module in evaluation mode, or a bound Linen module."""
+
+    @abstractmethod
+    def layers(self, params: Params, model_state: ModelState, inputs: Any = None) -> dict[str, nnx.Module]:
+        """Return the live layers in evaluation mode, by dotted path, "" for the module itself.
+
+        Those of a Linen module are the nnx layers that compute the same as its dense layers, convolutions and
+        embeddings; others are left out. Of `inputs`, as in `apply`, only shapes and dtypes matter.
+        """
+
+    @abstractmethod
+    def changed(self, changes: Sequence[Change]) -> "PureModel":
+        """Return the model with other layers in the places of some of `layers`."""
+
+    @abstractmethod
+    def values_after(
+        self, params: Params, model_state: ModelState, changes: Sequence[Change], inputs: Any = None
+    ) -> dict[tuple[str, ...], Any]:
+        """Return the values of the model with other layers that are made of the live ones, by path."""
 
     @abstractmethod
     def rules(self, inputs: Any) -> Sequence[tuple[str, PartitionSpec]]:

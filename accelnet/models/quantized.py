@@ -195,7 +195,9 @@ def kernels_of(layer: Any) -> dict[str, Any]:
         >>> kernels_of(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
         {}
     """
-    if isinstance(layer, Recurrence) and layer.cell != "min_gru":
+    if isinstance(layer, Recurrence):
+        if layer.cell == "min_gru" or layer.recurrent_rank is not None:
+            return {}
         return {name: getattr(layer, name)[...] for name in ("input_kernel", "recurrent_kernel")}
     if isinstance(layer, nnx.Embed):
         return {"embedding": layer.embedding[...].T}
@@ -233,7 +235,7 @@ def quantized(layer: Any, bits: int, rounding: Rounding | None = None) -> Any:
         raise UserError(
             f"a {type(layer).__name__} has no weights of {bits} bits: nnx.Linear, nnx.LinearGeneral over the last "
             "axes, nnx.Conv (one group, zeros around, at least 8 channels), nnx.Embed and accelnet's recurrent layers "
-            "(but min_gru) do"
+            "(but min_gru, and those whose recurrent kernel is two of low rank) do"
         )
     if bits == 16:
         nnx.update(layer, jax.tree.map(lambda x: x.astype(jnp.bfloat16), nnx.state(layer, nnx.Param)))

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from accelnet.arguments import integer
+from accelnet.errors import UserError
 from accelnet.ops.linear_recurrence import min_gru
 from accelnet.ops.recurrence import gru, lstm, simple_rnn
 
@@ -25,7 +27,12 @@ class Recurrence(nnx.Module):
         hidden_features: Features of the hidden state.
         cell: "lstm", "gru", "min_gru" or "simple"; the equations are those of `accelnet.ops`.
         reverse: Run from each sequence's last valid step to its first.
+        recurrent_rank: Rank of the recurrent kernel, which is then a product of two matrices: `recurrent_down`
+            [hidden, rank] and `recurrent_up` [rank, gates * hidden]. None: it is whole.
         rngs: Source of the initial weights; not kept.
+
+    Raises:
+        UserError: If a "min_gru" is given a recurrent rank, since it has no recurrent kernel.
 
     Example:
         >>> outputs, hidden = Recurrence(3, 4, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 3)))
@@ -42,6 +49,7 @@ class Recurrence(nnx.Module):
         *,
         cell: CellName = "lstm",
         reverse: bool = False,
+        recurrent_rank: int | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         self.cell = cell
@@ -50,7 +58,15 @@ class Recurrence(nnx.Module):
         glorot, orthogonal = nnx.initializers.glorot_uniform(), nnx.initializers.orthogonal()
         input_kernels = [glorot(rngs.params(), (in_features, hidden_features)) for _ in range(num_gates)]
         self.input_kernel = nnx.Param(jnp.concatenate(input_kernels, axis=1))
-        if cell != "min_gru":
+        self.recurrent_rank = recurrent_rank
+        if recurrent_rank is not None:
+            if cell == "min_gru":
+                raise UserError("recurrent_rank is given to a min_gru, which has no recurrent kernel: leave it out")
+            integer("recurrent_rank", recurrent_rank, 1)
+            self.recurrent_down = nnx.Param(orthogonal(rngs.params(), (hidden_features, recurrent_rank)))
+            parts = [orthogonal(rngs.params(), (recurrent_rank, hidden_features)) for _ in range(num_gates)]
+            self.recurrent_up = nnx.Param(jnp.concatenate(parts, axis=1))
+        elif cell != "min_gru":
             recurrent_kernels = [orthogonal(rngs.params(), (hidden_features,) * 2) for _ in range(num_gates)]
             self.recurrent_kernel = nnx.Param(jnp.concatenate(recurrent_kernels, axis=1))
         bias = jnp.zeros(num_gates * hidden_features)
@@ -71,7 +87,9 @@ class Recurrence(nnx.Module):
         options: dict[str, Any] = {"lengths": lengths, "reverse": self.reverse, "tokens": tokens}
         if self.cell == "min_gru":
             return min_gru(inputs, self.input_kernel[...], self.bias[...], **options)
-        kernels = self.input_kernel[...], self.recurrent_kernel[...], self.bias[...]
+        low = self.recurrent_rank is not None
+        recurrent = (self.recurrent_down[...], self.recurrent_up[...]) if low else self.recurrent_kernel[...]
+        kernels = self.input_kernel[...], recurrent, self.bias[...]
         if self.cell == "gru":
             return gru(inputs, *kernels, self.recurrent_bias[...], **options)
         if self.cell == "simple":

@@ -19,6 +19,6 @@ SHARDING_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(.*\.)?(conv|Conv)(_?\d+)?\.kernel", PartitionSpec(None, None, None, "model")),
     (rf"(.*\.)?(conv|Conv)(_?\d+)?\.{_VECTORS}", _EACH),
     (rf"(.*\.)?(stages|stem|blocks|depthwise|pointwise|first|second)\.(.*\.)?{_VECTORS}", _EACH),
-    (r"(.*\.)?(forward|backward)\.(input|recurrent)_kernel", _COLUMN),
+    (r"(.*\.)?(forward|backward)\.(input_kernel|recurrent_kernel|recurrent_up)", _COLUMN),
     (r"(.*\.)?(forward|backward)\.(recurrent_)?bias", _EACH),
 )

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from flax import nnx
 from flax.nnx.nn.linear import canonicalize_padding
 from jax import Array
@@ -12,10 +11,8 @@ from jax.sharding import PartitionSpec
 
 from accelnet.arguments import integer
 from accelnet.errors import UserError
-from accelnet.models.precision import to_inputs_dtype
-from accelnet.models.recurrent_layer import NUM_GATES, CellName, Recurrence
-from accelnet.ops.product import dot_general
-from accelnet.ops.sequences import valid_steps
+from accelnet.models.recurrent_layer import Recurrence
+from accelnet.models.split_recurrence import SplitRecurrence, settings_of
 
 _SHARED = ("dtype", "param_dtype", "precision", "promote_dtype", "preferred_element_type")
 
@@ -33,6 +30,7 @@ class SplitLinear(nnx.Module):
             `promote_dtype`, `preferred_element_type`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> layer = SplitLinear(64, 32, 8, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((5, 64))).shape, layer.down.kernel.shape, layer.up.kernel.shape
         ((5, 32), (64, 8), (8, 32))
@@ -90,6 +88,7 @@ class SplitConv(nnx.Module):
             `conv_general_dilated`, `promote_dtype`, `preferred_element_type`.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> layer = SplitConv(16, 32, (3, 3), 8, rngs=nnx.Rngs(0))
         >>> layer(jnp.ones((2, 6, 6, 16))).shape, layer.down.kernel.shape, layer.up.kernel.shape
         ((2, 6, 6, 32), (3, 1, 16, 8), (1, 3, 8, 32))
@@ -175,49 +174,6 @@ def each(value: Any, count: int) -> tuple[int, ...]:
     return (value or 1,) * count if value is None or isinstance(value, int) else tuple(value)
 
 
-class SplitRecurrence(nnx.Module):
-    """Run one recurrent layer on projected inputs: an input kernel of low rank.
-
-    The recurrent kernel stays whole, since the compiled loops over steps multiply by one matrix.
-
-    Args:
-        in_features: Features per step.
-        hidden_features: Features of the hidden state.
-        rank: Features that the inputs are projected to.
-        cell: "lstm", "gru", "min_gru" or "simple".
-        reverse: Run from each sequence's last valid step to its first.
-        rngs: Source of the initial weights; not kept.
-
-    Example:
-        >>> outputs, hidden = SplitRecurrence(64, 4, 8, rngs=nnx.Rngs(0))(jnp.ones((2, 5, 64)))
-        >>> outputs.shape, hidden.shape
-        ((2, 5, 4), (2, 4))
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        hidden_features: int,
-        rank: int,
-        *,
-        cell: CellName = "lstm",
-        reverse: bool = False,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.rank = integer("rank", rank, 1)
-        common: Any = {"promote_dtype": to_inputs_dtype, "dot_general": dot_general}
-        self.down = nnx.Linear(in_features, rank, use_bias=False, rngs=rngs, **common)
-        self.layer = Recurrence(rank, hidden_features, cell=cell, reverse=reverse, rngs=rngs)
-
-    def __call__(self, inputs: Array, lengths: Array | None = None, tokens: Array | None = None) -> tuple[Array, Array]:
-        """Return the outputs of all steps and the final hidden state; arguments as in `Recurrence`."""
-        if lengths is not None and tokens is None:
-            # Before the product: NaN in the padding times a zero cotangent is NaN in the kernel's gradient.
-            valid = valid_steps(lengths, inputs.shape[1])[:, :, None]
-            inputs = jnp.where(valid, inputs, jnp.zeros((), inputs.dtype))
-        return self.layer(self.down(inputs), lengths, tokens)
-
-
 def split_kernel(layer: Any) -> str | None:
     """Return the name of a layer's kernel that can be split; None of a layer that has none.
 
@@ -265,9 +221,7 @@ def split(layer: Any, rank: int, *, rngs: nnx.Rngs) -> nnx.Module:
             "axes, nnx.Conv of one group of channels and accelnet's recurrent layers can"
         )
     if isinstance(layer, Recurrence):
-        cell: Any = layer.cell
-        features, hidden = layer.input_kernel.shape[0], layer.bias.shape[0] // NUM_GATES[cell]
-        return SplitRecurrence(features, hidden, rank, cell=cell, reverse=layer.reverse, rngs=rngs)
+        return SplitRecurrence(rank=rank, rngs=rngs, **settings_of(layer))
     settings: dict[str, Any] = {name: getattr(layer, name) for name in _SHARED} | {"use_bias": layer.use_bias}
     if isinstance(layer, nnx.Conv):
         place = {name: getattr(layer, name) for name in ("strides", "padding", "input_dilation", "kernel_dilation")}

@@ -9,7 +9,6 @@ from flax import linen
 
 from accelnet.models.adapter import adapt
 from accelnet.models.layer_trace import Layer, trace_linen, trace_nnx
-from accelnet.models.pure import PureModel
 from accelnet.terminal import folded, rendered
 
 _MOST_LINES = 12
@@ -106,13 +105,12 @@ def summary(model: Any, inputs: Any) -> Summary:
         total                                      8    32 B      70
         8 trainable, 0 in other state; FLOPs of one forward pass
     """
-    if isinstance(model, PureModel):
-        model = model.source
-    if isinstance(model, linen.Module):
-        trace = trace_linen(model, inputs)
+    pure = adapt(model)  # says what is wrong with it
+    source = pure.source
+    if isinstance(source, linen.Module):
+        trace = trace_linen(source, inputs, getattr(pure, "changes", ()))
     else:
-        adapt(model)  # says what is wrong with it
-        trace = trace_nnx(model, inputs)
+        trace = trace_nnx(source, inputs)
     layers = trace.shown()
     totals = {name: sum(getattr(layer, name) for layer in layers) for name in ("parameters", "state", "bytes")}
     return Summary(layers, **totals, flops=trace.flops.total, unknown_loops=trace.flops.unknown_loops)

@@ -48,7 +48,7 @@ class Operands(NamedTuple):
     Attributes:
         projected: The input's products plus bias, [steps, batch, gates * hidden]; with tokens, those of every symbol,
             [symbols, gates * hidden].
-        kernel: Recurrent kernel, [hidden, gates * hidden].
+        kernel: Recurrent kernel, [hidden, gates * hidden], or two in a tuple whose product it is: one of low rank.
         first: Initial state, arrays [batch, hidden].
         tokens: int [steps, batch], or None; a step with one that is no symbol's is NaN.
         bias: Bias of the recurrent product, [gates * hidden], or None; GRU only.
@@ -65,7 +65,7 @@ class Operands(NamedTuple):
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def scan_cell(cell: Cell, reverse: bool, operands: Operands) -> tuple[Array, Arrays]:
-    """Scan a cell over all steps, on a CPU in float32 and bfloat16 by a compiled kernel.
+    """Scan a cell over all steps, on a CPU in float32 and bfloat16 by a compiled kernel where the kernel is whole.
 
     Args:
         cell: `SIMPLE`, `LSTM` or `GRU`.
@@ -95,11 +95,16 @@ def _backward(
     saved, kept = residuals
     dhiddens, dlast = cotangents
     before = saved[0]
-    operands = (dhiddens, *dlast, kept.kernel, *saved, *_given(kept.valid))
-    outputs = _by_kernel("accelnet_recur_backward", _Backward(cell, reverse, kept.valid is not None), operands)
+    parts = _parts(kept.kernel)
+    operands = (dhiddens, *dlast, *parts, *saved, *_given(kept.valid))
+    meaning = _Backward(cell, reverse, kept.valid is not None, parts=len(parts))
+    outputs = _by_kernel("accelnet_recur_backward", meaning, operands)
     dprojected, drecurrent, *dfirst = outputs if cell is GRU else (outputs[0], *outputs)
     # One contracted axis: for two XLA:CPU copies both operands first.
-    dkernel = transposed_product(before.reshape(-1, before.shape[-1]), drecurrent.reshape(-1, drecurrent.shape[-1]))
+    flat, dflat = before.reshape(-1, before.shape[-1]), drecurrent.reshape(-1, drecurrent.shape[-1])
+    dkernel: Any = transposed_product(flat, dflat) if len(parts) == 1 else None
+    if dkernel is None:
+        dkernel = transposed_product(flat, dflat @ parts[-1].T), transposed_product(flat @ parts[0], dflat)
     dbias = None if kept.bias is None else drecurrent.sum((0, 1))
     if kept.tokens is not None:
         dprojected = jnp.zeros_like(kept.projected).at[kept.tokens].add(dprojected, mode="drop")
@@ -113,8 +118,9 @@ scan_cell.defvjp(_forward, _backward)
 def _scan(cell: Cell, reverse: bool, save: bool, given: Operands) -> tuple[tuple[Array, Arrays], Arrays]:
     has = (array is not None for array in (given.tokens, given.bias, given.valid))
     tokens, bias, valid = map(_given, (given.tokens, given.bias, given.valid))
-    operands = (given.projected, *tokens, *given.first, given.kernel, *bias, *valid)
-    hiddens, *others = _by_kernel("accelnet_recur", _Forward(cell, reverse, save, *has), operands)
+    parts = _parts(given.kernel)
+    operands = (given.projected, *tokens, *given.first, *parts, *bias, *valid)
+    hiddens, *others = _by_kernel("accelnet_recur", _Forward(cell, reverse, save, *has, parts=len(parts)), operands)
     last, saved = others[: cell.num_states], others[cell.num_states :]
     return (hiddens, tuple(last)), tuple(saved)
 
@@ -123,18 +129,21 @@ def _given(array: Array | None) -> Arrays:
     return () if array is None else (array,)
 
 
+def _parts(kernel: Any) -> Arrays:
+    return kernel if isinstance(kernel, tuple) else (kernel,)
+
+
 # One trace per shape also outside jit: an eager platform_dependent would compile anew on every call.
 @partial(jax.jit, static_argnums=(0, 1), inline=True)
 def _by_kernel(target: str, meaning: Any, operands: Arrays) -> Arrays:
-    """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types than these."""
+    """Compute by the compiled kernel on the CPU, by its meaning elsewhere and in other types or with two parts."""
     if any(operand.dtype not in (jnp.float32, jnp.bfloat16, jnp.int32, jnp.bool_) for operand in operands):
         return meaning(*operands)
-    kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:-1])), meaning)
+    kernel = kernels.Kernel(target, (meaning.cell.number, *map(int, meaning[1:-2])), meaning)
     # Functions, since platform_dependent keeps weak references, which a tuple does not take.
+    compiled = {"cpu": partial(kernels.call, kernel)} if meaning.parts == 1 else {}
     unrolled = meaning._replace(unroll=_CUDA_UNROLL)
-    return lax.platform_dependent(
-        *operands, cpu=partial(kernels.call, kernel), cuda=partial(unrolled), default=partial(meaning)
-    )
+    return lax.platform_dependent(*operands, **compiled, cuda=partial(unrolled), default=partial(meaning))
 
 
 class _Forward(NamedTuple):
@@ -146,6 +155,7 @@ class _Forward(NamedTuple):
     has_tokens: bool
     has_bias: bool
     has_valid: bool
+    parts: int = 1
     unroll: int = 1
 
     def __call__(self, projected: Array, *operands: Array) -> Arrays:
@@ -153,12 +163,12 @@ class _Forward(NamedTuple):
         valid = operands[-1] if self.has_valid else None
         if self.has_tokens:
             projected, operands = jnp.take(projected, operands[0], axis=0), operands[1:]
-        first, (kernel, *rest) = operands[: cell.num_states], operands[cell.num_states :]
-        bias = rest[0] if self.has_bias else None
+        first, rest = operands[: cell.num_states], operands[cell.num_states :]
+        parts, bias = rest[: self.parts], rest[self.parts] if self.has_bias else None
 
         def step(state: Arrays, xs: tuple[Array, Array | None]) -> tuple[Arrays, Any]:
             projection, is_valid = xs
-            recurrent = _product(state[0], kernel)
+            recurrent = _product(state[0], *parts)
             if bias is not None:
                 recurrent = recurrent + bias[None, :]
             new, saved = cell.forward(projection, recurrent, state)
@@ -179,16 +189,18 @@ class _Backward(NamedTuple):
     cell: Cell
     reverse: bool
     has_valid: bool
+    parts: int = 1
     unroll: int = 1
 
     def __call__(self, dhiddens: Array, *operands: Array) -> Arrays:
         cell = self.cell
         valid = operands[-1] if self.has_valid else None
-        dlast, (kernel, before, *saved) = operands[: cell.num_states], operands[cell.num_states :]
+        dlast, rest = operands[: cell.num_states], operands[cell.num_states :]
+        parts, (before, *saved) = rest[: self.parts], rest[self.parts :]
         saved = saved[:-1] if self.has_valid else saved
-        dtype = kernel.dtype
+        dtype = before.dtype
         # Transposed once: contracting the kernel's second axis in every step takes longer on a CPU.
-        transposed = kernel.T
+        transposed = [part.T for part in reversed(parts)]
 
         def step(dstate: Arrays, xs: Any) -> tuple[Arrays, Arrays]:
             dhidden, before, arrays, is_valid = xs
@@ -203,7 +215,7 @@ class _Backward(NamedTuple):
             drecurrent = dprojected if same else drecurrent.astype(dtype)
             if is_valid is not None:
                 dold = tuple(jnp.where(is_valid, d, n) for d, n in zip(dold, dnew, strict=True))
-            dold = (dold[0] + _product(drecurrent, transposed), *dold[1:])
+            dold = (dold[0] + _product(drecurrent, *transposed), *dold[1:])
             return dold, (dprojected,) if same else (dprojected, drecurrent)
 
         wide = tuple(d.astype(jnp.promote_types(d.dtype, jnp.float32)) for d in dlast)
@@ -218,9 +230,12 @@ def scan_steps(step: Callable[..., Any], first: Any, steps: Any, reverse: bool, 
     return lax.scan(step, first, steps, reverse=reverse, unroll=unroll if known else 1)
 
 
-def _product(left: Array, right: Array) -> Array:
-    """Multiply two matrices; accumulate and return in float32 where the operands are shorter."""
-    return jnp.matmul(left, right, preferred_element_type=jnp.promote_types(left.dtype, jnp.float32))
+def _product(left: Array, *right: Array) -> Array:
+    """Multiply by one matrix after the other; accumulate and return in float32 where the operands are shorter."""
+    dtype = left.dtype
+    for matrix in right:
+        left = jnp.matmul(left.astype(dtype), matrix, preferred_element_type=jnp.promote_types(dtype, jnp.float32))
+    return left
 
 
 def _simple_forward(projected: Array, recurrent: Array, _: Arrays) -> tuple[Arrays, Arrays]:

@@ -46,3 +46,13 @@ def one_call(name: str, num_static: int) -> Callable[[Callable[..., Any]], Calla
 def calls_kept() -> Any:
     """Return a context in which functions under `one_call` are calls in every program that is traced."""
     return _kept(True)
+
+
+def are_calls_kept() -> bool:
+    """Say whether the program that is traced is one for another runtime, as under `calls_kept`.
+
+    Example:
+        >>> are_calls_kept()
+        False
+    """
+    return bool(_kept.value)

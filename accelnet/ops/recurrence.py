@@ -13,14 +13,16 @@ from jax import Array
 
 from accelnet.errors import UserError
 from accelnet.ops.cells import GRU, LSTM, SIMPLE, Cell, Operands, scan_cell
-from accelnet.ops.one_call import one_call
+from accelnet.ops.one_call import are_calls_kept, one_call
 from accelnet.ops.sequences import check_layer, project
+
+Kernel = Array | tuple[Array, Array]
 
 
 def simple_rnn(
     inputs: Array,
     input_kernel: Array,
-    recurrent_kernel: Array,
+    recurrent_kernel: Kernel,
     bias: Array,
     initial_state: Array | None = None,
     *,
@@ -35,7 +37,8 @@ def simple_rnn(
     Args:
         inputs: float [batch, steps, features]. Their dtype is the dtype of the computation and the outputs.
         input_kernel: W, [features, hidden].
-        recurrent_kernel: R, [hidden, hidden].
+        recurrent_kernel: R, [hidden, hidden], or of low rank two matrices in a tuple, [hidden, rank] and
+            [rank, hidden], whose product it is: each step multiplies by one after the other.
         bias: b, [hidden].
         initial_state: [batch, hidden]; zeros if None.
         lengths: int [batch], the number of valid steps of each sequence; all if None. From step
@@ -66,7 +69,7 @@ def simple_rnn(
 def lstm(
     inputs: Array,
     input_kernel: Array,
-    recurrent_kernel: Array,
+    recurrent_kernel: Kernel,
     bias: Array,
     initial_state: tuple[Array, Array] | None = None,
     *,
@@ -85,7 +88,7 @@ def lstm(
         inputs: float [batch, steps, features]. Their dtype is the dtype of the computation and the outputs;
             the memory c is carried in float32 where it is shorter.
         input_kernel: W, [features, 4 * hidden].
-        recurrent_kernel: R, [hidden, 4 * hidden].
+        recurrent_kernel: R, [hidden, 4 * hidden], or two matrices as in `simple_rnn`.
         bias: b, [4 * hidden].
         initial_state: (h, c), each [batch, hidden]; zeros if None.
         lengths: As in `simple_rnn`.
@@ -115,7 +118,7 @@ def lstm(
 def gru(
     inputs: Array,
     input_kernel: Array,
-    recurrent_kernel: Array,
+    recurrent_kernel: Kernel,
     bias: Array,
     recurrent_bias: Array | None = None,
     initial_state: Array | None = None,
@@ -136,7 +139,7 @@ def gru(
     Args:
         inputs: float [batch, steps, features]. Their dtype is the dtype of the computation and the outputs.
         input_kernel: W, [features, 3 * hidden].
-        recurrent_kernel: R, [hidden, 3 * hidden].
+        recurrent_kernel: R, [hidden, 3 * hidden], or two matrices as in `simple_rnn`.
         bias: b, [3 * hidden].
         recurrent_bias: d, [hidden]; zeros if None.
         initial_state: [batch, hidden]; zeros if None.
@@ -158,7 +161,7 @@ def gru(
     Source: Cho et al. (2014), with the reset of cuDNN's developer guide.
     """
     if recurrent_bias is not None:
-        hidden = recurrent_kernel.shape[0]
+        hidden = jax.tree.leaves(recurrent_kernel)[0].shape[0]
         if recurrent_bias.shape != (hidden,):
             raise UserError(
                 f"recurrent_bias has shape {recurrent_bias.shape}, expected ({hidden},): one number per hidden feature"
@@ -172,23 +175,26 @@ def gru(
 def _run(
     cell: Cell,
     inputs: Array,
-    weights: tuple[Array, Array, Array, Array | None],
+    weights: tuple[Array, Kernel, Array, Array | None],
     initial_state: Any,
     lengths: Array | None,
     reverse: bool,
     tokens: Array | None,
 ) -> tuple[Array, tuple[Array, ...]]:
-    input_kernel, kernel, bias, _ = weights
-    dtype, hidden = inputs.dtype, kernel.shape[0]
+    input_kernel, kernel, bias, recurrent_bias = weights
+    parts = kernel if isinstance(kernel, tuple) else (kernel,)
+    dtype, hidden = inputs.dtype, parts[0].shape[0]
     states = jax.tree.leaves(initial_state)
     if initial_state is not None and len(states) != cell.num_states:
         raise UserError(f"initial_state has {len(states)} arrays, expected {cell.num_states}")
     width = cell.num_gates * hidden
     expected = {
-        "recurrent_kernel": (kernel, (hidden, width)),
+        "recurrent_kernel": (parts[-1], (hidden if len(parts) == 1 else parts[0].shape[-1], width)),
         "input_kernel": (input_kernel, (inputs.shape[-1], width)),
         "bias": (bias, (width,)),
     }
+    if len(parts) > 1 and are_calls_kept():  # another runtime's operator has one kernel
+        weights = input_kernel, parts[0] @ parts[1], bias, recurrent_bias
     context = f" and {cell.num_gates} gate(s) of {hidden} hidden features"
     batch = check_layer(inputs, expected, hidden, context, states=states, lengths=lengths, tokens=tokens)
     states = states or [jnp.zeros((batch, hidden), dtype)] * cell.num_states
@@ -202,7 +208,7 @@ def _layer(
     cell: Cell,
     reverse: bool,
     inputs: Array,
-    weights: tuple[Array, Array, Array, Array | None],
+    weights: tuple[Array, Kernel, Array, Array | None],
     first: tuple[Array, ...],
     lengths: Array | None,
     tokens: Array | None,
@@ -213,7 +219,8 @@ def _layer(
     projected, tokens, valid = project(inputs, input_kernel.astype(dtype), bias, lengths, tokens, dtype)
     if recurrent_bias is not None:
         recurrent_bias = recurrent_bias.astype(dtype)
-    operands = Operands(projected, kernel.astype(dtype), first, tokens, recurrent_bias, valid)
+    kernel = jax.tree.map(lambda part: part.astype(dtype), kernel)
+    operands = Operands(projected, kernel, first, tokens, recurrent_bias, valid)
     scanned: Any = scan_cell(cell, reverse, operands)
     hiddens, last = scanned
     if valid is not None:

@@ -8,9 +8,11 @@ def duration(seconds: float) -> str:
     """Return a time as people read it.
 
     Example:
-        >>> duration(0.00123), duration(5400), duration(90)
-        ('1.2 ms', '1.5 h', '90 s')
+        >>> duration(0.00123), duration(5400), duration(90), duration(2e-9)
+        ('1.2 ms', '1.5 h', '90 s', '2.0 ns')
     """
+    if 0 < seconds < 1e-7:
+        return f"{seconds * 1e9:.1f} ns"
     for unit, length, limit in (("µs", 1e-6, 1e-3), ("ms", 1e-3, 1.0), ("s", 1.0, 100.0), ("min", 60.0, 3600.0)):
         if seconds < limit:
             value = seconds / length

@@ -7,12 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 
 import accelnet as an
 from accelnet.choosing.runs import compare_runs, runs_table
 from accelnet.compressing import finetune, search, trainings
+from accelnet.compressing.bits import quantize
 from accelnet.compressing.candidate import Proposal, cost_of
 from accelnet.compressing.compress import compress
+from accelnet.compressing.finetune import untrained_run
+from accelnet.compressing.proposals import ways_of
 from accelnet.compressing.store import Store
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.errors import UserError
@@ -34,6 +38,15 @@ def experiment(**settings):
         objective=an.objectives.softmax_cross_entropy(),
         **(defaults | settings),
     )
+
+
+class Named(nnx.Module):
+    def __init__(self, size="small", *, rngs):
+        hidden = {"small": 3}[size]
+        self.first, self.second = nnx.Linear(4, hidden, rngs=rngs), nnx.Linear(hidden, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.second(nnx.relu(self.first(x)))
 
 
 def narrower(run):
@@ -198,6 +211,9 @@ def test_what_cannot_be_found_out_is_refused_with_what_can_be_done(trained, tmp_
     instance = dataclasses.replace(trained, experiment=experiment(model=trained.model))
     with pytest.raises(UserError, match=r"is an instance.*model=lambda rngs"):
         compress(instance, max_drop=0.5, progress=False)
+    named = an.fit(experiment(model=lambda rngs: Named(rngs=rngs), epochs=None, steps=1), progress=False)
+    with pytest.raises(UserError, match=r"and the constructor, Named\(size='small'\), has none"):
+        compress(named, max_drop=0.5, methods=["widths"], progress=False)
     with pytest.raises(UserError, match=r"method is 'magic'|expected .*widths"):
         compress(trained, methods=["magic"], progress=False)
     assert not list(tmp_path.iterdir())
@@ -223,3 +239,29 @@ def test_where_none_qualifies_all_is_there_and_the_nearest_is_named(trained):
     assert bad.recommended is None and bad.nearest.name == "nothing left"
     assert "No network is shown to lose at most 5.00 points" in bad.words
     assert bad.to_dict()["candidates"][2]["value"] is None and "undefined" in bad.table
+
+
+class Residual(linen.Module):
+    hidden: int = 24
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Dense(self.hidden)(x)
+        x = x + linen.Dense(self.hidden)(linen.relu(linen.BatchNorm(use_running_average=not train)(x)))
+        return linen.Dense(2)(linen.relu(x))
+
+
+@pytest.mark.slow  # of a training, and all ways
+def test_every_method_makes_a_linen_module_smaller_and_training_goes_on():
+    run = an.fit(experiment(model=Residual(), epochs=3), progress=False)
+    ways = ways_of(run, ("widths", "ranks", "bits"), (1,), lambda _: None)
+    assert set(ways.structures) == {"widths", "ranks", "widths and ranks"} and set(ways.bits) >= {"int8", "int4"}
+    for name, propose in ways.structures.items():
+        proposal = propose(2.0)
+        made = untrained_run(*proposal.weigh())
+        assert cost_of(made.experiment) == proposal.cost, name
+        again = an.fit(made.experiment.replace(initial=made.params, epochs=1), progress=False)
+        assert np.isfinite(again.metrics["validation"]["loss"])
+        stored = untrained_run(*quantize(again.experiment, again.params, again.model_state, 8))
+        moved = np.abs(np.asarray(stored.predict(X[:50])) - np.asarray(again.predict(X[:50])))
+        assert moved.mean() < 0.05 * np.abs(np.asarray(again.predict(X[:50]))).mean(), name

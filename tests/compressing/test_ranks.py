@@ -1,6 +1,7 @@
 """Ranks: the least error there is for what they save, from one budget over all layers."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,13 @@ MODELS = {
 
 LAYERS = {
     "images": {"stages.0.layers.0.conv", "stages.1.layers.0.conv", "dense.0", "output"},
-    "sequences": {f"layers.{i}.{way}" for i in (0, 1) for way in ("forward", "backward")} | {"output_layer"},
+    "sequences": {
+        f"layers.{i}.{way}{kernel}"
+        for i in (0, 1)
+        for way in ("forward", "backward")
+        for kernel in ("", ".recurrent_kernel")
+    }
+    | {"output_layer"},
 }
 
 
@@ -100,9 +107,9 @@ def test_layers_that_have_a_low_rank_stay_what_they_are_and_can_be_trained(kind)
     params, state = experiment.pure_model.init(jax.random.key(0))
     flat, ranks = flatten_dict(params), {}
     for path in LAYERS[kind]:
-        name = next(
-            (*path.split("."), one) for one in ("kernel", "input_kernel") if (*path.split("."), one) in flat
-        )  # fmt: skip
+        *layer, last = path.split(".")
+        names = [(*layer, last), *((*layer, last, one) for one in ("kernel", "input_kernel"))]
+        name = next(one for one in names if one in flat)
         kernel = np.asarray(flat[name])
         if path == "stages.1.layers.0.conv":  # columns, then rows
             ranks[path] = rank = 3
@@ -124,6 +131,56 @@ def test_layers_that_have_a_low_rank_stay_what_they_are_and_can_be_trained(kind)
     run = an.fit(smaller.replace(initial=weights[0]))
     assert np.isfinite(run.metrics["train"]["loss"])
     assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, weights[0])
+
+
+@pytest.mark.slow  # each cell compiles the moments, two forward passes and a run
+@pytest.mark.parametrize("cell", ["lstm", "gru", "simple"])
+def test_recurrent_kernels_have_ranks_of_their_own_beside_those_of_the_input_kernels(cell):
+    rng = np.random.default_rng(0)
+    make = lambda rngs: an.models.RNN(12, 16, 3, cell=cell, bidirectional=True, rngs=rngs)  # noqa: E731
+    experiment = experiment_of(make, rng.normal(size=(ROWS, 5, 12)).astype(np.float32))
+    params, state = experiment.pure_model.init(jax.random.key(0))
+    flat, rank = flatten_dict(params), 2
+    for path, leaf in flat.items():  # of states that lie in two directions the kernel loses nothing
+        if path[-1] == "recurrent_kernel":
+            left, middle, right = np.linalg.svd(np.asarray(leaf), full_matrices=False)
+            flat[path] = jnp.asarray((left[:, :rank] * middle[:rank]) @ right[:rank])
+        elif path[-1].endswith("bias"):
+            flat[path] = jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
+    params = unflatten_dict(flat)
+    found = spectra(experiment, params, state)
+    forward, backward = (f"layers.0.{way}" for way in ("forward", "backward"))
+    ranks = {forward: 4, f"{forward}.recurrent_kernel": rank, f"{backward}.recurrent_kernel": rank}
+    assert {*ranks, backward} <= set(found)
+    assert all(found[path].error(rank) < 1e-6 for path in ranks if path != forward)
+    smaller, *weights = factorize(experiment, params, state, ranks, found=found)
+    layer = weights[0]["layers"]["0"]
+    assert layer["forward"]["layer"]["recurrent_down"].shape == layer["backward"]["recurrent_down"].shape == (16, rank)
+    alone = factorize(experiment, params, state, {forward: 4}, found=found)
+    # Kernels of float32, one product after the other.
+    np.testing.assert_allclose(outputs_of(smaller, *weights), outputs_of(alone[0], *alone[1:]), atol=1e-4)
+    run = an.fit(smaller.replace(initial=weights[0]))
+    assert np.isfinite(run.metrics["train"]["loss"])
+    assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, weights[0])
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_what_a_recurrent_kernel_loses_of_its_mean_is_added_to_the_biases(cell):
+    rng = np.random.default_rng(0)
+    make = lambda rngs: an.models.RNN(3, 6, 3, cell=cell, rngs=rngs)  # noqa: E731
+    experiment = experiment_of(make, rng.normal(size=(ROWS, 1, 3)).astype(np.float32))
+    params, state = experiment.pure_model.init(jax.random.key(0))
+    found = spectra(experiment, params, state)
+    path = "layers.0.forward.recurrent_kernel"
+    found[path] = replace(found[path], mean=np.ones(6))
+    _, new, _ = factorize(experiment, params, state, {path: 1}, found=found)
+    old, new = (tree["layers"]["0"]["forward"] for tree in (params, new))
+    lost = np.ones(6) @ (np.asarray(old["recurrent_kernel"]) - np.asarray(new["recurrent_down"] @ new["recurrent_up"]))
+    gained = np.array(new["bias"] - old["bias"])
+    if cell == "gru":  # the last third acts behind the reset gate
+        gained[12:] += np.asarray(new["recurrent_bias"] - old["recurrent_bias"])
+        np.testing.assert_array_equal(new["bias"][12:], old["bias"][12:])
+    np.testing.assert_allclose(gained, lost, atol=1e-5)  # biases of float32
 
 
 def test_one_budget_is_spent_where_it_costs_least():
@@ -160,6 +217,38 @@ def test_what_cannot_have_a_lower_rank_is_refused():
     for ranks in ({"layers.0.linear": 4}, {"layers.1.linear": 1}):  # 8 x 6 numbers are fewer than 4 x 14
         with pytest.raises(an.UserError, match=r"layers\.0\.linear \(1 to 3\)"):
             factorize(experiment, params, state, ranks)
-    linear = experiment.replace(model=linen.Dense(3))
-    with pytest.raises(an.UserError, match="Linen"):
-        spectra(linear, *linear.pure_model.init(jax.random.key(0), linear.sample_inputs()))
+
+
+class Convolutional(linen.Module):
+    filters: int = 8
+
+    @linen.compact
+    def __call__(self, x, train):
+        x = linen.Conv(self.filters, (3, 3))(x)
+        x = linen.relu(linen.BatchNorm(use_running_average=not train)(x)).reshape(len(x), -1, 8)
+        x = x + linen.MultiHeadDotProductAttention(2)(x)
+        return linen.Dense(3)(linen.Dense(24)(x).mean(1))
+
+
+@pytest.mark.slow  # the moments, two forward passes, the statistics and a run
+def test_layers_of_a_linen_module_have_low_ranks():
+    inputs = np.random.default_rng(0).normal(size=(ROWS, 6, 6, 2)).astype(np.float32)
+    experiment = experiment_of(Convolutional(), inputs)
+    params, state = experiment.pure_model.init(jax.random.key(0), inputs[:1])
+    state = with_batch_statistics(experiment, params, state)
+    ranks = {"Dense_1": 3, "MultiHeadDotProductAttention_0.query": 2, "MultiHeadDotProductAttention_0.out": 2}
+    flat = flatten_dict(params)
+    for path, rank in ranks.items():
+        name = (*path.split("."), "kernel")
+        outs = 8 if path.endswith("query") else flat[name].shape[-1]
+        left, middle, right = np.linalg.svd(np.asarray(flat[name]).reshape(-1, outs), full_matrices=False)
+        flat[name] = jnp.asarray((left[:, :rank] * middle[:rank]) @ right[:rank]).reshape(flat[name].shape)
+    params = unflatten_dict(flat)
+    found = spectra(experiment, params, state)
+    assert {*ranks, "Conv_0"} <= set(found) and all(found[path].error(rank) < 1e-6 for path, rank in ranks.items())
+    smaller, *weights = factorize(experiment, params, state, ranks, found=found)
+    # Kernels of float32, one product after the other.
+    np.testing.assert_allclose(outputs_of(smaller, *weights), outputs_of(experiment, params, state), atol=1e-4)
+    run = an.fit(smaller.replace(initial=weights[0]))
+    assert np.isfinite(run.metrics["train"]["loss"])
+    assert jax.tree.map(jnp.shape, run.params) == jax.tree.map(jnp.shape, weights[0])

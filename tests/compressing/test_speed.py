@@ -7,10 +7,11 @@ import pytest
 import accelnet as an
 from accelnet.compressing import speed
 from accelnet.compressing.bits import quantizable, quantize, to_stored, to_training
-from accelnet.compressing.candidate import weighing_of
+from accelnet.compressing.candidate import cost_of, weighing_of
 from accelnet.compressing.fewer_bits import FewerBits
 from accelnet.compressing.finetune import untrained_run
 from accelnet.compressing.layer_inputs import InputMoments
+from accelnet.compressing.proposals import RankLadder
 from tests.compressing import modules
 from tests.compressing.modules import IMAGES, TOKENS, SequenceToSequence, VisionTransformer
 
@@ -86,6 +87,22 @@ def test_a_layer_keeps_its_floats_where_the_network_and_it_are_slower(run, monke
     assert state["output_layer"]["kernel"].dtype == np.int8
     (note,) = notes
     assert note.startswith("layers that are slower with 8 bits kept their floats: embedding (1.50 times as long), ")
+
+
+def test_recurrent_kernels_of_low_rank_stay_whole_where_their_layers_are_slower(run, monkeypatch):
+    slow, sizes = {"layers.0.forward"}, (1, 4)
+    timed(monkeypatch, set(), slow)
+    notes, weighing, inputs = [], weighing_of(run), InputMoments(lambda _: None)
+    ladder = RankLadder(weighing, cost_of(run.experiment), inputs, sizes, notes.append)
+    kernels = [path for path in ladder.found if path.endswith("recurrent_kernel")]
+    assert kernels == ["layers.0.backward.recurrent_kernel"]
+    (note,) = notes
+    assert note == "layers.0.forward.recurrent_kernel stays whole: of low rank its layer takes 1.50 times as long"
+    # One of low rank has no fewer bits, and it is said so.
+    proposal = ladder.propose(1.2)
+    assert "layers.0.backward.recurrent_kernel" in proposal.experiment.model.compression.ranks
+    FewerBits(inputs, (), notes.append).stored(8, untrained_run(*proposal.weigh()))
+    assert "none with fewer bits: layers.0.backward" in notes[-1] and "recurrent_down" in notes[-1]
 
 
 def test_nothing_is_timed_layer_by_layer_where_the_network_is_faster(run, monkeypatch):

@@ -9,7 +9,8 @@ from flax import linen, nnx
 import accelnet as an
 from accelnet.errors import UserError
 from accelnet.models.adapter import adapt
-from accelnet.models.compressed import Compressed, Compression, replace_layer
+from accelnet.models.compressed import Compressed, Compression
+from accelnet.models.replacing import replace_layer
 
 MADE = an.models.MLP(4, (8,), 2, rngs=nnx.Rngs(0))
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen, nnx
+from flax import nnx
 from jax.sharding import PartitionSpec
 
 import accelnet as an
@@ -111,8 +111,6 @@ def test_layers_that_cannot_be_split_are_refused():
     for path, message in (("layers.0.norm.layer", "LayerNorm cannot be split"), ("layers.1.linear", "no layer")):
         with pytest.raises(an.UserError, match=message):
             Compressed(model, Compression(ranks={path: 2}))(rngs=nnx.Rngs(0))
-    with pytest.raises(an.UserError, match="Linen"):
-        Compressed(linen.Dense(3), Compression(ranks={"kernel": 2}))
     grouped = nnx.Conv(4, 4, (3, 3), feature_group_count=2, rngs=nnx.Rngs(0))
     with pytest.raises(an.UserError, match="one group"):
         split(grouped, 2, rngs=nnx.Rngs(0))

@@ -304,12 +304,35 @@ def test_all_input_projections_are_one_product_and_so_is_the_kernels_gradient():
 
 
 @pytest.mark.parametrize(
+    ("cell", "reverse", "ragged"), [("simple", False, True), ("lstm", True, True), ("gru", True, False)]
+)
+def test_a_recurrent_kernel_of_two_matrices_is_their_product_with_every_gradient(cell, reverse, ragged):
+    lengths, arrays = LENGTHS if ragged else None, make_arrays(cell)
+    down, up = arrays["recurrent_kernel"][:, :2], jax.random.normal(jax.random.key(9), (2, GATES[cell] * HIDDEN))
+
+    def whole(cell, arrays, lengths, reverse):
+        down, up = arrays["recurrent_kernel"]
+        return run(cell, arrays | {"recurrent_kernel": down @ up}, lengths, reverse)
+
+    arrays["recurrent_kernel"] = down, up
+    results, ours = run_with_gradient(cell, arrays, lengths, reverse)
+    expected, theirs = run_with_gradient(cell, arrays, lengths, reverse, function=whole)
+    assert_close(results, expected)
+    assert_close(ours, theirs, rtol=1e-4, atol=1e-5)  # gradients sum over all steps and sequences
+    if ragged:
+        padding = jnp.arange(STEPS)[None, :, None] >= LENGTHS[:, None, None]
+        other = arrays | {"inputs": jnp.where(padding, jnp.nan, arrays["inputs"])}
+        assert_equal(run_with_gradient(cell, other, lengths, reverse), (results, ours))
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"inputs": jnp.zeros((4, 6))}, "expected floats"),
         ({"inputs": jnp.zeros((4, 6, 3), jnp.int32)}, "int32"),
         ({"inputs": jnp.zeros((4, 6, 2))}, "input_kernel has shape"),
         ({"recurrent_kernel": jnp.zeros((5, 5))}, "recurrent_kernel has shape"),
+        ({"recurrent_kernel": (jnp.zeros((5, 2)), jnp.zeros((3, 20)))}, "recurrent_kernel has shape"),
         ({"bias": jnp.zeros(5)}, "bias has shape"),
         ({"initial_state": (jnp.zeros((4, 5)),)}, "initial_state has 1"),
         ({"initial_state": (jnp.zeros((4, 5)), jnp.zeros((1, 5)))}, "initial_state.1. has shape"),

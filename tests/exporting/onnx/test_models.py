@@ -8,6 +8,7 @@ from flax import linen, nnx
 
 import accelnet as an
 from accelnet.models.adapter import adapt
+from accelnet.models.compressed import Compressed, Compression
 from accelnet.models.recurrent_layer import RecurrentLayer
 
 LINEAR = {"MatMul", "Add", "Relu", "Identity"}
@@ -70,6 +71,16 @@ def test_a_recurrent_network_of_both_directions_with_lengths(cell, output, agree
     # The last step's output is the second layer's alone, in both directions.
     assert counts[OPERATORS[cell]] == 4
     assert cell == "min_gru" or counts["Scan"] == counts["Loop"] == 0
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_recurrent_network_of_low_rank_is_the_operator_of_the_products(cell, agrees, tools):
+    ranks = {"layers.0.forward": 2, **{f"layers.0.{way}.recurrent_kernel": 3 for way in ("forward", "backward")}}
+    whole = lambda rngs: an.models.RNN(5, 7, 4, cell=cell, bidirectional=True, output="steps", rngs=rngs)  # noqa: E731
+    model = Compressed(whole, Compression(ranks=ranks))(rngs=rngs())
+    inputs = {"inputs": tools.shape("b", "t", 5), "lengths": tools.shape("b", dtype=jnp.int32)}
+    counts = agrees(tools.of_module(model), inputs)
+    assert counts[OPERATORS[cell]] == 2 and counts["Scan"] == counts["Loop"] == 0
 
 
 @pytest.mark.parametrize("cell", OPERATORS)
