@@ -17,6 +17,7 @@ from accelnet.models.recurrent_layer import NUM_GATES, CellName, RecurrentLayer
 from accelnet.models.sharding import SHARDING_RULES
 from accelnet.ops.product import dot_general
 from accelnet.ops.sequences import valid_steps
+from accelnet.ops.staying_weights import do_weights_stay
 from accelnet.ops.symbolic import is_below
 from accelnet.signature import described
 
@@ -138,7 +139,7 @@ class RNN(nnx.Module):
         tokens = None
         if self.num_symbols is None:
             x = inputs.reshape(*inputs.shape[:2], -1)
-        elif not is_below(inputs.size, self.num_symbols + 1):
+        elif not is_below(inputs.size, self.num_symbols + 1) or self._table_is_multiplied_once():
             # The first layer multiplies the table instead of every step's row of it: of a language model with 96
             # symbols, 32 x 64 tokens and 256 LSTM cells that is a third of all products.
             x, tokens = self.embedding.embedding[...].astype(self.embedding.dtype), inputs
@@ -156,6 +157,11 @@ class RNN(nnx.Module):
         elif self.output == "mean":
             x = _mean(x, lengths)
         return self._read_out(self.dropout(x))
+
+    def _table_is_multiplied_once(self) -> bool:
+        """Say whether the weights stay, and the table multiplied by the first layer's is not far larger than both."""
+        symbols, features = self.embedding.embedding.shape
+        return do_weights_stay() and symbols <= 4 * features
 
     def _run_layer(
         self, index: int, x: Array, lengths: Array | None, tokens: Array | None = None

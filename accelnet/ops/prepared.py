@@ -15,6 +15,7 @@ from jax import Array
 from accelnet.ops.halves import split
 from accelnet.ops.host_program import HostProgram, on_host
 from accelnet.ops.program import flatten
+from accelnet.ops.staying_weights import weights_stay
 
 
 class _Compiled(NamedTuple):
@@ -98,7 +99,8 @@ class Prepared:
         return leaves, program
 
     def _made(self, inputs: Any) -> _Compiled:
-        closed, shapes = jax.make_jaxpr(self._function, return_shape=True)(self._weights, inputs)
+        with weights_stay():
+            closed, shapes = jax.make_jaxpr(self._function, return_shape=True)(self._weights, inputs)
         structure = jax.tree.structure(shapes)
         halves = split(flatten(closed, with_kernels=True), len(jax.tree.leaves(self._weights)))
         early = jax.tree.map(self._once, jax.jit(halves.early)(*jax.tree.leaves(self._weights)))

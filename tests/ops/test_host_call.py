@@ -64,6 +64,10 @@ MODELS = {
     "cnn": (lambda r: an.models.CNN((12, 12, 8), (16, 32), 5, rngs=r), ((12, 12, 8), np.float32)),
     "lstm": (lambda r: an.models.RNN(28, 48, 5, cell="lstm", rngs=r), IMAGES),
     "lstm, shared": (lambda r: an.models.RNN(28, 384, 5, cell="lstm", rngs=r), IMAGES),
+    "lstm of fewer tokens than symbols": (
+        lambda r: an.models.RNN(8, 48, 20, cell="lstm", num_symbols=20, rngs=r),
+        ((7,), np.int32),
+    ),
     "gru of tokens": (
         lambda r: an.models.RNN(8, 48, 12, cell="gru", num_layers=2, num_symbols=12, output="steps", rngs=r),
         ((14,), np.int32),
