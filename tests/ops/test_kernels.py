@@ -13,6 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from accelnet.ops import cells, convolution, kernels, patches
 from accelnet.ops.geometry import Geometry, transposed_kernels
+from accelnet.ops.kernels import compiler as finding
 from accelnet.ops.kernels import library
 
 pytestmark = pytest.mark.cpu
@@ -275,7 +276,8 @@ def test_the_number_of_threads_changes_no_bit_of_a_kernel():
 def test_without_a_working_compiler_one_line_says_so(monkeypatch, capsys, compiler, message):
     monkeypatch.delenv("CXX", raising=False)
     if compiler is None:
-        monkeypatch.setattr(library.shutil, "which", lambda _: None)
+        monkeypatch.setattr(finding.shutil, "which", lambda _: None)
+        monkeypatch.setattr(finding, "packaged_compiler", lambda: None)
     else:
         monkeypatch.setenv("CXX", compiler)
     assert library._library.__wrapped__() is None
