@@ -13,6 +13,21 @@ from accelnet.ops.wide import in_float32
 
 pytestmark = pytest.mark.cpu
 
+
+@pytest.fixture(autouse=True)
+def _wherever_they_can(monkeypatch):
+    """Multiply numbers of bfloat16 where that is right, and not only where it is fast."""
+    monkeypatch.setattr(library, "multiplies_bfloat16", library.can_multiply_bfloat16)
+
+
+@pytest.mark.parametrize(("vendor", "multiplies"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_bfloat16_is_multiplied_where_that_is_faster(monkeypatch, vendor, multiplies):
+    monkeypatch.undo()
+    monkeypatch.setattr(library, "can_multiply_bfloat16", lambda: True)
+    monkeypatch.setattr(library, "_processor", lambda: f"flags\t: avx512_bf16vendor_id\t: {vendor}")
+    assert library.multiplies_bfloat16() is multiplies
+
+
 PLAIN = (((1,), (0,)), ((), ()))
 BOTH = (jnp.bfloat16, jnp.bfloat16)
 
@@ -32,7 +47,7 @@ def assert_close(actual, expected, relative):
 )
 @pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
 def test_products_are_those_of_rounded_numbers_with_sums_in_float32(m, n, k, transposed):
-    if not kernels.multiplies_bfloat16():
+    if not library.can_multiply_bfloat16():
         pytest.skip("this processor has no products of bfloat16, or there are no kernels")
     lhs, rhs = random(*((k, m) if transposed[0] else (m, k))), random(*((n, k) if transposed[1] else (k, n)))
     lhs = np.stack([lhs, 2 - lhs])  # members, that share the right matrix
