@@ -39,7 +39,10 @@ class KernelsHook(BuildHookInterface):
         import jax.ffi
 
         self._directory = tempfile.TemporaryDirectory(prefix="accelnet-wheel-")
-        command = (sys.executable, "-m", "ziglang", "c++", "-target", f"{machine}-linux-gnu.{major}.{minor}")
+        command = compiler.packaged_compiler()
+        if command is None:
+            raise ValueError("a wheel with kernels is compiled by the package ziglang, which is not installed")
+        command = (*command, "-target", f"{machine}-linux-gnu.{major}.{minor}")
         for name, kind in shipped.KINDS.items():
             if kind.machine == machine:
                 self.app.display_info(f"compiling the kernels for {name}")

@@ -12,8 +12,8 @@ ends, its network is lost, at a random instant or at the n-th operation on some 
 is damaged, deleted or replaced between two starts. Then the same command with --resume is given until the run is done.
 Its metrics, rows, TensorBoard's scalars and every array of every checkpoint must be those of the run that nothing
 happened to, bit for bit, and each process must end with the promised code and one message that names the cause. Results
-go to benchmarks/faults.json, and what is there already does not happen again, unless seed, runs or kinds are others, or
---again is given; the exit code is 1 if a fault, or a control that must fail, shows something wrong.
+go to benchmarks/faults.json, but with --only; what is there already does not happen again, unless --again is given. The
+exit code is 1 if a fault, or a control that must fail, shows something wrong.
 `kill -USR1` holds new faults back until it is sent again, for who needs the machine; `kill` starts no more and writes
 what there is.
 """
@@ -50,8 +50,12 @@ from scripts.faultstorm.storm import Grounds, endure
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a storm and return the exit code."""
-    options = _parse(args)
-    record = _begun(options)
+    try:
+        options = parse(args)
+        record = begun(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     folder = Path(tempfile.mkdtemp(prefix="faultstorm-"))
     try:
         with Server(folder) as server:
@@ -69,13 +73,18 @@ def main(args: Sequence[str] | None = None) -> int:
     return int(bool(missed or record["wrong"]))
 
 
-def _begun(options: argparse.Namespace) -> Row:
-    """Return the record of the same storm, if there is one, or else an empty one."""
+def begun(options: argparse.Namespace) -> Row:
+    """Return the record of the same storm, if there is one, or else an empty one.
+
+    Raises:
+        UserError: if the file holds another storm, which may have taken hours, and neither --again nor --only is given.
+    """
     settings = {name: getattr(options, name) for name in ("seed", "runs", "kinds", "flips")}
     if options.output.exists() and not options.again and options.only is None:
         found = json.loads(options.output.read_text())
-        if found.get("settings") == settings:
-            return found
+        if found.get("settings") != settings:
+            raise UserError(f"{options.output} holds a storm of other settings: give another --output, or --again")
+        return found
     return {"settings": settings, "seconds": 0.0, "references": {}, "faults": {}}
 
 
@@ -102,7 +111,8 @@ def _storm(options: argparse.Namespace, record: Row, server: Server, folder: Pat
         record["faults"] = {number: record["faults"][number] for number in sorted(record["faults"], key=int)}
         record["wrong"] = [row["wrong"] for row in record["faults"].values() if "wrong" in row]
         record.update(summary(record["faults"], record["references"]))
-        write_atomically(options.output, written(plain_value(record)))
+        if options.only is None:
+            write_atomically(options.output, written(plain_value(record)))
 
     def one(fault: Fault) -> None:
         while not going.wait(1):
@@ -150,7 +160,8 @@ def _obey_signals() -> tuple[threading.Event, threading.Event]:
     return going, ended
 
 
-def _parse(args: Sequence[str] | None) -> argparse.Namespace:
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options; those of faults that cannot be here are left out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=2000, help="number of faults (2000)")
     parser.add_argument("--seconds", type=float, help="start no fault after so many seconds, references not counted")

@@ -1,5 +1,6 @@
 """The storm of faults: what it draws, what it notices, and a storm of a few faults."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from accelnet.errors import UserError
 from accelnet.training.record import TensorBoardLog
 from scripts.faultstorm.faults import ALL, DAMAGES, Course, Fault, damage, draw, group_of
 from scripts.faultstorm.judge import misnamed, misnamed_resume
@@ -123,6 +125,27 @@ def test_what_a_fault_harmed_may_be_missing_and_never_wrong():
     assert not differences(found, reference, "checkpoints/10")
     wrong = Outcome(WHOLE.result, WHOLE.rows, WHOLE.scalars, {10: {"params.kernel": ("float32", (2,), 8)}, 20: ARRAYS})
     assert "differs in 1 of 1 arrays" in differences(wrong, reference, "checkpoints/10")[0]
+
+
+def test_a_record_is_gone_on_with_and_no_other_is_overwritten(tmp_path):
+    spec = importlib.util.spec_from_file_location("faultstorm_script", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    output = tmp_path / "faults.json"
+
+    def begun(*args):
+        return script.begun(script.parse(["--runs", "mlp", "--output", str(output), *args]))
+
+    empty = begun("--seed", "3")
+    assert not empty["faults"]
+    kept = empty | {"faults": {"0": {"kind": "kill"}}}
+    output.write_text(json.dumps(kept))
+    assert begun("--seed", "3") == kept
+    assert begun("--seed", "3", "--again") == begun("--seed", "3", "--only", "7") == empty
+    with pytest.raises(UserError, match="other settings: give another --output, or --again"):
+        begun("--seed", "4")
+    assert script.main(["--runs", "mlp", "--output", str(output)]) == 2 and json.loads(output.read_text()) == kept
 
 
 def test_a_storm_of_a_few_faults_and_what_is_recorded_does_not_happen_again(tmp_path):

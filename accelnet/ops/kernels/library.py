@@ -92,8 +92,8 @@ def most_bytes() -> int:
 def multiplies_bfloat16() -> bool:
     """Say whether the kernels multiply numbers of bfloat16: they can, and this processor does so faster than float32.
 
-    AMD's multiply twice as many numbers of bfloat16 in a cycle, Intel's as many as of float32, which need no rounding:
-    there a step of `fashion_mlp` took 1.3 times as long with them (`scripts/bench_ops.py --precision`, before this).
+    AMD's multiply twice as many numbers of bfloat16 as of float32 in a cycle. Intel's multiply as many of either, and
+    float32 needs no rounding before.
 
     Example:
         >>> multiplies_bfloat16() <= can_multiply_bfloat16()
