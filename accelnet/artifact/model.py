@@ -88,7 +88,7 @@ class Model:
             ) from error
         (weights, _), _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
         if _shapes(weights) != _shapes(self.weights):
-            raise UserError(f"{self.path} has a program of other weights than it holds: save the run again")
+            raise UserError(f"{self.path} has a program whose weights are not those that it holds: save the run again")
         return exported
 
     def rebuilt(self) -> Any:

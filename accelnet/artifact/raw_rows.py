@@ -214,5 +214,5 @@ def _read_arrays(path: Path, held: Any) -> Any:
 
 def _checked(rows: RawRows) -> RawRows:
     if not rows.count:
-        raise UserError("inputs are empty, expected one row at least")
+        raise UserError("inputs are empty, expected at least one row")
     return rows

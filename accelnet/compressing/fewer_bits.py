@@ -33,7 +33,7 @@ class FewerBits:
             return quantize(*weighing, bits, say=say)
         moments, known = self._inputs.moments(weighing), quantizable(run.experiment)
         if left := floats_left(run.params, known):
-            self._note(f"of these weights there are none with fewer bits: {', '.join(left)}")
+            self._note(f"these weights keep floats, as no layer of few bits computes with them: {', '.join(left)}")
 
         def stored(leaving: Collection[str]) -> Weighing:
             chosen = {path: bits for path in known if path not in leaving}

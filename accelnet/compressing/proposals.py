@@ -150,7 +150,7 @@ class RankLadder:
         self.found = spectra(*weighing, moments=inputs.moments(weighing), say=inputs.say)
         for path, times in slower_recurrences(weighing, self.found, batch_sizes, inputs.say).items():
             del self.found[path]
-            note(f"{path} stays whole: of low rank its layer takes {times:.2f} times as long")
+            note(f"{path} stays whole: with a low rank, its layer takes {times:.2f} times as long")
 
     def propose(self, factor: float, name: str = "ranks", how: tuple[str, ...] = ("ranks",)) -> Proposal | None:
         """Return the network with so many times fewer FLOPs than the original, None where there is none."""

@@ -199,7 +199,7 @@ class LinenModel(PureModel):
         names = {path for path, _ in self.changes}
         if unknown := sorted(name for name in names if not any(is_below(name, path) for path in found)):
             raise UserError(
-                f"the model has no layer {', '.join(unknown)} that could be another one: of a Linen module these are "
+                f"the model has no layer {', '.join(unknown)} that can be replaced. In a Linen module these are "
                 f"flax's Dense, DenseGeneral, Conv and Embed, {', '.join(sorted(found)) or 'none'}"
             )
         variables = {name: value for name, value in variables.items() if name not in {"intermediates", *asked.sown}}

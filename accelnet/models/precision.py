@@ -50,8 +50,8 @@ def precision_note(precision: Precision, params: Tree) -> str | None:
         return None
     if not multiplies_bfloat16():
         return (
-            "precision='bfloat16' is no faster than float32 here, whose products take its place: this processor has no "
-            "products of bfloat16 that are faster (AMD's AVX512-BF16), or there are no compiled kernels"
+            "precision='bfloat16' is no faster than float32 here, and products are computed in float32: this processor "
+            "has no products of bfloat16 that are faster (AMD's AVX512-BF16), or there are no compiled kernels"
         )
     if any(leaf.ndim > 2 for leaf in jax.tree.leaves(params)):
         return (

@@ -85,7 +85,7 @@ def test_weights_that_are_not_those_of_the_program_are_refused(entries, tmp_path
     write_bundle(path, {**entries, "weights.safetensors": pack({"params.b": np.zeros(2)})}, "0.1.0")
     for kernels in (True, False):
         monkeypatch.setattr(model_module.library, "load", lambda kernels=kernels: kernels)
-        with pytest.raises(an.UserError, match=r"a\.accelnet has a program of other weights than it holds"):
+        with pytest.raises(an.UserError, match=r"a\.accelnet has a program whose weights are not those that it holds"):
             an.load(path).predict([{"size": 4.5, "hue": "red"}])
 
 

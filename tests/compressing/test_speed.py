@@ -97,12 +97,12 @@ def test_recurrent_kernels_of_low_rank_stay_whole_where_their_layers_are_slower(
     kernels = [path for path in ladder.found if path.endswith("recurrent_kernel")]
     assert kernels == ["layers.0.backward.recurrent_kernel"]
     (note,) = notes
-    assert note == "layers.0.forward.recurrent_kernel stays whole: of low rank its layer takes 1.50 times as long"
+    assert note == "layers.0.forward.recurrent_kernel stays whole: with a low rank, its layer takes 1.50 times as long"
     # One of low rank has no fewer bits, and it is said so.
     proposal = ladder.propose(1.2)
     assert "layers.0.backward.recurrent_kernel" in proposal.experiment.model.compression.ranks
     FewerBits(inputs, (), notes.append).stored(8, untrained_run(*proposal.weigh()))
-    assert "none with fewer bits: layers.0.backward" in notes[-1] and "recurrent_down" in notes[-1]
+    assert "computes with them: layers.0.backward" in notes[-1] and "recurrent_down" in notes[-1]
 
 
 def test_nothing_is_timed_layer_by_layer_where_the_network_is_faster(run, monkeypatch):

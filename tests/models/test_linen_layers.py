@@ -97,7 +97,7 @@ def test_layers_of_low_rank_and_few_bits_are_called_in_a_loop_too():
 def test_a_layer_that_is_none_is_named_with_those_that_are():
     for path, module in (("Dense_3", Images()), ("BatchNorm_0", Images()), ("kernel", linen.LayerNorm())):
         pure = adapt(Compressed(module, Compression(ranks={path: 2})))
-        with pytest.raises(an.UserError, match=f"no layer {path} that could be another one"):
+        with pytest.raises(an.UserError, match=f"no layer {path} that can be replaced"):
             pure.init(jax.random.key(0), IMAGES)
     pure = adapt(Compressed(Images(), Compression(ranks={"Conv_1": 2})))
     with pytest.raises(an.UserError, match="one group"):
