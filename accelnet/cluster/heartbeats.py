@@ -34,11 +34,12 @@ class Heartbeats:
     def __init__(self, store: Store | None, interval: float) -> None:
         self.host, self.rank = socket.gethostname(), 0 if store is None else store.rank
         self.endings: dict[int, Ending] = {}
-        self.read_at = time.monotonic()
+        self.read_at, self._read_from = time.monotonic(), 0.0
         self._store, self._interval = store, interval
         self._marked = (0, "start", 0, self.read_at)  # step, phase, marks, when
         ranks = range(1 if store is None else store.num_processes)
-        self._heard: dict[int, tuple[Beat | None, float]] = dict.fromkeys(ranks, (None, self.read_at))
+        # The beat, when it was read, and a time before which it was not written.
+        self._heard: dict[int, tuple[Beat | None, float, float]] = dict.fromkeys(ranks, (None, self.read_at, 0.0))
 
     def mark(self, step: int, phase: str) -> None:
         """Note that the main thread makes progress."""
@@ -51,6 +52,7 @@ class Heartbeats:
         while not stop.is_set():
             try:
                 self._store.set(f"beat/{self.rank}", json.dumps(vars(self._own(count))).encode())
+                reading_from = time.monotonic()
                 beats = [Beat(**json.loads(value)) for value in self._store.entries("beat/").values()]
                 said = endings(self._store)
             except jax.errors.JaxRuntimeError:
@@ -58,10 +60,10 @@ class Heartbeats:
             else:
                 now = time.monotonic()
                 for beat in beats:
-                    old, _ = self._heard[beat.rank]
+                    old = self._heard[beat.rank][0]
                     if old is None or old.count != beat.count:
-                        self._heard[beat.rank] = (beat, now)
-                self.read_at = now
+                        self._heard[beat.rank] = (beat, now, self._read_from)
+                self.read_at, self._read_from = now, reading_from
                 self.endings = {rank: ending for rank, ending in said.items() if rank != self.rank}
             count += 1
             stop.wait(self._interval)
@@ -71,17 +73,17 @@ class Heartbeats:
         now, own = time.monotonic(), self._own(0)
         return {
             rank: replace(beat, seconds=beat.seconds + now - at)
-            for rank, (beat, at) in self._heard.items()
+            for rank, (beat, at, _) in self._heard.items()
             if beat is not None
         } | {self.rank: own}
 
-    def last(self) -> dict[int, Beat]:
-        """Return the beats as they were read."""
-        return {rank: beat for rank, (beat, _) in self._heard.items() if beat is not None}
+    def last(self, *, since: float = 0.0) -> dict[int, Beat]:
+        """Return the beats as they were read: those that were surely written after a time, `time.monotonic()`."""
+        return {rank: beat for rank, (beat, _, after) in self._heard.items() if beat is not None and after >= since}
 
     def silent(self) -> dict[int, float]:
         """Return for how many seconds each process has not been heard of, as of the last reading."""
-        return {rank: 0.0 if rank == self.rank else self.read_at - at for rank, (_, at) in self._heard.items()}
+        return {rank: 0.0 if rank == self.rank else self.read_at - at for rank, (_, at, _) in self._heard.items()}
 
     def _own(self, count: int) -> Beat:
         step, phase, marks, when = self._marked

@@ -37,9 +37,10 @@ class Watch:
     `PreemptedError` and `Interrupted`, which all raise at one step, all processes leave the context together.
 
     SIGTERM during a phase "compile" of this process, or of one that it waits for, ends all processes with code 4, since
-    they cannot agree on a step to save. It takes less than a second and what `finish` takes, at most `timeout_seconds`;
-    the others follow within 3 seconds and their own `finish`. In other phases the loop sees `preemption.requested`.
-    With one process, this is all that the watch does.
+    they cannot agree on a step to save. It takes less than a second where this process compiles, two heartbeats more
+    where another does, and what `finish` takes, at most `timeout_seconds`; the others follow within 3 seconds and their
+    own `finish`. In other phases the loop sees `preemption.requested`. With one process, this is all that the watch
+    does.
 
     Limits: when process 0 is killed, jax's client writes three lines of C++ before the message here. A thread that
     holds Python's lock inside C stops the watch of its process too, and only the others end. When a host dies with
@@ -82,6 +83,7 @@ class Watch:
         self._ticked_at = self._longest_gap = 0.0
         self._alarmed = False
         self._left: int | None = None
+        self._asked_at: float | None = None
 
     def mark(self, step: int, phase: str) -> None:
         """Say that the main thread makes progress; all processes call this in the same order.
@@ -173,7 +175,8 @@ class Watch:
             now = time.monotonic()
             gap, self._ticked_at = now - self._ticked_at, now
             if self._left is None and self._preemption is not None and self._preemption.requested:
-                self._end_if_compiling()
+                self._asked_at = self._asked_at or now
+                self._end_if_compiling(self._asked_at)
             if self._store is not None:
                 self._look(gap)
 
@@ -215,21 +218,21 @@ class Watch:
         seconds = time.monotonic() - self._beats.read_at
         return Verdict(frozenset({0}), f"{name} is lost: {why} for {seconds:.1f} s{place}")
 
-    def _end_if_compiling(self) -> None:
-        if not self._compiling():
+    def _end_if_compiling(self, asked_at: float) -> None:
+        if not self._compiling(asked_at):
             return
         if self._finish is not None:
             bounded(self._finish, self._timeout_seconds)
-        if self._compiling() and not self._stop.is_set():
+        if self._compiling(asked_at) and not self._stop.is_set():
             interrupted = self._preemption is not None and self._preemption.interrupted
             code, kind = (_INTERRUPTED, "interrupted") if interrupted else (_PREEMPTED, "preempted")
             reason = f"told to end ({'Ctrl-C' if interrupted else 'SIGTERM'}) while a program was compiled"
             reason += "; what was saved before stays"
             self._end(code, Ending(code, reason, self._beats.host), f"{kind}: {reason}")
 
-    def _compiling(self) -> bool:
-        # What was heard of the others is older: one that had just begun to compile may be long past it.
-        heard = {rank: beat.seconds > self._interval for rank, beat in self._beats.last().items()}
+    def _compiling(self, asked_at: float) -> bool:
+        # What was heard of the others is older: one that compiled then, or had just begun to, may be long past it.
+        heard = {rank: beat.seconds > self._interval for rank, beat in self._beats.last(since=asked_at).items()}
         lasting = heard | {self._beats.rank: True}
         beats = self._beats.now()
         lowest = min(beat.step for beat in beats.values())

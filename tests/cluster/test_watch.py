@@ -1,5 +1,6 @@
 """The watch, with real processes that die, stop, stand still and leave."""
 
+import json
 import random
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+from accelnet.cluster.heartbeats import Heartbeats
 from accelnet.cluster.verdict import Beat, lost, stalled
 from accelnet.cluster.watch import Watch
 
@@ -186,6 +188,52 @@ def test_nobody_is_singled_out_when_all_stand_at_the_same_place():
 def test_waiting_for_a_process_that_compiles_is_no_stall():
     assert stalled({0: beat(0, 7, "train", 9, 8.0), 1: beat(1, 7, "compile", 8, 60.0)}, 5.0) is None
     assert stalled({0: beat(0, 7, "train", 9, 8.0), 1: beat(1, 8, "compile", 10, 60.0)}, 5.0).ranks == {0}
+
+
+class Stop:
+    """An event that is set after the first wait, so that `Heartbeats.talk` reads once."""
+
+    def __init__(self):
+        self.waited = False
+
+    def is_set(self):
+        return self.waited
+
+    def wait(self, _):
+        self.waited = True
+
+
+class StoreInMemory:
+    rank, num_processes = 0, 2
+
+    def __init__(self):
+        self.values = {}
+
+    def set(self, key, value):
+        self.values[key] = value
+
+    def entries(self, folder):
+        return {key.removeprefix(folder): value for key, value in self.values.items() if key.startswith(folder)}
+
+
+def test_what_others_said_before_a_signal_came_is_no_reason_to_end():
+    """A process was seen to end at step 25, because it had last heard of another one that it compiled at step 17."""
+    store = StoreInMemory()
+
+    def hear(count, step, phase):
+        store.set("beat/1", json.dumps(vars(Beat(1, "b", step, phase, count, 30.0, count))).encode())
+        beats.talk(Stop())
+
+    beats = Heartbeats(store, 1.0)
+    hear(0, 17, "compile")
+    asked_at = time.monotonic()
+    assert beats.last()[1].phase == "compile" and beats.last(since=asked_at) == {}
+    hear(1, 17, "compile")  # written, perhaps, before the signal
+    assert beats.last(since=asked_at) == {}
+    hear(1, 17, "compile")  # the same beat once more
+    assert beats.last(since=asked_at) == {}
+    hear(2, 25, "train")
+    assert beats.last(since=asked_at)[1].step == 25
 
 
 def test_a_process_that_was_never_heard_of_is_lost_too():

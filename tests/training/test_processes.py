@@ -160,8 +160,9 @@ def test_sigterm_to_any_process_saves_at_one_step_and_another_start_goes_on(proc
         processes.all[told].send_signal(number)
         codes, said = processes.end()
         assert codes == [code] * num_processes, said
+        assert all(f"{kind} at step " in text and "go on with --resume" in text for text in said), said
         steps = {int(text.split(f"{kind} at step ")[1].split(":")[0]) for text in said}
-        assert len(steps) == 1 and all("go on with --resume" in text for text in said)
+        assert len(steps) == 1
         before, saved = saved, steps.pop()
         assert before < saved == last_saved(workdir)
     run_here(workdir, *PAUSE[:2], "--steps", str(saved + 5))
