@@ -45,6 +45,17 @@ import jax
 from accelnet import runtime
 print(runtime.enable_compilation_cache(), jax.config.jax_compilation_cache_dir)
 """
+COMMAND = """
+import gc
+from accelnet.cli.entry import guarded
+
+def prepared(args):
+    print(gc.isenabled())
+    return lambda: None
+
+guarded(prepared, ARGS, str)
+print(gc.isenabled(), gc.get_freeze_count() > 1000)
+"""
 
 
 def output(code, **environment):
@@ -85,3 +96,8 @@ def test_the_compilation_cache_is_the_users_own(tmp_path):
     assert directory.stat().st_mode & 0o777 == 0o700
     mine = str(tmp_path / "mine")
     assert output(CACHE, JAX_COMPILATION_CACHE_DIR=mine) == ["None", mine]
+
+
+def test_a_commands_imports_are_not_searched_for_garbage_and_other_calls_change_nothing():
+    assert output(COMMAND.replace("ARGS", "None")) == ["False", "True", "True"]
+    assert output(COMMAND.replace("ARGS", "[]")) == ["True", "True", "False"]

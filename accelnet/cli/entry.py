@@ -6,6 +6,7 @@ message; 3 the loss became NaN or infinite; 4 SIGTERM came and the state is save
 results that do not fit on the disk (`> file`) give 2.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
@@ -50,29 +51,35 @@ def main(
         ...     main(experiment)
     """
     command = _Command()
-    given = list(sys.argv[1:] if args is None else args)
-    guarded(lambda: command.prepared(Script(experiment, after_train), given), command.left_behind)
+    script = Script(experiment, after_train)
+    guarded(lambda given: command.prepared(script, given), args, command.left_behind)
 
 
-def guarded(prepared: Callable[[], Callable[[], None]], left_behind: Callable[[], str]) -> None:
+def guarded(
+    prepared: Callable[[list[str]], Callable[[], None]], args: Sequence[str] | None, left_behind: Callable[[], str]
+) -> None:
     """Run a command: its errors become messages and the exit codes above, and nothing that it prints steers a terminal.
 
     Args:
-        prepared: Function that reads the command line, imports what the command needs, and returns what is run.
+        prepared: Function that reads the arguments, imports what the command needs, and returns what is run.
+        args: Command line arguments; None for those of the process, which then runs nothing else.
         left_behind: Function that says, when the command was interrupted, what it leaves.
 
     Raises:
         SystemExit: with the exit codes above.
 
     Example:
-        >>> guarded(lambda: lambda: None, str)
+        >>> guarded(lambda args: lambda: print(args), ["a"], str)
+        ['a']
     """
+    imports = contextlib.nullcontext() if args is not None else runtime.imports_uncollected()
+    given = list(sys.argv[1:] if args is None else args)
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = say_uncaught
     with guarded_streams() as output:
         try:
-            with ending_at_once():
-                run = prepared()
+            with ending_at_once(), imports:
+                run = prepared(given)
             with told_to_end(), exhaustion_explained():
                 run()
         except (UserError, DivergenceError, LostProcessError, UserCodeError) as error:

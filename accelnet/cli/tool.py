@@ -143,7 +143,7 @@ def tool(args: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with the exit codes of `accelnet.main`.
     """
-    guarded(lambda: _prepared(list(sys.argv[1:] if args is None else args)), lambda: "nothing was written")
+    guarded(_prepared, args, lambda: "nothing was written")
 
 
 def _prepared(args: list[str]) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """Evaluate states of a run: the weights that stand for a state, and the metrics of a split."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -49,6 +50,14 @@ class Evaluator:
     def __post_init__(self) -> None:
         self._weights: tuple[State, Any] | None = None
 
+    @functools.cached_property
+    def _nothing_seen(self) -> Any:
+        return jax.tree.map(
+            lambda empty, like: np.broadcast_to(jax.device_get(empty), like.shape),
+            self.experiment.objective.empty(),
+            self.programs.abstract_state.metrics,
+        )
+
     def weights(self, state: State) -> Any:
         """Return what a state is evaluated with; computed once for a state."""
         if self._weights is not None and self._weights[0] is state:
@@ -71,11 +80,7 @@ class Evaluator:
             return {}
         weights, values = self.weights(state), {}
         step = int(state.step)
-        metrics = jax.tree.map(
-            lambda empty, like: np.broadcast_to(jax.device_get(empty), like.shape),
-            self.experiment.objective.empty(),
-            self.programs.abstract_state.metrics,
-        )
+        metrics = self._nothing_seen
         size = self.feed.eval_batch_size
         # Of a loss that is one number for a batch, padding cannot be taken out: the rest is a batch of its own size.
         rest = len(rows) % size if self.experiment.couples_padding else 0

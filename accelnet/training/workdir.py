@@ -1,6 +1,7 @@
 """The work directory of a run: what is in it, who may use it, and what is read when a run resumes."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -85,7 +86,7 @@ class Workdir:
         return any(row["step"] == step for row in reversed(self.rows[-2:]) if row["split"] == "train")
 
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
-        """Keep a state, with the metrics of its evaluation if there was one."""
+        """Keep a state; one with the metrics of its evaluation only where these are among the best."""
         if self._watched is None or validation is None:
             return
         value = rank(validation[self._watched.best_metric], self._watched.best_is_lower)
@@ -159,7 +160,8 @@ class DiskWorkdir(Workdir):
             )
         self.path = self.directory = Path(path)
         self.experiment = experiment
-        self._saved: int | None = None
+        self._newest: int | None = None
+        self._saved: set[int] = set()
         self._averaged = False
         self._ranks: dict[int, float] = {}
         self._row_files: list[RowFile] = []
@@ -191,7 +193,8 @@ class DiskWorkdir(Workdir):
                 f"the run in {self.directory} is at step {step} already, and {self.experiment.total_steps} steps were "
                 f"asked for: give at least {step} steps, or another --workdir"
             )
-        self._saved = step or None
+        self._newest = step or None
+        self._saved = set(self.hosts.on_first(self.checkpoints.steps))
         recorded = self.hosts.on_first(lambda: recorded_seconds(self.directory))
         self.lost_seconds = max(0.0, recorded - record["seconds"].get("total", 0.0))
         self.rows = record["rows"]
@@ -231,13 +234,22 @@ class DiskWorkdir(Workdir):
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
         step = int(state.step)
         self.hosts.on_first(self._check_claim)
-        if self._saved != step:  # an event and the clock may both want one
+        if validation is not None and not self._is_best(step):
+            return
+        if self._newest != step:  # an event and the clock may both want one
             record = {"seconds": seconds, "averaged": self._averaged} | self._content()
             record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
             if self._row_files:
                 record["rows"] = self._row_files[0].position()
             self.saver.save(state, record, self._ranks, before=self._sync_rows)
-            self._saved = step
+            self._newest = step
+            self._saved.add(step)
+
+    def _is_best(self, step: int) -> bool:
+        """Say whether a checkpoint would be kept for its metric: to write others takes longer than small epochs."""
+        saved = [(self._ranks[one], one) for one in self._saved if one in self._ranks and one != step]
+        own = self._ranks.get(step, math.nan), step
+        return sum(one < own for one in saved) < self.experiment.keep_best and not math.isnan(own[0])
 
     def _sync_rows(self) -> None:
         for file in self._row_files:

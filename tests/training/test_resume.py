@@ -23,6 +23,7 @@ from accelnet.training.checkpoint import Checkpoints
 from accelnet.training.evaluator import Evaluator
 from accelnet.training.rhythm import Pace
 from accelnet.training.rows import best_step, row_files, with_rows
+from accelnet.training.saving import Saver
 from tests.training.conftest import toy_experiment
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
@@ -360,13 +361,19 @@ def test_a_work_directory_that_is_taken_away_ends_the_run(full, whole, tmp_path,
 
 
 @pytest.mark.slow
-def test_the_last_and_the_best_checkpoints_are_kept(full, tmp_path):
-    experiment = full.replace(keep_last=2, keep_best=1, best_metric="accuracy", eval_every=an.Every(steps=3))
+def test_the_last_and_the_best_checkpoints_are_kept_and_no_others_are_written(full, tmp_path, monkeypatch):
+    rhythms = {"eval_every": an.Every(steps=3), "save_every": an.Every(steps=1000)}
+    experiment = full.replace(keep_last=2, keep_best=1, best_metric="accuracy", **rhythms)
+    written, save = [], Saver.save
+    spy = lambda self, state, *args, **rest: (written.append(int(state.step)), save(self, state, *args, **rest))  # noqa: E731
+    monkeypatch.setattr(Saver, "save", spy)
     run = fit(experiment, workdir=tmp_path / "run")
     scores = {row["step"]: row["accuracy"] for row in run.rows if row["split"] == "validation"}
+    records = [step for step in scores if scores[step] > max((scores[s] for s in scores if s < step), default=-1)]
+    assert written == sorted({*records, run.step}) and len(records) < len(scores) - 1
     checkpoints = Checkpoints(tmp_path / "run", complete=partial(with_rows, tmp_path / "run", print))
     kept = checkpoints.steps()
-    assert kept[-1] == run.step and len(kept) in (2, 3)
+    assert kept[-1] == run.step and kept == sorted({*written[-2:], records[-1]})
     assert scores[best_step(checkpoints, "accuracy", False)] == max(scores.values()) > min(scores.values())
     metrics = an.evaluate(experiment, tmp_path / "run", best=True).metrics
     assert metrics["validation"]["accuracy"] == pytest.approx(max(scores.values()))
