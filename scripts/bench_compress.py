@@ -43,7 +43,7 @@ from accelnet.compressing.compress import compress
 from accelnet.compressing.drop import usual_metric
 from accelnet.compressing.elimination import prune
 from accelnet.compressing.finetune import Start, find_rate, of_length, train, untrained_run, without_test
-from accelnet.compressing.measured import Comparison, weight_bytes
+from accelnet.compressing.measured import PairedExamples, weight_bytes
 from accelnet.compressing.proposals import WidthLadder
 from accelnet.compressing.widths import find_widths
 from accelnet.disk import write_atomically
@@ -63,10 +63,10 @@ Result = dict[str, Any]
 Rows = Iterator[tuple[str, Result]]  # names of rows that were not there yet, and what they hold
 
 
-def compared(run: an.Run, split: str = "validation") -> Comparison:
+def compared(run: an.Run, split: str = "validation") -> PairedExamples:
     """Return the examples on which networks are compared with a run."""
     metric = usual_metric(run.experiment.objective, run.experiment.best_metric)
-    return Comparison(run, metric, split, lambda _: None)
+    return PairedExamples(run, metric, split, lambda _: None)
 
 
 def untrained(run: an.Run, _: Any, known: Result) -> Rows:
@@ -105,7 +105,7 @@ def trained(run: an.Run, options: Any, known: Result) -> Rows:
         rate = find_rate(experiment, start, Progress())
         tuned = train(experiment, start, rate["factor"], None, Progress())
         scratch = train(of_length(experiment, 2.0), None, 1.0, None, Progress())
-        beside = Comparison(scratch, examples.name, "validation", lambda _: None)
+        beside = PairedExamples(scratch, examples.name, "validation", lambda _: None)
         row = {
             "widths": values,
             "rate": rate,

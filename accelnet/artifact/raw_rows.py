@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.artifact.schema import BYTES, Held, held_of
+from accelnet.artifact.schema import BYTES, ArraySchema, held_of
 from accelnet.data.cells import Cells
 from accelnet.data.columns import NAMED
 from accelnet.data.files import read_text
@@ -108,7 +108,7 @@ def picture_form(schema: Mapping[str, Any]) -> PictureForm | None:
     if "picture" in schema["fitted"]:
         return PictureForm(**schema["fitted"]["picture"])
     held = held_of(schema["inputs"])
-    if isinstance(held, Held) and held.ndim == 4 and held.dtype == np.uint8 and held.shape[3] in (1, 3):
+    if isinstance(held, ArraySchema) and held.ndim == 4 and held.dtype == np.uint8 and held.shape[3] in (1, 3):
         return PictureForm(held.shape[1], held.shape[2], held.shape[3], "none")
     return None
 

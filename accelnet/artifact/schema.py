@@ -34,7 +34,7 @@ SHAPE = {
 
 
 @dataclass(frozen=True)
-class Held:
+class ArraySchema:
     """Say what one array of the inputs is like.
 
     Attributes:
@@ -69,14 +69,14 @@ def described_arrays(avals: Any) -> Any:
 
 
 def held_of(described: Mapping[str, Any]) -> Any:
-    """Return the `Held` of described arrays, or the dict of them.
+    """Return the `ArraySchema` of described arrays, or the dict of them.
 
     Example:
         >>> held_of({"dtype": "uint8", "shape": ["batch", 8]}).fits(np.zeros((5, 8), np.uint8))
         True
     """
     if isinstance(described.get("dtype"), str):
-        return Held(tuple(described["shape"]), np.dtype(jax.numpy.dtype(described["dtype"])))
+        return ArraySchema(tuple(described["shape"]), np.dtype(jax.numpy.dtype(described["dtype"])))
     return {name: held_of(one) for name, one in described.items()}
 
 
@@ -120,7 +120,7 @@ def encode(raw: Any, schema: Mapping[str, Any]) -> Any:
     tokenizer = BYTES if schema["tokenizer"] == BYTES else None
     arrays = encode_inputs(raw, fitted, held, schema["coding"], tokenizer)
     sizes = {len(one) for one in jax.tree.leaves(arrays)}
-    if not all(jax.tree.leaves(jax.tree.map(Held.fits, held, arrays))) or len(sizes) != 1:
+    if not all(jax.tree.leaves(jax.tree.map(ArraySchema.fits, held, arrays))) or len(sizes) != 1:
         came = jax.tree.map(lambda one: list(one.shape), arrays)
         expected = jax.tree.map(lambda one: list(one.shape), held)
         raise UserError(f"inputs have shape {came}, expected {expected}")
@@ -182,7 +182,7 @@ def _words(described: Mapping[str, Any], name: str) -> list[str]:
 
 def _with_types_of(avals: Any, arrays: Any) -> Any:
     """Give inputs the types that the data holds, not those that jax has for them."""
-    return jax.tree.map(lambda aval, one: Held(aval.shape, one.dtype), avals, arrays)
+    return jax.tree.map(lambda aval, one: ArraySchema(aval.shape, one.dtype), avals, arrays)
 
 
 def _with_batch(described: Any) -> Any:

@@ -19,7 +19,7 @@ from accelnet.training.state import abstract_state
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Contender:
     """One of those that are compared.
 
     Attributes:
@@ -37,7 +37,7 @@ class Candidate:
         function_of(f"the function of {self.name}", self.function, "a function from a Config to an Experiment")
 
 
-def optimizer_candidates(function: ExperimentFunction, config: Any, names: Sequence[str]) -> list[Candidate]:
+def optimizer_candidates(function: ExperimentFunction, config: Any, names: Sequence[str]) -> list[Contender]:
     """Return the experiment with other optimizers.
 
     Each takes the place of the script's whole optimizer: with the schedule that the script's one follows, with the
@@ -51,7 +51,7 @@ def optimizer_candidates(function: ExperimentFunction, config: Any, names: Seque
     unknown = [name for name in names if name not in algorithms]
     if unknown:
         raise UserError(f"{', '.join(unknown)} is no optimizer, expected some of {', '.join(sorted(algorithms))}")
-    return [Candidate(name, _with_optimizer(function, name), config) for name in names]
+    return [Contender(name, _with_optimizer(function, name), config) for name in names]
 
 
 def _with_optimizer(function: ExperimentFunction, name: str) -> ExperimentFunction:

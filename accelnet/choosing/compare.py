@@ -11,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 
 from accelnet.arguments import flags, instance, integer, number, sequence, word
-from accelnet.choosing.candidates import Candidate, without_test
+from accelnet.choosing.candidates import Contender, without_test
 from accelnet.choosing.compare_page import comparison_page
 from accelnet.choosing.paired import ALPHA, Comparison, check_seeds, compare_paired, mean_interval, median_interval
 from accelnet.choosing.stage import make_stage
@@ -35,7 +35,7 @@ _EVALUATIONS = 40
 
 
 def compare(
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Contender],
     *,
     seeds: int | None = None,
     metric: str | None = None,
@@ -114,11 +114,11 @@ def compare(
 
 
 def _check(
-    candidates: Sequence[Candidate], seeds: int | None, rates: Sequence[float], tuning_seeds: int, alpha: float
+    candidates: Sequence[Contender], seeds: int | None, rates: Sequence[float], tuning_seeds: int, alpha: float
 ) -> int:
     """Return the number of seeds, or say what is wrong."""
     for one in sequence("candidates", candidates):
-        instance("a candidate", one, Candidate, "a Candidate(name, function, config)")
+        instance("a candidate", one, Contender, "a Candidate(name, function, config)")
     names = [one.name for one in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"candidates are {', '.join(names) or 'none'}: expected at least two, of different names")
@@ -147,7 +147,7 @@ def _direction(examples: Mapping[str, Experiment], metric: str) -> bool:
     return next(iter(directions.values()))
 
 
-def _at(one: Candidate, rate: float) -> Candidate:
+def _at(one: Contender, rate: float) -> Contender:
     return dataclasses.replace(one, config=dataclasses.replace(one.config, learning_rate=rate))
 
 
@@ -165,7 +165,7 @@ class _Study:
 
     def train(
         self,
-        one: Candidate,
+        one: Contender,
         part: str,
         members: Sequence[Member],
         splits: Sequence[str] = ("train", "validation"),
@@ -181,7 +181,7 @@ class _Study:
         self.done += len(members) * int(run.steps[-1])
         return run
 
-    def tune(self, one: Candidate, rates: Sequence[float], num_seeds: int) -> dict[str, Any]:
+    def tune(self, one: Contender, rates: Sequence[float], num_seeds: int) -> dict[str, Any]:
         """Choose the learning rate with the best mean after full trainings."""
         seeds = range(_FIRST_TUNING_SEED, _FIRST_TUNING_SEED + num_seeds)
         run = self.train(one, "tuning", grid(seeds, learning_rate=rates), splits=(), evaluations=1)
@@ -210,7 +210,7 @@ class _Study:
         return {name: np.where(good[name], values[name], worst).astype(np.float64) for name in runs}
 
     def describe(
-        self, one: Candidate, tuned: Mapping[str, Any], run: PopulationRun, final: np.ndarray, goal: float
+        self, one: Contender, tuned: Mapping[str, Any], run: PopulationRun, final: np.ndarray, goal: float
     ) -> dict[str, Any]:
         """Return what is known of a candidate, its costs included."""
         example = without_test(one.function)(_at(one, tuned["learning_rate"]).config)
@@ -238,7 +238,7 @@ class _Study:
                       "high": np.quantile(curve, 0.75, axis=1, method="nearest")},
         }  # fmt: skip
 
-    def test(self, one: Candidate, seeds: int) -> dict[str, dict[str, float]]:
+    def test(self, one: Contender, seeds: int) -> dict[str, dict[str, float]]:
         """Train the winner again, the same to the bit, with the test split in its data."""
         if not one.function(one.config).data.num_examples("test"):
             return {}

@@ -19,7 +19,7 @@ from accelnet.errors import UserCodeError, UserError, user_code
 from accelnet.terminal import folded, rendered
 
 if TYPE_CHECKING:
-    from accelnet.choosing.candidates import Candidate
+    from accelnet.choosing.candidates import Contender
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ def compare(script: Script, config: Config, options: CompareOptions, output: Out
     if options.target is not None and not math.isfinite(options.target):
         raise UserError(f"--target is {options.target}, expected a number of the metric")
     start_platform()
-    from accelnet.choosing.candidates import Candidate, optimizer_candidates
+    from accelnet.choosing.candidates import Contender, optimizer_candidates
     from accelnet.choosing.compare import RATES, compare
 
-    candidates = [Candidate(text, script.experiment, changed(config, text)) for text in options.set]
+    candidates = [Contender(text, script.experiment, changed(config, text)) for text in options.set]
     candidates += _variants(script, config, options.variants)
     if options.optimizers is not None:
         names = [name.strip() for name in options.optimizers.split(",") if name.strip()]
@@ -67,7 +67,7 @@ def compare(script: Script, config: Config, options: CompareOptions, output: Out
             "each candidate"
         )
     if len(candidates) == 1:
-        candidates.insert(0, Candidate("as it is", script.experiment, config))
+        candidates.insert(0, Contender("as it is", script.experiment, config))
     values = compare(
         candidates,
         seeds=options.seeds,
@@ -108,9 +108,9 @@ def changed(config: Any, text: str) -> Any:
     return tyro.cli(type(config), args=args, default=config)
 
 
-def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candidate"]:
+def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Contender"]:
     """Load scripts, and give their Configs the values that were set for this script, where they have such fields."""
-    from accelnet.choosing.candidates import Candidate
+    from accelnet.choosing.candidates import Contender
 
     default = script.default_config()
     given = {
@@ -125,7 +125,7 @@ def _variants(script: Script, config: Any, paths: Sequence[Path]) -> list["Candi
         settings = {name: value for name, value in given.items() if name in known}
         name = path.stem if [other.stem for other in paths].count(path.stem) == 1 else str(path)
         config_of_variant = dataclasses.replace(variant.default_config(), **settings)
-        found.append(Candidate(name, variant.experiment, config_of_variant))
+        found.append(Contender(name, variant.experiment, config_of_variant))
     return found
 
 

@@ -13,7 +13,7 @@ from jax import Array, lax
 from accelnet.arguments import check_patterns, integer
 from accelnet.compressing.inputs import Inputs
 from accelnet.compressing.origins import Use, origin_of
-from accelnet.compressing.products import Value, Watcher
+from accelnet.compressing.products import TracedValue, Watcher
 from accelnet.data.order import mix
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
@@ -204,9 +204,9 @@ def _watch(
     values = []
     for path, leaf in path_names(params):
         wanted = any(re.fullmatch(pattern, path) for pattern in paths)
-        values.append(Value(leaf, origin_of(path, leaf.shape) if wanted else None, fixed=True))
-    values += [Value(leaf, fixed=True) for leaf in jax.tree.leaves(model_state)]
-    values += [Value(leaf) for leaf in jax.tree.leaves(batch["inputs"])]
+        values.append(TracedValue(leaf, origin_of(path, leaf.shape) if wanted else None, fixed=True))
+    values += [TracedValue(leaf, fixed=True) for leaf in jax.tree.leaves(model_state)]
+    values += [TracedValue(leaf) for leaf in jax.tree.leaves(batch["inputs"])]
     Watcher(sink).run(jax.make_jaxpr(forward)(*operands), values)
 
 

@@ -16,10 +16,10 @@ from accelnet.compressing.answer import Compressions, Wanted, choose
 from accelnet.compressing.drop import Drop, mean_metric, resolution, tail_of, usual_metric
 from accelnet.compressing.kept import check_free, evaluated, keep
 from accelnet.compressing.ladder import LADDER
-from accelnet.compressing.measured import Comparison, Measured, Say, measure
+from accelnet.compressing.measured import Measured, PairedExamples, Say, measure
 from accelnet.compressing.proposals import BITS, ways_of
 from accelnet.compressing.search import Goal, Search
-from accelnet.compressing.store import Store
+from accelnet.compressing.store import SearchStore
 from accelnet.compressing.telling import told
 from accelnet.compressing.ways import Ways
 from accelnet.errors import UserError
@@ -125,10 +125,10 @@ def compress(
     out = None if out is None else path("out", out).absolute()
     if out is not None:
         check_free(out)
-    store = Store(None if out is None else out / DIRECTORY)
+    store = SearchStore(None if out is None else out / DIRECTORY)
     store.claim(run)
     say = StatusLine(progress)
-    comparison = Comparison(run, name, "validation", say)
+    comparison = PairedExamples(run, name, "validation", say)
     sizes = sorted({1, batch, max(run.experiment.resolved_eval_batch_size, 2)})
     if ways is None:
         ways = ways_of(run, methods, sizes, say)
@@ -210,7 +210,7 @@ def _finished(one: Measured, original: Run, metric: str, out: Path | None, say: 
     say(f"{one.name}: all splits")
     run, test = evaluated(one.run), {}
     if run.experiment.data.num_examples("test"):
-        compared = Comparison(original, metric, "test", say)
+        compared = PairedExamples(original, metric, "test", say)
         values = {"value": compared.value(run), "original": compared.value(original)}
         test = {**values, "drop": compared.drop(run, 1).to_dict()}
     if out is not None:

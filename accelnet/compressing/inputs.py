@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from accelnet.compressing.origins import Origin, Use, use_of
+from accelnet.compressing.origins import ParameterElements, Use, use_of
 from accelnet.ops.geometry import Geometry
 
 Axes = Sequence[int]
@@ -19,7 +19,7 @@ class Inputs(NamedTuple):
 
     Attributes:
         use: Part of a parameter that they are multiplied by.
-        stride: As that of its `Origin`.
+        stride: As that of its `ParameterElements`.
         num_rows: Number of inputs.
         rows: Function that gives those of some numbers, int [n] or None for all, as [groups, n, features].
         weights: How often each counts, float [num_rows]; None for once.
@@ -33,7 +33,7 @@ class Inputs(NamedTuple):
 
 
 def of_product(
-    origin: Origin, data: Array, contracted: tuple[Axes, Axes], batch: tuple[Axes, Axes]
+    origin: ParameterElements, data: Array, contracted: tuple[Axes, Axes], batch: tuple[Axes, Axes]
 ) -> tuple[Inputs | None, int | None]:
     """Describe a product of a parameter and data, whose axes are given in this order.
 
@@ -63,7 +63,7 @@ def of_product(
     return Inputs(use, origin.stride, num_rows, rows), free[0] if len(free) == 1 else None
 
 
-def of_convolution(origin: Origin, indices: np.ndarray, images: Array, geometry: Geometry) -> Inputs | None:
+def of_convolution(origin: ParameterElements, indices: np.ndarray, images: Array, geometry: Geometry) -> Inputs | None:
     """Describe a convolution: its inputs are patches.
 
     Args:
@@ -96,7 +96,9 @@ def of_convolution(origin: Origin, indices: np.ndarray, images: Array, geometry:
     return Inputs(use, origin.stride, math.prod(sizes), rows)
 
 
-def of_recurrence(origin: Origin, hiddens: Array, first: Array, *, reverse: bool, valid: Array | None) -> Inputs | None:
+def of_recurrence(
+    origin: ParameterElements, hiddens: Array, first: Array, *, reverse: bool, valid: Array | None
+) -> Inputs | None:
     """Describe the products of a recurrent kernel: their inputs are the states before each step.
 
     Args:

@@ -79,7 +79,7 @@ class Measured:
         }  # fmt: skip
 
 
-class Comparison:
+class PairedExamples:
     """The examples of a split, on which every candidate is compared with the original.
 
     Args:
@@ -154,7 +154,7 @@ def weight_bytes(run: Run) -> int:
 
 def measure(
     candidates: Sequence[Candidate],
-    comparison: Comparison,
+    comparison: PairedExamples,
     batch_sizes: Sequence[int],
     *,
     seconds: float = 0.5,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class Origin(NamedTuple):
+class ParameterElements(NamedTuple):
     """Say of which elements of a parameter an array consists.
 
     Attributes:
@@ -40,17 +40,17 @@ class Use(NamedTuple):
     order: np.ndarray
 
 
-def origin_of(path: str, shape: tuple[int, ...]) -> Origin:
+def origin_of(path: str, shape: tuple[int, ...]) -> ParameterElements:
     """Return the origin of a parameter itself.
 
     Example:
         >>> origin_of("kernel", (2, 3)).indices.tolist()
         [[0, 1, 2], [3, 4, 5]]
     """
-    return Origin(path, tuple(shape), np.arange(math.prod(shape), dtype=np.int32).reshape(shape))
+    return ParameterElements(path, tuple(shape), np.arange(math.prod(shape), dtype=np.int32).reshape(shape))
 
 
-def moved(origin: Origin, primitive: str, params: Mapping[str, Any]) -> list[Origin] | None:
+def moved(origin: ParameterElements, primitive: str, params: Mapping[str, Any]) -> list[ParameterElements] | None:
     """Return the origins of the results of an operation that only moves elements; None of one that changes them.
 
     Args:
@@ -69,7 +69,7 @@ def moved(origin: Origin, primitive: str, params: Mapping[str, Any]) -> list[Ori
     return [origin._replace(indices=one) for one in (found if isinstance(found, list) else [found])]
 
 
-def use_of(origin: Origin, indices: np.ndarray) -> Use | None:
+def use_of(origin: ParameterElements, indices: np.ndarray) -> Use | None:
     """Find which axes of a parameter a product contracts.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from accelnet.artifact.recipe import flattened, unflattener
 from accelnet.compressing.inputs import Inputs
 from accelnet.compressing.origins import origin_of
-from accelnet.compressing.products import Value, Watcher
+from accelnet.compressing.products import TracedValue, Watcher
 from accelnet.experiment import Experiment
 from accelnet.models.pure import PureModel
 from accelnet.parallel.rules import path_names
@@ -90,9 +90,9 @@ class Probe:
 
         def watched() -> None:
             params, state = self._unflattened(self.weights)
-            values = [Value(leaf, origin_of(path, leaf.shape), fixed=True) for path, leaf in path_names(params)]
-            values += [Value(jnp.asarray(leaf), fixed=True) for leaf in jax.tree.leaves(state)]
-            values += [Value(leaf) for leaf in jax.tree.leaves(self.inputs)]
+            values = [TracedValue(leaf, origin_of(path, leaf.shape), fixed=True) for path, leaf in path_names(params)]
+            values += [TracedValue(jnp.asarray(leaf), fixed=True) for leaf in jax.tree.leaves(state)]
+            values += [TracedValue(leaf) for leaf in jax.tree.leaves(self.inputs)]
             apply = functools.partial(_joined, self.experiment.pure_model)
             Watcher(seen).run(jax.make_jaxpr(apply)(params, state, self.inputs), values)
 

@@ -14,7 +14,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 
 from accelnet.compressing.inputs import Inputs, of_convolution, of_product, of_recurrence
-from accelnet.compressing.origins import Origin, moved
+from accelnet.compressing.origins import ParameterElements, moved
 from accelnet.ops import kernels
 from accelnet.ops.flops import scan_counts
 from accelnet.ops.geometry import Geometry
@@ -45,7 +45,7 @@ class Sink(Protocol):
         """Take what the sink of a loop's body has seen in all steps."""
 
 
-class Value(NamedTuple):
+class TracedValue(NamedTuple):
     """Hold a value of the program.
 
     Attributes:
@@ -56,7 +56,7 @@ class Value(NamedTuple):
     """
 
     array: Any
-    origin: Origin | None = None
+    origin: ParameterElements | None = None
     fixed: bool = False
     tables: tuple[tuple[int, ...], int] | None = None
 
@@ -75,7 +75,7 @@ class Watcher:
         self.sink = sink
         self._count, self._waiting = 0, dict[int, Inputs]()
 
-    def run(self, closed: Any, values: Sequence[Value]) -> list[Value]:
+    def run(self, closed: Any, values: Sequence[TracedValue]) -> list[TracedValue]:
         """Return the outputs of a closed jaxpr."""
         outputs = self._walk(closed, values)
         for inputs in self._waiting.values():
@@ -83,19 +83,19 @@ class Watcher:
         self._waiting = {}
         return outputs
 
-    def _walk(self, closed: Any, values: Sequence[Value]) -> list[Value]:
-        env: dict[Any, Value] = dict(zip(closed.jaxpr.invars, values, strict=True))
-        env |= {var: Value(c, fixed=True) for var, c in zip(closed.jaxpr.constvars, closed.consts, strict=True)}
+    def _walk(self, closed: Any, values: Sequence[TracedValue]) -> list[TracedValue]:
+        env: dict[Any, TracedValue] = dict(zip(closed.jaxpr.invars, values, strict=True))
+        env |= {var: TracedValue(c, fixed=True) for var, c in zip(closed.jaxpr.constvars, closed.consts, strict=True)}
 
-        def read(var: Any) -> Value:
-            return Value(var.val, fixed=True) if isinstance(var, Literal) else env[var]
+        def read(var: Any) -> TracedValue:
+            return TracedValue(var.val, fixed=True) if isinstance(var, Literal) else env[var]
 
         for equation in closed.jaxpr.eqns:
             results = self._equation(equation, [read(var) for var in equation.invars], closed.jaxpr.debug_info)
             env.update(zip(equation.outvars, results, strict=True))
         return [read(var) for var in closed.jaxpr.outvars]
 
-    def _equation(self, equation: Any, given: list[Value], debug_info: Any) -> list[Value]:
+    def _equation(self, equation: Any, given: list[TracedValue], debug_info: Any) -> list[TracedValue]:
         name, params = equation.primitive.name, equation.params
         if any(value.origin or value.tables for value in given):
             if name == "scan":
@@ -104,7 +104,7 @@ class Watcher:
                 return self._walk(body, given[1:] if name == "cond" else given)
         arrays = _computed(equation, given, debug_info)
         fixed = all(value.fixed for value in given)
-        outputs = [Value(array, fixed=fixed) for array in arrays]
+        outputs = [TracedValue(array, fixed=fixed) for array in arrays]
         if name == "dot_general":
             return [outputs[0]._replace(tables=self._dot(given[0], given[1], params["dimension_numbers"]))]
         if name == "conv_general_dilated":
@@ -121,7 +121,7 @@ class Watcher:
             outputs = [outputs[0]._replace(tables=_kept_rows(name, params, given, outputs[0].array.shape))]
         return outputs
 
-    def _dot(self, lhs: Value, rhs: Value, dimensions: Any) -> Any:
+    def _dot(self, lhs: TracedValue, rhs: TracedValue, dimensions: Any) -> Any:
         (lhs_contracted, rhs_contracted), (lhs_batch, rhs_batch) = dimensions
         if rhs.origin is not None:
             inputs, axis = of_product(rhs.origin, lhs.array, (rhs_contracted, lhs_contracted), (rhs_batch, lhs_batch))
@@ -137,14 +137,14 @@ class Watcher:
         if inputs is not None:
             self.sink.see(inputs)
 
-    def _wait(self, inputs: Inputs, table: Value, axis: int) -> tuple[tuple[int, ...], int]:
+    def _wait(self, inputs: Inputs, table: TracedValue, axis: int) -> tuple[tuple[int, ...], int]:
         """Keep a product until it is known which rows of its result are chosen; return those that wait for these."""
         number = self._count = self._count + 1
         self._waiting[number] = inputs
         before = table.tables[0] if table.tables is not None and table.tables[1] == axis else ()
         return (*before, number), 0
 
-    def _chosen(self, table: Value, tokens: Array, weights: Array | None) -> None:
+    def _chosen(self, table: TracedValue, tokens: Array, weights: Array | None) -> None:
         """Let the products that made a table's rows be seen with the rows that are read."""
         numbers, axis = table.tables or ((), 0)
         counts = jnp.ones(tokens.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
@@ -153,14 +153,14 @@ class Watcher:
             if (inputs := self._waiting.pop(number, None)) is not None:
                 self._see(inputs._replace(weights=counts))
 
-    def _gather(self, table: Value, indices: Array, params: Any) -> None:
+    def _gather(self, table: TracedValue, indices: Array, params: Any) -> None:
         if table.tables is None:
             return
         axis, numbers = table.tables[1], params["dimension_numbers"]
         if axis in numbers.start_index_map and axis in numbers.collapsed_slice_dims:
             self._chosen(table, indices[..., numbers.start_index_map.index(axis)], None)
 
-    def _native_convolution(self, lhs: Value, rhs: Value, params: Any) -> None:
+    def _native_convolution(self, lhs: TracedValue, rhs: TracedValue, params: Any) -> None:
         if rhs.origin is None or params["batch_group_count"] != 1:
             return
         numbers = params["dimension_numbers"]
@@ -172,7 +172,7 @@ class Watcher:
         )  # fmt: skip
         self._see(of_convolution(rhs.origin, np.transpose(rhs.origin.indices, order), images, geometry))
 
-    def _kernel(self, kernel: kernels.Kernel, given: list[Value], results: list[Any]) -> Any:
+    def _kernel(self, kernel: kernels.Kernel, given: list[TracedValue], results: list[Any]) -> Any:
         """Look into a compiled kernel, whose operands have an axis of one member in front."""
         values = [_alone(value) for value in given]
         meaning: Any = kernel.meaning
@@ -187,7 +187,7 @@ class Watcher:
             self._recurrence(meaning, values, results[0][0])
         return None
 
-    def _recurrence(self, meaning: Any, values: list[Value], hiddens: Array) -> None:
+    def _recurrence(self, meaning: Any, values: list[TracedValue], hiddens: Array) -> None:
         valid = values[-1].array[..., 0] if meaning.has_valid else None
         if meaning.has_tokens:
             self._chosen(values[0], values[1].array, valid)
@@ -196,15 +196,17 @@ class Watcher:
         if kernel.origin is not None:
             self._see(of_recurrence(kernel.origin, hiddens, first, reverse=meaning.reverse, valid=valid))
 
-    def _scan(self, params: Any, given: list[Value]) -> list[Value]:
+    def _scan(self, params: Any, given: list[TracedValue]) -> list[TracedValue]:
         num_consts, num_carry = scan_counts(params)
         consts, first, xs = given[:num_consts], given[num_consts:][:num_carry], given[num_consts + num_carry :]
         sinks: list[Sink] = []
 
         def run(carry: Any, x: Any) -> Any:
             sinks.append(self.sink.inner())
-            inside = [value._replace(tables=None) for value in consts] + [Value(array) for array in carry]
-            inside += [Value(array, _first(value.origin), value.fixed) for value, array in zip(xs, x, strict=True)]
+            inside = [value._replace(tables=None) for value in consts] + [TracedValue(array) for array in carry]
+            inside += [
+                TracedValue(array, _first(value.origin), value.fixed) for value, array in zip(xs, x, strict=True)
+            ]
             outputs = [value.array for value in Watcher(sinks[-1]).run(params["jaxpr"], inside)]
             total, stacked = sinks[-1].arrays()
             return outputs[:num_carry], (outputs[num_carry:], total, stacked)
@@ -220,7 +222,7 @@ class Watcher:
         options = {"length": params["length"], "reverse": params["reverse"], "unroll": params["unroll"]}
         (carry, total), (outputs, stacked) = jax.lax.scan(step, (carry, zeros), x, **options)
         self.sink.take(sinks[-1], total, stacked)
-        return [Value(array) for array in (*carry, *outputs)]
+        return [TracedValue(array) for array in (*carry, *outputs)]
 
 
 def _body(equation: Any) -> Any:
@@ -236,7 +238,7 @@ def _body(equation: Any) -> Any:
     return ClosedJaxpr(body, ()) if body is not None and not hasattr(body, "consts") else body
 
 
-def _computed(equation: Any, given: Sequence[Value], debug_info: Any) -> list[Any]:
+def _computed(equation: Any, given: Sequence[TracedValue], debug_info: Any) -> list[Any]:
     """Compute an equation as it stands."""
     pairs = zip(equation.invars, given, strict=True)
     operands = {var: value.array for var, value in pairs if not isinstance(var, Literal)}
@@ -244,7 +246,7 @@ def _computed(equation: Any, given: Sequence[Value], debug_info: Any) -> list[An
     return list(jaxpr_as_fun(ClosedJaxpr(alone, ()))(*operands.values()))
 
 
-def _first(origin: Origin | None) -> Origin | None:
+def _first(origin: ParameterElements | None) -> ParameterElements | None:
     """Return the origin of the first of the arrays that a loop reads one by one."""
     if origin is None or origin.stride or len(origin.indices) < 2:
         return None
@@ -252,14 +254,14 @@ def _first(origin: Origin | None) -> Origin | None:
     return origin._replace(indices=origin.indices[0], stride=second - first)
 
 
-def _alone(value: Value) -> Value:
+def _alone(value: TracedValue) -> TracedValue:
     """Take away an axis of one member."""
     origin = None if value.origin is None else value.origin._replace(indices=value.origin.indices[0])
     tables = None if value.tables is None else (value.tables[0], value.tables[1] - 1)
-    return Value(value.array[0], origin, value.fixed, tables)
+    return TracedValue(value.array[0], origin, value.fixed, tables)
 
 
-def _kept_rows(name: str, params: Any, given: Sequence[Value], shape: tuple[int, ...]) -> Any:
+def _kept_rows(name: str, params: Any, given: Sequence[TracedValue], shape: tuple[int, ...]) -> Any:
     """Say which axis of a result has the rows of its operands, of a result that no input changes."""
     tables = [value.tables for value in given if value.tables is not None]
     if not tables:

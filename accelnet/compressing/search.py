@@ -8,8 +8,8 @@ from accelnet.compressing.candidate import Candidate, Proposal, Weighing, cost_o
 from accelnet.compressing.drop import Drop
 from accelnet.compressing.finetune import Start, of_length, untrained_run
 from accelnet.compressing.ladder import LADDER, next_factor
-from accelnet.compressing.measured import Comparison, Say
-from accelnet.compressing.store import Store
+from accelnet.compressing.measured import PairedExamples, Say
+from accelnet.compressing.store import SearchStore
 from accelnet.compressing.trainings import Trainings
 from accelnet.compressing.ways import Ways
 from accelnet.errors import UserError
@@ -63,7 +63,15 @@ class Search:
     """
 
     def __init__(
-        self, original: Run, ways: Ways, comparison: Comparison, goal: Goal, *, budget: int, store: Store, say: Say
+        self,
+        original: Run,
+        ways: Ways,
+        comparison: PairedExamples,
+        goal: Goal,
+        *,
+        budget: int,
+        store: SearchStore,
+        say: Say,
     ) -> None:
         self.original, self.ways, self.comparison, self.goal, self.say = original, ways, comparison, goal, say
         self._notes: list[str] = []

@@ -61,7 +61,7 @@ class Space:
 
 
 @dataclass(frozen=True)
-class Axis:
+class WidthAxis:
     """Describe an axis that becomes shorter with a width.
 
     Attributes:
@@ -79,7 +79,7 @@ class Axis:
     grown: int
 
 
-def find_spaces(probe: Probe, axes: Sequence[Axis]) -> tuple[list[Space], list[Axis]]:
+def find_spaces(probe: Probe, axes: Sequence[WidthAxis]) -> tuple[list[Space], list[WidthAxis]]:
     """Find the units that a width counts.
 
     A unit's place in an axis is guessed: the axis holds them one after the other, or is cut into equal blocks (gates of
@@ -126,7 +126,7 @@ def find_spaces(probe: Probe, axes: Sequence[Axis]) -> tuple[list[Space], list[A
     return found, left
 
 
-def _guesses(axes: Sequence[Axis]) -> list[tuple[int, int | None, bool]]:
+def _guesses(axes: Sequence[WidthAxis]) -> list[tuple[int, int | None, bool]]:
     """Return guesses: the number of units, how many elements each has side by side, what stands first in the axis.
 
     None for the second means as many as there are; the last, whether the width's elements come before the others.
@@ -141,7 +141,7 @@ def _divisors(number: int) -> list[int]:
     return [k for k in range(1, number + 1) if number % k == 0]
 
 
-def _cut(axis: Axis, features: int, units: int, each: int | None, first: bool) -> list[Part]:
+def _cut(axis: WidthAxis, features: int, units: int, each: int | None, first: bool) -> list[Part]:
     """Cut an axis into blocks of units; empty if it does not divide."""
     if axis.grown % units or (axis.lost * units) % axis.grown:
         return []

@@ -19,14 +19,14 @@ from accelnet.training.run import Run
 _SEARCH, _TRAINING = "search.json", "training.json"
 
 
-class Store:
+class SearchStore:
     """Keep what a search has done, so that the same call does none of it again.
 
     Args:
         directory: Directory of the search. None: nothing is kept.
 
     Example:
-        >>> Store(None).folder("widths 1/2") is None
+        >>> SearchStore(None).folder("widths 1/2") is None
         True
     """
 

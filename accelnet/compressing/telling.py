@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelnet.compressing.answer import Wanted, drop_number
-from accelnet.compressing.measured import Comparison, Measured
+from accelnet.compressing.measured import Measured, PairedExamples
 from accelnet.report.numbers import duration, short
 
 
@@ -14,7 +14,7 @@ def told(
     recommended: Measured | None,
     nearest: Measured | None,
     wanted: Wanted,
-    comparison: Comparison,
+    comparison: PairedExamples,
     test: Mapping[str, Any],
 ) -> str:
     """Say what is recommended and why, or what keeps all from it and what can be done.
@@ -35,7 +35,7 @@ def told(
 
 
 class _Teller:
-    def __init__(self, measured: Sequence[Measured], wanted: Wanted, comparison: Comparison) -> None:
+    def __init__(self, measured: Sequence[Measured], wanted: Wanted, comparison: PairedExamples) -> None:
         self.measured, self.wanted, self.comparison = measured, wanted, comparison
         self.metric = {"is_share": comparison.metric.is_share}
         self.compared = len(measured) - 1

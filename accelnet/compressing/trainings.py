@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from accelnet.compressing.finetune import Start, find_rate, train, without_test
-from accelnet.compressing.store import Store
+from accelnet.compressing.store import SearchStore
 from accelnet.errors import DivergenceError
 from accelnet.experiment import Experiment
 from accelnet.training.progress import Progress
@@ -29,7 +29,7 @@ class Trainings:
         self,
         original: Run,
         budget: int,
-        store: Store,
+        store: SearchStore,
         say: Callable[[str], None],
         note: Callable[[str], None],
     ) -> None:

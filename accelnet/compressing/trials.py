@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from accelnet.artifact.recipe import flattened
-from accelnet.compressing.spaces import Axis
+from accelnet.compressing.spaces import WidthAxis
 from accelnet.errors import UserCodeError, UserError
 from accelnet.experiment import Experiment
 from accelnet.models.adapter import adapt
@@ -69,7 +69,9 @@ class Trials:
         """Return the model with other numbers."""
         return Made(self._experiment, Compressed(self.original, Compression(numbers)))
 
-    def axes(self, paths: Sequence[str], values: Sequence[int], parts: Sequence[int]) -> tuple[int, list[Axis]] | str:
+    def axes(
+        self, paths: Sequence[str], values: Sequence[int], parts: Sequence[int]
+    ) -> tuple[int, list[WidthAxis]] | str:
         """Find which axes of which weights become shorter with some numbers.
 
         Args:
@@ -100,7 +102,7 @@ class Trials:
             reason = found
         return reason
 
-    def _shorter(self, less: Made, times: int) -> list[Axis] | str:
+    def _shorter(self, less: Made, times: int) -> list[WidthAxis] | str:
         found = []
         for name, shape in self._whole.shapes.items():
             if len(less.shapes[name]) != len(shape):
@@ -110,7 +112,7 @@ class Trials:
                     lost = size - smaller
                     if lost < 0 or lost * times > size:
                         return f"{name.partition('.')[2]} does not grow in proportion to it"
-                    found.append(Axis(name, axis, size, lost, lost * times))
+                    found.append(WidthAxis(name, axis, size, lost, lost * times))
         return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from accelnet.compressing.probe import Probe, difference
-from accelnet.compressing.spaces import EQUAL, Axis, Space, find_spaces, sliced, zeroed
+from accelnet.compressing.spaces import EQUAL, Space, WidthAxis, find_spaces, sliced, zeroed
 from accelnet.compressing.trials import Trials, parts_of
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment
@@ -122,7 +122,7 @@ def find_widths(experiment: Experiment, *, seed: int = 0, say: Callable[[str], N
     numbers = trials.original.numbers
     proven: dict[str, Width] = {}
     left: dict[str, str] = {}
-    candidates: list[tuple[tuple[str, ...], tuple[int, ...], int, list[Axis]]] = []
+    candidates: list[tuple[tuple[str, ...], tuple[int, ...], int, list[WidthAxis]]] = []
     for path, value in numbers.items():
         say(f"widths: {path}")
         found = trials.axes((path,), (value,), parts_of([value]))
@@ -179,7 +179,7 @@ def _with_units(
     paths: tuple[str, ...],
     values: tuple[int, ...],
     step: int,
-    axes: Sequence[Axis],
+    axes: Sequence[WidthAxis],
     left: dict[str, str],
     say: Callable[[str], None],
 ) -> Width | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from accelnet import arguments
 from accelnet.characters import visible
 from accelnet.data.columns import NAMED, Column
-from accelnet.data.tables import Source
+from accelnet.data.tables import ReadableTable
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
@@ -42,7 +42,7 @@ class Roles(NamedTuple):
 
 
 def choose_columns(
-    source: Source,
+    source: ReadableTable,
     target: str,
     features: Sequence[str] | None,
     categorical: Sequence[str],
@@ -108,7 +108,7 @@ def choose_columns(
     return Roles(target, chosen, categories, orders, used, known)
 
 
-def _default_features(source: Source, used: set[str]) -> tuple[str, ...]:
+def _default_features(source: ReadableTable, used: set[str]) -> tuple[str, ...]:
     others = [column for column in source.names if column not in used]
     index = [column for column in others if column in source.nameless]
     if index:

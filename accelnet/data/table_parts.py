@@ -13,7 +13,7 @@ from accelnet.data.cells import shown_name
 from accelnet.data.splits import TENTH, split_rows
 from accelnet.data.table_columns import Roles
 from accelnet.data.table_source import open_source, stack
-from accelnet.data.tables import Source, Table
+from accelnet.data.tables import ReadableTable, Table
 from accelnet.errors import UserError
 from accelnet.wording import shown
 
@@ -38,7 +38,7 @@ class TableParts(NamedTuple):
     fractions: Mapping[str, float]
 
 
-def read_parts(source: Source, roles: Roles, task: str | None, held_out: Mapping[str, Any]) -> TableParts:
+def read_parts(source: ReadableTable, roles: Roles, task: str | None, held_out: Mapping[str, Any]) -> TableParts:
     """Read a table, and those that are held out beside it.
 
     Args:

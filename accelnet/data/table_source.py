@@ -15,7 +15,7 @@ from accelnet.data.cells import Cells, Mixture, as_names, not_a_number, stacked
 from accelnet.data.csv_file import NO_NAME, open_csv
 from accelnet.data.files import COMPRESSED_SUFFIXES, first_bytes, reading
 from accelnet.data.json_table import read_json
-from accelnet.data.tables import Source, Table
+from accelnet.data.tables import ReadableTable, Table
 from accelnet.errors import UserError
 from accelnet.wording import listed, shown
 
@@ -24,7 +24,7 @@ _PART_ROWS = 1 << 18  # of a Parquet file
 _MAGIC = {b"PAR1": "parquet", b"ARROW1": "arrow", b"FEA1": "arrow", b"\xff\xff\xff\xff": "stream"}
 
 
-def open_source(source: Any, role: str) -> Source:
+def open_source(source: Any, role: str) -> ReadableTable:
     """Look at what columns a table has.
 
     Args:
@@ -82,7 +82,7 @@ def stack(tables: Sequence[Table]) -> Table:
     return Table(tables[0].label, int(starts[-1]), column, place)
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path) -> ReadableTable:
     head = first_bytes(path)
     if path.is_dir():
         raise UserError(f"{path} cannot be read: it is a directory, expected a file")
@@ -101,7 +101,7 @@ def _open_file(path: Path) -> Source:
     return _open_csv(path)
 
 
-def _open_csv(path: Path) -> Source:
+def _open_csv(path: Path) -> ReadableTable:
     file = open_csv(path)
 
     def read(names: Sequence[str], text: Collection[str]) -> Table:
@@ -118,10 +118,10 @@ def _open_csv(path: Path) -> Source:
 
     nameless = tuple(name for name in file.names if name.startswith(NO_NAME))
     note = " alone: expected names separated by commas in the first line" if len(file.names) == 1 else ""
-    return Source(str(path), file.names, nameless, read, note, read_parts)
+    return ReadableTable(str(path), file.names, nameless, read, note, read_parts)
 
 
-def _open_parquet(path: Path) -> Source:
+def _open_parquet(path: Path) -> ReadableTable:
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -144,7 +144,7 @@ def _open_parquet(path: Path) -> Source:
         return _of_arrow(str(path), file.schema_arrow.empty_table())._replace(read=read, read_parts=read_parts)
 
 
-def _open_arrow(path: Path, stream: bool) -> Source:
+def _open_arrow(path: Path, stream: bool) -> ReadableTable:
     import pyarrow as pa
     from pyarrow import feather
 
@@ -154,13 +154,13 @@ def _open_arrow(path: Path, stream: bool) -> Source:
     return _of_arrow(str(path), columns)
 
 
-def _open_json(path: Path) -> Source:
+def _open_json(path: Path) -> ReadableTable:
     with _readable(path):
         columns, by_line = read_json(path)
     return _of_arrow(str(path), columns, (lambda row: f"{path}, line {row + 1}") if by_line else None)
 
 
-def _of_frame(frame: Any, role: str) -> Source:
+def _of_frame(frame: Any, role: str) -> ReadableTable:
     import pyarrow as pa
 
     try:
@@ -171,7 +171,7 @@ def _of_frame(frame: Any, role: str) -> Source:
     return _of_arrow(role, columns, "row {}".format)
 
 
-def _of_arrow(label: str, columns: Any, place: Callable[[int], str] | None = None) -> Source:
+def _of_arrow(label: str, columns: Any, place: Callable[[int], str] | None = None) -> ReadableTable:
     """Describe an Arrow table."""
 
     def read(_names: Sequence[str], _text: Collection[str]) -> Table:
@@ -180,7 +180,7 @@ def _of_arrow(label: str, columns: Any, place: Callable[[int], str] | None = Non
 
         return _table(label, columns.num_rows, get, place or (lambda row: f"{label}, row {row}"))
 
-    return Source(label, tuple(columns.column_names), _pandas_index(columns.schema.metadata), read)
+    return ReadableTable(label, tuple(columns.column_names), _pandas_index(columns.schema.metadata), read)
 
 
 def _pandas_index(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ def _pandas_index(metadata: Mapping[bytes, bytes] | None) -> tuple[str, ...]:
     return ()
 
 
-def _of_columns(columns: Mapping[Any, Any], role: str) -> Source:
+def _of_columns(columns: Mapping[Any, Any], role: str) -> ReadableTable:
     for name in columns:
         if not isinstance(name, str):
             raise UserError(f"{role} has a column {shown(name)}, expected names that are text")
@@ -206,10 +206,10 @@ def _of_columns(columns: Mapping[Any, Any], role: str) -> Source:
             raise UserError(f"columns have lengths {listed(lengths)}, expected all the same")
         return _table(role, lengths[0] if lengths else 0, found.__getitem__, "row {}".format)
 
-    return Source(role, tuple(columns), (), read)
+    return ReadableTable(role, tuple(columns), (), read)
 
 
-def _of_rows(rows: Sequence[Mapping[Any, Any]], role: str) -> Source:
+def _of_rows(rows: Sequence[Mapping[Any, Any]], role: str) -> ReadableTable:
     names = {name: None for row in rows for name in row}
 
     def read(wanted: Sequence[str], text: Collection[str]) -> Table:

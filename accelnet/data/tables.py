@@ -34,7 +34,7 @@ class Table(NamedTuple):
         return Table(self.label, len(rows), column, lambda row: self.place(int(rows[row])))
 
 
-class Source(NamedTuple):
+class ReadableTable(NamedTuple):
     """Describe a table that can be read.
 
     Attributes:

@@ -11,11 +11,11 @@ from accelnet.errors import UserError
 from accelnet.exporting.difference import Difference, compare, farthest, joined
 from accelnet.exporting.example_rows import with_steps
 from accelnet.exporting.formats import Format, Running
-from accelnet.exporting.source import Answers, Source, batches
+from accelnet.exporting.source import Answers, ExportedModel, batches
 from accelnet.exporting.turns import in_turns, timer
 
 
-def check(name: str, form: Format, folder: Path, source: Source) -> dict[str, Any]:
+def check(name: str, form: Format, folder: Path, source: ExportedModel) -> dict[str, Any]:
     """Run an export in its own runtime, and compare it with the model.
 
     Args:
@@ -47,7 +47,7 @@ def check(name: str, form: Format, folder: Path, source: Source) -> dict[str, An
     }
 
 
-def _differences(name: str, form: Format, running: Running, source: Source) -> tuple[Difference, Answers]:
+def _differences(name: str, form: Format, running: Running, source: ExportedModel) -> tuple[Difference, Answers]:
     """Compare all rows, in batches, then one row alone, and one of fewer steps, where the model takes these."""
     parts, answers = [], []
     cases = batches(source.rows, source.size)
@@ -82,7 +82,7 @@ def _around(inputs: Any, row: int, batch: int | None) -> Any:
     return jax.tree.map(lambda one: one[row // batch * batch :][:batch], inputs)
 
 
-def _told(name: str, form: Format, found: Difference, source: Source, inputs: Any, differing: Any) -> str:
+def _told(name: str, form: Format, found: Difference, source: ExportedModel, inputs: Any, differing: Any) -> str:
     where = "" if form.layer is None or source.answer is None else f"; {form.layer(source, differing)}"
     rows = f"{len(jax.tree.leaves(inputs)[0])} of the {source.count} rows of {source.told}"
     return (
@@ -91,7 +91,7 @@ def _told(name: str, form: Format, found: Difference, source: Source, inputs: An
     )
 
 
-def _latency(running: Running, source: Source, size: int) -> dict[str, Any] | None:
+def _latency(running: Running, source: ExportedModel, size: int) -> dict[str, Any] | None:
     if running.batch not in (None, size) or running.timed is None:
         return None
     inputs = jax.tree.map(lambda one: one[:size], source.rows)
@@ -99,19 +99,19 @@ def _latency(running: Running, source: Source, size: int) -> dict[str, Any] | No
     return {"batch_size": size, "seconds": found["export"], "accelnet_seconds": found["accelnet"]}
 
 
-def _metrics(source: Source, answers: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+def _metrics(source: ExportedModel, answers: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     if source.score is None:
         return {}
     after = source.score(answers)
     return {name: [before, after[name]] for name, before in source.own_score.items()}
 
 
-def _num_steps(source: Source) -> int | None:
+def _num_steps(source: ExportedModel) -> int | None:
     """Return the steps of the rows; None where a model has none, or takes one number alone."""
     pairs = zip(jax.tree.leaves(source.shapes), jax.tree.leaves(source.rows), strict=True)
     return next((one.shape[1] for like, one in pairs if one.ndim > 1 and not isinstance(like.shape[1], int)), None)
 
 
-def _steps(source: Source, running: Running) -> Any:
+def _steps(source: ExportedModel, running: Running) -> Any:
     steps = _num_steps(source)
     return steps if steps is None or not running.any_steps else "any"

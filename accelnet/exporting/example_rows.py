@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from accelnet.artifact.schema import BYTES, Held, held_of
+from accelnet.artifact.schema import BYTES, ArraySchema, held_of
 
 _STEPS = 8  # where there may be any number
 
@@ -34,7 +34,7 @@ def example_rows(schema: Mapping[str, Any], count: int, seed: int = 0) -> Any:
     held, rng = held_of(schema["inputs"]), np.random.default_rng(seed)
     steps = _steps_of(held)
 
-    def draw(path: Any, one: Held) -> np.ndarray:
+    def draw(path: Any, one: ArraySchema) -> np.ndarray:
         sizes = [count, *(steps if isinstance(size, str) else size for size in one.shape[1:])]
         if one.dtype.kind not in "iub":
             return _numbers(rng, sizes, schema["fitted"]).astype(one.dtype)
@@ -55,7 +55,7 @@ def with_steps(inputs: Any, schema: Mapping[str, Any], steps: int) -> Any:
     """
     held = held_of(schema["inputs"])
 
-    def cut(path: Any, one: Held, array: np.ndarray) -> np.ndarray:
+    def cut(path: Any, one: ArraySchema, array: np.ndarray) -> np.ndarray:
         if len(one.shape) > 1 and isinstance(one.shape[1], str):
             return array[:, :steps]
         return np.minimum(array, steps) if path and str(getattr(path[-1], "key", "")) == "lengths" else array
@@ -76,7 +76,7 @@ def _numbers(rng: np.random.Generator, sizes: list[int], fitted: Mapping[str, An
     return values * std + mean if fits else values
 
 
-def _symbols(held: Held, schema: Mapping[str, Any]) -> int:
+def _symbols(held: ArraySchema, schema: Mapping[str, Any]) -> int:
     """Return how many values a whole number of the inputs may have."""
     if held.dtype == np.uint8:
         return 256

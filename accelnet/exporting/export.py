@@ -21,7 +21,7 @@ from accelnet.errors import UserError
 from accelnet.exporting.checking import check
 from accelnet.exporting.exported import RECORD, Exported
 from accelnet.exporting.formats import FORMATS, REFUSED
-from accelnet.exporting.source import Source, source_of_model, source_of_run
+from accelnet.exporting.source import ExportedModel, source_of_model, source_of_run
 from accelnet.json_file import plain_value
 from accelnet.terminal import StatusLine
 from accelnet.training.run import Run
@@ -119,7 +119,7 @@ def check_folder(out: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def export_source(source: Source, wanted: Sequence[str], folder: Path, say: StatusLine) -> Exported:
+def export_source(source: ExportedModel, wanted: Sequence[str], folder: Path, say: StatusLine) -> Exported:
     """Write files into a hidden directory, check them there, and move them to their places.
 
     Args:
@@ -165,7 +165,7 @@ def _written(folder: Path, contents: Mapping[str, bytes]) -> dict[str, dict[str,
     }
 
 
-def _values(source: Source, found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _values(source: ExportedModel, found: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     model, known = source.model, {name for form in FORMATS.values() for name in form.files}
     earlier = known - {name for form in found.values() for name in form["files"]}
     return {

@@ -21,7 +21,7 @@ from accelnet.artifact.tensors import pack, unpack
 from accelnet.errors import UserError
 from accelnet.exporting.fresh import FreshProcess
 from accelnet.exporting.layers import Function, first_difference
-from accelnet.exporting.source import Answers, Source
+from accelnet.exporting.source import Answers, ExportedModel
 from accelnet.exporting.stablehlo import BYTECODE, FILES, PROGRAM, to_stablehlo
 from accelnet.exporting.turns import timer
 from accelnet.json_file import plain_value
@@ -67,29 +67,29 @@ class Format:
     """
 
     files: tuple[str, ...]
-    write: Callable[[Source], Contents]
+    write: Callable[[ExportedModel], Contents]
     runtime: Callable[[], str]
-    running: Callable[[Path, Source], AbstractContextManager[Running]]
-    layer: Callable[[Source, Any], str] | None = None
+    running: Callable[[Path, ExportedModel], AbstractContextManager[Running]]
+    layer: Callable[[ExportedModel, Any], str] | None = None
 
 
-def _write_artifact(source: Source) -> Contents:
+def _write_artifact(source: ExportedModel) -> Contents:
     return {ARTIFACT: source.model.path.read_bytes()}
 
 
 @contextlib.contextmanager
-def _artifact(folder: Path, source: Source) -> Iterator[Running]:
+def _artifact(folder: Path, source: ExportedModel) -> Iterator[Running]:
     model = load(folder / ARTIFACT)
     yield _in_process(model.answers, source)
 
 
-def _write_tensors(source: Source) -> Contents:
+def _write_tensors(source: ExportedModel) -> Contents:
     shapes = {name: described_arrays(one) for name, one in sorted(source.model.weights.items())}
     return {TENSORS: pack(source.model.weights), SHAPES: _json(shapes)}
 
 
 @contextlib.contextmanager
-def _tensors(folder: Path, source: Source) -> Iterator[Running]:
+def _tensors(folder: Path, source: ExportedModel) -> Iterator[Running]:
     """Compute with the weights as they are read back, by the package safetensors where it is installed."""
     content = (folder / TENSORS).read_bytes()
     weights = unpack(content)
@@ -103,13 +103,13 @@ def _tensors(folder: Path, source: Source) -> Iterator[Running]:
     yield Running(lambda inputs: {k: np.asarray(one) for k, one in source.call(weights, inputs).items()}, None)
 
 
-def _write_stablehlo(source: Source) -> Contents:
+def _write_stablehlo(source: ExportedModel) -> Contents:
     files = to_stablehlo(source.model.exported())
     return {name: one if isinstance(one, bytes) else _json(one) for name, one in files.items()} | _write_tensors(source)
 
 
 @contextlib.contextmanager
-def _stablehlo(folder: Path, source: Source) -> Iterator[Running]:
+def _stablehlo(folder: Path, source: ExportedModel) -> Iterator[Running]:
     with FreshProcess(folder / PROGRAM, folder / BYTECODE, folder / TENSORS) as process:
 
         def timed(inputs: Any) -> Times:
@@ -122,7 +122,7 @@ def _stablehlo(folder: Path, source: Source) -> Iterator[Running]:
         yield Running(process, timed, source.model.schema["batch"])
 
 
-def _stablehlo_layer(source: Source, inputs: Any) -> str:
+def _stablehlo_layer(source: ExportedModel, inputs: Any) -> str:
     def run(watched: Function, rows: Any) -> Answers:
         shapes = jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype), rows)
         exported = export.export(jax.jit(lambda _, inputs: watched(inputs)))({}, shapes)
@@ -137,13 +137,13 @@ def _stablehlo_layer(source: Source, inputs: Any) -> str:
     return first_difference(source.closed(), inputs, run, source.tolerance)
 
 
-def _write_onnx(source: Source) -> Contents:
+def _write_onnx(source: ExportedModel) -> Contents:
     from accelnet.exporting.onnx import to_onnx
 
     return {ONNX: to_onnx(source.closed(), source.shapes, metadata=told_of(source))}
 
 
-def told_of(source: Source) -> dict[str, str]:
+def told_of(source: ExportedModel) -> dict[str, str]:
     """Return what an ONNX file says of its model: texts by name, values as JSON.
 
     Args:
@@ -166,33 +166,33 @@ def told_of(source: Source) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _onnx(folder: Path, source: Source) -> Iterator[Running]:
+def _onnx(folder: Path, source: ExportedModel) -> Iterator[Running]:
     from accelnet.exporting.onnx.check import session_of
 
     yield _in_process(session_of((folder / ONNX).read_bytes()), source)
 
 
-def _onnx_layer(source: Source, inputs: Any) -> str:
+def _onnx_layer(source: ExportedModel, inputs: Any) -> str:
     from accelnet.exporting.onnx.check import first_difference_of
 
     return first_difference_of(source.closed(), inputs, source.tolerance)
 
 
-def _write_litert(source: Source) -> Contents:
+def _write_litert(source: ExportedModel) -> Contents:
     from accelnet.exporting.litert import to_litert
 
     return {LITERT: to_litert(source.closed(), jax.tree.map(lambda one: one[:1], source.rows))}
 
 
 @contextlib.contextmanager
-def _litert(folder: Path, _source: Source) -> Iterator[Running]:
+def _litert(folder: Path, _source: ExportedModel) -> Iterator[Running]:
     from accelnet.exporting.litert import interpreter_of
 
     run = interpreter_of((folder / LITERT).read_bytes())
     yield Running(run, lambda inputs: timer(partial(run, inputs)), batch=1, any_steps=False)
 
 
-def _litert_layer(source: Source, inputs: Any) -> str:
+def _litert_layer(source: ExportedModel, inputs: Any) -> str:
     from accelnet.exporting.litert import interpreter_of, to_litert
 
     def run(watched: Function, row: Any) -> Answers:
@@ -201,7 +201,7 @@ def _litert_layer(source: Source, inputs: Any) -> str:
     return first_difference(source.closed(), inputs, run, source.tolerance)
 
 
-def _in_process(run: Callable[[Any], Answers], source: Source) -> Running:
+def _in_process(run: Callable[[Any], Answers], source: ExportedModel) -> Running:
     return Running(run, lambda inputs: timer(partial(run, inputs)), source.model.schema["batch"])
 
 

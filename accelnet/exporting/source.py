@@ -25,7 +25,7 @@ Answers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportedModel:
     """Hold a model that is exported, and rows to check its exports with.
 
     Attributes:
@@ -108,7 +108,7 @@ class Source:
         return functools.partial(self.answer, dict(self.model.weights))
 
 
-def source_of_model(model: Model) -> Source:
+def source_of_model(model: Model) -> ExportedModel:
     """Return an artifact alone as a source, with rows drawn from its schema.
 
     Args:
@@ -121,10 +121,10 @@ def source_of_model(model: Model) -> Source:
         reason = str(error)
     size = model.schema["batch"] or _BATCH
     rows = _as_program_takes(example_rows(model.schema, size))
-    return Source(model, answer, reason, rows, size, "random rows", None)
+    return ExportedModel(model, answer, reason, rows, size, "random rows", None)
 
 
-def source_of_run(run: Run, model: Model) -> Source:
+def source_of_run(run: Run, model: Model) -> ExportedModel:
     """Return a run as a source, with rows of its validation split, or of another where there is none.
 
     Args:
@@ -144,7 +144,7 @@ def source_of_run(run: Run, model: Model) -> Source:
     )  # fmt: skip
     answer = forward.answer(experiment.objective.task, data.fitted.get("target"))
     score = make_score(run, batch, size)
-    return Source(model, answer, "", _as_program_takes(batch["inputs"]), size, split, score)
+    return ExportedModel(model, answer, "", _as_program_takes(batch["inputs"]), size, split, score)
 
 
 def batches(inputs: Any, size: int) -> list[Any]:

@@ -34,7 +34,7 @@ class Operand:
     """An array of a layer: a value of the program, as a layer reads it, or weights of its own by number.
 
     Attributes:
-        ref: Number of the value, None for one of `Layer.weights`.
+        ref: Number of the value, None for one of `ChainLayer.weights`.
         shape: Its shape as the layer reads it.
     """
 
@@ -43,7 +43,7 @@ class Operand:
 
 
 @dataclass
-class Layer:
+class ChainLayer:
     """A layer of a chain.
 
     Attributes:
@@ -102,13 +102,16 @@ class Layer:
 
 
 def call(
-    layers: Sequence[Layer], weights: Sequence[Sequence[Array]], values: Mapping[int, Array], wanted: Mapping[int, Any]
+    layers: Sequence[ChainLayer],
+    weights: Sequence[Sequence[Array]],
+    values: Mapping[int, Array],
+    wanted: Mapping[int, Any],
 ) -> dict[int, Array]:
     """Compute layers in one call.
 
     Args:
         layers: The layers, in their order.
-        weights: What `Layer.early` gave for each.
+        weights: What `ChainLayer.early` gave for each.
         values: Values that come from outside, by number.
         wanted: Shapes and dtypes of the values that are read outside, by number.
 
@@ -123,13 +126,16 @@ def call(
 
 
 def encode(
-    layers: Sequence[Layer], weights: Sequence[Sequence[tuple[int, ...]]], given: Sequence[int], wanted: Sequence[int]
+    layers: Sequence[ChainLayer],
+    weights: Sequence[Sequence[tuple[int, ...]]],
+    given: Sequence[int],
+    wanted: Sequence[int],
 ) -> np.ndarray:
     """Return the numbers that tell the library a chain, whose arguments are the given values and then all weights.
 
     Args:
         layers: The layers, in their order.
-        weights: Shapes of what `Layer.early` gave for each.
+        weights: Shapes of what `ChainLayer.early` gave for each.
         given: Numbers of the values that come from outside.
         wanted: Numbers of the values that are read outside, its results.
     """
@@ -162,7 +168,7 @@ def _array(place: tuple[int, int], shape: Sequence[int]) -> list[int]:
 class _Memory:
     """The memory between layers: each value has its place from the layer that makes it to the last that reads it."""
 
-    def __init__(self, layers: Sequence[Layer], outside: set[int]) -> None:
+    def __init__(self, layers: Sequence[ChainLayer], outside: set[int]) -> None:
         self.size = 0
         self._layers, self._outside = layers, outside
         self._last = {operand.ref: position for position, layer in enumerate(layers) for operand in layer.operands}

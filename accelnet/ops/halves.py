@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from accelnet.ops.chain import LIGHT, Layer, Ref, call
+from accelnet.ops.chain import LIGHT, ChainLayer, Ref, call
 from accelnet.ops.layers import Layers, is_alias, source_of
-from accelnet.ops.program import Constant, Program, Step, value_of
+from accelnet.ops.program import Constant, FlatProgram, Step, value_of
 
 
 class Whole(NamedTuple):
@@ -26,7 +26,7 @@ class Whole(NamedTuple):
         outputs: Number of each output's value, with its shape and dtype.
     """
 
-    layers: list[Layer]
+    layers: list[ChainLayer]
     fixed: Callable[[Any], dict[int, Any]]
     inputs: list[int]
     outputs: list[tuple[int, Any]]
@@ -46,7 +46,7 @@ class Halves(NamedTuple):
     whole: Whole | None
 
 
-def split(program: Program, count: int) -> Halves:
+def split(program: FlatProgram, count: int) -> Halves:
     """Split a program into what its first operands alone decide, and the rest, whose layers are chains.
 
     Args:
@@ -104,7 +104,7 @@ def split(program: Program, count: int) -> Halves:
 
 
 def _whole(
-    items: Sequence[Step | list[Layer]],
+    items: Sequence[Step | list[ChainLayer]],
     outputs: Sequence[Ref],
     inputs: list[int],
     kept: Sequence[int],
@@ -112,7 +112,7 @@ def _whole(
     avals: Mapping[int, Any],
 ) -> Whole | None:
     """Return a program as one chain, if nothing else in it depends on the inputs."""
-    fixed, steps, layers = set(kept), list[Step](), list[list[Layer]]()
+    fixed, steps, layers = set(kept), list[Step](), list[list[ChainLayer]]()
     for item in items:
         if isinstance(item, list):
             layers.append(item)
@@ -136,7 +136,7 @@ def _whole(
     return Whole(layers[0], jax.jit(values) if steps else values, inputs, found)
 
 
-def _with_numbers(program: Program) -> Program:
+def _with_numbers(program: FlatProgram) -> FlatProgram:
     """Return a program whose single numbers of other types are constants."""
     numbers: dict[int, Constant] = {}
     steps = list[Step]()
@@ -163,13 +163,13 @@ class _Values(dict[int, Any]):
         return self[ref]
 
 
-def _grouped(steps: Sequence[Step], layers: Layers, aliases: Mapping[int, Step]) -> list[Step | list[Layer]]:
+def _grouped(steps: Sequence[Step], layers: Layers, aliases: Mapping[int, Step]) -> list[Step | list[ChainLayer]]:
     """Join layers to chains; a step that needs none of the layers before it goes in front of their chain."""
-    items: list[Step | list[Layer]] = []
-    open_chain: list[Layer] = []
+    items: list[Step | list[ChainLayer]] = []
+    open_chain: list[ChainLayer] = []
     for step in steps:
         found = layers.take(step)
-        if isinstance(found, Layer):
+        if isinstance(found, ChainLayer):
             open_chain.append(found)
         if found:
             continue
@@ -181,19 +181,19 @@ def _grouped(steps: Sequence[Step], layers: Layers, aliases: Mapping[int, Step])
     return list(itertools.chain.from_iterable(map(_worth_a_call, [*items, open_chain])))
 
 
-def _worth_a_call(item: Step | list[Layer]) -> list[Any]:
+def _worth_a_call(item: Step | list[ChainLayer]) -> list[Any]:
     """Return a chain, or the steps of one that has nothing but light layers."""
     if isinstance(item, Step) or not all(layer.kind in LIGHT for layer in item):
         return [item]
     return [step for layer in item for step in layer.made_of]
 
 
-def reads(item: Step | Sequence[Layer]) -> list[int]:
+def reads(item: Step | Sequence[ChainLayer]) -> list[int]:
     """Return what a step, or a chain, reads of values from outside.
 
     Example:
         >>> from accelnet.ops.chain import Operand
-        >>> reads([Layer("add", [Operand(3, (1, 4)), Operand(5, (1, 4))], [(6, (1, 4))])])
+        >>> reads([ChainLayer("add", [Operand(3, (1, 4)), Operand(5, (1, 4))], [(6, (1, 4))])])
         [3, 5]
     """
     if isinstance(item, Step):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from accelnet.ops import kernels
-from accelnet.ops.chain import LAYERS, ROUNDED, Layer, Operand, Ref
+from accelnet.ops.chain import LAYERS, ROUNDED, ChainLayer, Operand, Ref
 from accelnet.ops.program import Step
 
 _LSTM = 1  # of `Cell` in recurrence.h
@@ -12,7 +12,7 @@ _RECURRENCES = ("accelnet_recur", "accelnet_recur_rounded")
 _OF_ROWS = ("accelnet_softmax", "accelnet_argmax")
 
 
-def layer_of_kernel(step: Step, source: Callable[[Ref], Ref], is_known: Callable[[Ref], bool]) -> Layer | None:
+def layer_of_kernel(step: Step, source: Callable[[Ref], Ref], is_known: Callable[[Ref], bool]) -> ChainLayer | None:
     """Return the layer of a step that is a kernel, if there is one and its weights are known.
 
     Args:
@@ -64,7 +64,7 @@ def layer_of_kernel(step: Step, source: Callable[[Ref], Ref], is_known: Callable
     ]
     if kind in _OF_ROWS:
         operands = [Operand(operands[0].ref, (math.prod(shapes[0][:-1]), shapes[0][-1]))]
-    layer = Layer(kind, operands, results, numbers, weights, prepares, features)
+    layer = ChainLayer(kind, operands, results, numbers, weights, prepares, features)
     if kind in ROUNDED and features and len(weights) > 2:
         # A bias is joined as any other is.
         layer.steps.append(("add", layer.weights.pop()))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from accelnet.ops import kernels
-from accelnet.ops.chain import CAST, STANDARDIZE, SWAP, Layer, Operand, Ref
+from accelnet.ops.chain import CAST, STANDARDIZE, SWAP, ChainLayer, Operand, Ref
 from accelnet.ops.kernel_layers import layer_of_kernel, number_of
 from accelnet.ops.program import Constant, Step
 
@@ -65,10 +65,10 @@ class Layers:
         inputs: Collection[int],
     ) -> None:
         self._uses, self._aliases, self._is_known, self._inputs = uses, aliases, is_known, inputs
-        self._made: dict[int, Layer] = {}  # by the number of its first result, which may be joined to
+        self._made: dict[int, ChainLayer] = {}  # by the number of its first result, which may be joined to
         self._results = set[int]()
 
-    def take(self, step: Step) -> Layer | bool:
+    def take(self, step: Step) -> ChainLayer | bool:
         """Return the layer that a step is, or say whether it has become a part of an earlier one."""
         if any(aval.dtype == jnp.bfloat16 for aval in (*step.in_avals, *step.out_avals)):
             return False
@@ -89,7 +89,7 @@ class Layers:
         self._results.update(ref for ref, _ in layer.results)
         return layer
 
-    def _kernel(self, step: Step) -> Layer | None:
+    def _kernel(self, step: Step) -> ChainLayer | None:
         return layer_of_kernel(step, self._source, self._is_known)
 
     def _source(self, ref: Ref) -> Ref:
@@ -98,13 +98,13 @@ class Layers:
     def _is_result(self, ref: Ref) -> bool:
         return isinstance(ref, int) and ref in self._results
 
-    def _before(self, step: Step, place: int) -> Layer | None:
+    def _before(self, step: Step, place: int) -> ChainLayer | None:
         """Return the layer that makes an operand, if nothing else reads it and it may still become another."""
         ref = self._source(step.inputs[place])
         layer = self._made.get(ref) if isinstance(ref, int) else None
         return None if layer is None or layer.relu or self._uses[layer.results[0][0]] != 1 else layer
 
-    def _joined(self, step: Step, layer: Layer, shape: tuple[int, ...]) -> bool:
+    def _joined(self, step: Step, layer: ChainLayer, shape: tuple[int, ...]) -> bool:
         del self._made[layer.results[0][0]]
         layer.made_of.append(step)
         layer.results[0] = (step.outputs[0], shape)
@@ -145,7 +145,7 @@ class Layers:
             return False
         return self._joined(step, layer, step.out_avals[0].shape)
 
-    def _is_vector(self, layer: Layer, step: Step, place: int) -> bool:
+    def _is_vector(self, layer: ChainLayer, step: Step, place: int) -> bool:
         """Say whether an operand has one known number for each feature, or one for all."""
         ref, aval = step.inputs[place], step.in_avals[place]
         last = aval.shape[-1] if aval.shape else 1
@@ -153,7 +153,7 @@ class Layers:
             return False
         return isinstance(ref, Constant) or self._is_known(self._source(ref))
 
-    def _sum(self, step: Step) -> Layer | None:
+    def _sum(self, step: Step) -> ChainLayer | None:
         refs = [self._source(ref) for ref in step.inputs]
         shapes = [aval.shape for aval in step.in_avals]
         alike = shapes[0] == shapes[1] and step.out_avals[0].dtype == jnp.float32
@@ -162,29 +162,31 @@ class Layers:
         if not any(map(self._is_result, refs)):
             return None
         flat = (1, math.prod(shapes[0]))
-        return Layer("add", [Operand(number_of(ref), flat) for ref in refs], [(step.outputs[0], flat)])
+        return ChainLayer("add", [Operand(number_of(ref), flat) for ref in refs], [(step.outputs[0], flat)])
 
-    def _pixel_sum(self, step: Step) -> Layer | None:
+    def _pixel_sum(self, step: Step) -> ChainLayer | None:
         """Return the layer of sums over all pixels, which become means if they are divided by their number."""
         shape, source = step.in_avals[0].shape, self._source(step.inputs[0])
         is_over_pixels = len(shape) > 2 and tuple(step.params["axes"]) == tuple(range(1, len(shape) - 1))
         if not is_over_pixels or not self._is_result(source) or step.out_avals[0].dtype != jnp.float32:
             return None
         whole = (shape[0], math.prod(shape[1:-1]), shape[-1])
-        return Layer("mean", [Operand(number_of(source), whole)], [(step.outputs[0], step.out_avals[0].shape)], (1,))
+        return ChainLayer(
+            "mean", [Operand(number_of(source), whole)], [(step.outputs[0], step.out_avals[0].shape)], (1,)
+        )
 
-    def _cut(self, step: Step) -> Layer | None:
+    def _cut(self, step: Step) -> ChainLayer | None:
         """Return the layer of every n-th pixel of whole images."""
         shape, source = step.in_avals[0].shape, self._source(step.inputs[0])
         strides = step.params["strides"] or (1,) * len(shape)
         is_whole = not any(step.params["start_indices"]) and tuple(step.params["limit_indices"]) == shape
         if not is_whole or len(shape) != 4 or strides[0] * strides[3] != 1 or not self._is_result(source):
             return None
-        return Layer(
+        return ChainLayer(
             "shortcut", [Operand(number_of(source), shape)], [(step.outputs[0], step.out_avals[0].shape)], strides[1:3]
         )
 
-    def _cast(self, step: Step) -> Layer | None:
+    def _cast(self, step: Step) -> ChainLayer | None:
         """Return the layer of inputs that are made float32, and standardized if that follows, or int32."""
         aval, to, source = step.in_avals[0], step.out_avals[0].dtype, self._source(step.inputs[0])
         if source not in self._inputs or aval.dtype.name not in _WHOLE:
@@ -193,9 +195,9 @@ class Layers:
             return self._standardizing(step, source, [])
         flat = (1, aval.size)
         is_whole = to == jnp.int32 and aval.dtype != jnp.int32
-        return Layer(CAST, [Operand(number_of(source), flat)], [(step.outputs[0], flat)]) if is_whole else None
+        return ChainLayer(CAST, [Operand(number_of(source), flat)], [(step.outputs[0], flat)]) if is_whole else None
 
-    def _first(self, step: Step) -> Layer | None:
+    def _first(self, step: Step) -> ChainLayer | None:
         """Return the layer of inputs that are standardized."""
         source = self._source(step.inputs[0])
         if source not in self._inputs or step.in_avals[0].dtype != jnp.float32:
@@ -203,14 +205,14 @@ class Layers:
         layer = self._standardizing(step, source, [(step.name, self._source(step.inputs[1]))])
         return layer if step.in_avals[0].size == step.out_avals[0].size and self._is_vector(layer, step, 1) else None
 
-    def _standardizing(self, step: Step, source: Ref, steps: list[tuple[str, Ref]]) -> Layer:
+    def _standardizing(self, step: Step, source: Ref, steps: list[tuple[str, Ref]]) -> ChainLayer:
         shape = step.in_avals[0].shape
         width = shape[-1] if shape else 1
         whole = (step.in_avals[0].size // max(width, 1), width)
         operands = [Operand(number_of(source), whole), Operand(None, (1, width)), Operand(None, (1, width))]
-        return Layer(STANDARDIZE, operands, [(step.outputs[0], whole)], features=width, steps=steps)
+        return ChainLayer(STANDARDIZE, operands, [(step.outputs[0], whole)], features=width, steps=steps)
 
-    def _swap(self, step: Step) -> Layer | None:
+    def _swap(self, step: Step) -> ChainLayer | None:
         """Return the layer of the first two axes in each other's place."""
         aval, source = step.in_avals[0], self._source(step.inputs[0])
         first, *rest = (int(axis) for axis in step.params["permutation"])
@@ -220,9 +222,9 @@ class Layers:
         if self._is_known(source):
             return None
         a, b, width = aval.shape[0], aval.shape[1], math.prod(aval.shape[2:])
-        return Layer(SWAP, [Operand(source, (a, b, width))], [(step.outputs[0], (b, a, width))])
+        return ChainLayer(SWAP, [Operand(source, (a, b, width))], [(step.outputs[0], (b, a, width))])
 
-    def _product(self, step: Step) -> Layer | None:
+    def _product(self, step: Step) -> ChainLayer | None:
         """Return the layer of a product that is too small for a kernel of its own."""
         rows, weights = step.in_avals
         plain = step.params["dimension_numbers"] == (((1,), (0,)), ((), ()))
@@ -236,10 +238,10 @@ class Layers:
         (m, k), n = rows.shape, weights.shape[1]
         operands = [Operand(number_of(source), (1, m, k)), Operand(None, (1, k, n))]
         result = (step.outputs[0], (1, m, n))
-        return Layer("accelnet_multiply", operands, [result], (0, 0, 0), [step.inputs[1]], (0, 0, k, n), n)
+        return ChainLayer("accelnet_multiply", operands, [result], (0, 0, 0), [step.inputs[1]], (0, 0, k, n), n)
 
 
-def _may_follow(layer: Layer, step: Step, place: int) -> bool:
+def _may_follow(layer: ChainLayer, step: Step, place: int) -> bool:
     """Say whether a step can stand behind those of a standardization: a shift, then a scale, as they are computed."""
     names = [name for name, _ in layer.steps]
     return (step.name == "sub" and place == 0 and not names) or (step.name == "mul" and "mul" not in names)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
 from accelnet.ops.flops import scan_counts
-from accelnet.ops.program import Constant, Program, Step, flatten
+from accelnet.ops.program import Constant, FlatProgram, Step, flatten
 
 _FINITE, _INFINITE, _NAN = 0, 1, 2
 
@@ -73,7 +73,7 @@ def find_origin(closed: Any, arrays: Sequence[Any], groups: Sequence[Sequence[in
 
 
 def _search(
-    program: Program, arrays: Sequence[Any], groups: Sequence[Sequence[int | Constant]]
+    program: FlatProgram, arrays: Sequence[Any], groups: Sequence[Sequence[int | Constant]]
 ) -> tuple[int, Origin] | None:
     states = np.asarray(jax.jit(lambda *given: _states(program, given))(*arrays))
 
@@ -113,7 +113,7 @@ def _search(
     return None
 
 
-def _origin(program: Program, arrays: Sequence[Any], ref: int, makers: dict[int, int]) -> Origin:
+def _origin(program: FlatProgram, arrays: Sequence[Any], ref: int, makers: dict[int, int]) -> Origin:
     """Describe the value `ref`; in a loop or a branch, what made it there."""
     if ref not in makers:
         number = program.inputs.index(ref)
@@ -179,7 +179,7 @@ def _is_bad(values: Sequence[Any]) -> bool:
     return any(int(_state(value)) for value in values)
 
 
-def _states(program: Program, arrays: Sequence[Any]) -> jax.Array:
+def _states(program: FlatProgram, arrays: Sequence[Any]) -> jax.Array:
     """Return the state of every value of a program, by its number."""
     env = _run(program, arrays, program.steps)
     return jnp.stack([jnp.asarray(_state(env[number]) if number in env else 0) for number in range(program.count)])
@@ -192,7 +192,7 @@ def _state(value: Any) -> Any:
     return jnp.where(nan, _NAN, jnp.where(infinite, _INFINITE, _FINITE)).astype(jnp.int32)
 
 
-def _run(program: Program, arrays: Sequence[Any], steps: Iterable[Step]) -> dict[int, Any]:
+def _run(program: FlatProgram, arrays: Sequence[Any], steps: Iterable[Step]) -> dict[int, Any]:
     env: dict[int, Any] = dict(zip(program.inputs, arrays, strict=True))
     for step in steps:
         given = [ref.value if isinstance(ref, Constant) else env[ref] for ref in step.inputs]
@@ -200,7 +200,7 @@ def _run(program: Program, arrays: Sequence[Any], steps: Iterable[Step]) -> dict
     return env
 
 
-def _values(program: Program, arrays: Sequence[Any], refs: Sequence[int | Constant]) -> list[Any]:
+def _values(program: FlatProgram, arrays: Sequence[Any], refs: Sequence[int | Constant]) -> list[Any]:
     """Compute some values of a program, and no more than they need."""
     needed = {ref for ref in refs if isinstance(ref, int)}
     steps: list[Step] = []

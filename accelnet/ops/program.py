@@ -66,7 +66,7 @@ class Step:
 
 
 @dataclass
-class Program:
+class FlatProgram:
     """A flat program: `outputs` are values of the steps, of the inputs, or constants."""
 
     inputs: list[int] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Program:
         return self.count - 1
 
 
-def trace(function: Callable[..., Any], *operands: Any) -> Program:
+def trace(function: Callable[..., Any], *operands: Any) -> FlatProgram:
     """Trace a function of flat operands, arrays or shapes of them, to a flat program.
 
     Example:
@@ -94,7 +94,7 @@ def trace(function: Callable[..., Any], *operands: Any) -> Program:
 
 def flatten(
     closed: Any, scope: str = "", line: str = "", wanted: Sequence[bool] | None = None, *, with_kernels: bool = False
-) -> Program:
+) -> FlatProgram:
     """Flatten a closed jaxpr, such as the body of a loop.
 
     Args:
@@ -104,7 +104,7 @@ def flatten(
         wanted: Which outputs the program has; all if None.
         with_kernels: Whether it is the CPU's program, whose kernels stay steps, and not one that is right everywhere.
     """
-    program = Program()
+    program = FlatProgram()
     program.inputs = [program.new() for _ in closed.jaxpr.invars]
     program.outputs = _walk(program, closed, list(program.inputs), scope, line, with_kernels, with_kernels)
     if wanted is not None:
@@ -120,7 +120,7 @@ def flatten(
     return program
 
 
-def evaluate(program: Program, arrays: Sequence[Any]) -> tuple[list[Any], Iterator[tuple[Step, list[Any]]]]:
+def evaluate(program: FlatProgram, arrays: Sequence[Any]) -> tuple[list[Any], Iterator[tuple[Step, list[Any]]]]:
     """Run a program whose sizes are all known, one step after the other.
 
     Returns:
@@ -145,7 +145,13 @@ def value_of(env: dict[int, Any], ref: int | Constant) -> Any:
 
 
 def _walk(
-    program: Program, closed: Any, inputs: list[int | Constant], scope: str, line: str, on_cpu: bool, with_kernels: bool
+    program: FlatProgram,
+    closed: Any,
+    inputs: list[int | Constant],
+    scope: str,
+    line: str,
+    on_cpu: bool,
+    with_kernels: bool,
 ) -> list[int | Constant]:
     jaxpr = closed.jaxpr
     env: dict[Any, int | Constant] = dict(zip(jaxpr.invars, inputs, strict=True))

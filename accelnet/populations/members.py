@@ -15,7 +15,7 @@ from jax.core import Tracer
 from accelnet.arguments import function, instance, integer
 from accelnet.errors import UserError
 from accelnet.experiment import Experiment, check_experiment
-from accelnet.populations.operand import Operand
+from accelnet.populations.operand import MemberNumber
 from accelnet.wording import shown
 
 ExperimentFunction = Callable[[Any], Experiment]
@@ -111,13 +111,13 @@ class Sweep:
 
         Args:
             numbers: Traced scalars by field.
-            plain: Hand them to the function as they are, not as `Operand`s: jax's own functions take only these.
+            plain: Hand them to the function as they are, not as `MemberNumber`s: jax's own functions take only these.
 
         Raises:
             UserError: if a field decides about the data.
         """
         columns = {name: np.array([member.fields[name] for member in self.members]) for name in self.names}
-        fields = numbers if plain else {n: Operand(n, traced, columns[n]) for n, traced in numbers.items()}
+        fields = numbers if plain else {n: MemberNumber(n, traced, columns[n]) for n, traced in numbers.items()}
         experiment = self._experiment(fields)
         if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(dict(experiment.data.arrays))):
             raise UserError(f"{' and '.join(self.names)} changes the data, which all members have in common")

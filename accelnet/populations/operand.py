@@ -10,20 +10,20 @@ import numpy as np
 from accelnet.errors import UserError
 
 
-def _comparison(compare: Callable[[Any, Any], Any], words: str) -> Callable[["Operand", Any], Any]:
+def _comparison(compare: Callable[[Any, Any], Any], words: str) -> Callable[["MemberNumber", Any], Any]:
     return lambda self, other: self._ask(compare, other, f"whether it is {words} {other}")
 
 
-def _arithmetic(compute: Callable[[Any, Any], Any]) -> tuple[Callable[["Operand", Any], Any], ...]:
+def _arithmetic(compute: Callable[[Any, Any], Any]) -> tuple[Callable[["MemberNumber", Any], Any], ...]:
     """Return an operation with the operand on its left, and with the operand on its right."""
 
-    def forward(self: "Operand", other: Any) -> Any:
-        return compute(self.traced, other.traced if isinstance(other, Operand) else other)
+    def forward(self: "MemberNumber", other: Any) -> Any:
+        return compute(self.traced, other.traced if isinstance(other, MemberNumber) else other)
 
     return forward, lambda self, other: compute(other, self.traced)
 
 
-class Operand:
+class MemberNumber:
     """A number to the program, one of many to Python.
 
     In arithmetic it is the traced value of one member, so that the number enters the compiled program as an operand.
@@ -36,7 +36,7 @@ class Operand:
         values: Numbers of all members, [P].
 
     Example:
-        >>> rate = Operand("dropout", jax.numpy.float32(0.5), np.array([0.1, 0.5]))
+        >>> rate = MemberNumber("dropout", jax.numpy.float32(0.5), np.array([0.1, 0.5]))
         >>> 0.0 <= rate < 1.0, float((1.0 - rate) * jax.numpy.ones(()))
         (True, 0.5)
         >>> rate > 0.3
@@ -64,7 +64,7 @@ class Operand:
     def _ask(self, compare: Callable[[Any, Any], Any], other: Any, question: str) -> Any:
         if isinstance(other, jax.Array):
             return compare(self.traced, other)
-        answers = compare(self.values, other.values if isinstance(other, Operand) else other)
+        answers = compare(self.values, other.values if isinstance(other, MemberNumber) else other)
         if not (np.ndim(answers) and (np.all(answers) or not np.any(answers))):
             self._refuse(question)
         return bool(np.all(answers))
@@ -102,7 +102,7 @@ class Operand:
     def __format__(self, spec: str) -> str:
         return repr(self)
 
-    def __deepcopy__(self, memo: Any) -> "Operand":
+    def __deepcopy__(self, memo: Any) -> "MemberNumber":
         return self
 
     # Arithmetic leaves a traced scalar behind, which jax's functions take; what Python asks of that is refused by jax.

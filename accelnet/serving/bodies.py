@@ -13,7 +13,7 @@ import numpy as np
 
 from accelnet.artifact.model import Model
 from accelnet.artifact.raw_rows import picture_form, takes_text
-from accelnet.artifact.schema import Held, encode, held_of
+from accelnet.artifact.schema import ArraySchema, encode, held_of
 from accelnet.data.pictures import PictureForm, decode_picture
 from accelnet.errors import UserError
 from accelnet.serving.limits import Refused, refusing
@@ -25,7 +25,7 @@ _JSON = b'[{"-0123456789tfn \n\r\t'  # one of these begins a value
 _MOST_PIXELS = 1 << 26  # of a picture before it is scaled: 200 MB as it is decoded
 
 
-class Rows(NamedTuple):
+class RequestRows(NamedTuple):
     """Hold the rows of a request.
 
     Attributes:
@@ -51,7 +51,7 @@ class Bodies:
         self._columns = [column["name"] for column in self.schema["fitted"].get("columns", ())]
         self._text = takes_text(self.schema)
 
-    def read(self, body: bytes, content_type: str) -> Rows:
+    def read(self, body: bytes, content_type: str) -> RequestRows:
         """Read the rows of a body.
 
         Args:
@@ -67,38 +67,38 @@ class Bodies:
             if body.startswith(_NPY):
                 return self._of_array(read_npy(body))
             if content_type.startswith("image/") or (self._form is not None and body[:1] not in _JSON):
-                return Rows(self._encoded([self._picture(body, "the picture")]), True)
+                return RequestRows(self._encoded([self._picture(body, "the picture")]), True)
             return self._of_json(parse(body))
 
-    def _of_json(self, value: Any) -> Rows:
+    def _of_json(self, value: Any) -> RequestRows:
         if self._columns:
             rows, alone = _listed(value, dict if isinstance(_first(value), Mapping) else list)
-            return Rows(TableRows([self._by_column(row, index) for index, row in enumerate(rows)]), alone)
+            return RequestRows(TableRows([self._by_column(row, index) for index, row in enumerate(rows)]), alone)
         if isinstance(_first(value), str) and (self._form is not None or self._text):
             rows, alone = _listed(value, str)
             if self._text:
-                return Rows(self._encoded(rows), alone)
+                return RequestRows(self._encoded(rows), alone)
             pictures = [self._picture(_decoded(row, index), f"picture {index}") for index, row in enumerate(rows)]
-            return Rows(self._encoded(pictures), alone)
+            return RequestRows(self._encoded(pictures), alone)
         if isinstance(self._held, Mapping):
             rows, alone = _listed(value, dict)
-            return Rows(self._encoded(self._stacked(rows)), alone)
+            return RequestRows(self._encoded(self._stacked(rows)), alone)
         return self._of_array(_array(value, "inputs"))
 
-    def _of_array(self, array: np.ndarray) -> Rows:
-        if not isinstance(self._held, Held):
+    def _of_array(self, array: np.ndarray) -> RequestRows:
+        if not isinstance(self._held, ArraySchema):
             raise UserError(f"inputs are one array, expected {listed(self._held)}: send these by name, in a form")
         alone = array.ndim == self._held.ndim - 1
-        return Rows(self._encoded(array[None] if alone else array), alone)
+        return RequestRows(self._encoded(array[None] if alone else array), alone)
 
-    def _of_files(self, parts: Sequence[tuple[str, bytes]]) -> Rows:
+    def _of_files(self, parts: Sequence[tuple[str, bytes]]) -> RequestRows:
         if not parts:
             raise UserError("the form is empty, expected a picture or an .npy file")
         if all(content.startswith(_NPY) for _, content in parts):
             arrays = {name: read_npy(content) for name, content in parts}
-            return self._of_array(*arrays.values()) if len(arrays) == 1 else Rows(self._encoded(arrays), False)
+            return self._of_array(*arrays.values()) if len(arrays) == 1 else RequestRows(self._encoded(arrays), False)
         pictures = [self._picture(content, f"picture {index}") for index, (_, content) in enumerate(parts)]
-        return Rows(self._encoded(pictures), len(pictures) == 1)
+        return RequestRows(self._encoded(pictures), len(pictures) == 1)
 
     def _picture(self, content: bytes, where: str) -> np.ndarray:
         if self._form is None:

@@ -31,7 +31,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """Hold an answer.
 
     Attributes:
@@ -47,7 +47,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Response]]
 Receive = Callable[[], Awaitable[Any]]
 
 
@@ -85,10 +85,10 @@ class Application:
             self._counts.request(self._route(scope), 499, None)
             return
         except Refused as error:
-            answer = Answer(written({"error": str(error)}), status=error.status, headers=error.headers)
+            answer = Response(written({"error": str(error)}), status=error.status, headers=error.headers)
         except Exception as error:  # noqa: BLE001, one request must not end the server
             say(f"a request failed:\n{''.join(traceback.format_exception(error))}")
-            answer = Answer(written({"error": "the prediction failed: the server's output tells why"}), status=500)
+            answer = Response(written({"error": "the prediction failed: the server's output tells why"}), status=500)
         finally:
             self._held_bytes -= sum(map(len, held))
         predicted = scope["method"] == "POST" and answer.status == 200
@@ -101,7 +101,7 @@ class Application:
     def _route(self, scope: Mapping[str, Any]) -> str:
         return scope["path"] if scope["path"] in self._methods else "other"
 
-    async def _answer(self, scope: Mapping[str, Any], receive: Receive, held: list[bytes]) -> Answer:
+    async def _answer(self, scope: Mapping[str, Any], receive: Receive, held: list[bytes]) -> Response:
         path = scope["path"]
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         handler = self._routes.get((method, path))

@@ -14,7 +14,7 @@ from accelnet.serving.answering import told, written
 from accelnet.serving.batching import Batches
 from accelnet.serving.bodies import Bodies, parse
 from accelnet.serving.counts import Counts
-from accelnet.serving.http import HTML, TEXT, Answer, Application, Handler, Request
+from accelnet.serving.http import HTML, TEXT, Application, Handler, Request, Response
 from accelnet.serving.limits import Limits, Refused, refusing
 from accelnet.serving.open_inference import described, read_tensors, told_tensors
 from accelnet.serving.openapi import documented
@@ -70,13 +70,13 @@ class Service:
         pages = trying(self._model), documentation(self._model, self.name)
         alive, made_by = written({"live": True}), {"name": "accelnet", "version": metadata.version("accelnet")}
         fixed = {
-            "/health": Answer(alive),
-            "/v2/health/live": Answer(alive),
-            "/": Answer(pages[0], HTML),
-            "/docs": Answer(pages[1], HTML),
-            "/openapi.json": Answer(written(documented(self._model, self.name))),
-            "/v2": Answer(written({**made_by, "extensions": []})),
-            v2: Answer(written(facts)),
+            "/health": Response(alive),
+            "/v2/health/live": Response(alive),
+            "/": Response(pages[0], HTML),
+            "/docs": Response(pages[1], HTML),
+            "/openapi.json": Response(written(documented(self._model, self.name))),
+            "/v2": Response(written({**made_by, "extensions": []})),
+            v2: Response(written(facts)),
         }
         ready = self._answer_ready
         return {
@@ -87,14 +87,14 @@ class Service:
             ("POST", f"{v2}/infer"): self._answer_infer,
         }
 
-    async def _answer_ready(self, _: Request) -> Answer:
+    async def _answer_ready(self, _: Request) -> Response:
         self._refuse_unless_ready()
-        return Answer(written({"ready": True}))
+        return Response(written({"ready": True}))
 
-    async def _answer_metrics(self, _: Request) -> Answer:
-        return Answer(self._counts.text(self.ready).encode(), TEXT)
+    async def _answer_metrics(self, _: Request) -> Response:
+        return Response(self._counts.text(self.ready).encode(), TEXT)
 
-    async def _answer_predict(self, request: Request) -> Answer:
+    async def _answer_predict(self, request: Request) -> Response:
         self._refuse_unless_ready()
         kind = request.headers.get(b"content-type", b"").decode("latin-1")
 
@@ -106,9 +106,9 @@ class Service:
 
         waiting, alone = await self._read(request, read)
         rows = told(await self._predicted(waiting))
-        return Answer(written(rows[0] if alone else {"predictions": rows}))
+        return Response(written(rows[0] if alone else {"predictions": rows}))
 
-    async def _answer_infer(self, request: Request) -> Answer:
+    async def _answer_infer(self, request: Request) -> Response:
         self._refuse_unless_ready()
         if b"inference-header-content-length" in request.headers:
             raise Refused(400, "the tensors are binary, expected JSON: leave out inference-header-content-length")
@@ -120,7 +120,7 @@ class Service:
         encoded, asked = await self._read(request, read)
         prediction = await self._predicted(encoded)
         with refusing():
-            return Answer(written(told_tensors(prediction, asked, self.name)))
+            return Response(written(told_tensors(prediction, asked, self.name)))
 
     def _refuse_unless_ready(self) -> None:
         if not self.ready:
@@ -143,8 +143,8 @@ class Service:
         return Prediction(self._model.schema["kind"], range(len(rows)), values, self._model.names)
 
 
-def _constant(answer: Answer) -> Handler:
-    async def give(_: Request) -> Answer:
+def _constant(answer: Response) -> Handler:
+    async def give(_: Request) -> Response:
         return answer
 
     return give

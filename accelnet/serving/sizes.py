@@ -9,7 +9,7 @@ import numpy as np
 
 from accelnet.artifact.model import Model
 from accelnet.artifact.program import STEPS
-from accelnet.artifact.schema import Held, held_of
+from accelnet.artifact.schema import ArraySchema, held_of
 from accelnet.errors import UserError
 from accelnet.serving.limits import Limits
 
@@ -56,7 +56,7 @@ class Sizes:
     def __init__(self, model: Model, limits: Limits) -> None:
         self._model = model
         held = held_of(model.schema["inputs"])
-        self._held, self._tree = jax.tree.flatten(held, is_leaf=lambda one: isinstance(one, Held))
+        self._held, self._tree = jax.tree.flatten(held, is_leaf=lambda one: isinstance(one, ArraySchema))
         self._is_sequence = [len(one.shape) > 1 and one.shape[1] == STEPS for one in self._held]
         self._has_lengths = isinstance(model.schema["inputs"].get("lengths"), Mapping)
         fixed = model.schema["batch"]
@@ -130,7 +130,7 @@ class Sizes:
         return answers
 
     def _example(self, rows: int, steps: int) -> Any:
-        def array(one: Held) -> np.ndarray:
+        def array(one: ArraySchema) -> np.ndarray:
             return np.zeros((rows, *(steps if size == STEPS else size for size in one.shape[1:])), one.dtype)
 
         inputs = jax.tree.unflatten(self._tree, [array(one) for one in self._held])

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import accelnet as an
-from accelnet.choosing.candidates import Candidate, optimizer_candidates, without_test
+from accelnet.choosing.candidates import Contender, optimizer_candidates, without_test
 from accelnet.choosing.compare import compare
 from accelnet.choosing.compare_page import comparison_page
 from accelnet.populations.population import Population
@@ -77,9 +77,9 @@ def test_no_test_split_is_left():
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
     candidates = [
-        Candidate(HOSTILE, experiment, Config(hidden_features=(1,))),
-        Candidate("twin", experiment, Config(hidden_features=(1,))),
-        Candidate("wide", experiment, Config(hidden_features=(16,))),
+        Contender(HOSTILE, experiment, Config(hidden_features=(1,))),
+        Contender("twin", experiment, Config(hidden_features=(1,))),
+        Contender("wide", experiment, Config(hidden_features=(16,))),
     ]
     trained = []
 
@@ -153,7 +153,7 @@ def test_the_page_is_whole_and_a_browser_shows_it(compared, browser, tmp_path):
     shows(browser, text, tmp_path, colors=((0x00, 0x72, 0xB2),))
 
 
-ONE = Candidate("a", experiment, Config())
+ONE = Contender("a", experiment, Config())
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ ONE = Candidate("a", experiment, Config())
     ],
 )
 def test_a_mistake_is_told_before_anything_is_trained(settings, words):
-    candidates = settings.pop("candidates", [ONE, Candidate("b", experiment, Config())])
+    candidates = settings.pop("candidates", [ONE, Contender("b", experiment, Config())])
     with pytest.raises(an.UserError, match=words):
         compare(candidates, progress=False, **settings)
 
@@ -193,12 +193,12 @@ def with_orbits(metric):
 
 
 def test_a_metric_that_does_not_say_which_is_better_orders_nothing():
-    candidates = [Candidate(name, with_orbits(Orbits()), Config()) for name in "ab"]
+    candidates = [Contender(name, with_orbits(Orbits()), Config()) for name in "ab"]
     with pytest.raises(an.UserError, match="metric 'orbits' does not say whether lower is better: give its class"):
         compare(candidates, metric="orbits", progress=False)
     candidates = [
-        Candidate("a", with_orbits(ManyOrbits()), Config()),
-        Candidate("b", with_orbits(FewOrbits()), Config()),
+        Contender("a", with_orbits(ManyOrbits()), Config()),
+        Contender("b", with_orbits(FewOrbits()), Config()),
     ]
     with pytest.raises(an.UserError, match="disagree on which is better"):
         compare(candidates, metric="orbits", progress=False)

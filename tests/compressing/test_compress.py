@@ -17,7 +17,7 @@ from accelnet.compressing.candidate import Proposal, cost_of
 from accelnet.compressing.compress import compress
 from accelnet.compressing.finetune import untrained_run
 from accelnet.compressing.proposals import ways_of
-from accelnet.compressing.store import Store
+from accelnet.compressing.store import SearchStore
 from accelnet.compressing.ways import Bits, Ways
 from accelnet.errors import UserError
 from accelnet.models.compressed import Compressed, Compression
@@ -190,7 +190,7 @@ def test_a_search_that_was_killed_does_nothing_again(trained, tmp_path, monkeypa
     monkeypatch.setattr(search.Search, "_train_twin", lambda self: False)
     with pytest.raises(KeyboardInterrupt):
         compress(trained, **settings, ways=ways)
-    first = Store(tmp_path / "run" / "compress").folder("widths 1/4, fine-tuned")
+    first = SearchStore(tmp_path / "run" / "compress").folder("widths 1/4, fine-tuned")
     before = sorted(one.stat().st_mtime_ns for one in first.glob("checkpoints/[0-9]*"))
     again = compress(trained, **settings, ways=ways)
     assert len(calls) == 3 and calls[1] == calls[2] != calls[0]

@@ -18,7 +18,7 @@ import pytest
 import accelnet as an
 from accelnet.cli.tool import tool
 from accelnet.serving.docker import write_docker
-from accelnet.serving.http import HTML, Answer
+from accelnet.serving.http import HTML, Response
 from accelnet.serving.server import listening
 from accelnet.serving.service import _constant
 from tests.artifact.conftest import IMAGES, table_run
@@ -86,7 +86,7 @@ def in_browser(served, page, actions, tmp_path):
     digest = base64.b64encode(hashlib.sha256(actions.encode()).digest()).decode()
     text = text.replace("script-src 'sha256-", f"script-src 'sha256-{digest}' 'sha256-")
     text = text.replace("</body>", f"<script>{actions}</script></body>")
-    served.service.application._routes["GET", "/acted"] = _constant(Answer(text.encode(), HTML))
+    served.service.application._routes["GET", "/acted"] = _constant(Response(text.encode(), HTML))
     command = [
         shutil.which("chromium"), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
         "--disable-background-networking", f"--user-data-dir={tmp_path}", "--virtual-time-budget=4000", "--dump-dom",

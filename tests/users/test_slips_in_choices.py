@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import accelnet as an
-from accelnet.choosing.candidates import Candidate, optimizer_candidates
+from accelnet.choosing.candidates import Contender, optimizer_candidates
 from accelnet.choosing.compare import compare
 from accelnet.choosing.find_batch import find_batch
 from accelnet.choosing.runs import compare_runs
@@ -42,7 +42,7 @@ def tuned(**k):
     return tune(small, Config(steps=40), {"learning_rate": None}, **{"progress": False, **k})
 
 
-CANDIDATES = [Candidate("a", small, CONFIG), Candidate("b", small, Config(width=8))]
+CANDIDATES = [Contender("a", small, CONFIG), Contender("b", small, Config(width=8))]
 
 
 def compared(**k):
@@ -137,8 +137,8 @@ ROWS = [
     ("alpha", lambda v: compared(alpha=v), [*NUMBER, 0, 1, -1]),
     ("workdir", lambda v: compared(workdir=v), PATH),
     ("progress", lambda v: compared(progress=v), FLAG),
-    ("candidate", lambda v: Candidate(v, small, CONFIG), TEXT),
-    ("function", lambda v: Candidate("a", v, CONFIG), FUNC),
+    ("candidate", lambda v: Contender(v, small, CONFIG), TEXT),
+    ("function", lambda v: Contender("a", v, CONFIG), FUNC),
     (ONE_LINE, lambda v: optimizer_candidates(small, CONFIG, v), ["a", 3, None, ["nope"], [3], THING]),
     (ONE_LINE, lambda v: find_batch(v, progress=False), [None, 3, small, THING]),
     ("points", lambda v: find_batch(small(CONFIG), points=v, progress=False), [*WHOLE, 0]),

@@ -23,7 +23,7 @@ from accelnet.data.look.features import (
 from accelnet.data.look.finding import Finding
 from accelnet.data.look.findings import class_findings, feature_findings
 from accelnet.data.look.page import description_page
-from accelnet.data.look.reading import Held, read_splits
+from accelnet.data.look.reading import SplitRows, read_splits
 from accelnet.data.look.telling import telling_inputs
 from accelnet.data.look.text import description_text
 
@@ -126,7 +126,7 @@ def describe(data: Data, *, most_rows: int = 10_000, say: Callable[[str], None] 
     })  # fmt: skip
 
 
-def _pictured(data: Data, train: Held) -> list[dict[str, Any]]:
+def _pictured(data: Data, train: SplitRows) -> list[dict[str, Any]]:
     """Return histograms of inputs, without those of 0 and 1 that stand for names."""
     inputs = train.arrays["inputs"]
     spelled = {f"{one['name']}={name}" for one in named_columns(data, inputs) for name in one["names"]}
@@ -141,7 +141,7 @@ def _histograms(every: Sequence[Numbers], left_out: Collection[str] = ()) -> lis
     return found
 
 
-def _symbols(data: Data, train: Held) -> list[dict[str, Any]]:
+def _symbols(data: Data, train: SplitRows) -> list[dict[str, Any]]:
     """Return the commonest characters or tokens of a text with their counts."""
     inputs = train.arrays["inputs"]
     if not is_text(data) or isinstance(inputs, Mapping):
@@ -151,7 +151,7 @@ def _symbols(data: Data, train: Held) -> list[dict[str, Any]]:
     return [{"name": repr(data.decode(index[None]))[1:-1], "count": int(counts[index])} for index in order]
 
 
-def _examples(data: Data, train: Held) -> list[dict[str, Any]]:
+def _examples(data: Data, train: SplitRows) -> list[dict[str, Any]]:
     """Return the first rows of each class, or of all where there are none."""
     targets = train.arrays["targets"]
     labels = None if isinstance(targets, Mapping) else labels_of(data, targets)

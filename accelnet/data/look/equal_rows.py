@@ -9,12 +9,12 @@ import numpy as np
 
 from accelnet.data.arrays import leaves
 from accelnet.data.look.finding import Finding, place_of
-from accelnet.data.look.reading import Held, blocks
+from accelnet.data.look.reading import SplitRows, blocks
 
 _NAMED = 3  # pairs of rows
 
 
-def equal_rows(data: Any, held: Mapping[str, Held]) -> list[Finding]:
+def equal_rows(data: Any, held: Mapping[str, SplitRows]) -> list[Finding]:
     """Find rows whose inputs are equal.
 
     Args:
@@ -53,7 +53,7 @@ def equal_rows(data: Any, held: Mapping[str, Held]) -> list[Finding]:
     return found + _within(data, held, inputs["train"], targets["train"])
 
 
-def _within(data: Any, held: Mapping[str, Held], inputs: np.ndarray, targets: np.ndarray) -> list[Finding]:
+def _within(data: Any, held: Mapping[str, SplitRows], inputs: np.ndarray, targets: np.ndarray) -> list[Finding]:
     _, first, kind, counts = np.unique(inputs, return_index=True, return_inverse=True, return_counts=True)
     repeated = len(inputs) - len(first)
     if not repeated:
@@ -101,7 +101,7 @@ def _both(inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return _hashed(np.stack([inputs, targets], axis=1))
 
 
-def _partly(held: Mapping[str, Held]) -> str:
+def _partly(held: Mapping[str, SplitRows]) -> str:
     if all(one.is_whole for one in held.values()):
         return ""
     return f" (among {', '.join(f'{len(one.rows):,} rows of {split}' for split, one in held.items())} that were read)"

@@ -13,7 +13,7 @@ from accelnet.data.encoding import with_offsets
 _MOST_BYTES = 1 << 28  # of all splits, where rows are not in memory
 
 
-class Held(NamedTuple):
+class SplitRows(NamedTuple):
     """Rows of a split in memory.
 
     Attributes:
@@ -27,7 +27,7 @@ class Held(NamedTuple):
     is_whole: bool
 
 
-def read_splits(data: Any, most_rows: int, say: Callable[[str], None]) -> dict[str, Held]:
+def read_splits(data: Any, most_rows: int, say: Callable[[str], None]) -> dict[str, SplitRows]:
     """Read rows of every split that has some.
 
     Args:
@@ -58,7 +58,7 @@ def read_splits(data: Any, most_rows: int, say: Callable[[str], None]) -> dict[s
         known = every if stream is None or every.start else range(stream.batch_size)
         rows = known.start + np.unique(np.linspace(0, len(known) - 1, min(most, len(known))).astype(np.int64))
         arrays = with_offsets(_read(data, split, rows, row_bytes, say), data.coding)
-        held[split] = Held(rows, arrays, len(rows) == len(every))
+        held[split] = SplitRows(rows, arrays, len(rows) == len(every))
     return held
 
 
@@ -74,9 +74,9 @@ def blocks(values: np.ndarray) -> Iterator[np.ndarray]:
         yield values[start : start + step]
 
 
-def _in_memory(data: Any, rows: range) -> Held:
+def _in_memory(data: Any, rows: range) -> SplitRows:
     views = jax.tree.map(lambda array: array[rows.start : rows.stop], dict(data.arrays))
-    return Held(np.arange(rows.start, rows.stop), with_offsets(views, data.coding), True)
+    return SplitRows(np.arange(rows.start, rows.stop), with_offsets(views, data.coding), True)
 
 
 def _read(data: Any, split: str, rows: np.ndarray, row_bytes: int, say: Callable[[str], None]) -> dict[str, Any]:

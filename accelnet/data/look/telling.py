@@ -9,7 +9,7 @@ from accelnet.data.columns import input_names
 from accelnet.data.glance.outline import labels_of
 from accelnet.data.look.features import input_numbers, target_numbers
 from accelnet.data.look.finding import Finding, few
-from accelnet.data.look.reading import Held
+from accelnet.data.look.reading import SplitRows
 
 _MOST_ROWS = 20_000
 _LEAST_ROWS = 20
@@ -17,7 +17,7 @@ _LEAST_OTHERS = 10  # rows that are not of the commonest class
 _EQUAL = 0.999  # correlation
 
 
-def telling_inputs(data: Any, train: Held) -> list[Finding]:
+def telling_inputs(data: Any, train: SplitRows) -> list[Finding]:
     """Find inputs that alone tell the target: they equal it, order as it does, or each value has one class.
 
     Args:

@@ -11,7 +11,7 @@ from accelnet.exporting.onnx.graph import Graph, Node, Value
 from accelnet.exporting.onnx.model import serialize
 from accelnet.exporting.onnx.sizes import is_known, symbols
 from accelnet.exporting.onnx.writer import write
-from accelnet.ops.program import Program, trace
+from accelnet.ops.program import FlatProgram, trace
 from accelnet.packages import imported
 
 
@@ -48,7 +48,7 @@ def to_onnx(function: Callable[[Any], Any], inputs: Any, *, metadata: Mapping[st
     return serialize(graph, metadata or {})
 
 
-def _traced(function: Callable[[Any], Any], inputs: Any) -> tuple[Graph, Program, list[str]]:
+def _traced(function: Callable[[Any], Any], inputs: Any) -> tuple[Graph, FlatProgram, list[str]]:
     """Trace a function; return an empty graph with its inputs, its program, and the names of its outputs."""
     leaves, structure = jax.tree.flatten(inputs)
     outputs: list[Any] = []

@@ -9,7 +9,7 @@ from accelnet.exporting.onnx.elementwise import choose
 from accelnet.exporting.onnx.graph import Graph, Value, constant
 from accelnet.exporting.onnx.rules import made, rule, scalar
 from accelnet.ops.flops import scan_counts
-from accelnet.ops.program import Program, flatten
+from accelnet.ops.program import FlatProgram, flatten
 
 
 @rule("scan")
@@ -48,7 +48,7 @@ def _scan(graph: Graph, step: Any, *operands: Value) -> list[Value]:
     ]
 
 
-def _needed(step: Any) -> tuple[Program, list[bool], list[bool]]:
+def _needed(step: Any) -> tuple[FlatProgram, list[bool], list[bool]]:
     """Flatten the body of a scan without what nothing reads after all steps, keys of unused noise among them.
 
     Returns:

@@ -9,7 +9,7 @@ from accelnet.exporting.onnx import elementwise, indexing, loops, products, recu
 from accelnet.exporting.onnx.graph import Graph, Value, constant
 from accelnet.exporting.onnx.rules import RULES, UnsupportedError
 from accelnet.exporting.onnx.sizes import is_known
-from accelnet.ops.program import Constant, Program, Step
+from accelnet.ops.program import Constant, FlatProgram, Step
 from accelnet.scopes import classes
 
 # The modules are imported for the rules that they declare.
@@ -25,7 +25,7 @@ _HINTS = {
 }
 
 
-def write(program: Program, operands: Sequence[Value], graph: Graph) -> list[Value]:
+def write(program: FlatProgram, operands: Sequence[Value], graph: Graph) -> list[Value]:
     """Write a program into a graph.
 
     Args:
