@@ -59,3 +59,9 @@ def by(request, monkeypatch):
     if request.param == "program":
         monkeypatch.setattr(model_module.library, "load", lambda: False)
     return request.param
+
+
+@pytest.fixture(scope="module")
+def mlp(tmp_path_factory):
+    run = mlp_run(config={"width": 16})
+    return run, run.save(tmp_path_factory.mktemp("mlp") / "a.accelnet")

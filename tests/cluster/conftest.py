@@ -66,3 +66,9 @@ def run(tmp_path, forks):
     made = Run(tmp_path, forks)
     yield made
     made.close()
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]

@@ -37,10 +37,8 @@ def train(data, num_outputs, objective, **settings):
     shape = np.shape(data.arrays["inputs"])[1:]
     settings = {"batch_size": 20, "steps": 10, "eval_batch_size": 16} | settings
     model = settings.pop("model", lambda rngs: an.models.MLP(int(np.prod(shape)), (8,), num_outputs, rngs=rngs))
-    made = an.Experiment(
-        data=data, model=model, optimizer=an.optim.adam(1e-2), objective=objective, name="toy", **settings
-    )
-    return an.fit(made, progress=False)
+    settings |= {"data": data, "model": model, "objective": objective}
+    return an.fit(an.Experiment(optimizer=an.optim.adam(1e-2), name="toy", **settings), progress=False)
 
 
 @pytest.fixture(scope="module")

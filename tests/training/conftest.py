@@ -1,6 +1,7 @@
 """A small experiment that has everything that can go wrong on resuming."""
 
 import functools
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,3 +99,42 @@ def make_data():
 @pytest.fixture(scope="session")
 def plain_model():
     return Plain
+
+
+@pytest.fixture(scope="module")
+def full(make_experiment):
+    # Dropout, augmentation, accumulation, shuffling, batch statistics and averaged weights, all at once.
+    return make_experiment(microbatch_size=3, epochs=3, save_every=an.Every(steps=4))
+
+
+@pytest.fixture(scope="module")
+def whole(full, shared_programs, no_pictures, tmp_path_factory):
+    """The run that nothing disturbed, in a work directory that only its copies are changed of."""
+    return an.fit(full, progress=False, workdir=tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Return a function that copies a work directory to where a test may change it."""
+    return lambda workdir: shutil.copytree(workdir, tmp_path / "run")
+
+
+# Not Adam where layouts are compared: a bias in front of batch statistics has a gradient of rounding alone, which Adam
+# makes as large as any other.
+SGD = optax.chain(optax.clip_by_global_norm(1.0), an.optim.momentum(0.02), an.optim.average_params(0.9))
+
+
+@pytest.fixture(scope="module")
+def busy(make_experiment):
+    """Dropout, augmentation, batch statistics, averaged weights, and a last batch of each epoch that is not full."""
+    return make_experiment(
+        steps=20,
+        log_every=an.Every(steps=1),
+        optimizer=SGD,
+        sharding_rules=CUT,
+    )
+
+
+@pytest.fixture(scope="module")
+def parts(busy):
+    return busy.replace(microbatch_size=4)

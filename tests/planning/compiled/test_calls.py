@@ -15,7 +15,7 @@ from accelnet.planning.modelled import probes
 from accelnet.planning.modelled.calibration import measured_model
 from accelnet.planning.modelled.device import model_of
 from accelnet.planning.targets.target import find_target
-from tests.planning.modelled.test_roofline import measurements
+from tests.planning.modelled.test_rates import measurements
 
 MATRIX = jax.ShapeDtypeStruct((4, 16, 16), jnp.float32)
 INFO = jax.ShapeDtypeStruct((4,), jnp.int32)
