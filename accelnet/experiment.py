@@ -54,8 +54,7 @@ class Experiment:
             `jax.ad_checkpoint.checkpoint_name`, the block boundaries of accelnet's models.
         log_every: When training metrics are recorded. None: about 100 times a run.
         eval_every: When the validation split is evaluated. None: every epoch, but at most 50 times a run.
-        save_every: When a checkpoint is written, beside those of evaluations that are the best so far. None: every 5
-            minutes.
+        save_every: When a checkpoint is written, beside those of the best evaluations so far. None: every 5 minutes.
         keep_last: Number of newest checkpoints that are kept.
         keep_best: Number of checkpoints that are kept for their validation metric, the best.
         best_metric: Metric that decides what is best, in its own direction.

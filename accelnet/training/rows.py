@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -172,6 +173,17 @@ def ranks(rows: Iterable[Row], metric: str, *, lower_is_better: bool) -> dict[in
     """
     validations = (row for row in rows if row["split"] == "validation" and metric in row)
     return {row["step"]: rank(row[metric], lower_is_better) for row in validations}
+
+
+def is_among_best(ranks: Mapping[int, float], step: int, others: Iterable[int], count: int) -> bool:
+    """Say whether a step was evaluated, and so well that fewer than `count` of some others are better or as good.
+
+    Example:
+        >>> is_among_best({3: 0.5, 6: 0.4}, 6, [3], 1), is_among_best({3: 0.4, 6: 0.4}, 6, [3], 1)
+        (True, False)
+    """
+    better = [other for other in others if other != step and ranks.get(other, math.inf) <= ranks.get(step, -math.inf)]
+    return step in ranks and len(better) < count
 
 
 def best_of(ranks: Mapping[int, float], steps: Iterable[int]) -> int | None:

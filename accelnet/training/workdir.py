@@ -1,7 +1,6 @@
 """The work directory of a run: what is in it, who may use it, and what is read when a run resumes."""
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from accelnet.training.events import rank
 from accelnet.training.hosts import Hosts
 from accelnet.training.record import RowLog, TensorBoardLog, remove_temporary
 from accelnet.training.result import write_result
-from accelnet.training.rows import RowFile, best_of, ranks, recorded_seconds, row_files, with_rows
+from accelnet.training.rows import RowFile, best_of, is_among_best, ranks, recorded_seconds, row_files, with_rows
 from accelnet.training.saving import Saver
 from accelnet.training.settings import settings_of
 from accelnet.training.stored import CONFIG, changed_fields
@@ -160,7 +159,6 @@ class DiskWorkdir(Workdir):
             )
         self.path = self.directory = Path(path)
         self.experiment = experiment
-        self._newest: int | None = None
         self._saved: set[int] = set()
         self._averaged = False
         self._ranks: dict[int, float] = {}
@@ -193,8 +191,7 @@ class DiskWorkdir(Workdir):
                 f"the run in {self.directory} is at step {step} already, and {self.experiment.total_steps} steps were "
                 f"asked for: give at least {step} steps, or another --workdir"
             )
-        self._newest = step or None
-        self._saved = set(self.hosts.on_first(self.checkpoints.steps))
+        self._saved = {saved for saved in self.hosts.on_first(self.checkpoints.steps) if saved <= step}
         recorded = self.hosts.on_first(lambda: recorded_seconds(self.directory))
         self.lost_seconds = max(0.0, recorded - record["seconds"].get("total", 0.0))
         self.rows = record["rows"]
@@ -234,22 +231,15 @@ class DiskWorkdir(Workdir):
     def save(self, state: Tree, seconds: dict[str, float], validation: dict[str, float] | None) -> None:
         step = int(state.step)
         self.hosts.on_first(self._check_claim)
-        if validation is not None and not self._is_best(step):
-            return
-        if self._newest != step:  # an event and the clock may both want one
+        if validation is not None and not is_among_best(self._ranks, step, self._saved, self.experiment.keep_best):
+            return  # to write it takes longer than the epochs of small networks
+        if step not in self._saved:  # an event and the clock may both want one
             record = {"seconds": seconds, "averaged": self._averaged} | self._content()
             record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
             if self._row_files:
                 record["rows"] = self._row_files[0].position()
             self.saver.save(state, record, self._ranks, before=self._sync_rows)
-            self._newest = step
             self._saved.add(step)
-
-    def _is_best(self, step: int) -> bool:
-        """Say whether a checkpoint would be kept for its metric: to write others takes longer than small epochs."""
-        saved = [(self._ranks[one], one) for one in self._saved if one in self._ranks and one != step]
-        own = self._ranks.get(step, math.nan), step
-        return sum(one < own for one in saved) < self.experiment.keep_best and not math.isnan(own[0])
 
     def _sync_rows(self) -> None:
         for file in self._row_files:

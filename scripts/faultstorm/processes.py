@@ -25,6 +25,8 @@ FOREIGN = "a foreign directory"
 # A process that is silent for so long is lost to the others.
 HANG_TIMEOUT = 15.0
 _MOST_SECONDS = {1: 60.0, 3: 150.0}
+# On CPUs jax keeps no programs for processes other than the first, which compile anew at every start.
+_QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,7 @@ def start(
         if number > 1:
             address = f"127.0.0.1:{port}"
             env |= {"JAX_COORDINATOR_ADDRESS": address, "JAX_COORDINATOR_BIND_ADDRESS": address}
-            env |= {"JAX_NUM_PROCESSES": str(number), "JAX_PROCESS_ID": str(one)}
+            env |= {"JAX_NUM_PROCESSES": str(number), "JAX_PROCESS_ID": str(one), "XLA_FLAGS": _QUICK_COMPILATION}
         mine = plan if plan is not None and one == rank else Plan()
         request = {
             "args": args, "said": f"{scratch}.{one}", "umask": place.umask, "user": place.user,
