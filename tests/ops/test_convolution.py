@@ -74,6 +74,24 @@ def test_values_and_both_gradients_equal_those_of_xla(seed):
     assert_close(values_and_gradients(conv_general_dilated, lhs, rhs, options), expected)
 
 
+# Lines of any number of fours of pixels, at every border; 16 channels are one vector or two, 48 are no power of two.
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 1), (1, 2)])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", [(-1, 2), (3, 0)]], ids=str)
+def test_depthwise_kernels_of_three_taps_equal_those_of_xla_at_every_border(strides, padding):
+    for images, height, width, channels in (
+        (3, 3, 3, 16),
+        (2, 5, 4, 48),
+        (1, 8, 9, 16),
+        (2, 7, 16, 16),
+        (1, 4, 35, 32),
+    ):
+        lhs, rhs = draw(0, (images, height, width, channels)), draw(1, (3, 3, 1, channels))
+        options = {"window_strides": strides, "padding": padding, "dimension_numbers": LAYOUTS[4]}
+        options["feature_group_count"] = channels
+        expected = values_and_gradients(lax.conv_general_dilated, lhs, rhs, options)
+        assert_close(values_and_gradients(conv_general_dilated, lhs, rhs, options), expected)
+
+
 # Sizes that tiles of 4 x 4 pixels do and do not divide, and as many images as make Winograd's filtering worth while.
 @pytest.mark.parametrize(
     ("size", "padding", "channels"),

@@ -47,6 +47,9 @@ struct Phase {
   std::vector<int32_t> taps, tap_offsets, pixel_offsets, outputs;
 };
 
+// Whether there is nothing along an axis.
+inline bool is_flat(const Axis& axis) { return axis.in == 1 && axis.out == 1 && axis.kernel == 1 && axis.low == 0; }
+
 struct Convolution {
   Axis axes[3];
   int64_t images, channels, features, groups;
@@ -258,25 +261,26 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
         int64_t k = 0;
         do {
           const int64_t depth = std::min(kDepth, all - k);
+          const Finish now = k + depth == all ? finish : Finish{};
           for (int64_t p = 0; p < panels; ++p) {
             const int64_t columns = std::min<int64_t>(kColumns, c.group_features() - p * kColumns);
+            const int64_t feature = group * c.group_features() + p * kColumns;
             for (int64_t pixel = 0; pixel < end; pixel += kRows) {
               const int num_rows = std::min<int64_t>(kRows, end - pixel);
               const float* rows[kRows];
               float* results[kRows];
               for (int m = 0; m < num_rows; ++m) {
                 rows[m] = padded + phase.pixel_offsets[pixel + m] * c.channels + group * c.width();
-                results[m] = target + phase.outputs[pixel + m] * c.features + group * c.group_features() + p * kColumns;
+                results[m] = target + phase.outputs[pixel + m] * c.features + feature;
               }
               product(num_rows, rows, offsets[number].data() + k, depth, matrix + (p * all + k) * kColumns, kColumns,
-                      results, columns, k > 0);
+                      results, columns, k > 0, now, feature);
             }
           }
           k += depth;
         } while (k < all);
       }
     }
-    finish.rows(target, (last - first) * c.line(), c.features, 0, c.features);
   });
 }
 

@@ -24,9 +24,95 @@ void depthwise_tile(const float* const* pixels, const int32_t* offsets, int64_t 
   for (int p = 0; p < P; ++p) store(out[p], sum[p]);
 }
 
+// Whether the kernel has 3 x 3 taps and steps by a pixel or two: then the image is read where it lies.
+inline bool has_threes(const Convolution& c) {
+  for (int axis = 0; axis < 2; ++axis) {
+    const Axis& a = c.axes[axis];
+    if (a.kernel != 3 || a.lhs_dilation != 1 || a.rhs_dilation != 1) return false;
+  }
+  return c.axes[1].stride <= 2 && is_flat(c.axes[2]) && c.channels % kLanes == 0;
+}
+
+// `count` neighbouring outputs, at most kPixels, from the pixels at(line, column).
+template <int S, typename At>
+void depthwise_threes(const At& at, const float* kernel, int64_t channels, float* out, int64_t count,
+                      const Finish& finish, int64_t channel) {
+  constexpr int kWidth = (kPixels - 1) * S + 3;
+  Vec sum[kPixels] = {};
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; ++i) {
+    Vec pixels[kWidth];
+#pragma GCC unroll 16
+    for (int j = 0; j < kWidth; ++j) pixels[j] = load(at(i, j));
+#pragma GCC unroll 3
+    for (int tap = 0; tap < 3; ++tap) {
+      const Vec weight = load(kernel + (i * 3 + tap) * channels + channel);
+#pragma GCC unroll 4
+      for (int p = 0; p < kPixels; ++p) sum[p] += weight * pixels[p * S + tap];
+    }
+  }
+  if (count == kPixels) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPixels; ++p) store(out + p * channels + channel, finish(sum[p], channel));
+  } else {
+    for (int p = 0; p < count; ++p) store(out + p * channels + channel, finish(sum[p], channel));
+  }
+}
+
+// One line of outputs; `zeros` [channels] stands for what lies outside of the image.
+template <int S>
+void depthwise_line(const Convolution& c, const float* image, int64_t line, const float* kernel, const float* zeros,
+                    float* out, const Finish& finish) {
+  constexpr int kWidth = (kPixels - 1) * S + 3;
+  const auto& [high, wide, flat] = c.axes;
+  const int64_t top = line * high.stride - high.low;
+  for (int64_t o = 0; o < wide.out; o += kPixels) {
+    const int64_t left = o * S - wide.low, count = std::min<int64_t>(kPixels, wide.out - o);
+    float* to = out + o * c.channels;
+    if (top >= 0 && top + 3 <= high.in && left >= 0 && left + kWidth <= wide.in && count == kPixels) {
+      const float* corner = image + (top * wide.in + left) * c.channels;
+      for (int64_t channel = 0; channel < c.channels; channel += kLanes) {
+        const auto at = [&](int i, int j) { return corner + (i * wide.in + j) * c.channels + channel; };
+        depthwise_threes<S>(at, kernel, c.channels, to, kPixels, finish, channel);
+      }
+      continue;
+    }
+    const float* pixels[3][kWidth];
+    for (int i = 0; i < 3; ++i) {
+      for (int j = 0; j < kWidth; ++j) {
+        const bool inside = top + i >= 0 && top + i < high.in && left + j >= 0 && left + j < wide.in;
+        pixels[i][j] = inside ? image + ((top + i) * wide.in + left + j) * c.channels : zeros;
+      }
+    }
+    for (int64_t channel = 0; channel < c.channels; channel += kLanes) {
+      const auto at = [&](int i, int j) { return pixels[i][j] + channel; };
+      depthwise_threes<S>(at, kernel, c.channels, to, count, finish, channel);
+    }
+  }
+}
+
+template <typename Pool>
+void convolve_threes(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step,
+                     Weights rhs, float* out, const Finish& finish) {
+  const int64_t units = members * c.images, operations = 4 * c.operations(units), threads = pool.worth(operations);
+  const int64_t bands = threads == 1 ? 1 : std::min(c.axes[0].out, ceil_div(2 * threads, units));
+  const int64_t lines = ceil_div(c.axes[0].out, bands), size = c.line() * c.channels;
+  share_out(pool, operations, units * bands, [&](int64_t task) {
+    const int64_t unit = task / bands, first = task % bands * lines, member = unit / c.images;
+    const float* image = lhs + member * lhs_step + unit % c.images * c.in_pixels() * c.channels;
+    float* zeros = scratch(0, c.channels);
+    std::fill(zeros, zeros + c.channels, 0.0f);
+    for (int64_t line = first; line < std::min(first + lines, c.axes[0].out); ++line) {
+      const auto one = c.axes[1].stride == 1 ? depthwise_line<1> : depthwise_line<2>;
+      one(c, image, line, rhs.values + member * rhs.step, zeros, out + (unit * c.axes[0].out + line) * size, finish);
+    }
+  });
+}
+
 template <typename Pool>
 void convolve_depthwise(Pool& pool, const Convolution& c, int64_t members, const float* lhs, int64_t lhs_step,
                         Weights rhs, float* out, const Finish& finish = {}) {
+  if (has_threes(c)) return convolve_threes(pool, c, members, lhs, lhs_step, rhs, out, finish);
   const int64_t units = members * c.images, pitch = round_up(c.channels, kLanes);
   // It reads and writes as often as it multiplies.
   const int64_t operations = 4 * c.operations(units), threads = pool.worth(operations);

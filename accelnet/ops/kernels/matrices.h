@@ -88,6 +88,7 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
     const int64_t end = std::min(first_of_part + part_depth, s.k);
     for (int64_t first = first_of_part; first < end; first += depth) {
       const int64_t here = std::min(depth, end - first);
+      const Finish now = parts == 1 && first + here == end ? finish : Finish{};
       if (!in_place) pack_rows(s, left, row, rows_here, first, here, packed);
       for (int64_t p = begin; p < std::min(begin + share, panels); ++p) {
         const int64_t width = std::min<int64_t>(kColumns, s.n - p * kColumns);
@@ -99,7 +100,7 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
                                             : right + first * s.n + p * kColumns;
         if (b.prepared && s.m == 1 && !s.a_transposed && p + kWide <= std::min(begin + share, s.n / kColumns)) {
           product_row<Floats>(left + first, offsets.data(), here, columns, s.k * kColumns, to + p * kColumns,
-                              first > first_of_part);
+                              first > first_of_part, now, p * kColumns);
           p += kWide - 1;
           continue;
         }
@@ -114,11 +115,10 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
             results[i] = to + (row + m + i) * s.n + p * kColumns;
           }
           product(num_rows, rows, offsets.data(), here, columns, copies || b.prepared ? kColumns : s.n, results, width,
-                  first > first_of_part);
+                  first > first_of_part, now, p * kColumns);
         }
       }
     }
-    if (parts == 1) finish.rows(to + row * s.n, rows_here, s.n, begin * kColumns, std::min(s.n, (begin + share) * kColumns));
   };
   share_out(pool, operations, s.members * parts * blocks * shares, task);
   for (int64_t member = 0; parts > 1 && member < s.members; ++member) {

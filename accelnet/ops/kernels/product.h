@@ -185,10 +185,11 @@ struct Floats {
 };
 
 // out[m][n] (+)= sum_k rows[m][offsets[k]] * columns[k * stride + n]. The rows may lie anywhere: pixels of an image
-// whose taps are the offsets, or channels whose pixels are.
+// whose taps are the offsets, or channels whose pixels are. The columns are features of the finish from `feature` on.
 template <class Operands, int M, int V>
 void product_tile(const float* const* rows, const int32_t* offsets, int64_t depth, const float* columns,
-                  int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
+                  int64_t stride, float* const* out, int64_t num_columns, bool accumulate, const Finish& finish,
+                  int64_t feature) {
   Vec sum[M][V];
   const bool whole = num_columns == V * kLanes;
   const float* row[M];
@@ -210,16 +211,29 @@ void product_tile(const float* const* rows, const int32_t* offsets, int64_t dept
       for (int v = 0; v < V; ++v) sum[m][v] = Operands::add(sum[m][v], value, column[v]);
     }
   }
+  if (whole) {
+    if (finish.bias != nullptr) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) {
+        const Vec bias = load(finish.bias + feature + v * kLanes);
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) sum[m][v] += bias;
+      }
+    }
+    const Finish rest{nullptr, finish.relu};
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) store(out[m] + v * kLanes, rest(sum[m][v], 0));
+    }
+    return;
+  }
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
-    if (whole) {
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) store(out[m] + v * kLanes, sum[m][v]);
-    } else {
-      float parts[V * kLanes];
-      for (int v = 0; v < V; ++v) store(parts + v * kLanes, sum[m][v]);
-      for (int64_t n = 0; n < num_columns; ++n) out[m][n] = accumulate ? out[m][n] + parts[n] : parts[n];
-    }
+    float parts[V * kLanes];
+    for (int v = 0; v < V; ++v) store(parts + v * kLanes, sum[m][v]);
+    for (int64_t n = 0; n < num_columns; ++n) out[m][n] = accumulate ? out[m][n] + parts[n] : parts[n];
+    finish.rows(out[m] - feature, 1, 0, feature, feature + num_columns);
   }
 }
 
@@ -233,18 +247,19 @@ constexpr std::array<TileFunction, sizeof...(M)> tile_functions(std::integer_seq
 // The tile function's arguments for any number of rows up to kRows and of columns up to kColumns.
 template <class Operands = Floats>
 void product(int num_rows, const float* const* rows, const int32_t* offsets, int64_t depth, const float* columns,
-             int64_t stride, float* const* out, int64_t num_columns, bool accumulate) {
+             int64_t stride, float* const* out, int64_t num_columns, bool accumulate, const Finish& finish = {},
+             int64_t feature = 0) {
   static constexpr auto one = tile_functions<Operands, 1>(std::make_integer_sequence<int, kRows>());
   static constexpr auto two = tile_functions<Operands, 2>(std::make_integer_sequence<int, kRows>());
   (num_columns <= kLanes ? one : two)[num_rows - 1](rows, offsets, depth, columns, stride, out, num_columns,
-                                                    accumulate);
+                                                    accumulate, finish, feature);
 }
 
 // One row times several panels at once, `panel_step` apart: with one panel, every sum waits for the one before.
 constexpr int kWide = 4;
 template <class Operands>
 void product_row(const float* row, const int32_t* offsets, int64_t depth, const float* panels, int64_t panel_step,
-                 float* out, bool accumulate) {
+                 float* out, bool accumulate, const Finish& finish = {}, int64_t feature = 0) {
   Vec sum[kWide][2];
 #pragma GCC unroll 4
   for (int p = 0; p < kWide; ++p) {
@@ -266,6 +281,7 @@ void product_row(const float* row, const int32_t* offsets, int64_t depth, const 
 #pragma GCC unroll 2
     for (int v = 0; v < 2; ++v) store(out + p * kColumns + v * kLanes, sum[p][v]);
   }
+  finish.rows(out - feature, 1, 0, feature, feature + kWide * kColumns);
 }
 
 // Copies `depth` rows of `width` <= kColumns numbers, `stride` apart, side by side, with zeros at their right.

@@ -66,9 +66,7 @@ inline bool fits_winograd(const Convolution& c, bool prepared) {
     const Axis& a = c.axes[axis];
     if (a.kernel != (axis < 2 ? 3 : 1) || a.stride != 1 || a.lhs_dilation != 1 || a.rhs_dilation != 1) return false;
   }
-  const Axis& third = c.axes[2];
-  const bool is_flat = third.in == 1 && third.out == 1 && third.low == 0;
-  return is_flat && c.groups == 1 && c.channels % kLanes == 0 && c.features % kLanes == 0;
+  return is_flat(c.axes[2]) && c.groups == 1 && c.channels % kLanes == 0 && c.features % kLanes == 0;
 }
 
 // The tiles of a convolution, in the order of images, lines and columns, and how many are computed together.
