@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from accelnet.cache import close_to_others, private_directory
+from accelnet.cache import close_to_others, private_directory, write_private
 
 ENVIRONMENT_VARIABLE = "ACCELNET_RUNTIME"
 SMALL_LOOPS = "xla_cpu_small_while_loop_byte_threshold"
@@ -70,8 +71,29 @@ def enable_compilation_cache() -> Path | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", _MIN_COMPILE_SECONDS)
+    _write_programs_whole(directory)
     atexit.register(close_to_others, directory)
     return directory
+
+
+def _write_programs_whole(directory: Path) -> None:
+    """Give a program its name in the cache when all of it is written.
+
+    jax begins under that name. What a killed process leaves of it, every later one reads, warns of and compiles anew,
+    since jax replaces nothing that is there; and so does a process that reads while another writes.
+    """
+    from jax._src import lru_cache  # the same in jax 0.10 and 0.12
+
+    put = lru_cache.LRUCache.put
+
+    def put_whole(cache: Any, key: str, value: bytes) -> None:
+        path = directory / f"{key}{lru_cache._CACHE_SUFFIX}"
+        if cache.eviction_enabled or Path(cache.path) != directory:
+            put(cache, key, value)
+        elif not path.exists():
+            write_private(path, value)
+
+    lru_cache.LRUCache.put = put_whole  # type: ignore[method-assign]
 
 
 def keep_freed_memory() -> bool:

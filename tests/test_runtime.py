@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from accelnet.cache import UNFINISHED
 from accelnet.runtime import SMALL_LOOPS
 
 FAULTS = """
@@ -56,6 +57,17 @@ def prepared(args):
 guarded(prepared, ARGS, str)
 print(gc.isenabled(), gc.get_freeze_count() > 1000)
 """
+WRITE = """
+import os, pathlib, signal, sys
+import jax
+from accelnet import runtime
+
+runtime.prepare()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+if sys.argv[1:] == ["die"]:
+    pathlib.Path.replace = os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+jax.jit(lambda x: x + 1)(1.0)
+"""
 
 
 def output(code, **environment):
@@ -96,6 +108,17 @@ def test_the_compilation_cache_is_the_users_own(tmp_path):
     assert directory.stat().st_mode & 0o777 == 0o700
     mine = str(tmp_path / "mine")
     assert output(CACHE, JAX_COMPILATION_CACHE_DIR=mine) == ["None", mine]
+
+
+def test_a_process_that_dies_while_it_keeps_a_program_leaves_no_half_of_it(tmp_path):
+    directory = tmp_path / "accelnet" / "xla"
+    for args, code, kept in ((["die"], -9, False), ([], 0, True), ([], 0, True)):
+        command = [sys.executable, "-W", "error", "-c", WRITE, *args]
+        env = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert any(path.name.endswith("-cache") for path in directory.iterdir()) == kept
+        assert any(path.name.startswith(UNFINISHED) for path in directory.iterdir())  # for an hour
 
 
 def test_a_commands_imports_are_not_searched_for_garbage_and_other_calls_change_nothing():
