@@ -79,10 +79,13 @@ def enable_compilation_cache() -> Path | None:
 def _write_programs_whole(directory: Path) -> None:
     """Give a program its name in the cache when all of it is written.
 
-    jax begins under that name. What a killed process leaves of it, every later one reads, warns of and compiles anew,
-    since jax replaces nothing that is there; and so does a process that reads while another writes.
+    jax writes under that name from the start. If the process is killed meanwhile, a part stays, which jax never
+    replaces: every later process reads it, warns, and compiles anew. So does one that reads while another writes.
     """
-    from jax._src import lru_cache  # the same in jax 0.10 and 0.12
+    try:
+        from jax._src import lru_cache  # the same in jax 0.10 and 0.12
+    except ImportError:
+        return  # of another version: programs are written as jax does it
 
     put = lru_cache.LRUCache.put
 
@@ -143,9 +146,8 @@ def return_freed_memory() -> None:
 def imports_uncollected() -> Iterator[None]:
     """Look for no garbage among what a command imports: not meanwhile, not later, and not when the process ends.
 
-    The modules of jax and what stands on it are 400,000 objects, and stay. Python's collector goes through them 500
-    times while they are imported, once more whenever a quarter as many objects have been made, and at the end, where it
-    takes half a second. For a process that runs one command: what is garbage in the block is never freed.
+    Modules stay, and those of jax are many: Python's collector would go through all of them again and again, and once
+    more at the end. This is for a process that runs one command: what is garbage in the block is never freed.
 
     Example:
         >>> with imports_uncollected():

@@ -118,7 +118,7 @@ def _check(
 ) -> int:
     """Return the number of seeds, or say what is wrong."""
     for one in sequence("candidates", candidates):
-        instance("a candidate", one, Contender, "a Candidate(name, function, config)")
+        instance("a candidate", one, Contender, "a Contender(name, function, config)")
     names = [one.name for one in candidates]
     if len(names) < 2 or len(set(names)) < len(names):
         raise UserError(f"candidates are {', '.join(names) or 'none'}: expected at least two, of different names")

@@ -25,8 +25,8 @@ class Comparison:
     """One candidate against another.
 
     Attributes:
-        first: Candidate with the better mean.
-        second: The other candidate.
+        first: The one with the better mean.
+        second: The other one.
         difference: Mean over seeds of first less second.
         low: Lower end of the interval of the difference, at the level 1 - alpha / comparisons.
         high: Upper end.

@@ -25,7 +25,7 @@ FOREIGN = "a foreign directory"
 # A process that is silent for so long is lost to the others.
 HANG_TIMEOUT = 15.0
 _MOST_SECONDS = {1: 60.0, 3: 150.0}
-# On CPUs jax keeps no programs for processes other than the first, which compile anew at every start.
+# On CPUs jax keeps the programs of the first process alone: the others compile at every start.
 _QUICK_COMPILATION = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
 
 
