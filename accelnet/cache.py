@@ -5,16 +5,18 @@ that another user could have put there or changed. Root is trusted, and so is th
 """
 
 import contextlib
+import fcntl
 import functools
 import os
 import secrets
 import shutil
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from accelnet.disk import replace_file
-from accelnet.terminal import say_once
+from accelnet.terminal import say, say_once
 
 _MOST_LINKS = 40  # as Linux follows
 # Begin the names of what is being written. What a killed process left of it is removed after an hour.
@@ -109,6 +111,32 @@ def write_private(path: Path, content: bytes) -> None:
         ['a']
     """
     replace_file(path, content, temporary=path.parent / f"{UNFINISHED}{secrets.token_hex(8)}", mode=0o600)
+
+
+@contextlib.contextmanager
+def in_turn(directory: Path, waiting: str) -> Iterator[None]:
+    """Let one process at a time make what all want from a private directory; the end of a process ends its turn.
+
+    Args:
+        directory: The directory, which is locked. Where its file system has no locks, nobody waits.
+        waiting: Message to standard error, if another process has its turn.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as directory, in_turn(Path(directory), "waiting"):
+        ...     pass
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(waiting)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def close_to_others(directory: Path) -> None:

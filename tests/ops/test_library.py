@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -70,6 +71,17 @@ def test_the_library_is_compiled_once_into_a_place_that_is_the_users_alone(compi
     assert compiler.calls == 1
     assert place.stat().st_mode & 0o777 == 0o600
     assert all(directory.stat().st_mode & 0o777 == 0o700 for directory in place.parents[:2])
+
+
+def test_of_two_that_want_it_at_once_one_compiles_and_the_other_waits(compiler, tmp_path, capsys):
+    # A lock is of an open directory, so two threads stand for two processes. The link takes half a second.
+    script = tmp_path / "compiler"
+    script.write_text(script.read_text().replace("for last", '[ "$1" = -shared ] && sleep 0.5\nfor last'))
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda _: compiler.load(), range(2))
+    assert first._name == second._name
+    assert compiler.calls == 1
+    assert capsys.readouterr().err.count("waiting for another process") == 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "a flipped bit", "text"])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jax
 
-from accelnet.cache import UNFINISHED, check_place, private_directory, write_private
+from accelnet.cache import UNFINISHED, check_place, in_turn, private_directory, write_private
 from accelnet.ops.kernels.compiler import FLAGS, PARTS, SOURCES, compile_library, find_compiler, output_of
 from accelnet.ops.kernels.shipped import DIRECTORY, shipped_kinds
 from accelnet.terminal import say
@@ -48,7 +48,7 @@ def load() -> bool:
     """Load the kernels, compiling them if this machine has not done so yet, and register them with XLA's CPU client.
 
     The first call of a process counts. A wheel that carries kernels for this processor needs no compiler. Else it is
-    $CXX, c++, g++, clang++ or that of the package ziglang; it runs for 6 to 20 seconds on two cores, once per version
+    $CXX, c++, g++, clang++ or that of the package ziglang; it runs for 6 to 25 seconds on two cores, once per version
     of accelnet, of jaxlib and of the compiler and per kind of processor.
 
     Returns:
@@ -231,7 +231,10 @@ def _loaded_or_compiled(compiler: tuple[str, ...]) -> ctypes.CDLL:
     key = _hash(repr(facts).encode())
     directory = private_directory("kernels")
     if directory is not None:
-        return _kept(directory, key) or _made(directory, key, compiler)
+        if library := _kept(directory, key):
+            return library
+        with in_turn(directory, "accelnet: waiting for another process, which compiles the CPU kernels"):
+            return _kept(directory, key) or _made(directory, key, compiler)
     check_place(tempfile.gettempdir())
     with tempfile.TemporaryDirectory(prefix="accelnet-kernels-") as own:  # what is loaded stays without its file
         return _made(Path(own), key, compiler)
@@ -249,7 +252,7 @@ def _kept(directory: Path, key: str) -> ctypes.CDLL | None:
 
 def _made(directory: Path, key: str, compiler: tuple[str, ...]) -> ctypes.CDLL:
     """Compile the library into a private directory, and load it."""
-    say("accelnet: compiling the CPU kernels, once (6 to 20 seconds)")
+    say("accelnet: compiling the CPU kernels, once (6 to 25 seconds)")
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=directory) as unfinished:
         output = Path(unfinished) / "kernels.so"
         compile_library(compiler, jax.ffi.include_dir(), "native", output)
