@@ -66,7 +66,7 @@ def _parts(value: Any, seen: dict[int, Any], known: Mapping[str, Any]) -> Iterat
     elif isinstance(value, type | types.ModuleType | types.BuiltinFunctionType):
         yield f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}".encode()
         if isinstance(value, type) and _is_of_user(value):
-            yield from _of_items({k: v for k, v in vars(value).items() if callable(v)}, seen, known)
+            yield from _of_items({k: v for k, v in vars(value).items() if _is_of_class(v)}, seen, known)
     elif isinstance(value, Mapping):
         yield from _of_items(value, seen, known)
     elif isinstance(value, list | tuple | set | frozenset):
@@ -79,13 +79,15 @@ def _parts(value: Any, seen: dict[int, Any], known: Mapping[str, Any]) -> Iterat
         for field in dataclasses.fields(value):
             yield field.name.encode()
             yield from _parts(getattr(value, field.name, None), seen, known)
+    elif isinstance(value, property):
+        yield from _parts((value.fget, value.fset), seen, known)
     elif hasattr(value, "func") and hasattr(value, "keywords"):  # functools.partial
         yield from _parts((value.func, value.args, value.keywords), seen, known)
     elif hasattr(value, "__wrapped__"):
         yield from _parts(value.__wrapped__, seen, known)
     else:
         yield from _parts(type(value), seen, known)
-        yield from _of_items(getattr(value, "__dict__", {}), seen, known)
+        yield from _of_items(_attributes(value), seen, known)
 
 
 def _is_known(value: Any, known: Mapping[str, Any]) -> bool:
@@ -96,9 +98,14 @@ def _is_known(value: Any, known: Mapping[str, Any]) -> bool:
 
 def _of_items(values: Mapping[Any, Any], seen: dict[int, Any], known: Mapping[str, Any]) -> Iterator[bytes]:
     for name in sorted(values, key=str):
-        if not str(name).startswith(("__", "_pytree")):  # flax keeps there which trace made an object
+        if not str(name).startswith(("__", "_pytree", "_trace")):  # flax keeps there which trace made an object
             yield str(name).encode()
             yield from _parts(values[name], seen, known)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if hasattr(value, name)]
+    return {name: getattr(value, name) for name in slots} | getattr(value, "__dict__", {})
 
 
 def _of_array(value: Any) -> Iterator[bytes]:
@@ -114,10 +121,7 @@ def _of_function(function: types.FunctionType, seen: dict[int, Any], known: Mapp
     yield f"{function.__module__}.{function.__qualname__}".encode()
     if _is_of_user(function):
         yield from _of_code(function.__code__)
-        # Globals that the code names: a constant beside the loss counts as one within it.
-        named = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-        named = {n: v for n, v in named.items() if n in function.__globals__ and not isinstance(v, types.ModuleType)}
-        yield from _of_items(named, seen, known)
+        yield from _of_items(_named(function), seen, known)
     for part in (function.__defaults__, function.__kwdefaults__):
         yield from _parts(part, seen, known)
     for cell in function.__closure__ or ():
@@ -125,6 +129,29 @@ def _of_function(function: types.FunctionType, seen: dict[int, Any], known: Mapp
             yield from _parts(cell.cell_contents, seen, known)
         except ValueError:  # not bound yet
             yield b"empty"
+
+
+def _named(function: types.FunctionType) -> dict[str, Any]:
+    """Return globals that a function's code names: a constant beside the loss counts as one within it.
+
+    Of the user's modules it is what the code takes from them.
+    """
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    found = {name: function.__globals__[name] for name in names if name in function.__globals__}
+    modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
+    for name, module in modules.items():
+        del found[name]
+        if _is_of_user(module) and module.__name__.split(".")[0] not in sys.stdlib_module_names:
+            attributes = names & vars(module).keys()
+            found |= {f"{name}.{attribute}": getattr(module, attribute) for attribute in attributes}
+    return found
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _codes(constant)
 
 
 def _of_code(code: types.CodeType) -> Iterator[bytes]:
@@ -137,9 +164,17 @@ def _of_code(code: types.CodeType) -> Iterator[bytes]:
             yield repr(constant).encode()
 
 
+def _is_of_class(value: Any) -> bool:
+    """Say whether an attribute of a class is code or a constant; others are its maker's notes on it."""
+    return callable(value) or isinstance(
+        value, property | classmethod | bool | int | float | complex | str | tuple | np.ndarray
+    )
+
+
 def _is_of_user(value: Any) -> bool:
-    module = sys.modules.get(value.__module__)
+    name = value.__name__ if isinstance(value, types.ModuleType) else value.__module__
+    module = sys.modules.get(name)
     file = getattr(module, "__file__", None) or (inspect.getsourcefile(value) if module is None else None)
-    if (value.__module__ or "").split(".")[0] in ("accelnet", "builtins"):
+    if (name or "").split(".")[0] in ("accelnet", "builtins"):
         return False
     return file is None or not {"site-packages", "dist-packages"} & set(Path(file).parts)

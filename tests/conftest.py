@@ -1,6 +1,5 @@
-"""A real browser, for the tests of pages; programs and imports that tests share."""
+"""A real browser, for the tests of pages; imports that tests share."""
 
-import dataclasses
 import html
 import os
 import re
@@ -10,42 +9,11 @@ from typing import NamedTuple
 
 import pytest
 
-from accelnet.training import program, workdir
+from accelnet.training import workdir
 from tests.forks import Forks
 
 # A process of pytest-xdist has the width of the terminal that started it; tests that want one say which.
 os.environ.pop("COLUMNS", None)
-
-# What happens on the host between two calls of a program, and what is recorded there.
-_ON_THE_HOST = {
-    "log_every", "eval_every", "save_every", "keep_last", "keep_best", "best_metric", "early_stopping", "events",
-    "final_evaluation", "initial", "name", "config", "seed", "steps", "epochs",
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def shared_programs():
-    """Let all runs of one experiment on one layout, in the tests of a module, call the same compiled programs.
-
-    One experiment: the same objects are its data, model, optimizer and objective, and it is as long.
-    """
-    made, make = {}, program.make_programs
-    fields = {field.name for field in dataclasses.fields(program.Experiment)} - _ON_THE_HOST
-
-    def plain(value):
-        return value if isinstance(value, int | str | None) else id(value)
-
-    def shared(experiment, feed, layout, shapes):
-        settings = {name: getattr(experiment, name) for name in fields}
-        place = layout.mesh, layout.strategy, str(layout.rules)
-        key = (*map(plain, settings.values()), experiment.total_steps, *place)
-        if key not in made:
-            made[key] = make(experiment, feed, layout, shapes), settings  # the settings are kept, and so their ids
-        return made[key][0]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "make_programs", shared)
-        yield
 
 
 @pytest.fixture(scope="module")

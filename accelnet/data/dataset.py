@@ -253,3 +253,8 @@ class Data(Choices, Shown):
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint_of(self.arrays, self.splits, self.tickets)
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What programs others have made for this data, which lives as long as it does."""
+        return {}

@@ -23,8 +23,8 @@ class _Prepare(functools.partial[Any]):
 def changed(data: Any, **fields: Any) -> Any:
     """Return a copy of a `Data` with other fields, which the caller has checked; "fitted" reaches `prepare` too."""
     other = copy.copy(data)  # a replacement would look at every value again
-    vars(other).pop("_fingerprint", None)
-    vars(other).pop("tickets", None)
+    for of_the_other in ("_fingerprint", "kept", "tickets"):
+        vars(other).pop(of_the_other, None)
     for name, value in fields.items():
         if name != "fitted":
             object.__setattr__(other, name, value)

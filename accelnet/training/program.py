@@ -15,12 +15,13 @@ from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.data.feed import make_feed
 from accelnet.experiment import Experiment
 from accelnet.optim import hyperparams, with_hyperparams
-from accelnet.parallel.layout import ONE_DEVICE, SAME, AbsentDevices, Layout, Strategy, make_layout
+from accelnet.parallel.layout import SAME, AbsentDevices, Layout, Strategy, make_layout
 from accelnet.parallel.memory import check_memory
 from accelnet.training.chunk import make_train_chunk
 from accelnet.training.compiled import PmapProgram, Program, devices_of
 from accelnet.training.evaluation import Weights, keeps_average, make_eval_chunk, make_weights
-from accelnet.training.state import TrainState, abstract_state, init_state, placed
+from accelnet.training.reuse import Reused
+from accelnet.training.state import TrainState, make_init, placed
 from accelnet.wording import size
 
 
@@ -82,29 +83,20 @@ class Programs:
                 program.begin_compiling()
 
 
-def make_programs(
-    experiment: Experiment,
-    feed: AbstractFeed,
-    layout: Layout = ONE_DEVICE,
-    shapes: TrainState | None = None,
-) -> Programs:
+def make_programs(reused: Reused, feed: AbstractFeed, layout: Layout, shapes: TrainState) -> Programs:
     """Build the programs of an experiment from shapes alone: nothing is allocated, read or compiled yet.
 
     Args:
-        experiment: What is trained.
+        reused: Functions of the experiment.
         feed: How batches reach the programs.
         layout: Devices on which batches and weights lie.
-        shapes: Shapes of the `TrainState`, where they are known already.
+        shapes: Shapes of the `TrainState`.
 
     Raises:
         UserError: if the sharding rules do not fit the model or the mesh.
     """
-
-    def init(seed: jax.Array, initial: Any = None) -> TrainState:
-        return init_state(experiment, seed, initial)
-
+    init = reused(make_init)
     seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
-    shapes = cast(TrainState, jax.eval_shape(init, seed)) if shapes is None else shapes
     state = placed(layout, shapes)
     train_operand, _ = feed.abstract()
     shardings = None if layout.mesh is None else jax.tree.map(lambda leaf: leaf.sharding, state)
@@ -123,7 +115,7 @@ def make_programs(
     def evaluation(feed: AbstractFeed) -> Program:
         operand = feed.abstract()[1]
         operands = (Weights.of(state), state.metrics, operand, *[number] * 4)
-        function = make_eval_chunk(experiment, feed, layout)
+        function = reused(make_eval_chunk, feed, layout)
         return program("eval", function, operands, (same, same), feed.eval_spec, at=2)
 
     @cache
@@ -141,11 +133,11 @@ def make_programs(
         start = Program("init", init, (seed, given), out_shardings=shardings, runs_once=True)
         return lambda seed: start(seed, dict(initial))
 
-    train = make_train_chunk(experiment, feed, layout)
+    train = reused(make_train_chunk, feed, layout)
     chosen = None
     if keeps_average(shapes):
         out = None if shardings is None else Weights.of(shardings)
-        function = make_weights(experiment, feed, layout)
+        function = reused(make_weights, feed, layout)
         chosen = program("weights", function, (state, train_operand), out, feed.train_spec, at=1)
     return Programs(
         init=fresh,
@@ -223,7 +215,9 @@ def prepare(
     Raises:
         UserError: if mesh, batch and devices do not fit.
     """
-    shapes = abstract_state(experiment) if shapes is None else shapes
+    reused = Reused(experiment)
+    if shapes is None:
+        shapes = cast(TrainState, jax.eval_shape(reused(make_init), jax.ShapeDtypeStruct((), np.uint32)))
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     layout = make_layout(mesh, strategy, state_bytes=state_bytes, absent=absent)
     if layout.mesh is not None:
@@ -239,4 +233,4 @@ def prepare(
         mesh=layout.mesh,
         axes=layout.batch_axes,
     )
-    return feed, make_programs(experiment, feed, layout, shapes)
+    return feed, make_programs(reused, feed, layout, shapes)

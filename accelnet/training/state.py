@@ -1,7 +1,7 @@
 """TrainState: all that changes during a run, as one pytree of plain arrays."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -164,9 +164,18 @@ def separated(params: Any, patterns: Sequence[str]) -> tuple[Any, Any]:
     return trained, kept
 
 
+def make_init(experiment: Experiment) -> Callable[..., TrainState]:
+    """Return `init_state` as a function of a seed, and of initial arrays where there are some."""
+
+    def init(seed: jax.Array, initial: Mapping[str, Any] | None = None) -> TrainState:
+        return init_state(experiment, seed, initial)
+
+    return init
+
+
 def abstract_state(experiment: Experiment) -> TrainState:
     """Return the shapes of an experiment's `TrainState`."""
-    return jax.eval_shape(lambda: init_state(experiment, np.uint32(0)))
+    return jax.eval_shape(make_init(experiment), jax.ShapeDtypeStruct((), np.uint32))
 
 
 def num_parameters(params: Any) -> int:

@@ -102,5 +102,5 @@ def _of_messages(fault: Fault, rank: int, code: int | str, said: str) -> list[st
 def cause_of(fault: Fault, rank: int) -> str:
     """Return a regular expression for what a message has to name."""
     if fault.kind in ("kill", "torn write", "stop", "network") and rank != fault.rank:
-        return rf"rank {fault.rank}\b"
+        return rf"(rank|process) {fault.rank}\b"  # before they have met, they are processes
     return _CAUSES.get(fault.kind, "")

@@ -58,7 +58,7 @@ KINDS = {
 }
 
 
-@pytest.mark.usefixtures("no_pictures", "shared_programs")
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_that_died_twice_goes_on_to_the_same_bits(kind, tmp_path):
     make, settings = KINDS[kind]

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _here(folder, monkeypatch, shared_programs, no_pictures):
+def _here(folder, monkeypatch, no_pictures):
     monkeypatch.chdir(folder)
 
 

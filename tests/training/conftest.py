@@ -41,7 +41,7 @@ class Plain(nnx.Module):
         return self.last(nnx.relu(self.first(inputs.reshape(inputs.shape[0], -1))))
 
 
-@functools.cache  # the same objects make the same programs: see `shared_programs`
+@functools.cache  # the same objects make the same programs: see `accelnet.training.reuse`
 def toy_data(num_train=50, num_held_out=13, augment=True):
     rng = np.random.default_rng(0)
     rows = num_train + 2 * num_held_out
@@ -108,7 +108,7 @@ def full(make_experiment):
 
 
 @pytest.fixture(scope="module")
-def whole(full, shared_programs, no_pictures, tmp_path_factory):
+def whole(full, no_pictures, tmp_path_factory):
     """The run that nothing disturbed, in a work directory that only its copies are changed of."""
     return an.fit(full, progress=False, workdir=tmp_path_factory.mktemp("whole") / "run")
 

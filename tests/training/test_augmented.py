@@ -13,7 +13,7 @@ import accelnet as an
 from accelnet.parallel.mesh import make_mesh, parse_mesh
 from accelnet.training.rhythm import Pace
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 rng = np.random.default_rng(0)
 LABELS = (np.arange(70) % 3).astype(np.int32)
@@ -35,7 +35,7 @@ AUGMENTS = {
     None: CHANGES,
 }
 ARRAYS = {"inputs": IMAGES, "targets": LABELS}
-# The same objects make the same programs: see `shared_programs`.
+# The same objects make the same programs: see `accelnet.training.reuse`.
 DATA = {
     name: an.data.Data("mixed", ARRAYS, SPLITS, augment=augment, info={"num_classes": 3})
     for name, augment in AUGMENTS.items()

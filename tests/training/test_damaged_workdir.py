@@ -23,7 +23,7 @@ from accelnet.training.rows import best_step, row_files, with_rows
 from accelnet.training.saving import Saver
 from tests.training.test_resume import Killed, die, fit, rows_of, same
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def test_a_directory_with_a_run_is_not_overwritten(make_experiment, tmp_path):
@@ -76,7 +76,7 @@ def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(full, dead, copied
 
 
 @pytest.fixture(scope="module")
-def dead(full, shared_programs, tmp_path_factory):
+def dead(full, tmp_path_factory):
     """The work directory of a run that died."""
     workdir = tmp_path_factory.mktemp("dead") / "run"
     with pytest.raises(Killed):

@@ -19,7 +19,7 @@ from accelnet.training.table import placement_table
 from tests.training.conftest import CUT
 from tests.training.test_layouts import RTOL, fit, mesh_of
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def exchanges(text):

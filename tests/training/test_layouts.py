@@ -14,7 +14,7 @@ from accelnet.parallel.mesh import make_mesh, parse_mesh
 from accelnet.training.program import prepare
 from tests.training.conftest import SGD
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 # Sums over a batch are taken in another order, and that is all.
 RTOL = 1e-5
@@ -46,7 +46,7 @@ def trained(experiment, layout=None):
 
 
 @pytest.fixture(scope="module")
-def one(busy, shared_programs):
+def one(busy):
     return fit(busy)
 
 
@@ -72,7 +72,7 @@ def test_the_loss_curve_is_that_of_one_device(busy, one, layout):
 
 
 @pytest.fixture(scope="module")
-def one_of_parts(parts, shared_programs):
+def one_of_parts(parts):
     return fit(parts)
 
 

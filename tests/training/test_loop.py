@@ -17,8 +17,6 @@ from accelnet.training.evaluator import Evaluator
 from accelnet.training.program import prepare
 from accelnet.training.rhythm import Pace
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 TIMES = ("seconds", "examples_per_second")
 STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step
 

@@ -9,8 +9,6 @@ import accelnet as an
 from accelnet.hlo import SMALL_CALL
 from accelnet.training.profile import profile_of, read_profile
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 
 @pytest.mark.slow  # a trace takes seconds
 def test_a_profile_changes_no_bit_names_layers_and_works_on_a_resumed_run(make_experiment, tmp_path):

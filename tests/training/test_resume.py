@@ -13,7 +13,7 @@ from accelnet.training.evaluator import Evaluator
 from accelnet.training.rhythm import Pace
 from tests.training.conftest import toy_experiment
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 TIMES = ("seconds", "examples_per_second")
 STEPWISE = Pace(chunk_seconds=1e-9)  # chunks of one step

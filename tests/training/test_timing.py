@@ -7,8 +7,6 @@ import pytest
 import accelnet as an
 from accelnet.training.timing import SPENT_ON, account_line
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 
 def test_the_account_sums_up_and_goes_on_after_a_crash_with_what_was_lost(make_experiment, tmp_path):
     def crash(moment):

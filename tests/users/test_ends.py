@@ -13,7 +13,7 @@ import accelnet as an
 from accelnet.parallel.mesh import make_mesh
 from tests.users import toy
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def linear(rngs):

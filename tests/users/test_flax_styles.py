@@ -15,8 +15,6 @@ from accelnet.training.program import prepare
 from tests.users import toy
 from tests.users.flax_modules import LINEN, NNX, LinenMnist, Mixture
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 # nnx
 
 
@@ -27,7 +25,7 @@ ALL = {**NNX, **LINEN}
 
 
 @pytest.fixture(scope="module")
-def trained(shared_programs):
+def trained():
     """Return a function that gives the run of a module; a module is trained once."""
     return functools.cache(lambda name: toy.fit(*ALL[name]))
 

@@ -13,8 +13,6 @@ from accelnet.errors import UserCodeError
 from accelnet.objectives import Objective
 from tests.users import toy
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
-
 
 def linear(rngs):
     return nnx.Linear(8, 2, rngs=rngs)

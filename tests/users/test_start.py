@@ -12,7 +12,7 @@ from flax import nnx
 import accelnet as an
 from tests.users import toy
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "no_pictures")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 class Net(nnx.Module):
