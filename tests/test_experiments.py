@@ -63,6 +63,7 @@ RUNS = {
     "digits_cnn": ["--epochs", "0.1", "--channels", "8", "16"],
     "fashion_cnn": [*FASHION, "--channels", "8", "16"],
     "fashion_cnn 94": [*FASHION, "--halve", "max", "--channels", "4", "8", "8", "--crop", "1"],
+    "fashion_fast": [*FASHION, "--channels", "8", "16"],
     "fashion_rnn": [*FASHION, "--hidden-features", "16"],
     "vowels_rnn": ["--epochs", "0.5"],
     "char_rnn": ["--epochs", "1", "--hidden-features", "16", "--batch-size", "64", "--data", "{files}/text.txt"],

@@ -29,10 +29,18 @@ def misnamed(fault: Fault, ended: Ended) -> list[str]:
         allowed = _codes(fault, rank, len(ended.codes))
         if ended.was_late and fault.kind in ("SIGTERM", "SIGINT"):
             allowed |= {DONE}
+        if _never_came(fault, rank, ended):
+            allowed = {LOST}
         if code not in allowed:
             lines.append(f"rank {rank} ended with {code}, expected {' or '.join(map(str, sorted(allowed)))}")
-        lines += [f"rank {rank} {line}" for line in _of_messages(fault, rank, code, said)]
+        cause = rf"missing: [\d, ]*\b{fault.rank}\b" if _never_came(fault, rank, ended) else cause_of(fault, rank)
+        lines += [f"rank {rank} {line}" for line in _of_messages(fault, rank, code, said, cause)]
     return lines
+
+
+def _never_came(fault: Fault, rank: int, ended: Ended) -> bool:
+    """Say whether the others could not learn why a process was missing: it was told to end before it met them."""
+    return rank != fault.rank and fault.kind == "SIGTERM" and "before anything began" in ended.said[fault.rank]
 
 
 def misnamed_resume(ended: Ended, cause: str = "") -> list[str]:
@@ -77,7 +85,7 @@ def _codes(fault: Fault, rank: int, processes: int) -> set[int | str]:
             return {DONE}
 
 
-def _of_messages(fault: Fault, rank: int, code: int | str, said: str) -> list[str]:
+def _of_messages(fault: Fault, rank: int, code: int | str, said: str, cause: str) -> list[str]:
     texts = [text for text in said.splitlines() if text.strip()]
     if "Traceback" in said:
         return [f"shows a traceback, of {len(texts)} lines, with {texts[-1][:160]!r} at its end"]
@@ -94,7 +102,7 @@ def _of_messages(fault: Fault, rank: int, code: int | str, said: str) -> list[st
     start = _ENDS.get(code) if isinstance(code, int) else None
     if texts and start is not None and not any(text.startswith(start) for text in texts):
         wrong.append(f"says {texts[0][:200]!r}, expected a message that begins with {start!r}")
-    if texts and not re.search(cause_of(fault, rank), said):
+    if texts and not re.search(cause, said):
         wrong.append(f"does not name the cause: {texts[0][:200]!r}")
     return wrong
 

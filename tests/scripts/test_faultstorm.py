@@ -63,6 +63,8 @@ def ended(*codes, said):
 
 
 LOST = "error: rank 1 on vm is lost: it ended or was killed"
+MISSING = "error: 2 of 3 processes arrived within 15 s; missing: 1 (here: 0 on vm, 2 on vm)"
+EARLY = "preempted: told to end (SIGTERM) before anything began"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +79,11 @@ LOST = "error: rank 1 on vm is lost: it ended or was killed"
         ("full disk", 0, (2,), ["error: cannot write a: Input/output error"], False),
         ("SIGINT", 0, (130,), ["interrupted: the state of step 5 is saved"], True),
         ("SIGINT", 0, (130,), ["Traceback (most recent call last):\nKeyboardInterrupt"], False),
+        ("SIGTERM", 1, (5, 4, 5), [MISSING, EARLY, MISSING], True),
+        ("SIGTERM", 1, (4, 4, 5), [MISSING, EARLY, MISSING], False),
+        ("SIGTERM", 2, (5, 5, 4), [MISSING, MISSING, EARLY], False),
+        ("SIGTERM", 1, (5, 4, 5), [MISSING, "preempted: the state of step 5 is saved", MISSING], False),
+        ("network", 0, (5, 5, 5), [LOST, *["error: process 1 on vm did not reach process 0 in time"] * 2], True),
         ("clock", 0, (0,), [""], True),
         ("clock", 0, (0,), ["warning: the clock"], False),
     ],

@@ -1,0 +1,1 @@
+"""What `scripts/speedrun.py` measures accelnet against."""
