@@ -125,26 +125,35 @@ def _of_function(function: types.FunctionType, seen: dict[int, Any], known: Mapp
     for part in (function.__defaults__, function.__kwdefaults__):
         yield from _parts(part, seen, known)
     for cell in function.__closure__ or ():
-        try:
+        if _is_bound(cell):
             yield from _parts(cell.cell_contents, seen, known)
-        except ValueError:  # not bound yet
+        else:
             yield b"empty"
 
 
 def _named(function: types.FunctionType) -> dict[str, Any]:
-    """Return globals that a function's code names: a constant beside the loss counts as one within it.
+    """Return what a function's code takes by name: globals, as a constant beside the loss counts as one within it.
 
-    Of the user's modules it is what the code takes from them.
+    Of the user's modules, be they globals or closed over, it is the attributes that the code names.
     """
     names = {name for code in _codes(function.__code__) for name in code.co_names}
     found = {name: function.__globals__[name] for name in names if name in function.__globals__}
-    modules = {name: value for name, value in found.items() if isinstance(value, types.ModuleType)}
-    for name, module in modules.items():
-        del found[name]
+    held = [cell.cell_contents for cell in function.__closure__ or () if _is_bound(cell)]
+    modules = [value for value in (*found.values(), *held) if isinstance(value, types.ModuleType)]
+    found = {name: value for name, value in found.items() if not isinstance(value, types.ModuleType)}
+    for module in modules:
         if _is_of_user(module) and module.__name__.split(".")[0] not in sys.stdlib_module_names:
-            attributes = names & vars(module).keys()
-            found |= {f"{name}.{attribute}": getattr(module, attribute) for attribute in attributes}
+            for attribute in names & vars(module).keys():
+                found[f"{module.__name__}.{attribute}"] = getattr(module, attribute)
     return found
+
+
+def _is_bound(cell: types.CellType) -> bool:
+    try:
+        _ = cell.cell_contents
+    except ValueError:
+        return False
+    return True
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

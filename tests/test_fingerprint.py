@@ -1,5 +1,7 @@
 """What a user wrote, told apart."""
 
+import sys
+import types
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -49,3 +51,48 @@ def test_settings_that_are_compared_elsewhere_count_as_themselves():
     one, other = Config(), Config(epochs=3)
     assert fingerprint(model(one)) != fingerprint(model(other))
     assert fingerprint(model(one), vars(one)) == fingerprint(model(other), vars(other))
+
+
+RATE = 1.0
+
+
+def test_what_inner_functions_modules_classes_and_slots_hold_counts(monkeypatch):
+    settings = types.ModuleType("settings_of_a_user")
+    settings.rate, settings.other = 1.0, 1.0
+    monkeypatch.setitem(sys.modules, settings.__name__, settings)
+
+    class Slotted:
+        __slots__ = ("number",)
+
+    class Layer:
+        width = 3
+        held = Slotted()
+
+        @property
+        def twice(self):
+            return 2 * self.width
+
+        @classmethod
+        def make(cls):
+            return cls()
+
+    Layer.held.number = 1.0
+
+    def inner(x):
+        return [RATE * one for one in (y + RATE for y in x)]
+
+    def of_module(x):
+        return settings.rate * x
+
+    def same(value, name, other, of):
+        before = fingerprint(value)
+        monkeypatch.setattr(of, name, other)
+        return fingerprint(value) == before
+
+    assert not same(inner, "RATE", 2.0, sys.modules[__name__])
+    assert not same(of_module, "rate", 2.0, settings)
+    assert same(of_module, "other", 2.0, settings)
+    assert not same(Layer.held, "number", 2.0, Layer.held)
+    assert not same(Layer(), "width", 4, Layer)
+    assert not same(Layer(), "twice", property(lambda self: 3 * self.width), Layer)
+    assert not same(Layer(), "make", classmethod(lambda cls: None), Layer)

@@ -74,9 +74,9 @@ def test_the_library_is_compiled_once_into_a_place_that_is_the_users_alone(compi
 
 
 def test_of_two_that_want_it_at_once_one_compiles_and_the_other_waits(compiler, tmp_path, capsys):
-    # A lock is of an open directory, so two threads stand for two processes. The link takes half a second.
+    # A lock is of an open directory, so two threads stand for two processes. The link takes two seconds.
     script = tmp_path / "compiler"
-    script.write_text(script.read_text().replace("for last", '[ "$1" = -shared ] && sleep 0.5\nfor last'))
+    script.write_text(script.read_text().replace("for last", '[ "$1" = -shared ] && sleep 2\nfor last'))
     with ThreadPoolExecutor(2) as both:
         first, second = both.map(lambda _: compiler.load(), range(2))
     assert first._name == second._name
