@@ -22,6 +22,7 @@ _MOST_LINKS = 40  # as Linux follows
 # Begin the names of what is being written. What a killed process left of it is removed after an hour.
 UNFINISHED = ".unfinished-"
 _UNFINISHED_SECONDS = 3600.0
+_PATIENCE_SECONDS = 120.0
 
 
 def private_directory(name: str) -> Path | None:
@@ -117,6 +118,8 @@ def write_private(path: Path, content: bytes) -> None:
 def in_turn(directory: Path, waiting: str) -> Iterator[None]:
     """Let one process at a time make what all want from a private directory; the end of a process ends its turn.
 
+    Who has waited for two minutes goes on without a turn: the other may stand still.
+
     Args:
         directory: The directory, which is locked. Where its file system has no locks, nobody waits.
         waiting: Message to standard error, if another process has its turn.
@@ -128,15 +131,26 @@ def in_turn(directory: Path, waiting: str) -> Iterator[None]:
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        began = time.monotonic()
+        while not _is_locked(descriptor) and time.monotonic() - began < _PATIENCE_SECONDS:
+            if waiting:
                 say(waiting)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            waiting = ""
+            time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock an open file, and say whether nothing more can be had by waiting."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        pass
+    return True
 
 
 def close_to_others(directory: Path) -> None:

@@ -183,3 +183,15 @@ def test_a_user_without_a_name_or_a_home_gets_one_line(variables, words):
     assert done.stdout == "None None\n", done.stderr
     (line,) = done.stderr.splitlines()
     assert words in line and "Set XDG_CACHE_HOME" in line
+
+
+def test_who_stands_still_in_its_turn_holds_the_others_up_for_a_while_only(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "_PATIENCE_SECONDS", 0.3)
+    with cache.in_turn(tmp_path, "one waits"):
+        began = time.monotonic()
+        with cache.in_turn(tmp_path, "another waits"):
+            assert 0.3 <= time.monotonic() - began < 5
+    assert capsys.readouterr().err == "another waits\n"
+    with cache.in_turn(tmp_path, "nobody has it now"):
+        pass
+    assert capsys.readouterr().err == ""
