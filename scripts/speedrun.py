@@ -114,10 +114,11 @@ def run(task: Task, changes: Row, system: str, seed: int, folder: Path) -> Row:
     from accelnet.ops import kernels
     from bench_systems.processes import TUNED_ALLOCATOR, has_glibc
 
-    cache, cold = folder / f"cache of {system}", seed == 0
-    if cold:
+    cache = folder / f"cache of {system}"
+    if seed == 0:
         shutil.rmtree(cache, ignore_errors=True)
-    if not cache.exists():
+    cold = not cache.exists()  # as of a machine where this is gone on with, too
+    if cold:
         kernels.share(cache)
     shutil.rmtree(folder / "run", ignore_errors=True)
     environment = os.environ | {
