@@ -69,13 +69,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _replacing(path, _temporary(path), 0o666) as file:
+        with _replacing(path, temporary(path), 0o666) as file:
             yield file
     except OSError as error:
         raise_unwritable(path, error)
 
 
-def _temporary(path: Path) -> Path:
+def temporary(path: Path) -> Path:
+    """Return another path beside a path, for a file that a killed process may leave; a run removes such at its start.
+
+    Example:
+        >>> len(temporary(Path("note.txt")).name)
+        22
+    """
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 

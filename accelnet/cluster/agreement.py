@@ -3,7 +3,6 @@
 import hashlib
 import json
 import platform
-import secrets
 import socket
 import sys
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import accelnet.errors
 from accelnet.cluster import store as stores
 from accelnet.cluster.exchange import exchange
+from accelnet.disk import temporary
 from accelnet.errors import UserError
 
 # Directory entries on a network file system may be this old.
@@ -90,7 +90,7 @@ def check_shared_directory(path: str | Path) -> None:
     store = stores.connected()
     if store is None:
         return
-    token, problem = Path(path) / f".accelnet-shared-{secrets.token_hex(8)}", ""
+    token, problem = temporary(Path(path) / "shared"), ""
     if store.rank == 0:
         try:
             token.parent.mkdir(parents=True, exist_ok=True)

@@ -91,8 +91,9 @@ def _of_messages(fault: Fault, rank: int, code: int | str, said: str, cause: str
         return [f"shows a traceback, of {len(texts)} lines, with {texts[-1][:160]!r} at its end"]
     if code in (KILLED, HANG):
         return []
-    # Documented: jax's client says more when process 0 is gone.
-    if (fault.rank == 0 and rank > 0) or fault.kind == "network":
+    # Documented: jax's client says more when process 0 is gone, as it is for one that stood still for too long.
+    stood_still = fault.kind == "stop" and code == LOST and rank == fault.rank
+    if (fault.rank == 0 and rank > 0) or fault.kind == "network" or stood_still:
         texts = [text for text in texts if not _OF_CPP.match(text)]
     if code == DONE:
         return [f"says {len(texts)} lines: {texts[0][:200]!r}"] if texts else []

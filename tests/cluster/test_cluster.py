@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
-from accelnet.cluster import check_same, check_shared_directory, gather, initialize, rendezvous
+from accelnet.cluster import agreement, check_same, check_shared_directory, gather, initialize, rendezvous
 from accelnet.cluster.detection import membership
 from accelnet.cluster.rendezvous import meet
 from accelnet.cluster.store import Ending, Store, endings, tell_ending
 from accelnet.errors import LostProcessError, UserError
+from accelnet.training.record import remove_temporary
 
 pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
@@ -228,6 +229,24 @@ def test_a_reason_that_another_process_gave_is_passed_on_as_it_is():
     assert first == "rank 1 on b ended: no such file"
     tell_ending(MemoryStore(2, entries), Ending(2, first, "c"), linger_seconds=0.0)
     assert endings(MemoryStore(0, entries))[2].said_of(2) == first
+
+
+def test_what_a_process_that_dies_while_it_looks_leaves_behind_is_removed_at_the_next_start(tmp_path, monkeypatch):
+    left = []
+
+    def look(seen):
+        left.extend(path.name for path in tmp_path.iterdir())
+        return [HOST], [seen]
+
+    monkeypatch.setattr(agreement.stores, "connected", lambda: MemoryStore(0, {}))
+    monkeypatch.setattr(agreement, "exchange", lambda content: [content])
+    monkeypatch.setattr(agreement, "_gather_with_hosts", look)
+    check_shared_directory(tmp_path)
+    assert len(left) == 1 and list(tmp_path.iterdir()) == []
+    for name in (*left, ".someones.tmp"):
+        (tmp_path / name).touch()
+    remove_temporary(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".someones.tmp"]
 
 
 def test_one_process_exchanges_with_itself(tmp_path):

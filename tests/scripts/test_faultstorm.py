@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from accelnet.training.record import TensorBoardLog
 from scripts.faultstorm.faults import ALL, DAMAGES, Course, Fault, damage, draw, group_of
 from scripts.faultstorm.judge import misnamed, misnamed_resume
 from scripts.faultstorm.outcome import Outcome, Reference, differences, shown_by_tensorboard
-from scripts.faultstorm.processes import Ended
+from scripts.faultstorm.processes import Ended, Sent
 
 pytestmark = [pytest.mark.slow, pytest.mark.waits]
 
@@ -64,6 +65,7 @@ def ended(*codes, said):
 
 LOST = "error: rank 1 on vm is lost: it ended or was killed"
 MISSING = "error: 2 of 3 processes arrived within 15 s; missing: 1 (here: 0 on vm, 2 on vm)"
+OF_CPP = "E1130 19:34:48.692808   10259 coordination_service_agent.cc:289] Polled an error\n"
 EARLY = "preempted: told to end (SIGTERM) before anything began"
 
 
@@ -84,6 +86,7 @@ EARLY = "preempted: told to end (SIGTERM) before anything began"
         ("SIGTERM", 2, (5, 5, 4), [MISSING, MISSING, EARLY], False),
         ("SIGTERM", 1, (5, 4, 5), [MISSING, "preempted: the state of step 5 is saved", MISSING], False),
         ("network", 0, (5, 5, 5), [LOST, *["error: process 1 on vm did not reach process 0 in time"] * 2], True),
+        ("kill", 1, (5, -9, 5), [LOST, "", OF_CPP + LOST], False),
         ("clock", 0, (0,), [""], True),
         ("clock", 0, (0,), ["warning: the clock"], False),
     ],
@@ -91,6 +94,14 @@ EARLY = "preempted: told to end (SIGTERM) before anything began"
 def test_an_end_is_right_by_its_code_and_one_message_that_names_the_cause(kind, rank, codes, said, right):
     run = "three" if len(codes) == 3 else "mlp"
     assert right == (not misnamed(Fault(0, kind, run, rank=rank), ended(*codes, said=said)))
+
+
+@pytest.mark.parametrize(("rank", "right"), [(1, True), (2, False)])
+def test_who_stood_still_for_too_long_may_show_what_jax_says_of_the_others(rank, right):
+    stopped = Fault(0, "stop", "three", rank=1, sent=Sent(signal.SIGSTOP, 1.0, pause=30.0))
+    said = [OF_CPP + LOST if rank == number else LOST for number in range(3)]
+    said[1] = said[1].replace("is lost", "was stopped")
+    assert right == (not misnamed(stopped, ended(5, 5, 5, said=said)))
 
 
 def test_a_resume_may_speak_of_what_was_damaged_and_of_nothing_else():
