@@ -263,7 +263,7 @@ def main() -> None:
                 rows[str(seed)] = row = run(task, changes, system, seed, folder)
                 print(f"{name}, {system}, seed {seed}: {row['score']:.4f} in {row['seconds']:.1f} s", flush=True)
                 entry["summary"] = {system: summary(task, of) for system, of in entry["rows"].items() if of}
-                record |= {"machine": report.machine(), "versions": report._versions()}
+                record |= {"machine": report.machine(), "versions": report.versions()}
                 write(record, options.out)
     print(table(record))
 

@@ -256,5 +256,5 @@ class Data(Choices, Shown):
 
     @cached_property
     def kept(self) -> dict[Any, Any]:
-        """What programs others have made for this data, which lives as long as it does."""
+        """What a run leaves for the next run on this data; it goes when the data goes."""
         return {}

@@ -26,7 +26,7 @@ def result(cases: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "cases": list(cases),
         **comparison.summary(cases),
         "machine": machine(),
-        "versions": {"python": platform.python_version()} | _versions(),
+        "versions": versions(),
         "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
     }
 
@@ -48,8 +48,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the systems that are installed."""
+    found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

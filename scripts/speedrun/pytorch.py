@@ -90,14 +90,12 @@ def schedule(progress: float, warmup: float) -> float:
 
 
 def optimizer_of(model: nn.Module, config: Settings) -> torch.optim.Optimizer:
-    """Return the recipe's algorithm, which makes matrices and kernels alone smaller."""
+    """Return AdamW, which makes matrices and kernels alone smaller."""
     rate, decay = config["learning_rate"], config["weight_decay"]
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    if config.get("optimizer", "adamw") == "nesterov":
-        return torch.optim.SGD(groups, rate, momentum=0.9, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, rate, fused=True)
 
 
@@ -154,6 +152,9 @@ def main(directory: str, seed: str, kind: str) -> None:
     config = json.loads((Path(directory) / "task.json").read_text())
     with np.load(Path(directory) / "rows.npz") as arrays:
         rows = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    for name, value in (("optimizer", "adamw"), ("cell", "lstm")):
+        if config.get(name, value) != value:
+            raise SystemExit(f"the recipe's {name} is {config[name]}: here it is written for {value} alone")
     if config["images"]:
         rows |= {name: rows[name].permute(0, 3, 1, 2).contiguous() for name in ("train_inputs", "test_inputs")}
         config["side"] = rows["train_inputs"].shape[2]
