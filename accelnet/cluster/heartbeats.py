@@ -85,6 +85,14 @@ class Heartbeats:
         """Return for how many seconds each process has not been heard of, as of the last reading."""
         return {rank: 0.0 if rank == self.rank else self.read_at - at for rank, (_, at, _) in self._heard.items()}
 
+    def others_left(self) -> bool:
+        """Ask the store whether all other processes have left the watch regularly; no, where it does not answer."""
+        assert self._store is not None
+        try:
+            return set(self._store.entries("beat/")) <= {str(self.rank)}
+        except jax.errors.JaxRuntimeError:
+            return False
+
     def _own(self, count: int) -> Beat:
         step, phase, marks, when = self._marked
         # Who has begun one more exchange is further, and waits there for the others.

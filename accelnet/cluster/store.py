@@ -8,7 +8,10 @@ import atexit
 import contextlib
 import ctypes
 import functools
+import itertools
 import json
+import math
+import threading
 import time
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,8 +27,10 @@ _HEARTBEAT_SECONDS = 3600
 _PREFIX = "accelnet/"
 # After the others have said that they end, process 0 gives them this long: jax complains in those that are still there.
 _AFTER_SECONDS = 0.5
-# How long process 0 waits at a regular end for processes that still work; as long as jax's own shutdown would.
-_DONE_SECONDS = 300.0
+# Every process shows so often that it lives, and is gone when process 0 has looked so often, and in vain.
+_LIFE_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+_MOST_LOOKS = 600
 
 
 @dataclass(frozen=True)
@@ -108,29 +113,45 @@ def tell_ending(store: Store, ending: Ending, *, linger_seconds: float, lost: fr
             told = replace(ending, common=ending.common or repeated)
             store.set(f"end/{store.rank}", json.dumps(vars(told)).encode())
         if store.rank == 0:
-            _await_others(store, linger_seconds, lost)
+            _await_others(store, lost, time.monotonic() + linger_seconds)
             time.sleep(_AFTER_SECONDS)
     except jax.errors.JaxRuntimeError:
         pass  # process 0 is gone: there is nobody to tell
 
 
-def _await_others(store: Store, seconds: float, lost: frozenset[int] = frozenset()) -> None:
-    """Wait until all others are done or have ended, and so will read nothing more."""
-    deadline = time.monotonic() + seconds
+def _await_others(store: Store, lost: frozenset[int] = frozenset(), deadline: float = math.inf) -> None:
+    """Wait until all others are done, have ended or are gone, and so will read nothing more."""
+    lives, looks = dict[str, bytes | None](), dict[str, int]()
     others = {str(rank) for rank in set(range(store.num_processes)) - lost - {store.rank}}
-    while not others <= set(store.entries("done/")) | set(store.entries("end/")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    while time.monotonic() < deadline:
+        now = store.entries("life/")
+        # Counted, not timed: where this process stands still, the others cannot show it anything.
+        looks = {rank: looks.get(rank, 0) + 1 if now.get(rank) == lives.get(rank) else 0 for rank in others}
+        lives = dict(now)
+        gone = {rank for rank, times in looks.items() if times >= _MOST_LOOKS}
+        if others <= gone | set(store.entries("done/")) | set(store.entries("end/")):
+            return
+        time.sleep(_LOOK_SECONDS)
 
 
-def _await_the_end() -> None:
+def _show_life(store: Store, over: threading.Event) -> None:
+    for count in itertools.count():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone
+            store.set(f"life/{store.rank}", str(count).encode())
+        if over.wait(_LIFE_SECONDS):
+            return
+
+
+def _await_the_end(over: threading.Event, life: threading.Thread) -> None:
     """At a regular end keep process 0 until the others are done: jax's own shutdown was seen to let it go before."""
     store = connected()
-    if store is None:
-        return
-    with contextlib.suppress(jax.errors.JaxRuntimeError):
-        store.set(f"done/{store.rank}", b"")
-        if store.rank == 0:
-            _await_others(store, _DONE_SECONDS)
+    if store is not None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            store.set(f"done/{store.rank}", b"")
+            if store.rank == 0:
+                _await_others(store)
+    over.set()
+    life.join(1.0)  # a thread that comes out of C++ while Python ends aborts the process
 
 
 def connected() -> Store | None:
@@ -197,7 +218,11 @@ def join(
     finally:
         _jax.get_distributed_runtime_client = make_client
     abort.install(address)
-    atexit.register(_await_the_end)
+    if (store := connected()) is not None:
+        over = threading.Event()
+        thread = threading.Thread(target=_show_life, args=(store, over), name="accelnet-life", daemon=True)
+        thread.start()
+        atexit.register(_await_the_end, over, thread)
 
 
 def abandon(code: int) -> None:

@@ -31,7 +31,8 @@ class Watch:
     A process that is killed or stopped, or whose main thread makes no progress, ends all others: within
     `timeout_seconds` and a few seconds, with exit code 5, one message on standard error of each that names it, and the
     Python stacks of each in `directory`/stacks/rank-K.txt. A process that was stopped and is continued too late ends
-    too. Where a killed process breaks a collective, `explain` finds it within seconds. A phase "compile" has no limit.
+    too, unless all had come to the end of the run before. Where a killed process breaks a collective, `explain` finds
+    it within seconds. A phase "compile" has no limit.
 
     An error that leaves the context on one process ends the others with the same code. Without an error, and with
     `PreemptedError` and `Interrupted`, which all raise at one step, all processes leave the context together.
@@ -181,9 +182,11 @@ class Watch:
                 self._look(gap)
 
     def _look(self, gap: float) -> None:
+        silence = time.monotonic() - self._beats.read_at
+        if max(gap, silence) > self._timeout_seconds and self._is_over():
+            return
         if gap > self._timeout_seconds:
             self._end_by(self._own_stop(gap))
-        silence = time.monotonic() - self._beats.read_at
         # The longest time for which this process did not look, since it last heard of the others.
         self._longest_gap = gap if silence < gap else max(gap, self._longest_gap)
         if silence > self._timeout_seconds:
@@ -204,6 +207,13 @@ class Watch:
         # Where one is silent, the others wait for it: that it is lost will be said in its time.
         heard_all = max(*silent.values(), time.monotonic() - self._beats.read_at) < self._patience
         return found or (verdict.stalled(self._beats.now(), self._timeout_seconds) if heard_all else None)
+
+    def _is_over(self) -> bool:
+        """Say whether the others have left the watch with this process, and so have not given it up since."""
+        left = list[bool]()
+        if self._beats.now()[self._beats.rank].phase == "end":
+            bounded(lambda: left.append(self._beats.others_left()), self._patience)
+        return any(left)
 
     def _own_stop(self, seconds: float) -> Verdict:
         return Verdict(

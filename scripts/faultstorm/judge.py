@@ -7,6 +7,7 @@ from scripts.faultstorm.processes import HANG, Ended
 
 DONE, MISTAKE, PREEMPTED, LOST, INTERRUPTED = 0, 2, 4, 5, 130
 KILLED = -9
+_KILLS = ("kill", "torn write")
 # Before there is something to save, those whose peer was interrupted are told of an error.
 _ENDS = {MISTAKE: "error: ", PREEMPTED: "preempted: ", LOST: "error: ", INTERRUPTED: ("interrupted", "error: rank ")}
 # What C++ writes by itself; jax does it where process 0 is gone, and accelnet cannot keep it from that.
@@ -27,8 +28,8 @@ def misnamed(fault: Fault, ended: Ended) -> list[str]:
     lines: list[str] = []
     for rank, (code, said) in enumerate(zip(ended.codes, ended.said, strict=True)):
         allowed = _codes(fault, rank, len(ended.codes))
-        if ended.was_late and fault.kind in ("SIGTERM", "SIGINT"):
-            allowed |= {DONE}
+        if _came_too_late(fault, ended):
+            allowed = {DONE, *(allowed & {KILLED})}
         if _never_came(fault, rank, ended):
             allowed = {LOST}
         if code not in allowed:
@@ -36,6 +37,12 @@ def misnamed(fault: Fault, ended: Ended) -> list[str]:
         cause = rf"missing: [\d, ]*\b{fault.rank}\b" if _never_came(fault, rank, ended) else cause_of(fault, rank)
         lines += [f"rank {rank} {line}" for line in _of_messages(fault, rank, code, said, cause)]
     return lines
+
+
+def _came_too_late(fault: Fault, ended: Ended) -> bool:
+    """Say whether all had come to the end of the run before: then they end as if nothing had happened."""
+    ends = {DONE, KILLED} if fault.kind in _KILLS else {DONE}
+    return ended.was_late and fault.kind in ("SIGTERM", "SIGINT", "stop", *_KILLS) and set(ended.codes) <= ends
 
 
 def _never_came(fault: Fault, rank: int, ended: Ended) -> bool:
@@ -68,7 +75,7 @@ def _codes(fault: Fault, rank: int, processes: int) -> set[int | str]:
     """Return the codes that are promised to a process."""
     hurt = rank == fault.rank or processes == 1
     match fault.kind:
-        case "kill" | "torn write":
+        case kind if kind in _KILLS:
             return {KILLED} if hurt else {LOST}
         case "stop":
             # One that stands still for longer than the others wait is lost to them, and learns it when it goes on.

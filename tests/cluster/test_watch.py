@@ -69,6 +69,30 @@ def test_a_stopped_process_ends_the_others_and_itself_when_continued(run, rank):
     assert_says_once(run, rank, rf"rank {rank} on {HOST} was stopped for \d+\.\d s, longer than the 3 s")
 
 
+def test_a_process_that_is_stopped_when_all_have_come_to_the_end_ends_as_they_do(run):
+    """It ended with 5, and process 0 waited five minutes for it."""
+    run.start("end", 3, culprit=2, how="stop")
+    assert run.code(1) == 0
+    time.sleep(3 + 2)  # longer than the others would wait for it in a run
+    run.processes[2].send_signal(signal.SIGCONT)
+    assert (run.code(2, 10), run.code(0, 10)) == (0, 0)
+    assert [run.said(rank) for rank in range(3)] == ["at the end\n"] * 3
+
+
+def test_process_0_does_not_wait_for_one_that_is_killed_at_the_end(run):
+    run.start("end", 3, culprit=2, how="kill")
+    assert (run.code(2), run.code(1), run.code(0, 60)) == (-signal.SIGKILL, 0, 0)
+    assert run.said(0) == "at the end\n"
+
+
+def test_process_0_that_stands_still_at_the_end_is_lost_to_those_who_have_not_read_its_last_word(run):
+    run.start("end", 3, culprit=0, how="stop")
+    assert [run.code(rank) for rank in (1, 2)] == [5, 5]
+    run.processes[0].send_signal(signal.SIGCONT)
+    assert run.code(0, 10) == 5
+    assert_says_once(run, 0, rf"rank 0 on {HOST} was stopped for \d+\.\d s, longer than the 3 s")
+
+
 def test_a_process_that_breaks_a_collective_is_found_before_the_timeout(run):
     run.start("collectives", 3, timeout=20)
     at = strike(run, 1, signal.SIGKILL)
@@ -136,7 +160,7 @@ def test_a_run_that_ends_regularly_leaves_nothing_behind(run):
     run.start("train", 2, steps=20)
     assert run.codes() == [0, 0]
     for rank in range(2):
-        assert "left behind: [] []" in run.said(rank)
+        assert "left behind: ['accelnet-life'] []" in run.said(rank)  # it lives as long as the process
         assert "error" not in run.said(rank)
     assert not run.stacks(0).exists()
 

@@ -1,6 +1,7 @@
 """One process of a run, as the tests of the cluster start several: python worker.py MODE."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -118,6 +119,22 @@ def leave_early():
     gather(np.zeros(1))
 
 
+def stand_still_at_the_end():
+    handed_in, signals = store.Store.set, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
+    with Watch(TIMEOUT, DIRECTORY) as watch:
+        watch.mark(0, "train")
+        gather(np.zeros(1))
+
+        def hand_in(self, key, value):
+            handed_in(self, key, value)
+            if RANK == CULPRIT and key.startswith("exchange/"):
+                os.kill(os.getpid(), signals[os.environ["HOW"]])
+
+        store.Store.set = hand_in
+        say("at the end")
+        time.sleep(1.0 if RANK == CULPRIT else 0.0)  # the last to come, so that the others leave at once
+
+
 def read_late():
     gather(np.zeros(1))
     if RANK == CULPRIT:
@@ -129,6 +146,7 @@ def main():
     initialize(timeout_seconds=float(os.environ.get("JOIN_SECONDS", "30")))
     assert initialize() == (int(os.environ["JAX_NUM_PROCESSES"]) > 1), "joining again changes nothing"
     modes = {"join": lambda: None, "agree": agree, "leave": leave_early, "compile": compile_long, "late": read_late}
+    modes |= {"end": stand_still_at_the_end}
     modes.get(MODE, train)()
 
 

@@ -104,6 +104,25 @@ def test_who_stood_still_for_too_long_may_show_what_jax_says_of_the_others(rank,
     assert right == (not misnamed(stopped, ended(5, 5, 5, said=said)))
 
 
+@pytest.mark.parametrize(
+    ("kind", "codes", "seconds", "right"),
+    [
+        ("kill", (0, -9, 0), 9.0, True),
+        ("kill", (0, -9, 0), 4.0, False),
+        ("kill", (0, -9, 5), 9.0, False),
+        ("kill", (0, 0, 0), 9.0, True),
+        ("stop", (0, 0, 0), 9.0, True),
+        ("stop", (0, 0, 5), 9.0, False),
+        ("full disk", (0, 0, 0), 9.0, False),
+    ],
+)
+def test_what_happens_after_the_last_step_may_come_too_late_for_all_and_not_for_some(kind, codes, seconds, right):
+    fault = Fault(0, kind, "three", rank=1, sent=Sent(signal.SIGSTOP, 1.0, pause=30.0) if kind == "stop" else None)
+    trace = ((1.0, 0, 0.0), (5.0, 30, 0.0), (10.0, 40, 0.0))
+    end = Ended(codes, ("",) * 3, "hit", 12.0, trace, seconds)
+    assert right == (not misnamed(fault, end))
+
+
 def test_a_resume_may_speak_of_what_was_damaged_and_of_nothing_else():
     note = ended(0, said=["checkpoint /a/checkpoints/20 is damaged (no file): going on from step 10"])
     assert not misnamed_resume(note, "checkpoints/20")
