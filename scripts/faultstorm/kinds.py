@@ -156,13 +156,21 @@ def experiment(config: Config) -> an.Experiment:
     return an.Experiment(**settings)
 
 
-_compiling = 0.0
+_compilations: list[tuple[float, float]] = []  # from when to when
 
 
-def _add_compiling(event: str, duration_secs: float, **_: Any) -> None:
-    global _compiling  # noqa: PLW0603, jax's listeners have no other place
+def _note_compilation(event: str, duration_secs: float, **_: Any) -> None:
     if event.startswith("/jax/core/compile/"):
-        _compiling += duration_secs
+        _compilations.append((time.monotonic() - duration_secs, time.monotonic()))
+
+
+def _compiling_seconds() -> float:
+    """Return for how long something was compiled: parts contain each other, and programs are compiled side by side."""
+    seconds = until = 0.0
+    for begun, ended in sorted(_compilations):
+        seconds += max(0.0, ended - max(begun, until))
+        until = max(until, ended)
+    return seconds
 
 
 def _trace(moment: Moment) -> None:
@@ -170,11 +178,11 @@ def _trace(moment: Moment) -> None:
     path = os.environ.get("FAULTSTORM_TRACE")
     if path and jax.process_index() == 0:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.write(descriptor, f"{time.monotonic():.4f} {moment.step} {_compiling:.4f}\n".encode())
+        os.write(descriptor, f"{time.monotonic():.4f} {moment.step} {_compiling_seconds():.4f}\n".encode())
         os.close(descriptor)
 
 
 def run(args: list[str]) -> None:
     """Run the command line in this process."""
-    jax.monitoring.register_event_duration_secs_listener(_add_compiling)
+    jax.monitoring.register_event_duration_secs_listener(_note_compilation)
     an.main(experiment, args)

@@ -12,6 +12,7 @@ import pytest
 
 from accelnet.errors import UserError
 from accelnet.training.record import TensorBoardLog
+from scripts.faultstorm import kinds
 from scripts.faultstorm.faults import ALL, DAMAGES, Course, Fault, damage, draw, group_of
 from scripts.faultstorm.judge import misnamed, misnamed_resume
 from scripts.faultstorm.outcome import Outcome, Reference, differences, shown_by_tensorboard
@@ -121,6 +122,11 @@ def test_what_happens_after_the_last_step_may_come_too_late_for_all_and_not_for_
     trace = ((1.0, 0, 0.0), (5.0, 30, 0.0), (10.0, 40, 0.0))
     end = Ended(codes, ("",) * 3, "hit", 12.0, trace, seconds)
     assert right == (not misnamed(fault, end))
+
+
+def test_time_in_which_several_programs_are_compiled_counts_once(monkeypatch):
+    monkeypatch.setattr(kinds, "_compilations", [(3.0, 4.0), (0.0, 1.5), (0.5, 1.0), (1.0, 2.0)])
+    assert kinds._compiling_seconds() == 3.0
 
 
 def test_a_resume_may_speak_of_what_was_damaged_and_of_nothing_else():
