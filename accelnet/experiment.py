@@ -52,6 +52,7 @@ class Experiment:
         remat: What the backward pass computes again instead of keeping: "none"; "products": all but the results of
             matrix products and convolutions; "blocks": all but the values named "block" by
             `jax.ad_checkpoint.checkpoint_name`, the block boundaries of accelnet's models.
+        deterministic: Whether a GPU, too, gives the same bits in every run, and after resuming; it is slower then.
         log_every: When training metrics are recorded. None: about 100 times a run.
         eval_every: When the validation split is evaluated. None: every epoch, but at most 50 times a run.
         save_every: When a checkpoint is written, beside those of the best evaluations so far. None: every 5 minutes.
@@ -63,14 +64,12 @@ class Experiment:
         final_evaluation: Splits evaluated at the end. None: all, but "train" only where it has at most 10,000 rows or
             the run sees as many examples as it has rows.
         initial: Weights to start from: nested dicts of arrays, a `Run`, a work directory, a function from the new
-            params to others, or an `Initial` that takes a part of one of these; or a sequence of such.
-        frozen: Regular expressions of whole paths, such as "backbone.*", of parameters that are not trained. They have
-            no gradient and no optimizer state.
+            params to others, an `Initial` that takes a part of one of these, or a sequence of such.
+        frozen: Regular expressions of whole paths, such as "backbone.*", of parameters that are not trained.
         on_device: Whether the data is kept on the device. None: if it fits.
         sharding_rules: Pairs of a regular expression for a parameter's whole path, such as "layers.0.linear.kernel",
-            and the `jax.sharding.PartitionSpec` that tells which mesh axes cut it. The first match counts; these rules
-            precede the model's own (of accelnet's models, partitioned initializers, or a class attribute
-            `sharding_rules` of an nnx module). Without a mesh they have no effect.
+            and the `jax.sharding.PartitionSpec` that tells which mesh axes cut it. The first match counts; the model's
+            own rules (of accelnet's models, partitioned initializers, or a class attribute `sharding_rules`) follow.
         name: Name of the experiment, in results.
         config: Settings of the script, recorded with the results and compared on resuming.
         script: File of the script, recorded with the results, by which the run can be made again; "" without one.
@@ -105,6 +104,7 @@ class Experiment:
     seed: int = 0
     precision: Precision = "float32"
     remat: Remat = "none"
+    deterministic: bool = False
     log_every: Every | None = None
     eval_every: Every | None = None
     save_every: Every | None = None
@@ -258,8 +258,7 @@ class Experiment:
     @property
     def total_steps(self) -> int:
         """Updates of the whole run."""
-        epochs = self.epochs or 0.0  # one of both is given
-        return self.steps or max(1, math.ceil(epochs * self.order.steps_per_epoch))
+        return self.steps or max(1, math.ceil((self.epochs or 0.0) * self.order.steps_per_epoch))
 
     @property
     def resolved_eval_batch_size(self) -> int:
@@ -286,6 +285,7 @@ class Experiment:
             "precision": self.precision,
             **{name: fingerprint(part, self.config) for name, part in parts.items()},
             **small,
+            **({"deterministic": True} if self.deterministic else {}),
         } | {name: value for name, value in self.config.items() if name not in ("batch_size", "steps", "seed")}
 
     def replace(self, **changes: Any) -> Experiment:

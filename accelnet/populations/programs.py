@@ -180,7 +180,7 @@ def programs_of_size(
     initial = initial_arrays(example, abstract_state(example)) if example.initial is not None else {}
     wave_specs = Wave(SAME, MEMBERS, MEMBERS, MEMBERS)
 
-    program = partial(_program, mesh)
+    program = partial(_program, mesh, deterministic=example.deterministic)
 
     def build(plain: bool) -> Programs:
         def make(values: Tree) -> Experiment:

@@ -18,6 +18,9 @@ from accelnet.parallel.memory import check_program
 
 Tree = Any
 
+# A GPU adds what it scatters in any order, and is tuned anew in every process.
+DETERMINISTIC = {"xla_gpu_deterministic_ops": True}
+
 
 class RecompilationError(RuntimeError):
     """Report that a program got operands it was not compiled for."""
@@ -34,6 +37,7 @@ class Program:
         donate: Positions of arguments whose buffers the program may reuse.
         out_shardings: Places of the results, as of `jax.jit`; None leaves them to the compiler.
         runs_once: Whether compiling it quickly counts for more than how fast it runs.
+        deterministic: Whether it must give the same bits in every run on a GPU; other devices' programs do anyway.
 
     Example:
         >>> double = Program("double", lambda x: 2 * x, (jax.ShapeDtypeStruct((2,), np.float32),))
@@ -51,6 +55,7 @@ class Program:
     donate: tuple[int, ...] = ()
     out_shardings: Any = None
     runs_once: bool = False
+    deterministic: bool = False
     compiles: int = field(default=0, init=False)
     compile_seconds: float = field(default=0.0, init=False)
     _begun: Future[Any] | None = field(default=None, init=False)
@@ -80,9 +85,13 @@ class Program:
         thread.shutdown(wait=False)
 
     def _compile(self, lowered: Any) -> Any:
-        # What costs the time of a compilation is LLVM's third level, which changes no bit of a start's arrays.
-        quickly = self.runs_once and devices_of(self.operands)[0].platform == "cpu"
-        return lowered.compile({"xla_backend_optimization_level": 1} if quickly else None)
+        platform, options = devices_of(self.operands)[0].platform, {}
+        if self.runs_once and platform == "cpu":
+            # What costs the time of a compilation is LLVM's third level, which changes no bit of a start's arrays.
+            options["xla_backend_optimization_level"] = 1
+        if self.deterministic and platform == "gpu":
+            options |= DETERMINISTIC
+        return lowered.compile(options or None)
 
     @cached_property
     def compiled(self) -> Any:

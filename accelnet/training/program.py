@@ -95,7 +95,7 @@ def make_programs(reused: Reused, feed: AbstractFeed, layout: Layout, shapes: Tr
     Raises:
         UserError: if the sharding rules do not fit the model or the mesh.
     """
-    init = reused(make_init)
+    init, deterministic = reused(make_init), reused.experiment.deterministic
     seed, number, flag = (layout.abstract((), dtype) for dtype in (jnp.uint32, jnp.int32, jnp.bool_))
     state = placed(layout, shapes)
     train_operand, _ = feed.abstract()
@@ -107,8 +107,9 @@ def make_programs(reused: Reused, feed: AbstractFeed, layout: Layout, shapes: Tr
         """Make a program; `spec` says how the mesh cuts the argument `at`."""
         if layout.strategy == "pmap":
             cuts = {} if spec == SAME else {at: spec}
-            return PmapProgram(name, function, operands, layout=layout, cuts=cuts, **more)
-        return Program(name, function, operands, out_shardings=None if layout.mesh is None else out, **more)
+            return PmapProgram(name, function, operands, layout=layout, cuts=cuts, deterministic=deterministic, **more)
+        out = None if layout.mesh is None else out
+        return Program(name, function, operands, out_shardings=out, deterministic=deterministic, **more)
 
     same = layout.sharding()
 
@@ -124,13 +125,13 @@ def make_programs(reused: Reused, feed: AbstractFeed, layout: Layout, shapes: Tr
         return evaluation(smaller), smaller
 
     # Created where they belong: no array passes whole through one device.
-    fresh = Program("init", init, (seed,), out_shardings=shardings, runs_once=True)
+    fresh = Program("init", init, (seed,), out_shardings=shardings, runs_once=True, deterministic=deterministic)
 
     def starting_from(initial: Mapping[str, Any]) -> Callable[[Any], TrainState]:
         if not initial:
             return fresh
         given = {path: layout.abstract(array.shape, array.dtype) for path, array in initial.items()}
-        start = Program("init", init, (seed, given), out_shardings=shardings, runs_once=True)
+        start = replace(fresh, operands=(seed, given))
         return lambda seed: start(seed, dict(initial))
 
     train = reused(make_train_chunk, feed, layout)

@@ -50,6 +50,7 @@ def _check_kinds(experiment: Any) -> None:
         "objective": (Objective, "an Objective, as an.objectives.squared_error(), or a loss function"),
         "early_stopping": (EarlyStopping | None, "an EarlyStopping or None"),
         "on_device": (bool | None, "True, False or None"),
+        "deterministic": (bool, "True or False"),
         "config": (Mapping, "a dict"),
         "log_every": rhythm,
         "eval_every": rhythm,

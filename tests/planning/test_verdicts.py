@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import accelnet as an
 from accelnet.planning.compiled.compile import Compiled, _checked, foreign_calls
@@ -149,6 +150,31 @@ def test_every_generation_compiles_a_family_and_each_family_goes_to_both_compile
 def _rows(family):
     shape = {"mlp": (12,), "cnn": (8, 8, 1), "rnn": (7, 6)}[family]
     return random_data(*shape, rows=512)
+
+
+class Bag(nnx.Module):
+    """A table of which each batch takes rows, some of them many times."""
+
+    def __init__(self, *, rngs):
+        self.table, self.head = nnx.Embed(50, 8, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, tokens):
+        return self.head(self.table(tokens).mean(1))
+
+
+@pytest.mark.slow
+@pytest.mark.plan
+@needs("cuda")
+def test_a_deterministic_program_of_a_gpu_sorts_what_it_scatters():
+    tokens = np.arange(512 * 6).reshape(512, 6) % 50
+    data = an.data.from_arrays(tokens.astype(np.int32), np.arange(512) % 3, num_classes=3)
+    plain = make_experiment(data=data, model=Bag, batch_size=64)
+    planner = Planner(plain, None)
+    cases = [planner.case(find_target("h100"), one) for one in (plain, plain.replace(deterministic=True))]
+    planner.compile(cases)
+    sorts = [sum("sort" in op.opcode for op in case.program("train").ops) for case in cases]
+    assert sorts[1] > sorts[0]
+    assert [case.program("train").status for case in cases] == ["ok", "ok"]
 
 
 @pytest.mark.slow

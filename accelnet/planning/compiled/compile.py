@@ -16,6 +16,7 @@ from accelnet.planning.compiled.ops import DeviceOp
 from accelnet.planning.compiled.process import end_process, run_worker
 from accelnet.planning.targets.compilers import missing_compiler
 from accelnet.planning.targets.target import Target
+from accelnet.training.compiled import DETERMINISTIC
 
 # A compiler was seen to take 1 to 2 GB.
 _COMPILER_BYTES = 2 << 30
@@ -134,7 +135,9 @@ def _compile(
             entries.append({"name": program.name, "data": str(path), "donated": program.donated, "axes": program.axes})
         answer = folder / "answer.json"
         # Autotuning needs the GPU. Level 0 changes no shape and no kernel here, and halves the time.
-        options = {"xla_gpu_autotune_level": 0} if platform == "cuda" else {}
+        options: dict[str, Any] = {"xla_gpu_autotune_level": 0} if platform == "cuda" else {}
+        if platform == "cuda" and any(program.deterministic for program in programs):
+            options |= DETERMINISTIC
         request = {"topology": target.topology_request(), "options": options, "programs": entries}
         num_devices = max(program.num_devices for program in programs)
         reason = run_worker(request | {"answer": str(answer)}, folder, platform, num_devices, time_limit, processes)

@@ -24,12 +24,14 @@ class ExportedProgram:
         data: Bytes of `jax.export.Exported.serialize`.
         donated: Positions of the arguments whose buffers it may reuse.
         axes: Sizes of the mesh's axes, empty for one device.
+        deterministic: As of `Program`.
     """
 
     name: str
     data: bytes
     donated: tuple[int, ...]
     axes: dict[str, int]
+    deterministic: bool = False
 
     @property
     def num_devices(self) -> int:
@@ -59,7 +61,7 @@ def export_program(program: Program, axes: dict[str, int], platforms: Sequence[s
     data = replace(exported, in_tree=in_tree, out_tree=out_tree).serialize()
     infos = jax.tree.leaves(jitted.trace(*program.operands).args_info)
     donated = tuple(position for position, info in enumerate(infos) if info.donated)
-    return ExportedProgram(program.name, bytes(data), donated, dict(axes))
+    return ExportedProgram(program.name, bytes(data), donated, dict(axes), program.deterministic)
 
 
 def lower_exported(program: ExportedProgram, devices: Sequence[Any], mesh: Mesh | None) -> Any:
