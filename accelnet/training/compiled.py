@@ -143,7 +143,9 @@ class Program:
             raise RecompilationError(f"program {self.name!r} would have to be compiled again:\n  {error}") from error
 
     def _run(self, compiled: Any, operands: tuple[Any, ...]) -> Any:
-        return compiled(*operands)
+        results = compiled(*operands)
+        # What it starts is read at once, and that waits for ever where there was no memory for it: see `fetched`.
+        return jax.block_until_ready(results) if self.runs_once else results
 
 
 @dataclass(eq=False)

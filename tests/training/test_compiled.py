@@ -39,6 +39,17 @@ def test_a_gpu_alone_is_asked_for_the_same_bits_in_every_run(platform, asked, mo
     assert program._compile(SimpleNamespace(compile=lambda options: options)) == asked
 
 
+def test_what_a_run_begins_with_is_waited_for():
+    """Where there was no memory for it, reading its step waited for ever (fault 549 of scripts/faultstorm.py)."""
+    shape = jax.ShapeDtypeStruct((400, 400), np.float32)
+
+    def long(matrix):
+        return jax.lax.fori_loop(0, 200, lambda _, one: one @ matrix, matrix)
+
+    program = Program("long", long, (shape,), runs_once=True)
+    assert program(np.eye(400, dtype=np.float32)).is_ready()
+
+
 def test_all_programs_of_a_deterministic_run_are_and_resuming_it_otherwise_is_a_change(experiment):
     fixed = experiment.replace(deterministic=True)
     _, programs = prepare(fixed)
