@@ -105,7 +105,7 @@ class Server:
         folder: Directory of the shim, the cache of compiled programs, and what is said.
 
     Attributes:
-        import_seconds: Time that a process takes before a fork begins: Python and all imports.
+        import_seconds: Time that a process takes before a fork begins: Python, and all imports before the first step.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -137,9 +137,11 @@ class Server:
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._to, self._from = self._server.stdin, self._server.stdout
-        if self._from.readline() != "ready\n":
-            raise RuntimeError("the server could not start")
+        lines = [self._from.readline()]
         self.import_seconds = time.monotonic() - start
+        lines.append(self._from.readline())
+        if lines != ["imported\n", "ready\n"]:
+            raise RuntimeError("the server could not start")
 
     def __enter__(self) -> Self:
         return self

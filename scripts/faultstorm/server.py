@@ -19,13 +19,13 @@ import jax
 
 from scripts.faultstorm import kinds
 
-# What a training imports on its way.
+# What a training imports on its way to the first step, and for the picture at its end.
 _MODULES = (
     "accelnet.cli.entry", "accelnet.cli.verbs", "accelnet.cluster.agreement", "accelnet.cluster.join",
     "accelnet.planning.utilization",
-    "accelnet.training.fit", "matplotlib.backends.backend_agg", "matplotlib.figure", "orbax.checkpoint",
-    "tensorboardX.event_file_writer", "tyro.extras",
+    "accelnet.training.fit", "orbax.checkpoint", "tensorboardX.event_file_writer", "tyro.extras",
 )  # fmt: skip
+_LATER = ("matplotlib.backends.backend_agg", "matplotlib.figure")
 
 
 def become(request: dict[str, Any]) -> None:
@@ -78,6 +78,9 @@ def _serve(folder: Path) -> None:
                 draft.rename(folder / str(ended[0]))
 
     for name in _MODULES:
+        importlib.import_module(name)
+    print("imported", flush=True)
+    for name in _LATER:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()  # a run's collector leaves alone what it shares with this process
