@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from accelnet.cluster import store as stores
+from accelnet.cluster.exit import bounded
 from accelnet.cluster.store import Ending, Store
 from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, UserError
 
@@ -15,6 +16,8 @@ from accelnet.errors import DivergenceError, LostProcessError, PreemptedError, U
 _PATIENCE_SECONDS = 3600.0
 # How often one that waits looks whether another has ended.
 _LOOK_SECONDS = 1.0
+# What it may take to tell the others that this process ends; less than `abort` leaves it.
+_TELL_SECONDS = 4.0
 
 _ERRORS = {kind.exit_code: kind for kind in (UserError, DivergenceError, PreemptedError, LostProcessError)}
 
@@ -57,8 +60,9 @@ def exchange(value: bytes) -> list[bytes]:
     try:
         return _exchange(store, this, value)
     except jax.errors.JaxRuntimeError as error:
+        why = str(error).partition("\n")[0]
         raise LostProcessError(
-            f"process 0, at {store.address}, through which the processes exchange values, does not answer: {error}"
+            f"process 0, at {store.address}, through which the processes exchange values, does not answer: {why}"
         ) from error
 
 
@@ -128,7 +132,9 @@ def leave(error: BaseException, *, linger_seconds: float = 5.0) -> None:
         return
     lines = str(error).splitlines() or [type(error).__name__]
     ending = Ending(exit_code(error), lines[0], socket.gethostname())
-    stores.tell_ending(store, ending, linger_seconds=linger_seconds)
+    # While jax's client ends this process, since process 0 is gone, a call of it may never return.
+    seconds = _TELL_SECONDS + (linger_seconds if store.rank == 0 else 0.0)
+    bounded(lambda: stores.tell_ending(store, ending, linger_seconds=linger_seconds), seconds)
     stores.abandon(ending.code)
 
 

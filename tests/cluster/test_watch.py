@@ -85,6 +85,14 @@ def test_process_0_does_not_wait_for_one_that_is_killed_at_the_end(run):
     assert run.said(0) == "at the end\n"
 
 
+def test_where_process_0_is_killed_while_the_others_wait_for_it_each_says_one_message(run):
+    """One in five said nothing: jax's client, which ended it, never answered when the others were to be told."""
+    run.start("end", 5, culprit=0, how="kill before", timeout=15)
+    assert run.codes() == [-signal.SIGKILL, 5, 5, 5, 5]
+    for rank in range(1, 5):
+        assert_says_once(run, rank, "(rank|process) 0")
+
+
 def test_process_0_that_stands_still_at_the_end_is_lost_to_those_who_have_not_read_its_last_word(run):
     run.start("end", 3, culprit=0, how="stop")
     assert [run.code(rank) for rank in (1, 2)] == [5, 5]
