@@ -48,6 +48,9 @@ class FewerBits:
 
     def _fast(self, bits: int, whole: Run, stored: Callable[[Collection[str]], Weighing]) -> Weighing:
         made, kept = never_slower(whole, stored, self._batch_sizes, self._inputs.say)
+        if made is None:
+            self._note(f"with {bits} bits a network is smaller, and slower, whichever of its layers keep their floats")
+            return stored(())
         if kept:
             told = ", ".join(f"{path} ({times:.2f} times as long)" for path, times in kept.items())
             self._note(f"layers that are slower with {bits} bits kept their floats: {told}")
