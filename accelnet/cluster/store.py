@@ -10,7 +10,6 @@ import ctypes
 import functools
 import itertools
 import json
-import math
 import threading
 import time
 from dataclasses import dataclass, replace
@@ -27,6 +26,8 @@ _HEARTBEAT_SECONDS = 3600
 _PREFIX = "accelnet/"
 # After the others have said that they end, process 0 gives them this long: jax complains in those that are still there.
 _AFTER_SECONDS = 0.5
+# How long process 0 waits at a regular end for processes that still work.
+_DONE_SECONDS = 3600.0
 # Every process shows so often that it lives, and is gone when process 0 has looked so often, and in vain.
 _LIFE_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -113,14 +114,15 @@ def tell_ending(store: Store, ending: Ending, *, linger_seconds: float, lost: fr
             told = replace(ending, common=ending.common or repeated)
             store.set(f"end/{store.rank}", json.dumps(vars(told)).encode())
         if store.rank == 0:
-            _await_others(store, lost, time.monotonic() + linger_seconds)
+            _await_others(store, linger_seconds, lost)
             time.sleep(_AFTER_SECONDS)
     except jax.errors.JaxRuntimeError:
         pass  # process 0 is gone: there is nobody to tell
 
 
-def _await_others(store: Store, lost: frozenset[int] = frozenset(), deadline: float = math.inf) -> None:
+def _await_others(store: Store, seconds: float, lost: frozenset[int] = frozenset()) -> None:
     """Wait until all others are done, have ended or are gone, and so will read nothing more."""
+    deadline = time.monotonic() + seconds
     lives, looks = dict[str, bytes | None](), dict[str, int]()
     others = {str(rank) for rank in set(range(store.num_processes)) - lost - {store.rank}}
     while time.monotonic() < deadline:
@@ -149,7 +151,7 @@ def _await_the_end(over: threading.Event, life: threading.Thread) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             store.set(f"done/{store.rank}", b"")
             if store.rank == 0:
-                _await_others(store)
+                _await_others(store, _DONE_SECONDS)
     over.set()
     life.join(1.0)  # a thread that comes out of C++ while Python ends aborts the process
 
