@@ -93,6 +93,10 @@ def _storm(options: argparse.Namespace, record: Row, server: Server, folder: Pat
     going, ended = _obey_signals()
     begun, grounds = time.monotonic(), Grounds(server, folder / "grounds")
     (folder / "grounds").mkdir()
+    if options.only is None:
+        several_first = sorted(options.runs, key=lambda run: -PROCESSES[run])
+        with ThreadPoolExecutor(options.workers) as pool:
+            list(pool.map(grounds.__getitem__, several_first))
     if options.flips:
         run = options.runs[0]
         faults = flips(options.seed, run, grounds[run].middle, options.flips)

@@ -1,5 +1,6 @@
 """Real processes of real runs: forks of one server that has the shim, their faults, ends and last words."""
 
+import compileall
 import contextlib
 import json
 import os
@@ -128,6 +129,9 @@ class Server:
         folder.chmod(0o755)
         self.foreign = folder / "foreign"
         (folder / "notes").chmod(0o1777)  # other users write there too
+        # As Python leaves them after the first start, unless it is told not to.
+        for name in ("accelnet", "scripts/faultstorm"):
+            compileall.compile_dir(ROOT / name, quiet=1)
         start = time.monotonic()
         self._server = subprocess.Popen(
             [sys.executable, "-m", "scripts.faultstorm.server", folder / "ends"],

@@ -95,7 +95,7 @@ class Grounds(dict[str, Ground]):
         self._server, self._folder, self._begun = server, folder, time.monotonic()
 
     def __missing__(self, kind: str) -> Ground:
-        print(f"{time.monotonic() - self._begun:5.0f} s  the reference of {kind}", flush=True)
+        print(f"{time.monotonic() - self._begun:5.0f} s  the reference of {kind} begins", flush=True)
         self[kind] = Ground(self._server, kind, self._folder / kind)
         return self[kind]
 
