@@ -93,7 +93,9 @@ def _storm(options: argparse.Namespace, record: Row, server: Server, folder: Pat
     going, ended = _obey_signals()
     begun, grounds = time.monotonic(), Grounds(server, folder / "grounds")
     (folder / "grounds").mkdir()
-    if options.only is None:
+    left = [index for index in range(options.faults) if str(index) not in record["faults"]]
+    left = left if options.only is None else [options.only]
+    if len(left) > len(options.runs):  # which will need all references
         several_first = sorted(options.runs, key=lambda run: -PROCESSES[run])
         with ThreadPoolExecutor(options.workers) as pool:
             list(pool.map(grounds.__getitem__, several_first))
@@ -103,8 +105,7 @@ def _storm(options: argparse.Namespace, record: Row, server: Server, folder: Pat
     else:
         faults = [
             draw(options.seed, index, options.runs, options.kinds, lambda run, midway: grounds[run].courses[midway])
-            for index in (range(options.faults) if options.only is None else [options.only])
-            if str(index) not in record["faults"]
+            for index in left
         ]
     for run in dict.fromkeys(fault.run for fault in faults):
         record["references"][run] = reference_of(grounds[run])

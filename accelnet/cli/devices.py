@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from accelnet.cluster.preemption import raise_dropped
 from accelnet.errors import UserError
 from accelnet.terminal import say
 
@@ -126,9 +127,11 @@ def check_platform(explain: Callable[[BaseException], None] = lambda _: None) ->
     try:
         with _plugin_failures(failures):
             jax.devices()
+        raise_dropped()  # jax takes SIGTERM in the middle of a plugin's start for a failure of the plugin
         for failure in failures:
             say(f"warning: a plugin of jax could not start: {failure}")
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin found no device and said so to the log
+        raise_dropped()
         explain(error)
         asked = getattr(jax.config, "jax_platforms", None)
         said = failures or str(error).partition(" (set JAX_PLATFORMS")[0].splitlines()

@@ -1,6 +1,7 @@
 """SIGTERM as a flag."""
 
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from accelnet.cli.devices import check_platform
 from accelnet.cluster import preemption
 from accelnet.cluster.preemption import Preemption, raise_dropped, told_to_end
 from accelnet.errors import PreemptedError
@@ -59,6 +61,7 @@ def test_a_process_that_ends_already_ignores_the_signal():
 def test_a_signal_that_comes_while_python_ends_changes_no_exit_code():
     script = """
 import os, signal, sys
+from accelnet.cli.devices import check_platform
 from accelnet.cluster import preemption
 from accelnet.cluster.preemption import Preemption, raise_dropped, told_to_end
 from accelnet.errors import PreemptedError
@@ -151,3 +154,18 @@ def test_outside_the_main_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [(False, before)]
+
+
+def test_sigterm_during_the_start_of_a_plugin_is_no_failure_of_it(monkeypatch, capsys):
+    """jax logs what comes up there as the plugin's, and goes on (fault 1586 of scripts/faultstorm.py)."""
+
+    def start():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except PreemptedError:
+            logging.getLogger("jax._src.xla_bridge").exception("Jax plugin configuration error: %s", "initialize()")
+
+    monkeypatch.setattr(jax, "devices", start)
+    with pytest.raises(PreemptedError, match="told to end"), told_to_end():
+        check_platform()
+    assert capsys.readouterr().err == ""
