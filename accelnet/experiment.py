@@ -52,7 +52,7 @@ class Experiment:
         remat: What the backward pass computes again instead of keeping: "none"; "products": all but the results of
             matrix products and convolutions; "blocks": all but the values named "block" by
             `jax.ad_checkpoint.checkpoint_name`, the block boundaries of accelnet's models.
-        deterministic: Whether a GPU, too, gives the same bits in every run, and after resuming; it is slower then.
+        deterministic: Whether a GPU, too, gives the same bits in every run, and after resuming; it may be slower then.
         log_every: When training metrics are recorded. None: about 100 times a run.
         eval_every: When the validation split is evaluated. None: every epoch, but at most 50 times a run.
         save_every: When a checkpoint is written, beside those of the best evaluations so far. None: every 5 minutes.
@@ -65,11 +65,11 @@ class Experiment:
             the run sees as many examples as it has rows.
         initial: Weights to start from: nested dicts of arrays, a `Run`, a work directory, a function from the new
             params to others, an `Initial` that takes a part of one of these, or a sequence of such.
-        frozen: Regular expressions of whole paths, such as "backbone.*", of parameters that are not trained.
+        frozen: Regular expressions of whole paths, as "backbone.*", of parameters without gradient and optimizer state.
         on_device: Whether the data is kept on the device. None: if it fits.
         sharding_rules: Pairs of a regular expression for a parameter's whole path, such as "layers.0.linear.kernel",
-            and the `jax.sharding.PartitionSpec` that tells which mesh axes cut it. The first match counts; the model's
-            own rules (of accelnet's models, partitioned initializers, or a class attribute `sharding_rules`) follow.
+            and the `jax.sharding.PartitionSpec` that tells which axes of the mesh cut it. The first match counts; rules
+            of the model (accelnet's, partitioned initializers, a class attribute `sharding_rules`) come after them.
         name: Name of the experiment, in results.
         config: Settings of the script, recorded with the results and compared on resuming.
         script: File of the script, recorded with the results, by which the run can be made again; "" without one.

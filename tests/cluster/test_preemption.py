@@ -61,7 +61,6 @@ def test_a_process_that_ends_already_ignores_the_signal():
 def test_a_signal_that_comes_while_python_ends_changes_no_exit_code():
     script = """
 import os, signal, sys
-from accelnet.cli.devices import check_platform
 from accelnet.cluster import preemption
 from accelnet.cluster.preemption import Preemption, raise_dropped, told_to_end
 from accelnet.errors import PreemptedError

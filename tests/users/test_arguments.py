@@ -54,6 +54,7 @@ SLIPS = [
     ({"sharding_rules": ["a"]}, "sharding_rules has 'a' in it, expected pairs"),
     ({"sharding_rules": [("a", 3)]}, "expected a PartitionSpec"),
     ({"on_device": "yes"}, "on_device is 'yes'"),
+    ({"deterministic": "no"}, "deterministic is 'no'"),
     ({"config": {"a": object()}}, "config has a=<object"),
     ({"config": [1]}, "config is .*, expected a dict"),
     ({"name": 3}, "name is 3"),
