@@ -143,7 +143,9 @@ class Run:
             raise UserError(f"key is {shown(key)}, expected a PRNG key, as jax.random.key(0), or None")
         batch = _raw_batch(self.experiment, inputs)
         weights = (self.params, self.model_state)
-        return self._forward(*weights, batch, jax.random.key(0) if key is None else key, self._weights.step)
+        key = jax.random.key(0) if key is None else key
+        # Without memory for the outputs, whoever reads them would wait for ever: see `fetched`.
+        return jax.block_until_ready(self._forward(*weights, batch, key, self._weights.step))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the trained model into one file, which `accelnet.load` reads without the script and the data.
