@@ -9,7 +9,7 @@ import contextlib
 import functools
 import json
 import logging
-import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +33,9 @@ Record = dict[str, Any]
 
 DIRECTORY = "checkpoints"
 RECORD = "record.json"
+# Orbax's own files, and the arrays of a checkpoint: a future of TensorStore that Orbax no longer waits for has an error
+# without a frame, whose text names the array's file.
+_OF_ORBAX = re.compile(rf"[/\\](orbax|{DIRECTORY}[/\\](\.saving-)?\d+[/\\]state[^/\\]*)[/\\]")
 
 
 def on_first(hosts: Hosts | None, function: Callable[[], Any]) -> Any:
@@ -70,7 +73,7 @@ def _drop_late_futures() -> None:
 
 def _is_not_orbax(record: logging.LogRecord) -> bool:
     trace = traceback.format_exception(record.exc_info[1]) if record.exc_info and record.exc_info[1] else []
-    return not any(f"{os.sep}orbax{os.sep}" in text for text in (record.pathname, *trace))
+    return not any(_OF_ORBAX.search(text) for text in (record.pathname, *trace))
 
 
 @dataclass(eq=False)
