@@ -39,6 +39,7 @@ from flax.traverse_util import flatten_dict
 
 import accelnet as an
 from accelnet.compressing.bits import quantize
+from accelnet.compressing.candidate import cost_of
 from accelnet.compressing.compress import compress
 from accelnet.compressing.drop import usual_metric
 from accelnet.compressing.elimination import prune
@@ -52,7 +53,8 @@ from accelnet.exporting.onnx.export import to_onnx
 from accelnet.json_file import plain_value
 from accelnet.training.progress import Progress
 from bench_systems import layers as describe
-from bench_systems.compressible import DESCRIBED, MODELS
+from bench_systems.compressible import DESCRIBED, MODELS, PRUNABLE
+from bench_systems.pruners import is_installed, pruned
 from bench_systems.quantizers import peers_of
 
 FACTORS, BATCHES = (2.0, 4.0, 8.0), (1, 16, 256)
@@ -157,8 +159,9 @@ def peers(run: an.Run, options: Any, known: Result) -> Rows:
     )
     inputs, targets = np.array(prepared["inputs"]), np.asarray(prepared["targets"])  # PyTorch wants to own its rows
     layers = DESCRIBED.get(options.model)
-    if layers is not None and isinstance(layers[0], describe.Dense):
-        inputs = inputs.reshape(len(inputs), -1)
+    if layers is not None and inputs.ndim == 4:  # images, which dense layers read as one row, recurrent ones as many
+        lines = () if isinstance(layers[0], describe.Dense) else (inputs.shape[1],)
+        inputs = inputs.reshape(len(inputs), *lines, -1)
 
     def measured(answer: Callable[[np.ndarray], Any], num_bytes: int) -> Result:
         row: Result = {"bytes": num_bytes, **scores(answer(inputs), targets)}
@@ -176,6 +179,37 @@ def peers(run: an.Run, options: Any, known: Result) -> Rows:
             row = measured(peer.answer, peer.num_bytes)
             say(f"  {peer.name}: {peer.num_bytes:,} bytes, {1e6 * row['batch 1']:.0f} us, {row['accuracy']:.4f} right")
             yield peer.name, row
+
+
+def pruners(run: an.Run, options: Any, known: Result) -> Rows:
+    """Measure others' pruning to the FLOPs of `untrained`, without training, on the test split."""
+    layers = PRUNABLE.get(options.model)
+    if layers is None or not is_installed():
+        return
+    ladder = WidthLadder(run, find_widths(run.experiment), lambda _: None)
+    whole = cost_of(run.experiment).flops
+    weights = {name: np.asarray(value) for name, value in flatten_dict(run.params, sep="/").items()}
+    weights |= {name: np.asarray(value) for name, value in flatten_dict(run.model_state, sep="/").items()}
+    data = run.experiment.data
+
+    def prepared(split: str, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.array(data.splits[split][:most])
+        batch = data.prepare({**data.take(rows), "mask": np.ones(len(rows), bool)})
+        inputs = np.array(batch["inputs"])
+        return inputs.reshape(len(rows), -1) if isinstance(layers[0], describe.Dense) else inputs, np.array(
+            batch["targets"]
+        )
+
+    inputs, targets = prepared("test")
+    for factor in FACTORS:
+        values = ladder.values(factor)
+        if values is None or any(name.startswith(f"{factor:g}x ") for name in known):
+            continue
+        reached = whole / ladder.costs(values)[1].flops
+        for one in pruned(layers, weights, *prepared("train", MOST_SCORED), reached):
+            row = {"share": one.share, "accuracy": scores(one.answer(inputs), targets)["accuracy"]}
+            say(f"  {factor:g}x: {one.name} {row['accuracy']:.4f} at {100 * one.share:.0f} % of the products")
+            yield f"{factor:g}x {one.name}", row
 
 
 def outputs_of(run: an.Run) -> Callable[[np.ndarray], np.ndarray]:
@@ -222,7 +256,8 @@ def search(run: an.Run, options: Any, known: Result) -> Rows:
 
 
 PARTS: dict[str, Callable[[an.Run, Any, Result], Rows]] = {
-    "untrained": untrained, "trained": trained, "bits": bits, "peers": peers, "search": search,
+    "untrained": untrained, "trained": trained, "bits": bits, "peers": peers, "pruners": pruners,
+    "search": search,
 }  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class HostCall:
         numbers: What tells the chain, as of `chain.encode`.
         arguments: Its arguments: arrays that stay, or dtypes of those that come with each call.
         results: Shapes and dtypes of its results. With the arrays of a call they are at most `MOST`.
+        steps: Bytes of a slice of each array of a call and then of each result. The chain is that of a slice.
+        slices: How many slices there are, which threads share.
 
     Example:
         >>> from accelnet.ops import kernels
@@ -45,7 +47,12 @@ class HostCall:
     """
 
     def __init__(
-        self, numbers: np.ndarray, arguments: Sequence[np.ndarray | np.dtype], results: Sequence[tuple[Any, Any]]
+        self,
+        numbers: np.ndarray,
+        arguments: Sequence[np.ndarray | np.dtype],
+        results: Sequence[tuple[Any, Any]],
+        steps: Sequence[int] = (),
+        slices: int = 1,
     ) -> None:
         native = library.loaded()
         self._chain = None
@@ -58,8 +65,9 @@ class HostCall:
         code = (ctypes.c_int64 * len(numbers))(*map(int, numbers))
         self._call, self._free = native.accelnet_chain_call, native.accelnet_chain_free
         self._chain = native.accelnet_chain_make(
-            code, len(code), types, data, len(dtypes), len(results), _num_threads()
-        )
+            code, len(code), types, data, len(dtypes), len(results), num_threads(),
+            (ctypes.c_int64 * len(steps))(*steps), slices,
+        )  # fmt: skip
 
     def __call__(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Compute the results of arrays, as of `as_read`, of the shapes and dtypes that it was made for."""
@@ -97,8 +105,13 @@ def as_read(array: np.ndarray) -> np.ndarray:
     return array if flags.c_contiguous and flags.aligned else np.array(array, order="C")
 
 
-def _num_threads() -> int:
-    """Return how many threads XLA's CPU client has."""
+def num_threads() -> int:
+    """Return how many threads XLA's CPU client has.
+
+    Example:
+        >>> num_threads() >= 1
+        True
+    """
     for name in ("PJRT_NPROC", "NPROC"):
         if (given := os.environ.get(name, "")).isdigit() and int(given) > 0:
             return int(given)

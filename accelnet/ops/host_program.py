@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from accelnet.ops.chain import encode
+from accelnet.ops.chain import ChainLayer, encode
 from accelnet.ops.halves import Whole, reads
-from accelnet.ops.host_call import MOST, HostCall, as_read, takes
+from accelnet.ops.host_call import MOST, HostCall, as_read, num_threads, takes
+from accelnet.ops.slices import in_slices
 
 
 def on_host(whole: Whole, early: Any, leaves: Sequence[Any], structure: Any) -> "HostProgram | None":
@@ -35,14 +36,24 @@ class HostProgram:
     def __init__(self, whole: Whole, early: Any, leaves: Sequence[Any], structure: Any) -> None:
         given = reads(whole.layers)
         fixed = {ref: np.asarray(value) for ref, value in whole.fixed(early).items()}
-        dtypes = {ref: np.dtype(leaf.dtype) for ref, leaf in zip(whole.inputs, leaves, strict=True)}
+        inputs = dict(zip(whole.inputs, leaves, strict=True))
         results = dict(whole.outputs)
-        shapes = [[array.shape for array in arrays] for arrays in early[1]]
         own = [np.asarray(array) for arrays in early[1] for array in arrays]
+
+        def code(layers: Sequence[ChainLayer]) -> np.ndarray:
+            return encode(layers, [[array.shape for array in arrays] for arrays in early[1]], given, list(results))
+
+        arrays = [*(inputs[ref] for ref in given if ref not in fixed), *results.values()]
+        layers, slices = whole.layers, 1
+        if not fixed:
+            weights = sum(one.nbytes for one in own)
+            layers, slices = in_slices(layers, 4 * int(code(layers)[0]), weights, leaves, num_threads())
         self._call = HostCall(
-            encode(whole.layers, shapes, given, list(results)),
-            [*(fixed[ref] if ref in fixed else dtypes[ref] for ref in given), *own],
+            code(layers),
+            [*(fixed[ref] if ref in fixed else np.dtype(inputs[ref].dtype) for ref in given), *own],
             [(aval.shape, aval.dtype) for aval in results.values()],
+            [one.size * one.dtype.itemsize // slices for one in arrays] if slices > 1 else [],
+            slices,
         )
         self._places = [whole.inputs.index(ref) for ref in given if ref not in fixed]
         # A value may be several outputs, in several shapes.

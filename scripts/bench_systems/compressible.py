@@ -64,3 +64,9 @@ DESCRIBED = {
     "fashion_rnn": describe.rnn(),
     "char_rnn": describe.rnn(tokens=True, output="steps"),
 }
+
+# What others prune: where their tools follow the network's graph.
+PRUNABLE = {
+    "fashion_mlp": describe.mlp(2),
+    "fashion_cnn": describe.cnn((28, 28, 1), 2, norm=True),
+}

@@ -121,6 +121,9 @@ def _module(layer: Any, weights: describe.Weights, pixels: describe.Flatten | No
             module = nn.BatchNorm2d(weights[f"{path}/scale"].size, eps=1e-5, momentum=0.1)
             _fill(module.weight, weights[f"{path}/scale"])
             _fill(module.bias, weights[f"{path}/bias"])
+            if f"{path}/mean" in weights:  # of a network that is trained
+                _fill(module.running_mean, weights[f"{path}/mean"])
+                _fill(module.running_var, weights[f"{path}/var"])
         case describe.Activation(name):
             module = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid}[name]()
         case describe.MaxPool():

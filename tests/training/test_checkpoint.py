@@ -22,7 +22,10 @@ def left_alone(error):
 @pytest.mark.parametrize(
     ("error", "is_told"),
     [
-        (ValueError('Error writing file:///runs/a/checkpoints/.saving-45/state.orbax-checkpoint-tmp/d/62: no "'), False),
+        (
+            ValueError("Error writing file:///a/checkpoints/.saving-45/state.orbax-checkpoint-tmp/d/62: read-only"),
+            False,
+        ),
         (ValueError("Error reading file:///runs/a/checkpoints/45/state/ocdbt.process_0/manifest"), False),
         (ValueError("Error reading file:///data/checkpoints/best.bin"), True),
         (ValueError("of the user"), True),

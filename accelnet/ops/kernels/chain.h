@@ -84,14 +84,20 @@ struct CrewOfProcess {
     if (process != getpid()) crew = new Crew(threads - 1), process = getpid();
     return crew;
   }
+
+  static CrewOfProcess& own() {
+    static CrewOfProcess own;
+    return own;
+  }
 };
 
-// Runs a plan on the crew. Who comes while another thread's chain runs has its own thread alone.
-inline void run_plan(ChainPlan& plan, int64_t num_threads, const Views& arguments, const Views& results) {
-  static CrewOfProcess own;
+// Calls function(threads) with the crew. Who comes while another thread's chain runs has its own thread alone.
+template <typename F>
+void with_crew(int64_t num_threads, const F& function) {
+  CrewOfProcess& own = CrewOfProcess::own();
   std::unique_lock<std::mutex> lock(own.mutex, std::try_to_lock);
   Threads threads(lock.owns_lock() && num_threads > 1 ? own.get(num_threads) : nullptr, num_threads);
-  plan.run(threads, arguments, results);
+  function(threads);
 }
 
 inline void run_chain(const Function* kinds, Threads& pool, const Views& arguments, const Views& results,
@@ -102,27 +108,46 @@ inline void run_chain(const Function* kinds, Threads& pool, const Views& argumen
     plans.push_back(std::make_unique<ChainPlan>(kinds, numbers, arguments));
     plan = plans.end() - 1;
   }
-  run_plan(**plan, pool.num_threads(), arguments, results);
+  with_crew(pool.num_threads(), [&](Threads& threads) { (*plan)->run(threads, arguments, results); });
 }
 
 // A chain that is called without XLA, by any threads at the same time. Arguments that have no data yet come with every
-// call, in their order, and behind them the results.
+// call, in their order, and behind them the results. Of several slices, each is a thread's own, and `steps` are the
+// bytes of one in each array of a call.
 class HostChain {
  public:
-  HostChain(const Function* kinds, Numbers numbers, Views arguments, int64_t num_results, int64_t num_threads)
+  HostChain(const Function* kinds, Numbers numbers, Views arguments, int64_t num_results, int64_t num_threads,
+            const int64_t* steps, int64_t slices)
       : kinds_(kinds), numbers_(numbers.begin(), numbers.end()), arguments_(std::move(arguments)),
-        num_results_(num_results), num_threads_(num_threads) {}
+        num_results_(num_results), num_threads_(num_threads), slices_(slices) {
+    int64_t arrays = num_results;
+    for (const View& view : arguments_) arrays += view.bytes == 0;
+    steps_.assign(arrays, 0);
+    if (slices > 1) std::copy(steps, steps + arrays, steps_.begin());
+  }
 
   void call(void* const* arrays) {
+    with_crew(num_threads_, [&](Threads& threads) {
+      if (slices_ == 1) return call_slice(threads, arrays, 0);
+      parallel_for(threads, slices_, [&](int64_t slice) {
+        Threads alone(nullptr, 1);
+        call_slice(alone, arrays, slice);
+      });
+    });
+  }
+
+ private:
+  void call_slice(Threads& threads, void* const* arrays, int64_t slice) {
     std::unique_ptr<Call> call = take();
-    for (View& view : call->arguments) view.data = view.bytes ? view.data : *arrays++;
-    for (View& view : call->results) view.data = *arrays++;
-    run_plan(call->plan, num_threads_, call->arguments, call->results);
+    auto step = steps_.begin();
+    const auto next = [&] { return static_cast<char*>(*arrays++) + slice * *step++; };
+    for (View& view : call->arguments) view.data = view.bytes ? view.data : next();
+    for (View& view : call->results) view.data = next();
+    call->plan.run(threads, call->arguments, call->results);
     std::lock_guard<std::mutex> lock(mutex_);
     free_.push_back(std::move(call));
   }
 
- private:
   // What one call at a time has.
   struct Call {
     ChainPlan plan;
@@ -148,7 +173,8 @@ class HostChain {
   const Function* kinds_;
   const std::vector<int64_t> numbers_;
   const Views arguments_;
-  const int64_t num_results_, num_threads_;
+  const int64_t num_results_, num_threads_, slices_;
+  std::vector<int64_t> steps_;
   std::mutex mutex_;
   std::vector<std::unique_ptr<Call>> free_;
 };

@@ -482,14 +482,17 @@ extern "C" bool accelnet_has_bfloat16() {
 #endif
 
 #if ACCELNET_PART == 2
-// A chain for calls without XLA: its numbers, and of each argument its type and its data, null where calls bring it.
+// A chain for calls without XLA: its numbers, and of each argument its type and its data, null where calls bring it. Of
+// several slices, it is that of one, and `steps` are the bytes of one in each array of a call.
 extern "C" void* accelnet_chain_make(const int64_t* numbers, size_t count, const int64_t* types, void* const* data,
-                                     size_t num_arguments, size_t num_results, int64_t num_threads) {
+                                     size_t num_arguments, size_t num_results, int64_t num_threads, const int64_t* steps,
+                                     int64_t slices) {
   accelnet::Views arguments;
   for (size_t i = 0; i < num_arguments; ++i) {
     arguments.push_back({data[i], {nullptr, 0}, static_cast<xla::ffi::DataType>(types[i]), data[i] != nullptr});
   }
-  return new accelnet::HostChain(accelnet::kLayers, {numbers, count}, std::move(arguments), num_results, num_threads);
+  return new accelnet::HostChain(accelnet::kLayers, {numbers, count}, std::move(arguments), num_results, num_threads,
+                                 steps, slices);
 }
 
 // The arrays of a call, as pointers to their data, or to where a pointer to their data lies `offset` bytes behind.

@@ -186,7 +186,9 @@ def _registered(library: ctypes.CDLL) -> ctypes.CDLL:
     numbers, count = ctypes.POINTER(ctypes.c_int64), ctypes.c_size_t
     pointers = ctypes.POINTER(ctypes.c_void_p)
     library.accelnet_chain_make.restype = ctypes.c_void_p
-    library.accelnet_chain_make.argtypes = (numbers, count, numbers, pointers, count, count, ctypes.c_int64)
+    library.accelnet_chain_make.argtypes = (
+        numbers, count, numbers, pointers, count, count, ctypes.c_int64, numbers, ctypes.c_int64,
+    )  # fmt: skip
     library.accelnet_chain_call.restype = None
     library.accelnet_chain_call.argtypes = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 6)
     library.accelnet_chain_free.restype = None
