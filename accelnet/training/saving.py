@@ -28,6 +28,9 @@ from accelnet.training.snapshot import is_on_cpu, snapshot
 Tree = Any
 
 _SAVING, _DELETING = ".saving-", ".deleting-"
+# Orbax reads the wall clock: one that jumps forward must not end a save. So its limit is none, 50 years; processes that
+# make no progress are the watch's affair.
+_SAVE_SECONDS = 50 * 365 * 24 * 3600
 
 
 @dataclass(eq=False)
@@ -52,7 +55,7 @@ class Saver:
     @functools.cached_property
     def _writer(self) -> Any:
         # Directories that are made in the background have threads wait for them, ten minutes where the disk is full.
-        options = orbax().options.AsyncOptions(create_directories_asynchronously=False)
+        options = orbax().options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_SAVE_SECONDS)
         return orbax().AsyncCheckpointer(orbax().StandardCheckpointHandler(), async_options=options)
 
     def begin(self, step: int) -> None:

@@ -265,8 +265,7 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
           for (int64_t p = 0; p < panels; ++p) {
             const int64_t columns = std::min<int64_t>(kColumns, c.group_features() - p * kColumns);
             const int64_t feature = group * c.group_features() + p * kColumns;
-            for (int64_t pixel = 0; pixel < end; pixel += kRows) {
-              const int num_rows = std::min<int64_t>(kRows, end - pixel);
+            each_tile(end, [&](int64_t pixel, int num_rows) {
               const float* rows[kRows];
               float* results[kRows];
               for (int m = 0; m < num_rows; ++m) {
@@ -275,7 +274,7 @@ void convolve(Pool& pool, const Convolution& c, int64_t members, const float* lh
               }
               product(num_rows, rows, offsets[number].data() + k, depth, matrix + (p * all + k) * kColumns, kColumns,
                       results, columns, k > 0, now, feature);
-            }
+            });
           }
           k += depth;
         } while (k < all);
@@ -347,8 +346,7 @@ void kernel_gradient(Pool& pool, const Convolution& c, int64_t members, const fl
             }
             for (int64_t block = 0; block < blocks; ++block) {
               const int64_t count = std::min(pitch, c.width() - block * pitch);
-              for (int64_t row = 0; row < num_taps * count; row += kRows) {
-                const int num_rows = std::min<int64_t>(kRows, num_taps * count - row);
+              each_tile(num_taps * count, [&](int64_t row, int num_rows) {
                 const float* rows[kRows];
                 float* results[kRows];
                 for (int m = 0; m < num_rows; ++m) {
@@ -357,7 +355,7 @@ void kernel_gradient(Pool& pool, const Convolution& c, int64_t members, const fl
                   results[m] = sums + (phase.taps[tap] * c.width() + block * pitch + channel) * c.features + column;
                 }
                 product(num_rows, rows, phase.pixel_offsets.data(), num_pixels, columns, kColumns, results, width, true);
-              }
+              });
             }
           }
         }

@@ -104,8 +104,7 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
           p += kWide - 1;
           continue;
         }
-        for (int64_t m = 0; m < rows_here; m += kRows) {
-          const int num_rows = std::min<int64_t>(kRows, rows_here - m);
+        const auto tile = [&](int64_t m, int num_rows) {
           const float* rows[kRows];
           float* results[kRows];
           for (int i = 0; i < num_rows; ++i) {
@@ -116,6 +115,11 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
           }
           product(num_rows, rows, offsets.data(), here, columns, copies || b.prepared ? kColumns : s.n, results, width,
                   first > first_of_part, now, p * kColumns);
+        };
+        if (in_place) {
+          each_tile(rows_here, tile);
+        } else {
+          for (int64_t m = 0; m < rows_here; m += kRows) tile(m, std::min<int64_t>(kRows, rows_here - m));
         }
       }
     }

@@ -255,6 +255,20 @@ void product(int num_rows, const float* const* rows, const int32_t* offsets, int
                                                     accumulate, finish, feature);
 }
 
+// Calls function(first, number) for tiles of `count` rows, as even as can be: in one of one row or two, a column's sum
+// waits for the one before.
+template <typename F>
+void each_tile(int64_t count, const F& function) {
+  if (count == 0) return;
+  const int64_t tiles = ceil_div(count, kRows), least = count / tiles;
+  int64_t larger = count % tiles;
+  for (int64_t first = 0; first < count; --larger) {
+    const int number = least + (larger > 0);
+    function(first, number);
+    first += number;
+  }
+}
+
 // One row times several panels at once, `panel_step` apart: with one panel, every sum waits for the one before.
 constexpr int kWide = 4;
 template <class Operands>

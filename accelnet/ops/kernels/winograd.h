@@ -159,8 +159,7 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
     for (int64_t i = 0; i < kPoints * kPoints; ++i) {
       const float* matrix = packed + ((rhs.step ? member : 0) * kPoints * kPoints + i) * point;
       for (int64_t p = 0; p < panels; ++p) {
-        for (int64_t t = 0; t < count; t += kRows) {
-          const int num_rows = std::min<int64_t>(kRows, count - t);
+        each_tile(count, [&](int64_t t, int num_rows) {
           const float* rows[kRows];
           float* results[kRows];
           for (int m = 0; m < num_rows; ++m) {
@@ -169,7 +168,7 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
           }
           product(num_rows, rows, channels.data(), c.channels, matrix + p * c.channels * kColumns, kColumns, results,
                   std::min<int64_t>(kColumns, c.features - p * kColumns), false);
-        }
+        });
       }
     }
     for (int64_t t = 0; t < count; ++t) {
@@ -235,8 +234,7 @@ void kernel_gradient_winograd(Pool& pool, const Convolution& c, int64_t members,
       }
       for (int64_t i = 0; i < kPoints * kPoints; ++i) {
         for (int64_t p = 0; p < panels; ++p) {
-          for (int64_t channel = 0; channel < c.channels; channel += kRows) {
-            const int num_rows = std::min<int64_t>(kRows, c.channels - channel);
+          each_tile(c.channels, [&](int64_t channel, int num_rows) {
             const float* rows[kRows];
             float* results[kRows];
             for (int m = 0; m < num_rows; ++m) {
@@ -245,7 +243,7 @@ void kernel_gradient_winograd(Pool& pool, const Convolution& c, int64_t members,
             }
             product(num_rows, rows, rows_of_tiles.data(), count, columns + (i * panels + p) * panel, kColumns, results,
                     std::min<int64_t>(kColumns, c.features - p * kColumns), true);
-          }
+          });
         }
       }
     }
