@@ -149,7 +149,8 @@ void multiply_pairs(Pool& pool, const Matrices& s, const float* a, int64_t a_ste
       for (int64_t first = 0; first < pairs; first += depth) {
         const int64_t here = std::min(depth, pairs - first);
         right.pack(first, here, p * kColumns, panel);
-        each_tile(rows_here, [&](int64_t m, int num_rows) {
+        for (int64_t m = 0; m < rows_here; m += kRows) {
+          const int num_rows = std::min<int64_t>(kRows, rows_here - m);
           const float* rows[kRows];
           float* results[kRows];
           for (int i = 0; i < num_rows; ++i) {
@@ -157,7 +158,7 @@ void multiply_pairs(Pool& pool, const Matrices& s, const float* a, int64_t a_ste
             results[i] = out + (member * s.m + row + m + i) * s.n + p * kColumns;
           }
           product<Pairs>(num_rows, rows, offsets.data() + first, here, panel, kColumns, results, width, first > 0);
-        });
+        }
       }
     }
   };

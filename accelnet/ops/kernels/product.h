@@ -178,6 +178,15 @@ T* scratch(int slot, int64_t count) {
   return memory.data();
 }
 
+// Keeps a vector in a register: of few rows, compilers read the columns anew for each.
+inline void hold([[maybe_unused]] Vec& value) {
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+}
+
 // What a product multiplies: one number of a row with one of each column. `bfloat16.h` has another.
 struct Floats {
   static Vec value(const float* from) { return splat(*from); }
@@ -203,7 +212,7 @@ void product_tile(const float* const* rows, const int32_t* offsets, int64_t dept
     const int64_t offset = offsets[k];
     Vec column[V];
 #pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) column[v] = load(columns + v * kLanes);
+    for (int v = 0; v < V; ++v) hold(column[v] = load(columns + v * kLanes));
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const Vec value = Operands::value(row[m] + offset);

@@ -113,6 +113,7 @@ inline Memory<float> panels_of(Array matrix, int64_t matrices, int64_t depth, in
 template <class Operands>
 void multiply(int64_t num_rows, const float* const* rows, const int32_t* offsets, int64_t depth,
                      const float* panels, int64_t columns, float* const* out, bool accumulate) {
+  const int64_t tiles = ceil_div(num_rows, kRows);
   for (int64_t k = 0; k < depth; k += kDepth) {
     for (int64_t p = 0; p * kColumns < columns; ++p) {
       if (num_rows == 1 && (p + kWide) * kColumns <= columns) {
@@ -121,13 +122,14 @@ void multiply(int64_t num_rows, const float* const* rows, const int32_t* offsets
         p += kWide - 1;
         continue;
       }
-      each_tile(num_rows, [&](int64_t first, int number) {
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int64_t begin = num_rows * tile / tiles, end = num_rows * (tile + 1) / tiles;
         float* results[kRows];
-        for (int m = 0; m < number; ++m) results[m] = out[first + m] + p * kColumns;
-        product<Operands>(number, rows + first, offsets + k, std::min(kDepth, depth - k),
+        for (int64_t m = begin; m < end; ++m) results[m - begin] = out[m] + p * kColumns;
+        product<Operands>(end - begin, rows + begin, offsets + k, std::min(kDepth, depth - k),
                           panels + (p * depth + k) * kColumns, kColumns, results,
                           std::min<int64_t>(kColumns, columns - p * kColumns), accumulate || k > 0);
-      });
+      }
     }
   }
 }
