@@ -50,6 +50,13 @@ def test_values_and_gradients_are_those_of_lax(m, n, k, numbers):
     assert_close(*both)
 
 
+# Tasks are of whole tiles, so that fewer of them than there are times 128 rows may have all rows.
+@pytest.mark.parametrize("m", [1441, 1568, 2500, 2899, 3430, 4219, 5000])
+def test_many_rows_are_shared_out_whole(m):
+    lhs, rhs = random(m, 48), random(48, 48)
+    assert_close(jax.jit(ops.dot_general, static_argnums=2)(lhs, rhs, PLAIN), lhs @ rhs)
+
+
 @pytest.mark.cpu
 @pytest.mark.parametrize("axes", [(0, 0), (None, 0), (0, None)])
 @pytest.mark.parametrize("numbers", [PLAIN, TRANSPOSED])

@@ -132,8 +132,8 @@ template <typename Pool>
 void multiply_pairs(Pool& pool, const Matrices& s, const float* a, int64_t a_step, const float* b, int64_t b_step,
                     float* out) {
   const int64_t pairs = ceil_div(s.k, 2), depth = ceil_div(pairs, ceil_div(pairs, kDepth));
-  const int64_t panels = ceil_div(s.n, kColumns), blocks = ceil_div(s.m, kTaskRows);
-  const int64_t block = round_up(ceil_div(s.m, blocks), kRows), pitch = round_up(block, kLanes);
+  const int64_t panels = ceil_div(s.n, kColumns), block = rows_of_block(s.m), blocks = ceil_div(s.m, block);
+  const int64_t pitch = round_up(block, kLanes);
   const int64_t operations = s.members * s.m * s.n * s.k, threads = pool.worth(operations);
   const int64_t wanted = threads == 1 ? 1 : ceil_div(2 * threads, s.members * blocks);
   const int64_t share = ceil_div(panels, std::min(panels, wanted)), shares = ceil_div(panels, share);

@@ -126,26 +126,48 @@ class HostChain {
     if (slices > 1) std::copy(steps, steps + arrays, steps_.begin());
   }
 
+  ~HostChain() { delete pool_.load(); }
+
   void call(void* const* arrays) {
+    Pool& pool = own_pool();
     with_crew(num_threads_, [&](Threads& threads) {
-      if (slices_ == 1) return call_slice(threads, arrays, 0);
+      if (slices_ == 1) return call_slice(pool, threads, arrays, 0);
       parallel_for(threads, slices_, [&](int64_t slice) {
         Threads alone(nullptr, 1);
-        call_slice(alone, arrays, slice);
+        call_slice(pool, alone, arrays, slice);
       });
     });
   }
 
  private:
-  void call_slice(Threads& threads, void* const* arrays, int64_t slice) {
-    std::unique_ptr<Call> call = take();
+  struct Call;
+  // Calls that are over, for those to come. A child after a fork has its own: a thread that it lacks may hold the lock.
+  struct Pool {
+    const int64_t process;
+    std::mutex mutex;
+    std::vector<std::unique_ptr<Call>> free;
+
+    explicit Pool(int64_t process) : process(process) {}
+  };
+
+  Pool& own_pool() {
+    Pool* pool = pool_.load();
+    if (pool->process == getpid()) return *pool;
+    Pool* own = new Pool(getpid());
+    if (pool_.compare_exchange_strong(pool, own)) return *own;
+    delete own;
+    return *pool;
+  }
+
+  void call_slice(Pool& pool, Threads& threads, void* const* arrays, int64_t slice) {
+    std::unique_ptr<Call> call = take(pool);
     auto step = steps_.begin();
     const auto next = [&] { return static_cast<char*>(*arrays++) + slice * *step++; };
     for (View& view : call->arguments) view.data = view.bytes ? view.data : next();
     for (View& view : call->results) view.data = next();
     call->plan.run(threads, call->arguments, call->results);
-    std::lock_guard<std::mutex> lock(mutex_);
-    free_.push_back(std::move(call));
+    std::lock_guard<std::mutex> lock(pool.mutex);
+    pool.free.push_back(std::move(call));
   }
 
   // What one call at a time has.
@@ -158,12 +180,12 @@ class HostChain {
           arguments(chain.arguments_), results(chain.num_results_, View{nullptr, {nullptr, 0}, ffi::F32, 0}) {}
   };
 
-  std::unique_ptr<Call> take() {
+  std::unique_ptr<Call> take(Pool& pool) {
     {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (!free_.empty()) {
-        std::unique_ptr<Call> call = std::move(free_.back());
-        free_.pop_back();
+      std::lock_guard<std::mutex> lock(pool.mutex);
+      if (!pool.free.empty()) {
+        std::unique_ptr<Call> call = std::move(pool.free.back());
+        pool.free.pop_back();
         return call;
       }
     }
@@ -175,8 +197,7 @@ class HostChain {
   const Views arguments_;
   const int64_t num_results_, num_threads_, slices_;
   std::vector<int64_t> steps_;
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Call>> free_;
+  std::atomic<Pool*> pool_{new Pool(getpid())};
 };
 
 }  // namespace accelnet

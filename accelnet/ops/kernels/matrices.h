@@ -42,6 +42,12 @@ inline void pack_rows(const Matrices& s, const float* a, int64_t row, int64_t co
   }
 }
 
+// Rows of a task, of `count` in all: whole tiles, so that there may be fewer tasks than there are times kTaskRows rows.
+inline int64_t rows_of_block(int64_t count) {
+  const int64_t blocks = std::max<int64_t>(1, ceil_div(count, kTaskRows));
+  return std::max<int64_t>(kRows, round_up(ceil_div(count, blocks), kRows));
+}
+
 // Of so few rows reading the columns takes longest.
 constexpr int64_t kFewRows = 4;
 
@@ -69,7 +75,7 @@ void multiply_matrices(Pool& pool, const Matrices& s, const float* a, int64_t a_
   const int64_t part_depth = ceil_div(s.k, parts), most = s.a_transposed && in_place ? 128 : kDepth;
   const int64_t depth = ceil_div(part_depth, ceil_div(part_depth, most));
   const int64_t panels = ceil_div(s.n, kColumns);
-  const int64_t blocks = ceil_div(s.m, kTaskRows), block = round_up(ceil_div(s.m, blocks), kRows);
+  const int64_t block = rows_of_block(s.m), blocks = ceil_div(s.m, block);
   const int64_t operations = 2 * s.members * std::max(s.m, kFewRows) * s.n * s.k;
   const int64_t threads = pool.worth(operations);
   // As many tasks as make threads end together, of panels side by side; of a few rows one per thread, so that each finds

@@ -268,7 +268,7 @@ void product(int num_rows, const float* const* rows, const int32_t* offsets, int
 // waits for the one before.
 template <typename F>
 void each_tile(int64_t count, const F& function) {
-  if (count == 0) return;
+  if (count <= 0) return;
   const int64_t tiles = ceil_div(count, kRows), least = count / tiles;
   int64_t larger = count % tiles;
   for (int64_t first = 0; first < count; --larger) {
