@@ -187,7 +187,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(pictures):
             for _ in range(3000):
                 client.sendall(one)
         assert pictures.server.server_state.connections
-        for _ in range(100):
+        for _ in range(300):
             if not pictures.server.server_state.connections:
                 break
             time.sleep(0.1)
