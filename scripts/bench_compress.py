@@ -153,15 +153,8 @@ def peers(run: an.Run, options: Any, known: Result) -> Rows:
 
     Threads of one system may spin for a while when it is done, so they are not timed in turns.
     """
-    rows = run.experiment.data.splits["validation"][:MOST_SCORED]
-    prepared = run.experiment.data.prepare(
-        {**run.experiment.data.take(np.array(rows)), "mask": np.ones(len(rows), bool)}
-    )
-    inputs, targets = np.array(prepared["inputs"]), np.asarray(prepared["targets"])  # PyTorch wants to own its rows
     layers = DESCRIBED.get(options.model)
-    if layers is not None and inputs.ndim == 4:  # images, which dense layers read as one row, recurrent ones as many
-        lines = () if isinstance(layers[0], describe.Dense) else (inputs.shape[1],)
-        inputs = inputs.reshape(len(inputs), *lines, -1)
+    inputs, targets = prepared_rows(run, "validation", layers, MOST_SCORED)
 
     def measured(answer: Callable[[np.ndarray], Any], num_bytes: int) -> Result:
         row: Result = {"bytes": num_bytes, **scores(answer(inputs), targets)}
@@ -190,26 +183,32 @@ def pruners(run: an.Run, options: Any, known: Result) -> Rows:
     whole = cost_of(run.experiment).flops
     weights = {name: np.asarray(value) for name, value in flatten_dict(run.params, sep="/").items()}
     weights |= {name: np.asarray(value) for name, value in flatten_dict(run.model_state, sep="/").items()}
-    data = run.experiment.data
-
-    def prepared(split: str, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        rows = np.array(data.splits[split][:most])
-        batch = data.prepare({**data.take(rows), "mask": np.ones(len(rows), bool)})
-        inputs = np.array(batch["inputs"])
-        return inputs.reshape(len(rows), -1) if isinstance(layers[0], describe.Dense) else inputs, np.array(
-            batch["targets"]
-        )
-
-    inputs, targets = prepared("test")
+    inputs, targets = prepared_rows(run, "test", layers)
+    some = prepared_rows(run, "train", layers, MOST_SCORED)
     for factor in FACTORS:
         values = ladder.values(factor)
         if values is None or any(name.startswith(f"{factor:g}x ") for name in known):
             continue
         reached = whole / ladder.costs(values)[1].flops
-        for one in pruned(layers, weights, *prepared("train", MOST_SCORED), reached):
+        for one in pruned(layers, weights, *some, reached):
             row = {"share": one.share, "accuracy": scores(one.answer(inputs), targets)["accuracy"]}
             say(f"  {factor:g}x: {one.name} {row['accuracy']:.4f} at {100 * one.share:.0f} % of the products")
             yield f"{factor:g}x {one.name}", row
+
+
+def prepared_rows(
+    run: an.Run, split: str, layers: tuple[Any, ...] | None, most: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return inputs, as others' first layer reads them, and targets of a split, or of the first rows of it."""
+    rows, data = np.array(run.experiment.data.splits[split][:most]), run.experiment.data
+    batch = data.prepare({**data.take(rows), "mask": np.ones(len(rows), bool)})
+    inputs, targets = np.array(batch["inputs"]), np.array(batch["targets"])  # PyTorch wants to own its rows
+    first = None if layers is None else layers[0]
+    if isinstance(first, describe.Dense):
+        inputs = inputs.reshape(len(rows), -1)
+    elif isinstance(first, describe.Recurrent) and inputs.ndim == 4:  # images, as so many lines
+        inputs = inputs.reshape(len(rows), inputs.shape[1], -1)
+    return inputs, targets
 
 
 def outputs_of(run: an.Run) -> Callable[[np.ndarray], np.ndarray]:

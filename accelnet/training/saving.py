@@ -28,8 +28,8 @@ from accelnet.training.snapshot import is_on_cpu, snapshot
 Tree = Any
 
 _SAVING, _DELETING = ".saving-", ".deleting-"
-# Orbax reads the wall clock: one that jumps forward must not end a save. So its limit is none, 50 years; processes that
-# make no progress are the watch's affair.
+# Orbax measures the time of a save by the wall clock. One that jumps forward must not end it, so the limit is 50 years.
+# The watch ends processes that make no progress.
 _SAVE_SECONDS = 50 * 365 * 24 * 3600
 
 
