@@ -80,7 +80,7 @@ class Watch:
         self._beats = Heartbeats(None, self._interval)
         self._store: Store | None = None
         self._threads: list[threading.Thread] = []
-        self._stop, self._ending = threading.Event(), threading.Lock()
+        self._silent, self._stop, self._ending = threading.Event(), threading.Event(), threading.Lock()
         self._ticked_at = self._longest_gap = 0.0
         self._alarmed = False
         self._left: int | None = None
@@ -135,7 +135,7 @@ class Watch:
         targets = [self._watch_clock] if self._store is not None or self._preemption is not None else []
         if self._store is not None:
             abort.on_lost_store(self._end_without_store)
-            targets.append(lambda: self._beats.talk(self._stop))
+            targets.append(lambda: self._beats.talk(self._silent))
         self.mark(0, "start")
         self._threads = [threading.Thread(target=target, name="accelnet-watch", daemon=True) for target in targets]
         for thread in self._threads:
@@ -153,12 +153,16 @@ class Watch:
                     self.explain(error)
                 self.leave(error)
         finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(_GRACE_SECONDS)  # one may hang in a call to process 0
+            self._silent.set()
+            for thread in self._threads[1:]:
+                thread.join(_GRACE_SECONDS)  # it may hang in a call to process 0
             if self._store is not None and self._left is None:
+                # The clock still ticks: process 0 may stand still from here on, and never answer.
                 self._store.delete(f"beat/{self._beats.rank}")
                 abort.on_lost_store(None)
+            self._stop.set()
+            for thread in self._threads[:1]:
+                thread.join(_GRACE_SECONDS)
 
     def _end_together(self) -> None:
         # A beat that stops means that a process is lost: so all stop at once, and none before the last has come.

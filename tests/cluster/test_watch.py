@@ -94,11 +94,19 @@ def test_where_process_0_is_killed_while_the_others_wait_for_it_each_says_one_me
 
 
 def test_process_0_that_stands_still_at_the_end_is_lost_to_those_who_have_not_read_its_last_word(run):
-    run.start("end", 3, culprit=0, how="stop")
+    run.start("end", 3, culprit=0, how="stop unread")
     assert [run.code(rank) for rank in (1, 2)] == [5, 5]
     run.processes[0].send_signal(signal.SIGCONT)
     assert run.code(0, 10) == 5
     assert_says_once(run, 0, rf"rank 0 on {HOST} was stopped for \d+\.\d s, longer than the 3 s")
+
+
+def test_process_0_that_stands_still_at_the_end_does_not_keep_those_who_have_read_its_last_word(run):
+    """They had still to take their beats out of the store, and waited for ever."""
+    run.start("end", 3, culprit=0, how="stop when read")
+    assert [run.code(rank) for rank in (1, 2)] == [5, 5]
+    for rank in (1, 2):
+        assert_says_once(run, rank, "rank 0 .* has not answered for")
 
 
 def test_a_process_that_breaks_a_collective_is_found_before_the_timeout(run):

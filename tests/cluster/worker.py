@@ -120,8 +120,10 @@ def leave_early():
 
 
 def stand_still_at_the_end():
-    handed_in, signals = store.Store.set, {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}
-    how = os.environ["HOW"]
+    """The culprit comes last, so that the others leave at once; or is killed before it comes."""
+    handed_in, waited, deleted = store.Store.set, store.Store.wait, store.Store.delete
+    how, _, when = os.environ["HOW"].partition(" ")
+    end = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[how]
     with Watch(TIMEOUT, DIRECTORY) as watch:
         watch.mark(0, "train")
         gather(np.zeros(1))
@@ -129,13 +131,27 @@ def stand_still_at_the_end():
         def hand_in(self, key, value):
             handed_in(self, key, value)
             if RANK == CULPRIT and key.startswith("exchange/"):
-                os.kill(os.getpid(), signals[how])
+                while when == "when read" and len(list(DIRECTORY.glob("read-*"))) < 2:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), end)
 
-        store.Store.set = hand_in
+        def wait_and_rest(self, key, seconds):
+            came = waited(self, key, seconds)
+            if when == "unread" and came:
+                time.sleep(1.0)  # the culprit stands still by now
+            return came
+
+        def rest_and_delete(self, key):
+            if when == "when read" and RANK != CULPRIT and key.startswith("beat/"):
+                (DIRECTORY / f"read-{RANK}").touch()
+                time.sleep(1.0)
+            deleted(self, key)
+
+        store.Store.set, store.Store.wait, store.Store.delete = hand_in, wait_and_rest, rest_and_delete
         say("at the end")
-        time.sleep(1.0 if RANK == CULPRIT else 0.0)  # the last to come, so that the others leave at once
-        if RANK == CULPRIT and how == "kill before":
-            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1.0 if RANK == CULPRIT else 0.0)
+        if RANK == CULPRIT and when == "before":
+            os.kill(os.getpid(), end)
 
 
 def read_late():
