@@ -53,7 +53,7 @@ MODELS: dict[str, Callable[[int, Any], an.Experiment]] = {
     "fashion_cnn": fashion(lambda rngs: an.models.CNN((28, 28, 1), (16, 32), 10, norm="batch", rngs=rngs), 4),
     "resnet8": fashion(lambda rngs: an.models.ResNet(1, 8, 10, rngs=rngs), 4),
     "fashion_rnn": of_script("fashion_rnn", epochs=6),
-    "char_rnn": of_script("char_rnn", epochs=1),
+    "char_rnn": of_script("char_rnn", epochs=8),
     "digits_cnn": of_script("digits_cnn"),
 }
 
