@@ -23,6 +23,7 @@ LAYERS = (
 )  # fmt: skip
 # Layers with weights of few bits, whose columns have scales of their own.
 ROUNDED = frozenset({"accelnet_multiply_rounded", "accelnet_convolve_rounded", "accelnet_recur_rounded"})
+RECURRENCES = frozenset({"accelnet_recur", "accelnet_recur_rounded"})
 # Layers that are worth a call only beside others: XLA joins their steps to those around them.
 LIGHT = frozenset({"add", "mean", "shortcut", STANDARDIZE, CAST, SWAP, "accelnet_softmax", "accelnet_argmax"})
 _ARGUMENT, _RESULT, _BETWEEN = range(3)

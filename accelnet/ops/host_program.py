@@ -44,10 +44,8 @@ class HostProgram:
             return encode(layers, [[array.shape for array in arrays] for arrays in early[1]], given, list(results))
 
         arrays = [*(inputs[ref] for ref in given if ref not in fixed), *results.values()]
-        layers, slices = whole.layers, 1
-        if not fixed:
-            weights = sum(one.nbytes for one in own)
-            layers, slices = in_slices(layers, 4 * int(code(layers)[0]), weights, leaves, num_threads())
+        between, weights = 4 * int(code(whole.layers)[0]), sum(one.nbytes for one in own)
+        layers, fixed, slices = in_slices(whole.layers, between, weights, inputs, fixed, [*results], num_threads())
         self._call = HostCall(
             code(layers),
             [*(fixed[ref] if ref in fixed else np.dtype(inputs[ref].dtype) for ref in given), *own],

@@ -4,11 +4,10 @@ import math
 from collections.abc import Callable
 
 from accelnet.ops import kernels
-from accelnet.ops.chain import LAYERS, ROUNDED, ChainLayer, Operand, Ref
+from accelnet.ops.chain import LAYERS, RECURRENCES, ROUNDED, ChainLayer, Operand, Ref
 from accelnet.ops.program import Step
 
 _LSTM = 1  # of `Cell` in recurrence.h
-_RECURRENCES = ("accelnet_recur", "accelnet_recur_rounded")
 _OF_ROWS = ("accelnet_softmax", "accelnet_argmax")
 
 
@@ -35,7 +34,7 @@ def layer_of_kernel(step: Step, source: Callable[[Ref], Ref], is_known: Callable
         prepares, numbers = (0, numbers[1], *((columns, rows) if numbers[1] else (rows, columns))), (*numbers, 0)
     elif kind == "accelnet_convolve":
         prepares = (1, *shapes[0], *results[0][1], *numbers)
-    elif kind in _RECURRENCES:
+    elif kind in RECURRENCES:
         is_rounded, with_bias = kind in ROUNDED, bool(numbers[4])
         if numbers[2] and not is_rounded:
             return None
@@ -51,7 +50,7 @@ def layer_of_kernel(step: Step, source: Callable[[Ref], Ref], is_known: Callable
     if not all(is_known(refs[place]) for place in places):
         return None
     # A table, of which tokens choose the rows, is made of weights.
-    tables = (0,) if kind in _RECURRENCES and numbers[3] else ()
+    tables = (0,) if kind in RECURRENCES and numbers[3] else ()
     others = [ref for place, ref in enumerate(refs) if place not in places and place not in tables]
     if any(not isinstance(ref, int) or is_known(ref) for ref in others):
         return None

@@ -33,8 +33,8 @@ def source_of(ref: Any, aliases: Mapping[int, Step]) -> Any:
 
 
 def is_alias(step: Step) -> bool:
-    """Say whether a step gives the numbers of its first operand in their order, in another shape."""
-    if not step.in_avals or step.in_avals[0].size != step.out_avals[0].size:
+    """Say whether a step gives the numbers of its first operand, a value, in their order, in another shape."""
+    if not step.inputs or not isinstance(step.inputs[0], int) or step.in_avals[0].size != step.out_avals[0].size:
         return False
     if step.in_avals[0].dtype != step.out_avals[0].dtype:
         return False

@@ -26,9 +26,9 @@ def found(monkeypatch):
     """Cut whatever can be cut, by two threads, and return the numbers of slices."""
     numbers, real = [], slices.in_slices
 
-    def spied(layers, between, weights, inputs, num_threads):
-        made = real(layers, max(between, 1), 0, inputs, 2)
-        numbers.append(made[1])
+    def spied(layers, between, weights, inputs, fixed, wanted, num_threads):
+        made = real(layers, max(between, 1), 0, inputs, fixed, wanted, 2)
+        numbers.append(made[2])
         return made
 
     monkeypatch.setattr(slices, "_MOST_BYTES", 0)
@@ -82,24 +82,64 @@ def test_rows_that_a_convolution_mixes_are_not_cut(shape, found):
     np.testing.assert_array_equal(answers, prepared(jax.device_put(x)))
 
 
-@pytest.mark.parametrize("name", ["lstm", "two inputs of other lengths"])
-def test_what_has_no_rows_is_whole(name, found):
-    if name == "lstm":
-        function, weights = answers_of(an.models.RNN(6, 48, 5, cell="lstm", rngs=nnx.Rngs(0)))
-        inputs = np.ones((16, 9, 6), np.float32)
-    else:
-        weights = np.ones((48, 48), np.float32)
-        inputs = [np.ones((16, 48), np.float32), np.ones((8, 96), np.float32)]
+RECURRENT = {
+    "lstm": ({}, 0),
+    "as many steps as rows": ({"output": "steps"}, 0),
+    "gru of few bits, the mean": ({"cell": "gru", "output": "mean", "num_layers": 2}, 8),
+    "tokens": ({"num_symbols": 7, "cell": "gru", "num_layers": 2, "output": "steps"}, 0),
+    "tokens of few bits": ({"num_symbols": 7, "output": "steps"}, 8),
+}
 
-        def function(weights, inputs):
-            dense = lambda x: an.ops.dot_general(x, weights, (((1,), (0,)), ((), ())))  # noqa: E731
-            return dense(inputs[0]) + dense(inputs[1].reshape(16, 48))
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("rows", [24, 32])
+def test_sequences_are_cut_whose_steps_are_the_first_axis_inside(name, rows, found):
+    settings, bits = RECURRENT[name]
+    model = an.models.RNN(6, 48, 5, **settings, rngs=nnx.Rngs(0))
+    function, weights = answers_of(with_bits(model, bits))
+    steps = rows if name == "as many steps as rows" else 9
+    draw = np.random.default_rng(0)
+    tokens = "num_symbols" in settings
+    inputs = draw.integers(0, 7, (rows, steps)) if tokens else draw.standard_normal((rows, steps, 6))
+    inputs = inputs.astype(np.int32 if tokens else np.float32)
+    prepared = Prepared(function, weights)
+    answers = prepared(inputs)
+    assert found == [{24: 2, 32: 4}[rows]]
+    for one, other in zip(jax.tree.leaves(answers), jax.tree.leaves(prepared(jax.device_put(inputs))), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_sequences_that_begin_differently_are_whole(found):
+    """A slice has the first of the states that are known before: they have to be all alike."""
+    draw = np.random.default_rng(0)
+    kernels = [draw.standard_normal(shape).astype(np.float32) / 4 for shape in ((16, 64), (16, 64), 64)]
+    inputs = draw.standard_normal((16, 16, 16)).astype(np.float32)
+    alike, own = np.full((16, 16), 0.5, np.float32), draw.standard_normal((16, 16)).astype(np.float32)
+
+    def prepared(state, swap):
+        def outputs(kernels, inputs):
+            return an.ops.lstm(inputs.swapaxes(0, 1) if swap else inputs, *kernels, (state, state))[0]
+
+        return Prepared(outputs, kernels)
+
+    # Last, along the rows, which mixes them.
+    for one in (prepared(alike, False), prepared(own, False), prepared(alike, True)):
+        np.testing.assert_array_equal(one(inputs), one(jax.device_put(inputs)))
+    assert found == [2, 1, 1]
+
+
+def test_inputs_of_other_lengths_are_whole(found):
+    weights = np.ones((48, 48), np.float32)
+    inputs = [np.ones((16, 48), np.float32), np.ones((8, 96), np.float32)]
+
+    def function(weights, inputs):
+        dense = lambda x: an.ops.dot_general(x, weights, (((1,), (0,)), ((), ())))  # noqa: E731
+        return dense(inputs[0]) + dense(inputs[1].reshape(16, 48))
 
     prepared = Prepared(function, weights)
     answers = prepared(inputs)
-    assert found in ([1], [])  # an LSTM's first state is a value beside the inputs: nobody asks
-    for one, other in zip(jax.tree.leaves(answers), jax.tree.leaves(prepared(jax.device_put(inputs))), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert found == [1]
+    np.testing.assert_array_equal(answers, prepared(jax.device_put(inputs)))
 
 
 def test_threads_call_a_model_in_slices_at_the_same_time(found):
