@@ -19,35 +19,35 @@ import accelnet as an
 class Config:
     """What is worth varying."""
 
-    optimizer: Literal["adamw", "nesterov", "muon"] = "adamw"
+    optimizer: Literal["adamw", "nesterov", "muon"] = "muon"
     """What updates the weights."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.02
     """At the peak of its schedule."""
     weight_decay: float = 0.05
     """Decoupled, on matrices and kernels only."""
     warmup: float = 0.1
     """Share of the updates in which the rate rises; then it falls along half a cosine."""
-    average: float = 0.998
+    average: float = 0.995
     """Decay of the average of the weights, which is what is evaluated; 0 for none."""
-    channels: tuple[int, ...] = (64, 128)
+    channels: tuple[int, ...] = (32, 64, 128)
     """Output channels of each stage."""
     num_convolutions: int = 2
     """Convolutions of 3x3 pixels in each stage."""
-    halve: Literal["strides", "max"] = "strides"
+    halve: Literal["strides", "max"] = "max"
     """What halves the image in each stage: its first convolution's strides, or max pooling at its end."""
-    head: Literal["flatten", "average"] = "flatten"
+    head: Literal["flatten", "average"] = "average"
     """What the dense layers read: all pixels of the last stage, or their average."""
-    dense: tuple[int, ...] = (128,)
+    dense: tuple[int, ...] = ()
     """Widths of the dense layers before the output."""
-    dropout: float = 0.3
+    dropout: float = 0.1
     """Rate before each dense layer."""
-    smoothing: float = 0.0
+    smoothing: float = 0.1
     """Share of each label that is spread over all classes."""
     crop: int = 1
     """Shift each image by up to this many pixels at random."""
     cutout: int = 0
     """Side of a square of each image that is made gray, in pixels."""
-    batch_size: int = 128
+    batch_size: int = 256
     """Examples per update."""
     epochs: float = 10
     """Passes over the training rows."""

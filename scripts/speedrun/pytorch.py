@@ -20,6 +20,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 Settings = dict[str, Any]
 
 
+class Convolution(nn.Module):
+    """A convolution of 3x3 pixels, whose weights are a matrix [out, in * 9], as Muon wants them."""
+
+    def __init__(self, width: int, features: int, stride: int) -> None:
+        super().__init__()
+        self.weight, self.stride = nn.Parameter(torch.empty(features, 9 * width)), stride
+        nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Convolve images [batch, channels, height, width], whose channels lie side by side."""
+        kernel = self.weight.view(len(self.weight), 3, 3, -1).permute(0, 3, 1, 2)
+        return functional.conv2d(inputs, kernel, stride=self.stride, padding=1)
+
+
 def images(config: Settings) -> nn.Module:
     """Return the network of `accelnet.models.CNN`, for images [batch, channels, height, width]."""
     strided = config.get("halve", "max") == "strides"
@@ -28,9 +42,7 @@ def images(config: Settings) -> nn.Module:
     for features in config["channels"]:
         for number in range(config.get("num_convolutions", 1)):
             stride = 2 if strided and number == 0 else 1
-            layers += [
-                nn.Conv2d(width, features, 3, stride, padding=1, bias=False), nn.BatchNorm2d(features), nn.ReLU()
-            ]  # fmt: skip
+            layers += [Convolution(width, features, stride), nn.BatchNorm2d(features), nn.ReLU()]
             width = features
         layers += [] if strided else [nn.MaxPool2d(2)]
         side = math.ceil(side / 2) if strided else side // 2
@@ -89,14 +101,20 @@ def schedule(progress: float, warmup: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup) / (1 - warmup))
 
 
-def optimizer_of(model: nn.Module, config: Settings) -> torch.optim.Optimizer:
-    """Return AdamW, which makes matrices and kernels alone smaller."""
+def optimizers_of(model: nn.Module, config: Settings) -> list[torch.optim.Optimizer]:
+    """Return AdamW, which makes matrices and kernels alone smaller, or Muon for these and AdamW for the others."""
     rate, decay = config["learning_rate"], config["weight_decay"]
+    is_muon = config.get("optimizer") == "muon"
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    matrices = [p for p in weights if is_muon and p.shape[1] != 9]  # of more than one input channel
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in weights if not any(p is one for one in matrices)], "weight_decay": decay},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, rate, fused=True)
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, rate, fused=True)]
+    if matrices:
+        found += [torch.optim.Muon(matrices, rate, decay, adjust_lr_fn="match_rms_adamw")]
+    return found
 
 
 def train(config: Settings, rows: dict[str, Tensor], seed: int, *, compiled: bool) -> nn.Module:
@@ -104,7 +122,7 @@ def train(config: Settings, rows: dict[str, Tensor], seed: int, *, compiled: boo
     torch.manual_seed(seed)
     inputs, targets = rows["train_inputs"], rows["train_targets"]
     model = images(config) if config["images"] else Characters(config)
-    optimizer, batch = optimizer_of(model, config), config["batch_size"]
+    optimizers, batch = optimizers_of(model, config), config["batch_size"]
     decay = config.get("average", 0.0)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
     steps, per_epoch = round(config["epochs"] * (len(inputs) // batch)), len(inputs) // batch
@@ -118,14 +136,15 @@ def train(config: Settings, rows: dict[str, Tensor], seed: int, *, compiled: boo
     for step in range(steps):
         if step and step % per_epoch == 0:
             order = torch.randperm(len(inputs))
-        for group in optimizer.param_groups:
+        for group in (group for one in optimizers for group in one.param_groups):
             group["lr"] = config["learning_rate"] * schedule(step / steps, config.get("warmup", 0.05))
         picked = order[step % per_epoch * batch :][:batch]
-        optimizer.zero_grad()
+        model.zero_grad()
         loss_function(inputs[picked], targets[picked]).backward()
         if clip := config.get("clip"):
             nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         if average is not None:
             average.update_parameters(model)
     return model if average is None else average.module
@@ -152,9 +171,9 @@ def main(directory: str, seed: str, kind: str) -> None:
     config = json.loads((Path(directory) / "task.json").read_text())
     with np.load(Path(directory) / "rows.npz") as arrays:
         rows = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    for name, value in (("optimizer", "adamw"), ("cell", "lstm")):
-        if config.get(name, value) != value:
-            raise SystemExit(f"the recipe's {name} is {config[name]}: here it is written for {value} alone")
+    for name, written in (("optimizer", ("adamw", "muon")), ("cell", ("lstm",))):
+        if config.get(name, written[0]) not in written:
+            raise SystemExit(f"the recipe's {name} is {config[name]}: here it is written for {' and '.join(written)}")
     if config["images"]:
         rows |= {name: rows[name].permute(0, 3, 1, 2).contiguous() for name in ("train_inputs", "test_inputs")}
         config["side"] = rows["train_inputs"].shape[2]
