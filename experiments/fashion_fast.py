@@ -29,7 +29,7 @@ class Config:
     """Share of the updates in which the rate rises; then it falls along half a cosine."""
     average: float = 0.995
     """Decay of the average of the weights, which is what is evaluated; 0 for none."""
-    channels: tuple[int, ...] = (32, 64, 128)
+    channels: tuple[int, ...] = (16, 64, 128)
     """Output channels of each stage."""
     num_convolutions: int = 2
     """Convolutions of 3x3 pixels in each stage."""
