@@ -114,7 +114,7 @@ def run(task: Task, changes: Row, system: str, seed: int, folder: Path) -> Row:
     from accelnet.ops import kernels
     from bench_systems.processes import TUNED_ALLOCATOR, has_glibc
 
-    cache = folder / f"cache of {system}"
+    cache = folder / f"cache-{system}".replace(" ", "-")  # a compiler of PyTorch's takes no spaces
     if seed == 0:
         shutil.rmtree(cache, ignore_errors=True)
     cold = not cache.exists()  # as of a machine where this is gone on with, too
