@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,7 @@ def main() -> None:
                 print(f"{name}, {system}, seed {seed}: {row['score']:.4f} in {row['seconds']:.1f} s", flush=True)
                 entry["summary"] = {system: summary(task, of) for system, of in entry["rows"].items() if of}
                 record |= {"machine": report.machine(), "versions": report.versions()}
+                record["date"] = datetime.now(UTC).date().isoformat()
                 write(record, options.out)
     print(table(record))
 
