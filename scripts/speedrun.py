@@ -195,6 +195,7 @@ def plot(record: Row, path: Path) -> None:
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     tasks = record["tasks"]
     figure, panels = plt.subplots(1, len(tasks), figsize=(5.5 * len(tasks), 4), squeeze=False, layout="constrained")
@@ -206,6 +207,9 @@ def plot(record: Row, path: Path) -> None:
                 axes.plot(*zip(*points, strict=True) if points else ((), ()), marker, color=f"C{index}", label=label)
         axes.axhline(TASKS[name].goal, color="black", linewidth=1)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(6))
+        axes.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.set_xlabel("seconds, from the start of the process to its end")
         axes.set_ylabel(f"test {TASKS[name].metric.replace('_', ' ')}")
         axes.set_title(f"{name} (crosses: nothing compiled before)", fontsize="medium")
