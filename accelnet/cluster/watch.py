@@ -117,9 +117,7 @@ class Watch:
         self._alarmed = False
 
     def leave(self, error: BaseException) -> None:
-        """Tell the other processes that this one ends, and why, so that they end with the same code.
-
-        Leaving the context with an error does this.
+        """Tell the others that this process ends, so that they end with its code; leaving with an error does so too.
 
         Args:
             error: why; as for `accelnet.cluster.exchange.leave`.
@@ -156,13 +154,15 @@ class Watch:
             self._silent.set()
             for thread in self._threads[1:]:
                 thread.join(_GRACE_SECONDS)  # it may hang in a call to process 0
-            if self._store is not None and self._left is None:
-                # The clock still ticks: process 0 may stand still from here on, and never answer.
-                self._store.delete(f"beat/{self._beats.rank}")
-                abort.on_lost_store(None)
-            self._stop.set()
-            for thread in self._threads[:1]:
-                thread.join(_GRACE_SECONDS)
+            try:
+                if self._store is not None and self._left is None:
+                    # The clock still ticks: process 0 may stand still from here on, and never answer.
+                    self._store.delete(f"beat/{self._beats.rank}")
+                    abort.on_lost_store(None)
+            finally:
+                self._stop.set()
+                for thread in self._threads[:1]:
+                    thread.join(_GRACE_SECONDS)
 
     def _end_together(self) -> None:
         # A beat that stops means that a process is lost: so all stop at once, and none before the last has come.
