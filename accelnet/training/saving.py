@@ -8,8 +8,9 @@ import functools
 import json
 import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +32,28 @@ _SAVING, _DELETING = ".saving-", ".deleting-"
 # Orbax measures the time of a save by the wall clock. One that jumps forward must not end it, so the limit is 50 years.
 # The watch ends processes that make no progress.
 _SAVE_SECONDS = 50 * 365 * 24 * 3600
+# Small networks may be the best so far several times a second, and to write one takes a core from their training for as
+# long as tens of steps. So small states wait in memory until so long after the last was written.
+_APART_SECONDS = 1.0
+_SMALL_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A state to write, as it was when it was to be saved."""
+
+    arrays: Mapping[str, jax.Array]
+    checksums: Mapping[str, jax.Array]
+    record: Record
+    before: Callable[[], None]
 
 
 @dataclass(eq=False)
 class Saver:
     """Write checkpoints, and delete those that are not kept.
+
+    What may wait is on the disk about a second after it was saved, or when `finish` returns. Where more than are kept
+    came meanwhile, the others are not written.
 
     Args:
         checkpoints: Those that there are. Their work directory is there; "checkpoints" in it is made for the first.
@@ -50,7 +68,10 @@ class Saver:
     def __post_init__(self) -> None:
         self.directory, self.hosts = self.checkpoints.directory, self.checkpoints.hosts
         self._thread = ThreadPoolExecutor(1, "accelnet-checkpoint")
-        self._writing: Future[None] | None = None
+        self._lock, self._hurry, self._next_write = threading.Lock(), threading.Event(), 0.0
+        self._waiting: dict[int, _Copy] = {}
+        self._writing: list[Future[None]] = []
+        self._ranks: Mapping[int, float] = {}
 
     @functools.cached_property
     def _writer(self) -> Any:
@@ -83,6 +104,8 @@ class Saver:
         record: Record,
         ranks: Mapping[int, float] | None = None,
         before: Callable[[], None] = lambda: None,
+        *,
+        may_wait: bool = False,
     ) -> None:
         """Begin to write a checkpoint of the state as it is now.
 
@@ -92,52 +115,70 @@ class Saver:
             ranks: By step what is the smaller the better, for the steps that may be kept as the best.
             before: Function that is called before the checkpoint gets its name, beside the training: what it refers to
                 has to be on the disk.
+            may_wait: Write it later than at once, where the state is small and others were written just now.
 
         Raises:
             UserError: if it or the one before it cannot be written. All complete checkpoints stay.
         """
-        self.wait()
-        arrays, checksums = snapshot(dict(path_names(state)))
-        step, ranks = int(state.step), dict(ranks or {})
-        saving = self.directory / f"{_SAVING}{step}"
-
-        def make_room() -> None:
-            if saving.exists():
-                shutil.rmtree(saving)
-            self.directory.mkdir(exist_ok=True)  # not its parents: the work directory may be gone
-            saving.mkdir()
-
-        def begin() -> None:
-            # To convert an array that is not ready would hold Python's lock, and with it the training.
-            jax.block_until_ready((arrays, checksums))
-            self._writer.save(saving / "state", args=orbax().args.StandardSave(arrays))
-
-        def end() -> None:
-            self._writer.wait_until_finished()  # for all processes
-            if jax.process_index() == 0:
-                before()
-                described = {
-                    name: {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": int(checksums[name])}
-                    for name, array in arrays.items()
-                }
-                (saving / RECORD).write_text(json.dumps(record | {"arrays": described}, allow_nan=False) + "\n")
-                self._commit(saving, step, ranks)
-
-        def write() -> None:
-            make_room()
-            begin()
-            end()
-
-        if jax.process_count() == 1 and is_on_cpu(arrays):
+        step, arrays = int(state.step), dict(path_names(state))
+        beside = jax.process_count() == 1 and is_on_cpu(arrays)
+        if may_wait and beside and sum(array.nbytes for array in arrays.values()) <= _SMALL_BYTES:
+            self._tell_failures([writing for writing in self._writing if writing.done()])
+        else:
+            self.wait()
+            self._next_write = 0.0
+        copy, self._ranks = _Copy(*snapshot(arrays), record, before), dict(ranks or {})
+        if beside:
             # Orbax prepares a save for longer than it takes to copy a state of a few MB.
-            self._writing = self._thread.submit(write)
+            with self._lock:
+                waiting = {**self._waiting, step: copy}
+                self._waiting = {one: waiting[one] for one in self._kept(waiting)}
+            self._writing.append(self._thread.submit(self._write_waiting))
         else:
             # With several processes Orbax synchronizes the devices, in an order that must be the same on all. And on
             # an accelerator it has to fetch the arrays before the next chunk of steps writes into them.
             with self._reporting():
-                on_first(self.hosts, make_room)
-                begin()
-            self._writing = self._thread.submit(end)
+                on_first(self.hosts, functools.partial(self._make_room, step))
+                self._begin(step, copy)
+            self._writing.append(self._thread.submit(self._end, step, copy))
+
+    def _write_waiting(self) -> None:
+        """Write what waits, when it is time for that. In the thread."""
+        self._hurry.wait(max(0.0, self._next_write - time.monotonic()))
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        for step, copy in sorted(waiting.items()):
+            self._make_room(step)
+            self._begin(step, copy)
+            self._end(step, copy)
+            self._next_write = time.monotonic() + _APART_SECONDS
+
+    def _make_room(self, step: int) -> None:
+        saving = self._saving(step)
+        if saving.exists():
+            shutil.rmtree(saving)
+        self.directory.mkdir(exist_ok=True)  # not its parents: the work directory may be gone
+        saving.mkdir()
+
+    def _begin(self, step: int, copy: _Copy) -> None:
+        # To convert an array that is not ready would hold Python's lock, and with it the training.
+        jax.block_until_ready((copy.arrays, copy.checksums))
+        self._writer.save(self._saving(step) / "state", args=orbax().args.StandardSave(copy.arrays))
+
+    def _end(self, step: int, copy: _Copy) -> None:
+        self._writer.wait_until_finished()  # for all processes
+        if jax.process_index() == 0:
+            copy.before()
+            described = {
+                name: {"shape": list(array.shape), "dtype": array.dtype.name, "checksum": int(copy.checksums[name])}
+                for name, array in copy.arrays.items()
+            }
+            described = json.dumps(copy.record | {"arrays": described}, allow_nan=False) + "\n"
+            (self._saving(step) / RECORD).write_text(described)
+            self._commit(step)
+
+    def _saving(self, step: int) -> Path:
+        return self.directory / f"{_SAVING}{step}"
 
     def wait(self) -> None:
         """Wait until what was saved is on the disk, for all processes; all call this in the same order.
@@ -165,10 +206,18 @@ class Saver:
         Raises:
             UserError: if it cannot be written.
         """
-        if self._writing is not None:
-            with self._reporting():
-                writing, self._writing = self._writing, None
-                writing.result()
+        self._hurry.set()
+        try:
+            self._tell_failures(self._writing)
+        finally:
+            self._hurry.clear()
+
+    def _tell_failures(self, writing: Sequence[Future[None]]) -> None:
+        """Wait for writes, and raise what one of them failed with; that is said once."""
+        self._writing = [one for one in self._writing if one not in writing]
+        with self._reporting():
+            for one in writing:
+                one.result()
 
     def close(self) -> None:
         """Finish, and stop the threads. What could not be written is a note, unless another error ends the run."""
@@ -184,8 +233,14 @@ class Saver:
             del self._writer
         self._thread.shutdown()
 
-    def _commit(self, saving: Path, step: int, ranks: Mapping[int, float]) -> None:
+    def _kept(self, steps: Collection[int]) -> set[int]:
+        """Return those steps that are the newest, and those that are the best."""
+        best = sorted((self._ranks[step], step) for step in steps if step in self._ranks)[: self.keep_best]
+        return {*sorted(steps)[-self.keep_last :], *(step for _, step in best)}
+
+    def _commit(self, step: int) -> None:
         """Give a checkpoint its name when it is whole, and delete those that are not kept any more."""
+        saving = self._saving(step)
         seal(saving)
         final = self.checkpoints.path(step)
         if final.exists():
@@ -194,8 +249,7 @@ class Saver:
         sync(self.directory)
         _look_at(final, step)
         steps = self.checkpoints.steps()
-        best = sorted((ranks[step], step) for step in steps if step in ranks)[: self.keep_best]
-        for one in sorted(set(steps) - set(steps[-self.keep_last :]) - {step for _, step in best}):
+        for one in sorted({*steps} - self._kept(steps)):
             self._delete(one)
 
     def _delete(self, step: int) -> None:

@@ -238,7 +238,8 @@ class DiskWorkdir(Workdir):
             record |= {"best_metric": self.experiment.best_metric, "lower_is_better": self.experiment.best_is_lower}
             if self._row_files:
                 record["rows"] = self._row_files[0].position()
-            self.saver.save(state, record, self._ranks, before=self._sync_rows)
+            # What a user asks for, by a rhythm or in an event, is written at once.
+            self.saver.save(state, record, self._ranks, before=self._sync_rows, may_wait=validation is not None)
             self._saved.add(step)
 
     def _sync_rows(self) -> None:
