@@ -245,7 +245,7 @@ class _Sums:
         chosen = None
         if inputs.num_rows > most:
             # One of each of as many neighbouring stretches: no row is drawn twice, and none is more likely.
-            words = mix(mix(seed + jnp.uint32(len(self.sums)), jnp) ^ jnp.arange(most, dtype=jnp.uint32), jnp)
+            words = mix(mix(seed + jnp.uint32(len(self.sums))) ^ jnp.arange(most, dtype=jnp.uint32))
             places = jnp.arange(most) + words / 2.0**32
             chosen = jnp.minimum((places * (inputs.num_rows / most)).astype(jnp.int32), inputs.num_rows - 1)
         x = inputs.rows(chosen).astype(jnp.float32)

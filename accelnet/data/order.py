@@ -19,12 +19,11 @@ from accelnet.errors import UserError
 _ROUNDS = 24
 
 
-def mix(x: Any, xp: ModuleType = np) -> Any:
+def mix(x: Any) -> Any:
     """Scramble 32 bits, one to one.
 
     Args:
-        x: uint32 array.
-        xp: `numpy` or `jax.numpy`.
+        x: uint32 array, of NumPy or of JAX.
 
     Returns:
         uint32 array of the same shape.
@@ -35,9 +34,9 @@ def mix(x: Any, xp: ModuleType = np) -> Any:
 
     Source: the finalizer of MurmurHash3 (Appleby, 2011, public domain).
     """
-    x = (x ^ (x >> xp.uint32(16))) * xp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> xp.uint32(13))) * xp.uint32(0xC2B2AE35)
-    return x ^ (x >> xp.uint32(16))
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
 
 
 def permute(position: Any, *, seed: Any, epoch: Any, num_examples: int, xp: ModuleType = np) -> Any:
@@ -64,19 +63,19 @@ def permute(position: Any, *, seed: Any, epoch: Any, num_examples: int, xp: Modu
     Source: Hoang, Morris and Rogaway, "An Enciphering Scheme Based on a Card Shuffle", CRYPTO 2012, figure 1
     (swap-or-not); the round function here is a hash, not a cipher.
     """
-    n = xp.uint32(num_examples)
+    n = np.uint32(num_examples)
     rounds = xp.arange(_ROUNDS, dtype=xp.uint32)
-    word = mix(xp.asarray(seed, dtype=xp.uint32).reshape(1) + xp.uint32(0x9E3779B9), xp)
-    word = mix(word ^ xp.asarray(epoch, dtype=xp.uint32).reshape(1), xp)
-    salts = mix(word + rounds * xp.uint32(0x9E3779B9), xp)
-    pivots = mix(salts ^ xp.uint32(0x5BD1E995), xp) % n
+    word = mix(xp.asarray(seed, dtype=xp.uint32).reshape(1) + np.uint32(0x9E3779B9))
+    word = mix(word ^ xp.asarray(epoch, dtype=xp.uint32).reshape(1))
+    salts = mix(word + rounds * np.uint32(0x9E3779B9))
+    pivots = mix(salts ^ np.uint32(0x5BD1E995)) % n
 
     def swap(position: Any, salt_and_pivot: Any) -> tuple[Any, None]:
         salt, pivot = salt_and_pivot
         partner = pivot + (n - position)
         partner = xp.where(partner >= n, partner - n, partner)
-        chosen = mix(xp.maximum(position, partner) ^ salt, xp) & xp.uint32(1)
-        return xp.where(chosen == xp.uint32(1), partner, position), None
+        chosen = mix(xp.maximum(position, partner) ^ salt) & np.uint32(1)
+        return xp.where(chosen == np.uint32(1), partner, position), None
 
     if xp is not np:  # a loop in the program: as fast as 24 copies of its body, and 0.3 s less to compile
         return jax.lax.scan(swap, position, (salts, pivots), unroll=4)[0]
@@ -104,10 +103,10 @@ def draw(cell: Any, *, seed: Any, epoch: Any, tickets: Any, xp: ModuleType = np)
         >>> draw(np.arange(4, dtype=np.uint32), seed=0, epoch=0, tickets=tickets).tolist()
         [0, 1, 1, 1]
     """
-    width = xp.uint32((2**32 - 1) // len(tickets))
-    word = mix(xp.asarray(seed, dtype=xp.uint32).reshape(1) + xp.uint32(0x85EBCA77), xp)
-    word = mix(word ^ xp.asarray(epoch, dtype=xp.uint32).reshape(1), xp)
-    ticket = cell * width + mix(mix(cell + word, xp) ^ word, xp) % width
+    width = np.uint32((2**32 - 1) // len(tickets))
+    word = mix(xp.asarray(seed, dtype=xp.uint32).reshape(1) + np.uint32(0x85EBCA77))
+    word = mix(word ^ xp.asarray(epoch, dtype=xp.uint32).reshape(1))
+    ticket = cell * width + mix(mix(cell + word) ^ word) % width
     return xp.searchsorted(tickets, ticket, side="right").astype(xp.uint32)
 
 

@@ -1,11 +1,11 @@
 """The convolutional network in its classic order."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -106,23 +106,23 @@ class CNN(nnx.Module):
         check_rngs(rngs)
         self.image_shape, self.head = tuple(image_shape), head
         common = {"norm": norm, "activation": activation, "conv_general_dilated": conv_general_dilated, "rngs": rngs}
-        stages, shape = [], (1, *image_shape)
+        stages, shape = [], tuple(image_shape)
         for index, (features, step) in enumerate(zip(channels, steps, strict=True)):
             layers = []
             for i in range(num_convolutions):
                 width, stride = (shape[-1], step) if i == 0 else (features, 1)
                 kind = _Separable if separable and (index, i) != (0, 0) else ConvNorm
                 layers.append(kind(width, features, kernel_size, strides=stride, **common))
-            stage = _Stage(layers, pooling)
-            before, shape = shape, _output_shape(stage, shape)
-            if 0 in shape:
+            height, width = (-(-side // step) // (1 if pooling is None else 2) for side in shape[:2])
+            if 0 in (height, width):
                 raise UserError(
                     f"image_shape {tuple(image_shape)} is too small: stage {index + 1} of {len(channels)} "
-                    f"gets {before[1]}x{before[2]} pixels, too few to pool; use fewer stages or pooling=None"
+                    f"gets {shape[0]}x{shape[1]} pixels, too few to pool; use fewer stages or pooling=None"
                 )
-            stages.append(stage)
+            shape = height, width, features
+            stages.append(_Stage(layers, pooling))
         self.stages = nnx.List(stages)
-        flat = shape[-1] if head == "average" else shape[1] * shape[2] * shape[3]
+        flat = shape[-1] if head == "average" else math.prod(shape)
         widths = [flat, *dense_features]
         linear = partial(nnx.Linear, dot_general=ops.dot_general, rngs=rngs)
         self.dense = nnx.List([linear(a, b, kernel_init=he_normal) for a, b in pairwise(widths)])
@@ -179,10 +179,3 @@ def _check_sizes(image_shape: Sequence[int], channels: Sequence[int], strides: S
         raise UserError(f"image_shape is {tuple(image_shape)}, expected (height, width, channels)")
     if not channels or len(strides) != len(channels):
         raise UserError(f"strides {tuple(strides)} and channels {tuple(channels)}: expected one of each per stage")
-
-
-def _output_shape(stage: _Stage, shape: tuple[int, ...]) -> tuple[int, ...]:
-    graph, state = nnx.split(stage)
-    # A copy, because a batch norm writes its running statistics inside the abstract call.
-    run = lambda state, x: nnx.merge(graph, state, copy=True)(x)  # noqa: E731
-    return jax.eval_shape(run, state, jax.ShapeDtypeStruct(shape, jnp.float32)).shape

@@ -7,7 +7,6 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from accelnet.data.abstract_feed import AbstractFeed
 from accelnet.experiment import Experiment
@@ -107,4 +106,9 @@ def _observe_failure(loss: jax.Array, grads: Tree, params: Tree) -> tuple[Tree, 
 
 
 def _norm(tree: Tree) -> jax.Array:
-    return jnp.asarray(optax.tree.norm(tree), jnp.float32)
+    """Return the global norm, float32 scalar, in half as many operations to trace as `optax.tree.norm`."""
+    squares = jnp.float32(0)
+    for leaf in jax.tree.leaves(tree):
+        x = jnp.abs(leaf) if jnp.iscomplexobj(leaf) else leaf
+        squares += jnp.sum(jax.lax.square(x.astype(jnp.promote_types(x.dtype, jnp.float32))))
+    return jnp.sqrt(squares).astype(jnp.float32)

@@ -51,6 +51,7 @@ def _checksums(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
     return {name: _checksum(array) for name, array in arrays.items()}
 
 
+@jax.jit  # traced once for all arrays of one shape
 def _checksum(array: jax.Array) -> jax.Array:
     """Hash every value with its position and add up: the same however the array is cut over devices and hosts."""
     if array.dtype == jnp.bool_:
@@ -59,4 +60,4 @@ def _checksum(array: jax.Array) -> jax.Array:
     position = jnp.zeros(array.shape, jnp.uint32)
     for axis, length in enumerate(array.shape):
         position = position * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis)
-    return jnp.sum(mix(bits ^ mix(position, jnp), jnp), dtype=jnp.uint32)
+    return jnp.sum(mix(bits ^ mix(position)), dtype=jnp.uint32)

@@ -86,8 +86,8 @@ def random_key(seed: Any, purpose: int, step: Any, part: Any = 0) -> jax.Array:
         step: Number of the step, int32 scalar.
         part: Number of the microbatch in the step, int32 scalar.
     """
-    word = mix(jnp.asarray(seed, jnp.uint32) + jnp.uint32(0x9E3779B9), jnp)
-    word = mix(mix(word ^ jnp.uint32(purpose), jnp) ^ jnp.asarray(part, jnp.uint32), jnp)
+    word = mix(jnp.asarray(seed, jnp.uint32) + jnp.uint32(0x9E3779B9))
+    word = mix(mix(word ^ jnp.uint32(purpose)) ^ jnp.asarray(part, jnp.uint32))
     words = jnp.stack([word, jnp.asarray(step, jnp.uint32)])
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
