@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,7 +103,7 @@ def test_batch_statistics_are_those_of_the_pruned_network():
     assert len(rows) == 52  # one batch
     train = made.data.prepare(made.data.take(np.arange(rows.start, rows.stop)))["inputs"]
     hidden = np.asarray(train) @ np.asarray(new["first"]["kernel"]) + np.asarray(new["first"]["bias"])
-    assert hidden.shape == (52, 4)
+    chex.assert_shape(hidden, (52, 4))
     np.testing.assert_allclose(new_state["norm"]["mean"], hidden.mean(0), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(new_state["norm"]["var"], hidden.var(0), rtol=1e-4)  # E[x^2] - E[x]^2 in float32
 

@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ def test_columns_and_rows_lose_what_was_said_and_less_than_without_the_inputs():
     module = experiment.pure_model.module(params, state).stages[0].layers[0].conv
     smaller, *weights = factorize(experiment, params, state, {path: 3}, found={path: one})
     split = smaller.pure_model.module(*weights).stages[0].layers[0].conv
-    assert split.down.kernel.shape == (3, 1, 4, 3)
+    chex.assert_shape(split.down.kernel, (3, 1, 4, 3))
     whole, got = (np.asarray(layer(jnp.asarray(inputs)), np.float64).reshape(-1, 8) for layer in (module, split))
     variance = ((whole - whole.mean(0)) ** 2).sum()
     np.testing.assert_allclose(((whole - got) ** 2).sum() / variance, one.error(3), rtol=1e-3)
@@ -155,7 +156,7 @@ def test_recurrent_kernels_have_ranks_of_their_own_beside_those_of_the_input_ker
     assert all(found[path].error(rank) < 1e-6 for path in ranks if path != forward)
     smaller, *weights = factorize(experiment, params, state, ranks, found=found)
     layer = weights[0]["layers"]["0"]
-    assert layer["forward"]["layer"]["recurrent_down"].shape == layer["backward"]["recurrent_down"].shape == (16, rank)
+    chex.assert_shape([layer["forward"]["layer"]["recurrent_down"], layer["backward"]["recurrent_down"]], (16, rank))
     alone = factorize(experiment, params, state, {forward: 4}, found=found)
     # Kernels of float32, one product after the other.
     np.testing.assert_allclose(outputs_of(smaller, *weights), outputs_of(alone[0], *alone[1:]), atol=1e-4)

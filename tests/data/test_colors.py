@@ -1,5 +1,6 @@
 import colorsys
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +46,7 @@ def test_a_turn_of_the_colours_keeps_grey_and_goes_the_way_of_the_hue():
 
 def test_images_of_one_channel_have_light_but_no_colours():
     images = {"inputs": jnp.ones((2, 3, 3, 1))}
-    assert color_jitter(brightness=0.5, contrast=0.5)(KEY, images)["inputs"].shape == (2, 3, 3, 1)
+    chex.assert_shape(color_jitter(brightness=0.5, contrast=0.5)(KEY, images)["inputs"], (2, 3, 3, 1))
     with pytest.raises(UserError, match="inputs have 1 channels, and saturation and hue need 3"):
         color_jitter(hue=0.1)(KEY, images)
     for name, wrong in {"brightness": -1, "contrast": 2, "saturation": 1.5, "hue": 0.6}.items():

@@ -7,6 +7,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 from PIL import Image
@@ -59,7 +60,7 @@ def test_a_damaged_picture_is_named_when_it_is_read(tmp_path, kind, workers):
 def test_a_picture_that_vanished_or_came_in_another_size_or_colour_is_named(tmp_path):
     make_folder(tmp_path, channels=1)
     data = image_folder(tmp_path, validation=0, test=0)
-    assert data.arrays["inputs"].shape == (20, 8, 8, 1)
+    chex.assert_shape(data.arrays["inputs"], (20, 8, 8, 1))
     save(tmp_path / "cat" / "003.png", picture(0, 9, 8, 1))
     with pytest.raises(UserError, match=r"cat/003\.png has 8 x 9 pixels, expected 8 x 8 .* give size="):
         data.take(np.arange(20))
@@ -74,7 +75,7 @@ def test_a_picture_that_vanished_or_came_in_another_size_or_colour_is_named(tmp_
 def test_grey_is_asked_for_or_seen_and_colour_is_not_lost(tmp_path):
     make_folder(tmp_path)
     assert image_folder(tmp_path).arrays["inputs"].shape[-1] == 3
-    assert image_folder(tmp_path, channels=1).take(np.arange(3))["inputs"].shape == (3, 8, 8, 1)
+    chex.assert_shape(image_folder(tmp_path, channels=1).take(np.arange(3))["inputs"], (3, 8, 8, 1))
 
 
 @pytest.mark.parametrize(

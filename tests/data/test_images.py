@@ -4,6 +4,7 @@ import re
 import stat
 import struct
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def test_digits_are_those_of_scikit_learn():
 
     theirs = load_digits()
     rows = {image.tobytes(): label for image, label in zip(theirs.images.astype(np.uint8), theirs.target, strict=True)}
-    assert data.arrays["inputs"].shape == (1797, 8, 8, 1)
+    chex.assert_shape(data.arrays["inputs"], (1797, 8, 8, 1))
     assert len(rows) == len({image.tobytes() for image in data.arrays["inputs"]})
     for image, label in zip(data.arrays["inputs"], data.arrays["targets"], strict=True):
         assert rows[image.tobytes()] == label
@@ -72,7 +73,7 @@ def test_images_are_normalized_with_training_rows_only(tmp_path):
     batch = jax.jit(data.prepare)(data.take(np.arange(train.start, train.stop)))
     assert abs(float(batch["inputs"].mean())) < 1e-5  # float32 rounding over 86,240 values
     assert abs(float(batch["inputs"].std()) - 1) < 1e-5
-    assert batch["inputs"].shape == (110, 28, 28, 1)
+    chex.assert_shape(batch["inputs"], (110, 28, 28, 1))
     assert arrays["t10k-images-idx3-ubyte"].min() == 255
 
 
@@ -211,7 +212,7 @@ def test_without_files_and_network_the_message_says_which_command_gets_them(tmp_
 @pytest.mark.skipif(not DEBIAN_DIRECTORY.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
 def test_the_real_files_are_read_and_have_the_published_hashes():
     data = fashion_mnist()
-    assert data.arrays["inputs"].shape == (70000, 28, 28, 1)
+    chex.assert_shape(data.arrays["inputs"], (70000, 28, 28, 1))
     assert {split: len(rows) for split, rows in data.splits.items()} == {
         "train": 55000,
         "validation": 5000,

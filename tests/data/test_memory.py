@@ -1,5 +1,6 @@
 import re
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_a_dict_of_inputs_is_passed_on():
     inputs = {"x": np.arange(10.0), "lengths": np.arange(10)}
     data = from_arrays(inputs, np.arange(10), test=({"x": np.zeros(2), "lengths": np.zeros(2, int)}, np.zeros(2, int)))
     assert np.array_equal(data.arrays["inputs"]["x"][:10], data.arrays["targets"][:10])
-    assert data.arrays["inputs"]["lengths"].shape == (12,)
+    chex.assert_shape(data.arrays["inputs"]["lengths"], (12,))
     with pytest.raises(UserError, match="named differently"):
         from_arrays(inputs, np.arange(10), test=({"x": np.zeros(2)}, np.zeros(2, int)))
 

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +53,7 @@ def test_an_epoch_holds_every_example_once_and_host_and_device_agree(n, batch, m
                 on_device = device(jnp.int32(step), jnp.int32(part))
                 np.testing.assert_array_equal(rows, on_device[0])
                 np.testing.assert_array_equal(mask, on_device[1])
-                assert rows.shape == mask.shape == (micro,)
+                chex.assert_shape([rows, mask], (micro,))
                 seen.extend(rows[mask].tolist())
         assert sorted(seen) == list(range(100, 100 + n))
 
@@ -62,7 +63,7 @@ def test_a_block_holds_the_rows_of_its_steps_across_epochs(n, batch, micro):
     order = Order(n, batch, micro, first_row=5)
     steps = range(2, 2 + 3 * order.steps_per_epoch)
     rows, mask = order.block(steps, seed=7)
-    assert rows.shape == mask.shape == (len(steps), order.num_microbatches, micro)
+    chex.assert_shape([rows, mask], (len(steps), order.num_microbatches, micro))
     for index, step in enumerate(steps):
         for part in range(order.num_microbatches):
             expected = order.rows(np.int32(step), part, seed=7)

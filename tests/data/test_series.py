@@ -1,6 +1,7 @@
 import re
 from importlib.util import find_spec
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def files(tmp_path):
 def test_every_series_is_read_and_padded_with_zeros(files):
     data = ts(*files[:2], validation=0.1)
     inputs, lengths = data.arrays["inputs"]["inputs"], data.arrays["inputs"]["lengths"]
-    assert inputs.shape == (90, 8, 2)
+    chex.assert_shape(inputs, (90, 8, 2))
     assert data.name == "Toy"
     read = [
         (one[:length].tobytes(), "abc"[label])
@@ -163,7 +164,7 @@ def test_without_aeon_the_message_says_how_to_get_it(monkeypatch):
 @pytest.mark.skipif(find_spec("aeon") is None, reason="aeon is not installed")
 def test_japanese_vowels_are_as_published():
     data = japanese_vowels()
-    assert data.arrays["inputs"]["inputs"].shape == (640, 29, 12)
+    chex.assert_shape(data.arrays["inputs"]["inputs"], (640, 29, 12))
     assert (data.arrays["inputs"]["lengths"].min(), data.info["num_classes"]) == (7, 9)
     assert {split: len(rows) for split, rows in data.splits.items()} == {
         "train": 243,

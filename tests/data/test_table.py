@@ -2,6 +2,7 @@ import gzip
 import re
 from importlib.util import find_spec
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ def test_statistics_come_from_training_rows_and_names_are_not_standardized(tmp_p
     np.testing.assert_allclose(inputs[:, [0, 4]].std(axis=0), 1, atol=1e-6)
     assert set(np.unique(inputs[:, 1:4])) == {0, 1}
     np.testing.assert_allclose([batch["targets"].mean(), batch["targets"].std() - 1], 0, atol=1e-6)
-    assert batch["targets"].shape == (40, 1)
+    chex.assert_shape(batch["targets"], (40, 1))
     assert np.abs(data.arrays["targets"].mean()) > 1e-3
 
 
@@ -279,7 +280,7 @@ def test_diamonds_are_read_from_a_path_of_the_users_own(tmp_path):
 @pytest.mark.skipif(find_spec("plotnine") is None, reason="plotnine is not installed")
 def test_the_real_diamonds_are_all_read():
     data = diamonds()
-    assert data.arrays["inputs"].shape == (53940, 9)
+    chex.assert_shape(data.arrays["inputs"], (53940, 9))
     prices = undo_target(data.arrays["targets"], data.info["target"])
     # The prices are 326 to 18823; the logarithm is kept in float32.
     np.testing.assert_allclose([prices.min(), prices.max()], [326, 18823], rtol=1e-6)

@@ -10,6 +10,7 @@ import socket
 import threading
 from pathlib import Path
 
+import chex
 import numpy as np
 import pytest
 
@@ -50,7 +51,7 @@ def test_evaluate_with_a_confusion_matrix(run):
 
 def test_predict(run):
     outputs = run.predict(X[:5])
-    assert outputs.shape == (5, 2)
+    chex.assert_shape(outputs, (5, 2))
 
 
 def test_save_a_model_that_needs_no_code(run):

@@ -187,7 +187,7 @@ def test_fine_tune_from_other_weights(run):
     )  # fmt: skip
     tuned = an.fit(wider, progress=False)
     chex.assert_trees_all_equal(tuned.params["layers"], run.params["layers"])
-    assert tuned.params["head"]["kernel"].shape == (4, 3)
+    chex.assert_shape(tuned.params["head"]["kernel"], (4, 3))
 
 
 def test_give_each_part_a_rate_of_its_own():

@@ -134,7 +134,7 @@ def test_dropout_acts_in_training_only():
 
 def test_an_average_head_takes_images_of_another_size():
     model = build(head="average")
-    assert abstract(model, images(shape=(20, 16, 3))).shape == (4, 5)
+    chex.assert_shape(abstract(model, images(shape=(20, 16, 3))), (4, 5))
 
 
 def test_batch_statistics_start_untouched_by_the_shape_computation():

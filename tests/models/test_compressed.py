@@ -1,6 +1,7 @@
 import dataclasses
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import pytest
@@ -73,7 +74,7 @@ def test_a_compressed_model_is_compressed_further_by_the_same_names():
     once = Compressed(partial(an.models.MLP, 4, (16, 16), 2), Compression({"hidden_features.0": 8}))
     twice = Compressed(once, Compression({"hidden_features.1": 3}))
     assert twice.compression.widths == {"hidden_features.0": 8, "hidden_features.1": 3}
-    assert nnx.state(twice(rngs=nnx.Rngs(0)))["head"]["kernel"].shape == (3, 2)
+    chex.assert_shape(nnx.state(twice(rngs=nnx.Rngs(0)))["head"]["kernel"], (3, 2))
 
 
 @pytest.mark.parametrize(

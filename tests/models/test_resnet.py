@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +78,7 @@ def test_a_block_equals_the_same_layers_written_out(shortcut):
 
 @pytest.mark.parametrize("size", [(8, 8), (7, 13), (32, 32), (1, 1)])
 def test_any_image_size_fits(size):
-    assert abstract(build(), images((*size, 3))).shape == (4, 5)
+    chex.assert_shape(abstract(build(), images((*size, 3))), (4, 5))
 
 
 def test_the_gradient_of_a_shared_block_is_the_sum_over_its_uses():

@@ -93,7 +93,7 @@ def test_a_sequence_of_length_zero_gives_finite_outputs_and_gradients():
 
 def test_rows_of_an_image_are_steps():
     model = RNN(28, 8, 10, rngs=nnx.Rngs(0))
-    assert abstract(model, jnp.zeros((2, 28, 28))).shape == (2, 10)
+    chex.assert_shape(abstract(model, jnp.zeros((2, 28, 28))), (2, 10))
 
 
 @pytest.mark.parametrize("tokens", [False, True])
@@ -120,8 +120,8 @@ def test_shared_layers_are_one_set_of_parameters_and_their_gradients_sum(tokens)
 
 def test_sharing_projects_inputs_of_another_size():
     model = make(shared=True, bidirectional=True, num_layers=3)
-    assert model.input_projection.kernel.shape == (5, 8)
-    assert abstract(model, series()).shape == (3, 3)
+    chex.assert_shape(model.input_projection.kernel, (5, 8))
+    chex.assert_shape(abstract(model, series()), (3, 3))
 
 
 def test_tied_embedding_is_one_array_and_its_gradient_sums_over_both_uses():
@@ -143,7 +143,7 @@ def test_tied_embedding_is_one_array_and_its_gradient_sums_over_both_uses():
 def test_tied_embedding_of_another_size_is_projected(output):
     model = make(out_features=7, num_symbols=7, tie_embedding=True, output=output)
     assert abstract(model, jnp.zeros((2, 6), jnp.int32)).shape == ((2, 6, 7) if output == "steps" else (2, 7))
-    assert model.output_projection.kernel.shape == (4, 5)
+    chex.assert_shape(model.output_projection.kernel, (4, 5))
 
 
 @pytest.mark.parametrize("options", [{"shared": True, "bidirectional": True}, {"output": "mean"}])

@@ -1,5 +1,6 @@
 """Layers of low rank compute the product of their two matrices, and are trained, cut and copied like any other."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,8 +97,8 @@ def test_a_model_of_low_rank_is_trained_cut_and_made_again(tmp_path):
     )
     run = an.fit(experiment, mesh=make_mesh({"data": 2, "model": 2}, jax.devices()[:4]))
     conv, dense = run.state.params["stages"]["1"]["layers"]["0"]["conv"], run.state.params["dense"]["0"]
-    assert dense["down"]["kernel"].shape == (32, 4)
-    assert conv["up"]["kernel"].shape == (1, 3, 4, 8)
+    chex.assert_shape(dense["down"]["kernel"], (32, 4))
+    chex.assert_shape(conv["up"]["kernel"], (1, 3, 4, 8))
     assert dense["down"]["kernel"].sharding.spec == PartitionSpec(None, "model")
     assert conv["up"]["kernel"].sharding.spec == PartitionSpec(None, None, "model")
     run.save(tmp_path / "model.accelnet")

@@ -183,7 +183,7 @@ def test_an_objective_can_stand_under_vmap_over_members_of_a_population():
     members = np.stack([outputs, 2 * outputs])
     found = jax.jit(jax.vmap(everything(objective), (0, None)))(members, batch)
     assert_close(found["mean"][1], COMPUTE["softmax"](2 * outputs, batch)["mean"])
-    assert found["metrics"]["accuracy"].shape == (2,)
+    chex.assert_shape(found["metrics"]["accuracy"], (2,))
 
 
 def test_an_objective_of_ones_own_takes_any_outputs_and_is_masked_too():

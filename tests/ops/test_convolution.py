@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,7 +62,7 @@ def values_and_gradients(conv, lhs, rhs, options):
 def assert_close(actual, expected, relative=1e-5):
     """Compare to the largest number: float32 sums differ by a few 1e-7 of it, by Winograd's filtering by 5e-6."""
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        assert a.shape == b.shape
+        chex.assert_equal_shape([a, b])
         assert a.dtype == b.dtype
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         np.testing.assert_allclose(a, b, rtol=0, atol=relative * max(np.abs(b).max(initial=0), 1e-30))

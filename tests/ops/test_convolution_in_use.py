@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def test_an_empty_batch_gives_an_empty_output():
     out = conv_general_dilated(
         jnp.ones((0, 5, 5, 3)), jnp.ones((3, 3, 3, 4)), (1, 1), "VALID", dimension_numbers=LAYOUTS[4]
     )
-    assert out.shape == (0, 3, 3, 4)
+    chex.assert_shape(out, (0, 3, 3, 4))
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID", "CIRCULAR", "REFLECT", 1])

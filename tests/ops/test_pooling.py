@@ -1,5 +1,6 @@
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,13 +44,13 @@ def test_values_and_gradient_equal_flax(kind, case):
     for actual, expected in zip(
         values_and_gradient(ours, x, *arguments), values_and_gradient(flax, x, *arguments), strict=True
     ):
-        assert actual.shape == expected.shape
+        chex.assert_equal_shape([actual, expected])
         # The order of a float32 sum of at most nine terms is free.
         np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_window_larger_than_the_image_gives_no_output():
-    assert max_pool(jnp.ones((2, 1, 1, 3)), (2, 2), (2, 2)).shape == (2, 0, 0, 3)
+    chex.assert_shape(max_pool(jnp.ones((2, 1, 1, 3)), (2, 2), (2, 2)), (2, 0, 0, 3))
 
 
 @pytest.mark.parametrize("strides", [(2, 2), (1, 1)])

@@ -1,5 +1,6 @@
 """Rows taken by the compiled kernel against jax.numpy's."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,8 +39,8 @@ def test_numbers_that_are_no_integers_are_refused():
 
 
 def test_nothing_is_taken_of_nothing():
-    assert take_rows(jnp.ones((4, 0)), jnp.array([1, 2])).shape == (2, 0)
-    assert take_rows(jnp.ones((4, 3)), jnp.zeros(0, jnp.int32)).shape == (0, 3)
+    chex.assert_shape(take_rows(jnp.ones((4, 0)), jnp.array([1, 2])), (2, 0))
+    chex.assert_shape(take_rows(jnp.ones((4, 3)), jnp.zeros(0, jnp.int32)), (0, 3))
 
 
 @pytest.mark.cpu

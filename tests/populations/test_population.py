@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,7 +139,7 @@ def test_a_member_that_diverges_is_marked_and_the_others_go_on():
 def test_curves_begin_at_the_untrained_weights_and_end_at_the_final_ones():
     run = Population(experiment, Config(), grid((0,), learning_rate=(0.0, 0.1)), evaluations=3).train(progress=False)
     assert run.split == "validation" and run.steps.tolist() == [0, 5, 10, 15]
-    assert run.curves["loss"].shape == (4, 2)
+    chex.assert_shape(run.curves["loss"], (4, 2))
     np.testing.assert_array_equal(run.curves["loss"][:, 0], run.curves["loss"][0, 0])
     np.testing.assert_array_equal(run.curves["loss"][-1], run.metrics["validation"]["loss"])
 

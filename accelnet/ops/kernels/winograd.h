@@ -82,6 +82,10 @@ struct Tiles {
   int64_t tasks() const { return ceil_div(total, together); }
 };
 
+// Numbers from one point to the next: an odd number of cache lines, since the points of a tile are written one after
+// another, and an even number has them evict each other from the first cache.
+constexpr int64_t apart(int64_t numbers) { return (ceil_div(numbers, 16) | 1) * 16; }
+
 // The points of an input tile, [points][tiles][channels], from the image itself.
 inline void input_points(const Convolution& c, const Tiles& tiles, const float* images, int64_t tile, float* points,
                          int64_t point_step) {
@@ -150,7 +154,7 @@ void convolve_winograd(Pool& pool, const Convolution& c, int64_t members, const 
   share_out(pool, operations, members * tiles.tasks(), [&](int64_t task) {
     const int64_t member = task / tiles.tasks(), first = task % tiles.tasks() * tiles.together;
     const int64_t count = std::min(tiles.together, tiles.total - first);
-    const int64_t in_step = tiles.together * c.channels, out_step = tiles.together * c.features;
+    const int64_t in_step = apart(tiles.together * c.channels), out_step = apart(tiles.together * c.features);
     float* points = scratch(0, kPoints * kPoints * in_step);
     float* products = scratch(1, kPoints * kPoints * out_step);
     for (int64_t t = 0; t < count; ++t) {
@@ -205,10 +209,11 @@ void kernel_gradient_winograd(Pool& pool, const Convolution& c, int64_t members,
   Memory<float> partial(members * parts * elements);
   parallel_for(pool, members * parts, [&](int64_t number) {
     const int64_t member = number / parts, part = number % parts;
-    const int64_t in_step = tiles.together * c.channels, panel = tiles.together * kColumns;
+    const int64_t in_step = apart(tiles.together * c.channels), panel = tiles.together * kColumns;
+    const int64_t column_step = apart(panels * panel);
     float* sums = partial.data() + number * elements;
     float* points = scratch(0, kPoints * kPoints * in_step);
-    float* columns = scratch(1, kPoints * kPoints * panels * panel);
+    float* columns = scratch(1, kPoints * kPoints * column_step);
     for (int64_t task = tiles.tasks() * part / parts; task < tiles.tasks() * (part + 1) / parts; ++task) {
       const int64_t first = task * tiles.together, count = std::min(tiles.together, tiles.total - first);
       for (int64_t t = 0; t < count; ++t) {
@@ -229,7 +234,7 @@ void kernel_gradient_winograd(Pool& pool, const Convolution& c, int64_t members,
           for (int j = 0; j < kTile; ++j) transform_gradient(&pixels[0][j], kTile, &half[0][j], kTile);
           for (int i = 0; i < kPoints; ++i) transform_gradient(half[i], 1, done[i], 1);
           float* to = columns + feature / kColumns * panel + t * kColumns + feature % kColumns;
-          for (int i = 0; i < kPoints * kPoints; ++i) store(to + i * panels * panel, (&done[0][0])[i]);
+          for (int i = 0; i < kPoints * kPoints; ++i) store(to + i * column_step, (&done[0][0])[i]);
         }
       }
       for (int64_t i = 0; i < kPoints * kPoints; ++i) {
@@ -241,8 +246,8 @@ void kernel_gradient_winograd(Pool& pool, const Convolution& c, int64_t members,
               rows[m] = points + i * in_step + channel + m;
               results[m] = sums + (i * c.channels + channel + m) * c.features + p * kColumns;
             }
-            product(num_rows, rows, rows_of_tiles.data(), count, columns + (i * panels + p) * panel, kColumns, results,
-                    std::min<int64_t>(kColumns, c.features - p * kColumns), true);
+            product(num_rows, rows, rows_of_tiles.data(), count, columns + i * column_step + p * panel, kColumns,
+                    results, std::min<int64_t>(kColumns, c.features - p * kColumns), true);
           });
         }
       }
