@@ -42,8 +42,9 @@ class Worker:
         environment |= {
             "JAX_PLATFORMS": "cpu",
             "KERAS_BACKEND": "torch" if system == "keras_torch" else "jax",
-            # What an earlier run compiled would make the time to the first step meaningless.
+            # What an earlier run compiled would make the time to the first step meaningless, and the peak of memory.
             "TORCHINDUCTOR_CACHE_DIR": str(folder / f"{system}-{allocator}-cache"),
+            "JAX_COMPILATION_CACHE_DIR": str(folder / f"{system}-{allocator}-xla"),
         }
         if allocator == "tuned":
             environment["GLIBC_TUNABLES"] = TUNED_ALLOCATOR
