@@ -269,5 +269,6 @@ def _remove_foreign(directory: Path, *, everything: bool = False) -> None:
         if everything or foreign or is_left:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(entry.path) if is_directory else Path(entry.path).unlink()
-        elif is_directory:
+        # What is being made is nobody else's business: nothing is loaded from there, and it may go in this moment.
+        elif is_directory and not entry.name.startswith(UNFINISHED):
             _remove_foreign(Path(entry.path))

@@ -84,6 +84,16 @@ def test_a_file_that_a_killed_process_left_unfinished_goes_after_an_hour(home):
     assert [path.name for path in directory.iterdir()] == [new.name]
 
 
+def test_what_another_process_is_making_is_left_to_it(home):
+    directory = open_private_directory("a")
+    made = directory / f"{cache.UNFINISHED}c" / "part.o"
+    made.parent.mkdir(mode=0o700)
+    made.write_bytes(b"1")
+    made.chmod(0o666)  # as a compiler writes it under an open umask
+    open_private_directory("a")
+    assert made.exists()
+
+
 @needs_root
 def test_a_place_that_another_user_could_replace_is_not_used_and_one_line_says_why(home, tmp_path, monkeypatch, capsys):
     def refused(place):
