@@ -144,7 +144,10 @@ class Saver:
 
     def _write_waiting(self) -> None:
         """Write what waits, when it is time for that. In the thread."""
+        if not self._waiting:  # an earlier call wrote it
+            return
         self._hurry.wait(max(0.0, self._next_write - time.monotonic()))
+        self._hurry.clear()
         with self._lock:
             waiting, self._waiting = self._waiting, {}
         for step, copy in sorted(waiting.items()):
@@ -200,17 +203,19 @@ class Saver:
             tell()
         on_first(self.hosts, tell)
 
+    def hasten(self) -> None:
+        """Let what waits be written at once; not waited for."""
+        if self._waiting:
+            self._hurry.set()
+
     def finish(self) -> None:
         """Wait until what this process writes is on the disk.
 
         Raises:
             UserError: if it cannot be written.
         """
-        self._hurry.set()
-        try:
-            self._tell_failures(self._writing)
-        finally:
-            self._hurry.clear()
+        self.hasten()
+        self._tell_failures(self._writing)
 
     def _tell_failures(self, writing: Sequence[Future[None]]) -> None:
         """Wait for writes, and raise what one of them failed with; that is said once."""

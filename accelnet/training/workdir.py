@@ -241,6 +241,8 @@ class DiskWorkdir(Workdir):
             # What a user asks for, by a rhythm or in an event, is written at once.
             self.saver.save(state, record, self._ranks, before=self._sync_rows, may_wait=validation is not None)
             self._saved.add(step)
+        elif validation is None:
+            self.saver.hasten()
 
     def _sync_rows(self) -> None:
         for file in self._row_files:

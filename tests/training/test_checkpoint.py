@@ -127,3 +127,19 @@ def test_a_write_that_failed_is_said_at_the_next_save(saver, monkeypatch):
     wait_until(lambda: all(one.done() for one in saver._writing))
     with pytest.raises(UserError, match=r"no space left.*go on with --resume"):
         save(saver, 2)
+
+
+def test_a_user_who_asks_to_save_what_an_evaluation_found_gets_it_at_once(
+    make_experiment, tmp_path, monkeypatch, no_pictures
+):
+    monkeypatch.setattr(saving, "_APART_SECONDS", 1e6)
+    there = []
+
+    def look(moment):
+        moment.save()
+        wait_until(lambda: moment.step in checkpoint.Checkpoints(tmp_path / "run").steps())
+        there.append(moment.step)
+
+    every = an.Every(steps=2)
+    fit(make_experiment(steps=6, eval_every=every, events=[an.Event(every, look)]), workdir=tmp_path / "run")
+    assert there == [2, 4, 6]
